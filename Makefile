@@ -1,0 +1,34 @@
+# Every target sets up .venv by itself: a fresh machine needs Python 3.11 or later and make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: eigs test test-slow check bench clean
+
+eigs: $(STAMP)  ## certified top eigenpairs of the shipped denoiser's Jacobian on the shipped photograph
+	$(BIN)/spectral eigs --denoiser photos --sigma 0.15 -k 20 --out out
+
+test: $(STAMP)  ## the test suite, under 12 minutes on two cores
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)  ## the long proofs too
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+check: $(STAMP)  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## timed suites and the tables and figures of the documentation
+	$(BIN)/pip install -q -c constraints.txt ".[bench]"
+	$(BIN)/python -m pytest benchmarks --benchmark-only -o addopts=""
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e ".[test,check]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
