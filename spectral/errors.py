@@ -1,0 +1,33 @@
+"""Exceptions, each naming what was wrong with the input and what to do about it."""
+
+
+class SpectralError(Exception):
+    """Base of every exception this library raises on purpose."""
+
+
+class ShapeError(SpectralError, ValueError):
+    """A tensor, or an operator, has the wrong shape for what was asked."""
+
+
+class OptionError(SpectralError, ValueError):
+    """An argument lies outside its range, or contradicts another."""
+
+
+class ModelOutputError(SpectralError, TypeError):
+    """A model returned no tensor whose Jacobian could be taken."""
+
+
+class NotDeterministicError(SpectralError, RuntimeError):
+    """A model returned two different outputs for one input, so it has no Jacobian."""
+
+
+class NotFiniteError(SpectralError, ArithmeticError):
+    """NaN or infinity came out of a model or a product."""
+
+
+class TransposeMissingError(SpectralError, NotImplementedError):
+    """A product with the transpose was needed and the operator cannot form one."""
+
+
+class ResultFileError(SpectralError, ValueError):
+    """A file that should hold a saved result does not."""

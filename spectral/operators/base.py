@@ -1,0 +1,421 @@
+"""The operator contract: a linear map known only by its products.
+
+A block of vectors is a tensor of rows, shape (*batch, m, n): m vectors of length n.  `batch` is () for one
+problem, or (B,) for B independent problems advanced in lock-step.  A subclass writes two methods,
+
+    _apply(V)            rows v -> A v      (*batch, m, n) -> (*batch, m, r)
+    _apply_transpose(V)  rows u -> A' u     (*batch, m, r) -> (*batch, m, n)
+
+and everything else (algebra, counting, dense form, SciPy) follows from them.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg
+import torch
+from torch import Tensor
+
+from spectral.errors import OptionError, ShapeError, TransposeMissingError
+
+Rows = Callable[[Tensor], Tensor]
+
+
+class LinearOperator(ABC):
+    """A real linear map A of shape (r, n), given by its products.
+
+    Attributes:
+        shape: (r, n), output and input length of each problem.
+        dtype, device: of the vectors that `_apply` takes.
+        batch: () or (B,), the problems solved in lock-step.
+        symmetric: True where A = A' is known; `apply_transpose` then is `apply`.
+        count: products so far with A or A', in vectors a problem.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        batch: tuple[int, ...] = (),
+        symmetric: bool = False,
+    ) -> None:
+        if symmetric and shape[0] != shape[1]:
+            raise ShapeError(f"an operator of shape {shape} cannot be symmetric")
+        if len(batch) > 1:
+            raise ShapeError(f"batch has one axis at most, got {batch}: flatten it")
+        self.shape, self.dtype, self.device = shape, dtype, torch.device(device)
+        self.batch, self.symmetric, self.count = batch, symmetric, 0
+
+    @abstractmethod
+    def _apply(self, V: Tensor) -> Tensor:
+        """A v for each row v of V (*batch, m, n)."""
+
+    @abstractmethod
+    def _apply_transpose(self, V: Tensor) -> Tensor:
+        """A' u for each row u of V (*batch, m, r)."""
+
+    # Products
+
+    def apply(self, V: Tensor) -> Tensor:
+        """A v for each row: (*batch, m, n) -> (*batch, m, r).
+
+        Raises:
+            ShapeError: V is not a block of rows of length n.
+        """
+        self._check(V, self.shape[1])
+        self.count += V.shape[-2]
+        return self._apply(V)
+
+    def apply_transpose(self, V: Tensor) -> Tensor:
+        """A' u for each row: (*batch, m, r) -> (*batch, m, n).
+
+        Raises:
+            ShapeError: V is not a block of rows of length r.
+        """
+        self._check(V, self.shape[0])
+        self.count += V.shape[-2]
+        return self._apply(V) if self.symmetric else self._apply_transpose(V)
+
+    def __matmul__(self, other: Any) -> Any:
+        """A @ v for one vector v (*batch, n), or the product A B of two operators."""
+        if isinstance(other, LinearOperator):
+            return _Product(self, other)
+        if not isinstance(other, Tensor):
+            return NotImplemented
+        if other.ndim != len(self.batch) + 1:
+            raise ShapeError(
+                f"A @ v takes one vector of shape {(*self.batch, self.shape[1])}, got {tuple(other.shape)}; "
+                "a block of rows goes through A.apply(V)"
+            )
+        return self.apply(other.unsqueeze(-2)).squeeze(-2)
+
+    def dense(self) -> Tensor:
+        """The matrix A, (*batch, r, n), column by column from n products."""
+        n = self.shape[1]
+        eye = torch.eye(n, dtype=self.dtype, device=self.device).expand(*self.batch, n, n)
+        chunks = [self.apply(eye[..., part, :].contiguous()) for part in _slices(n, 64)]
+        return torch.cat(chunks, dim=-2).mT
+
+    # Algebra
+
+    @property
+    def T(self) -> LinearOperator:
+        """The transpose A'."""
+        return self if self.symmetric else _Transpose(self)
+
+    def __add__(self, other: LinearOperator) -> LinearOperator:
+        return _Sum(self, other)
+
+    def __sub__(self, other: LinearOperator) -> LinearOperator:
+        return _Sum(self, -1.0 * other)
+
+    def __neg__(self) -> LinearOperator:
+        return -1.0 * self
+
+    def __rmul__(self, scalar: float) -> LinearOperator:
+        return _Scaled(float(scalar), self)
+
+    def __mul__(self, scalar: float) -> LinearOperator:
+        return _Scaled(float(scalar), self)
+
+    def symmetric_part(self) -> LinearOperator:
+        """(A + A') / 2; A itself where A is known to be symmetric."""
+        return self if self.symmetric else _SymmetricPart(self)
+
+    def gram(self) -> LinearOperator:
+        """A' A, symmetric and non-negative, of shape (n, n)."""
+        return _Gram(self)
+
+    def to(self, dtype: torch.dtype) -> LinearOperator:
+        """The same map taking and returning rows of `dtype`; products are still formed in `self.dtype`."""
+        return self if dtype == self.dtype else _Cast(self, dtype)
+
+    # SciPy
+
+    def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
+        """This operator as a scipy.sparse.linalg.LinearOperator on NumPy column vectors.
+
+        Raises:
+            ShapeError: the operator has a batch axis, which SciPy has not.
+        """
+        if self.batch:
+            raise ShapeError("SciPy operators have no batch axis: take one problem at a time")
+
+        def columns(rows: Rows) -> Callable[[np.ndarray], np.ndarray]:
+            def product(X: np.ndarray) -> np.ndarray:
+                V = torch.as_tensor(np.ascontiguousarray(X.T), dtype=self.dtype, device=self.device)
+                return rows(V.reshape(-1, V.shape[-1])).cpu().numpy().T.reshape(-1, *X.shape[1:])
+
+            return product
+
+        forward, backward = columns(self.apply), columns(self.apply_transpose)
+        return scipy.sparse.linalg.LinearOperator(
+            self.shape,
+            matvec=forward,
+            rmatvec=backward,
+            matmat=forward,
+            rmatmat=backward,
+            dtype=torch.empty((), dtype=self.dtype).numpy().dtype,
+        )
+
+    def __repr__(self) -> str:
+        batch = f", batch={self.batch[0]}" if self.batch else ""
+        return f"{type(self).__name__.lstrip('_')}({self.shape[0]}x{self.shape[1]}, {self.dtype}{batch})"
+
+    def _check(self, V: Tensor, length: int) -> None:
+        if V.ndim != len(self.batch) + 2 or V.shape[:-2] != self.batch or V.shape[-1] != length:
+            raise ShapeError(
+                f"a block of rows for {self!r} has shape {(*self.batch, 'm', length)}, got {tuple(V.shape)}"
+            )
+        if V.dtype != self.dtype or V.device.type != self.device.type:
+            raise ShapeError(
+                f"{self!r} takes {self.dtype} rows on {self.device}, got {V.dtype} on {V.device}: "
+                "convert them with V.to(...), or the operator with A.to(dtype)"
+            )
+
+
+class _Transpose(LinearOperator):
+    def __init__(self, A: LinearOperator) -> None:
+        super().__init__(A.shape[::-1], dtype=A.dtype, device=A.device, batch=A.batch)
+        self.A = A
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self.A.apply_transpose(V)
+
+    def _apply_transpose(self, V: Tensor) -> Tensor:
+        return self.A.apply(V)
+
+    @property
+    def T(self) -> LinearOperator:
+        return self.A
+
+
+class _Sum(LinearOperator):
+    def __init__(self, A: LinearOperator, B: LinearOperator) -> None:
+        if (A.shape, A.dtype, A.batch) != (B.shape, B.dtype, B.batch):
+            raise ShapeError(f"cannot add {A!r} and {B!r}")
+        super().__init__(
+            A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=A.symmetric and B.symmetric
+        )
+        self.A, self.B = A, B
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self.A.apply(V) + self.B.apply(V)
+
+    def _apply_transpose(self, V: Tensor) -> Tensor:
+        return self.A.apply_transpose(V) + self.B.apply_transpose(V)
+
+
+class _Scaled(LinearOperator):
+    def __init__(self, scalar: float, A: LinearOperator) -> None:
+        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=A.symmetric)
+        self.scalar, self.A = scalar, A
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self.scalar * self.A.apply(V)
+
+    def _apply_transpose(self, V: Tensor) -> Tensor:
+        return self.scalar * self.A.apply_transpose(V)
+
+
+class _Product(LinearOperator):
+    def __init__(self, A: LinearOperator, B: LinearOperator) -> None:
+        if (A.shape[1], A.dtype, A.batch) != (B.shape[0], B.dtype, B.batch):
+            raise ShapeError(f"cannot multiply {A!r} by {B!r}")
+        super().__init__((A.shape[0], B.shape[1]), dtype=A.dtype, device=A.device, batch=A.batch)
+        self.A, self.B = A, B
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self.A.apply(self.B.apply(V))
+
+    def _apply_transpose(self, V: Tensor) -> Tensor:
+        return self.B.apply_transpose(self.A.apply_transpose(V))
+
+
+class _SymmetricPart(LinearOperator):
+    def __init__(self, A: LinearOperator) -> None:
+        if A.shape[0] != A.shape[1]:
+            raise ShapeError(
+                f"{A!r} is not square, so it has no symmetric part: its singular values are those of A.gram()"
+            )
+        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True)
+        self.A = A
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return (self.A.apply(V) + self.A.apply_transpose(V)) / 2
+
+    _apply_transpose = _apply
+
+
+class _Gram(LinearOperator):
+    def __init__(self, A: LinearOperator) -> None:
+        n = A.shape[1]
+        super().__init__((n, n), dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True)
+        self.A = A
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self.A.apply_transpose(self.A.apply(V))
+
+    _apply_transpose = _apply
+
+
+class _Cast(LinearOperator):
+    """A in another dtype.  Rows entering float16 are scaled, exactly, by a power of two to unit root mean
+    square: the entries of a unit vector of length 10^6 are near float16's subnormals."""
+
+    def __init__(self, A: LinearOperator, dtype: torch.dtype) -> None:
+        super().__init__(A.shape, dtype=dtype, device=A.device, batch=A.batch, symmetric=A.symmetric)
+        self.A = A
+
+    def _through(self, product: Rows, V: Tensor) -> Tensor:
+        if self.A.dtype != torch.float16:
+            return product(V.to(self.A.dtype)).to(self.dtype)
+        norms = V.float().norm(dim=-1, keepdim=True) / math.sqrt(V.shape[-1])
+        scale = torch.exp2(torch.log2(norms.clamp(min=1e-30)).round()).to(V.dtype)
+        return product((V / scale).to(self.A.dtype)).to(self.dtype) * scale
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self._through(self.A.apply, V)
+
+    def _apply_transpose(self, V: Tensor) -> Tensor:
+        return self._through(self.A.apply_transpose, V)
+
+
+class _Matrix(LinearOperator):
+    def __init__(self, matrix: Tensor, symmetric: bool) -> None:
+        shape = (matrix.shape[-2], matrix.shape[-1])
+        super().__init__(
+            shape,
+            dtype=matrix.dtype,
+            device=matrix.device,
+            batch=tuple(matrix.shape[:-2]),
+            symmetric=symmetric,
+        )
+        self.matrix = matrix
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return V @ self.matrix.mT
+
+    def _apply_transpose(self, V: Tensor) -> Tensor:
+        return V @ self.matrix
+
+
+class _Functions(LinearOperator):
+    def __init__(
+        self,
+        apply: Rows,
+        apply_transpose: Rows | None,
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        device: torch.device | str,
+        batch: tuple[int, ...],
+        symmetric: bool,
+    ) -> None:
+        super().__init__(shape, dtype=dtype, device=device, batch=batch, symmetric=symmetric)
+        self.forward, self.backward = apply, apply_transpose
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self.forward(V)
+
+    def _apply_transpose(self, V: Tensor) -> Tensor:
+        if self.backward is None:
+            raise TransposeMissingError(
+                f"{self!r} was given no product with its transpose: pass apply_transpose, or symmetric=True "
+                "where A = A'"
+            )
+        return self.backward(V)
+
+
+def from_functions(
+    apply: Rows,
+    apply_transpose: Rows | None = None,
+    n: int | tuple[int, int] = 0,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    batch: tuple[int, ...] = (),
+    symmetric: bool = False,
+) -> LinearOperator:
+    """An operator from callables on rows, `apply`: (*batch, m, n) -> (*batch, m, r), and its transpose.
+
+    Args:
+        apply: V -> A v for each row v.
+        apply_transpose: U -> A' u for each row u; not needed where `symmetric`.
+        n: the length of a vector, or (r, n) for a rectangular A.
+        dtype: of the rows.
+        device: of the rows.
+        batch: () or (B,).
+        symmetric: promise that A = A'.
+
+    Raises:
+        OptionError: n is not positive.
+    """
+    shape = (n, n) if isinstance(n, int) else n
+    if min(shape) < 1:
+        raise OptionError(f"n is the length of a vector, at least 1; got {n}")
+    return _Functions(apply, apply_transpose, shape, dtype, device, batch, symmetric)
+
+
+def as_operator(x: Any, *, symmetric: bool | None = None) -> LinearOperator:
+    """An operator from a tensor (r, n) or (B, r, n), a NumPy array, a SciPy sparse matrix or LinearOperator.
+
+    Args:
+        x: the map; a LinearOperator of this library is returned as it is.
+        symmetric: promise that x = x'.  By default explicit matrices are looked at, and a SciPy
+            LinearOperator is taken to be unsymmetric.
+
+    Raises:
+        ShapeError: x has no two last axes.
+        OptionError: x is none of these, or is not real.
+    """
+    if isinstance(x, LinearOperator):
+        return x
+    if isinstance(x, np.ndarray):
+        x = torch.as_tensor(x)
+    if isinstance(x, Tensor):
+        if x.ndim not in (2, 3):
+            raise ShapeError(f"a matrix has shape (r, n) or (B, r, n), got {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise OptionError(f"a matrix must be real floating point, got {x.dtype}: convert it first")
+        if symmetric is None:
+            symmetric = x.shape[-1] == x.shape[-2] and torch.equal(x, x.mT)
+        return _Matrix(x.detach(), symmetric)
+    if scipy.sparse.issparse(x):
+        if symmetric is None:
+            symmetric = x.shape[0] == x.shape[1] and (x != x.T).nnz == 0
+        return _from_scipy(scipy.sparse.linalg.aslinearoperator(x), symmetric)
+    if isinstance(x, scipy.sparse.linalg.LinearOperator):
+        return _from_scipy(x, bool(symmetric))
+    raise OptionError(f"cannot make an operator of a {type(x).__name__}: pass a tensor, array or operator")
+
+
+def _from_scipy(x: scipy.sparse.linalg.LinearOperator, symmetric: bool) -> LinearOperator:
+    dtype = torch.as_tensor(np.empty(0, dtype=x.dtype)).dtype
+    if not dtype.is_floating_point:
+        raise OptionError(f"a SciPy operator must be real floating point, got {x.dtype}")
+
+    def rows(product: Callable[[np.ndarray], np.ndarray]) -> Rows:
+        return lambda V: torch.as_tensor(np.ascontiguousarray(product(V.cpu().numpy().T).T), dtype=dtype)
+
+    def transposed(U: np.ndarray) -> np.ndarray:
+        try:
+            return x.rmatmat(U)
+        except NotImplementedError:
+            raise TransposeMissingError(
+                "this SciPy operator has no rmatvec: define one, or pass symmetric=True where A = A'"
+            ) from None
+
+    return _Functions(rows(x.matmat), rows(transposed), x.shape, dtype, "cpu", (), symmetric)
+
+
+def _slices(n: int, step: int) -> Iterator[slice]:
+    for first in range(0, n, step):
+        yield slice(first, min(first + step, n))

@@ -1,0 +1,301 @@
+"""The Jacobian of any PyTorch callable at one input, as a linear operator.
+
+J v is a Jacobian-vector product, J' u a vector-Jacobian product.  The graph of the reverse mode is built once
+and kept; the forward mode is either recorded once and replayed (torch.func.linearize) or differentiated
+afresh at each product (torch.func.jvp).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from spectral.errors import (
+    ModelOutputError,
+    NotDeterministicError,
+    NotFiniteError,
+    OptionError,
+    ShapeError,
+    SpectralError,
+)
+from spectral.operators.base import LinearOperator
+
+log = logging.getLogger("spectral")
+
+Method = Literal["auto", "linearize", "jvp"]
+
+
+def jacobian(
+    model: Callable[..., Any],
+    y: Tensor,
+    *,
+    batched: bool = False,
+    method: Method = "auto",
+    **model_kwargs: Any,
+) -> Jacobian:
+    """The Jacobian J = d model(y) / dy as a linear operator with products J v and J' u.
+
+    By default all of y is one input and J is (r, d), d = y.numel().  With `batched` y[0], y[1], ... are
+    independent inputs and the operator holds one Jacobian for each, `batch` = (len(y),).  Modules are put in
+    eval mode for each call and put back after it; no parameter's requires_grad is touched.
+
+    Args:
+        model: an nn.Module or any callable, y -> tensor.  Of an output wrapped in a dataclass, mapping or
+            sequence the entry `sample`, or else the first tensor, is taken; `repr` says so.
+        y: the input, floating point, of any shape.
+        batched: whether the first axis of y counts independent inputs.
+        method: how J v is formed.  "linearize" records the forward mode once, about one forward pass a
+            product, and keeps the local derivatives; "jvp" differentiates at each product, about three
+            passes, and keeps nothing; "auto" takes "linearize" and falls back to "jvp", saying why.
+        model_kwargs: passed on to the model (noise level, label, ...).
+
+    Raises:
+        ShapeError: y has no entries, or no batch axis where `batched`.
+        ModelOutputError: the model returned no floating-point tensor.
+        NotDeterministicError: two calls at y differ (dropout, sampling, noise inside the model).
+        NotFiniteError: y, the output, or a trial product holds NaN or infinity.
+        SpectralError: J v and J' u contradict each other, or with `batched` one input reaches another's
+            output.
+    """
+    if method not in ("auto", "linearize", "jvp"):
+        raise OptionError(f'method is "auto", "linearize" or "jvp", got {method!r}')
+    if not isinstance(y, Tensor) or not y.is_floating_point():
+        kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
+        raise OptionError(f"y must be a floating-point tensor, got {kind}: images are floats in [0, 1]")
+    if y.numel() == 0 or (batched and y.ndim < 2):
+        raise ShapeError(f"y has shape {tuple(y.shape)}: expected at least one entry and, batched, two axes")
+    # An inference-mode tensor cannot enter a graph; its clone made here can.
+    y = y.clone() if y.is_inference() else y.detach()
+    return Jacobian(model, y, batched, method, model_kwargs)
+
+
+class Jacobian(LinearOperator):
+    """J at one input; made by `jacobian`.
+
+    Attributes:
+        input_shape: of one input, y.shape (y.shape[1:] where batched).
+        output: model(y), the denoised image.
+        method: "linearize" or "jvp", how J v is formed.
+        notes: what was decided on the way, for the repr.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        y: Tensor,
+        batched: bool,
+        method: Method,
+        model_kwargs: dict[str, Any],
+    ) -> None:
+        self.notes: list[str] = []
+        self._modules = _modules_in(model)
+        self._model = functools.partial(self._call, model, model_kwargs)
+        self._y = y
+        self._name = type(model).__name__ if isinstance(model, nn.Module) else _name_of(model)
+        if not torch.isfinite(y).all():
+            raise NotFiniteError("y holds NaN or infinity")
+
+        with self._evaluating():
+            self.output, self._pullback = torch.func.vjp(self._model, y)[:2]
+            self._check_output()
+        batch = (y.shape[0],) if batched else ()
+        if batched and (self.output.ndim < 1 or self.output.shape[0] != y.shape[0]):
+            raise ShapeError(f"batched: {len(y)} inputs gave an output of shape {tuple(self.output.shape)}")
+        self.input_shape = tuple(y.shape[len(batch) :])
+        self.output_shape = tuple(self.output.shape[len(batch) :])
+        shape = (self.output[0].numel() if batched else self.output.numel(), self.input_shape_numel)
+        super().__init__(shape, dtype=y.dtype, device=y.device, batch=batch)
+
+        self._replay: Callable[[Tensor], Tensor] | None = None
+        self.method = method if method != "auto" else "linearize"
+        if self.method == "linearize":
+            self._record(fall_back=method == "auto")
+        self._check_adjoint()
+        if batched and len(y) > 1:
+            self._check_independence()
+
+    @property
+    def input_shape_numel(self) -> int:
+        """d, the number of entries of one input."""
+        return torch.Size(self.input_shape).numel()
+
+    def symmetric_part(self) -> LinearOperator:
+        """(J + J') / 2, for a model whose output has the shape of its input.
+
+        Raises:
+            ShapeError: the shapes differ.
+        """
+        if self.input_shape != self.output_shape:
+            raise ShapeError(
+                f"{self._name} maps {self.input_shape} to {self.output_shape}; a symmetric part needs equal "
+                "shapes: select the image from the output, or ask for singular triplets"
+            )
+        return super().symmetric_part()
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self._each(self._push, V, self._y.shape)
+
+    def _apply_transpose(self, V: Tensor) -> Tensor:
+        return self._each(lambda u: self._pullback(u)[0], V, self.output.shape)
+
+    def _each(self, product: Callable[[Tensor], Tensor], V: Tensor, shape: torch.Size) -> Tensor:
+        """One product a vector: on a CPU the network's own parallelism is worth as much as a batch's."""
+        with self._evaluating():
+            rows = [product(v.reshape(shape)).reshape(*self.batch, -1) for v in V.unbind(-2)]
+        return torch.stack(rows, dim=-2)
+
+    def _push(self, v: Tensor) -> Tensor:
+        if self._replay is not None:
+            return self._replay(v)
+        return torch.func.jvp(self._model, (self._y,), (v,))[1]
+
+    def _record(self, fall_back: bool) -> None:
+        try:
+            with self._evaluating(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch warns about the graph that linearize itself builds
+                _, self._replay = torch.func.linearize(self._model, self._y)
+                self._replay(torch.zeros_like(self._y))
+        except Exception as failure:
+            # What torch cannot trace it reports in many exception types; jvp is the answer to all of them.
+            if not fall_back:
+                raise SpectralError(f'method="linearize" failed on {self._name}: {failure}') from failure
+            self._replay, self.method = None, "jvp"
+            reason = str(failure).strip().split("\n")[0][:120]
+            self._note(f"jvp, since linearize failed ({type(failure).__name__}: {reason})")
+
+    def _call(self, model: Callable[..., Any], model_kwargs: dict[str, Any], y: Tensor) -> Tensor:
+        output = model(y, **model_kwargs)
+        if isinstance(output, Tensor):
+            return output
+        label, tensor = _first_tensor(output)
+        if tensor is None:
+            raise ModelOutputError(f"{self._name} returned a {type(output).__name__} without a tensor in it")
+        self._note(f"output {label} of {type(output).__name__}")
+        return tensor
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Eval mode and no outer graph, for one call; every module's own training flag is put back."""
+        training = [m for m in self._modules if m.training]
+        try:
+            for m in training:
+                m.training = False
+            with torch.no_grad():
+                yield
+        finally:
+            for m in training:
+                m.training = True
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+            log.info("%s: %s", self._name, text)
+
+    def _check_output(self) -> None:
+        if not self.output.is_floating_point():
+            raise ModelOutputError(f"{self._name} returned {self.output.dtype}, which has no derivative")
+        if not torch.isfinite(self.output).all():
+            raise NotFiniteError(f"{self._name} returned NaN or infinity at y")
+        again = self._model(self._y)
+        tolerance = 100 * torch.finfo(self.output.dtype).eps * self.output.abs().max()
+        if (again - self.output).abs().max() > tolerance:
+            raise NotDeterministicError(
+                f"two calls of {self._name} at the same y differ by {(again - self.output).abs().max():.1e}: "
+                "switch off dropout and noise inside the model (fix its random draws), then call again"
+            )
+
+    def _check_adjoint(self) -> None:
+        """<u, J v> = <J' u, v> for one random pair, to the rounding of the model's own precision."""
+        generator = torch.Generator().manual_seed(0)
+        v, u = (
+            torch.randn(*self.batch, 1, n, generator=generator).to(self.device, self.dtype)
+            for n in (self.shape[1], self.shape[0])
+        )
+        Jv, Ju = self._apply(v), self._apply_transpose(u)
+        if not (torch.isfinite(Jv).all() and torch.isfinite(Ju).all()):
+            raise NotFiniteError(f"the Jacobian of {self._name} at y holds NaN or infinity")
+        forward, backward = (u.double() * Jv.double()).sum(-1), (Ju.double() * v.double()).sum(-1)
+        size = torch.linalg.vector_norm(u.double(), dim=-1) * torch.linalg.vector_norm(Jv.double(), dim=-1)
+        worst = ((forward - backward).abs() / size.clamp(min=1e-300)).max().item()
+        if worst > min(1e3 * torch.finfo(self.dtype).eps, 0.1):
+            raise SpectralError(
+                f"J v and J' u of {self._name} contradict each other by {worst:.1e} (relative): one of its "
+                "operations has a wrong derivative (a custom autograd function?), or is not differentiable"
+            )
+
+    def _check_independence(self) -> None:
+        u = torch.zeros_like(self.output)
+        u[0] = 1
+        if self._pullback(u)[0][1:].any():
+            raise SpectralError(
+                f"batched: the output of {self._name} for one input depends on the others: "
+                "pass the inputs one by one, or batched=False for their joint Jacobian"
+            )
+
+    def __repr__(self) -> str:
+        notes = "".join(f"; {note}" for note in self.notes)
+        batch = f", batch={self.batch[0]}" if self.batch else ""
+        size = f"{self.shape[0]}x{self.shape[1]}"
+        return f"Jacobian({size} of {self._name}, {self.dtype}, {self.device}{batch}, {self.method}{notes})"
+
+
+def _first_tensor(output: Any) -> tuple[str, Tensor | None]:
+    """The name and value of `.sample`, or of the first tensor, in a model's wrapped output."""
+    if isinstance(output, dict):
+        entries = {f"[{key!r}]": value for key, value in output.items()}
+        preferred = output.get("sample")
+    elif isinstance(output, (tuple, list)):
+        entries = {f"[{i}]": value for i, value in enumerate(output)}
+        preferred = getattr(output, "sample", None)
+    else:
+        names = (
+            [f.name for f in fields(output)]
+            if is_dataclass(output)
+            else list(getattr(output, "__dict__", {}))
+        )
+        entries = {f".{name}": getattr(output, name) for name in names}
+        preferred = getattr(output, "sample", None)
+    if isinstance(preferred, Tensor):
+        return ".sample", preferred
+    tensors = ((name, value) for name, value in entries.items() if isinstance(value, Tensor))
+    return next(tensors, ("", None))
+
+
+def _name_of(model: Callable[..., Any]) -> str:
+    return getattr(model, "__name__", type(model).__name__)
+
+
+def _modules_in(model: Any) -> list[nn.Module]:
+    """Every module a callable visibly runs: itself, or what a function, method or partial closes over."""
+    seen: dict[int, nn.Module] = {}
+    pending, visited = [model], set()
+    while pending:
+        item = pending.pop()
+        if id(item) in visited:
+            continue
+        visited.add(id(item))
+        if isinstance(item, nn.Module):
+            seen.update((id(m), m) for m in item.modules())
+        elif isinstance(item, functools.partial):
+            pending += [item.func, *item.args, *item.keywords.values()]
+        elif inspect.ismethod(item):
+            pending += [item.__self__, item.__func__]
+        elif inspect.isfunction(item):
+            held = inspect.getclosurevars(item)
+            pending += [*held.nonlocals.values(), *held.globals.values(), *(item.__defaults__ or ())]
+        elif isinstance(item, (list, tuple)):
+            pending += item
+        elif isinstance(item, dict):
+            pending += item.values()
+        elif callable(item) and hasattr(item, "__dict__") and not inspect.isclass(item):
+            pending += vars(item).values()
+    return list(seen.values())
