@@ -1,0 +1,179 @@
+"""Integrand x sampler -> Estimate: the mean of quadratic forms over probes, stopped by one budget.
+
+An integrand q maps a probe z to p quadratic forms z' M_j z, so that E q(z) = (tr M_1, ..., tr M_p) and the
+sum of q over the n unit vectors is the same, exactly.  What is estimated is a smooth function g of those
+traces; its standard error is that of the mean of grad g . (q(z_i) - mean) (the delta method).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spectral.errors import NotFiniteError, OptionError
+from spectral.estimators.probes import Sampler
+from spectral.estimators.results import Estimate, plain, student_t
+from spectral.operators import LinearOperator
+
+Integrand = Callable[[Tensor], Tensor]
+"""Rows (*batch, m, n) -> float64 samples (*batch, m, p)."""
+
+FEWEST = 8  # samples before a target may stop a run: below, the variance itself is too uncertain
+CHUNK = 1 << 24  # entries of a block of probes
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop: at `products`, or once |error| <= max(atol, rtol |value|) at `confidence`.
+
+    Attributes:
+        products: products with A and A' to spend at most; None for no limit.
+        rtol, atol: the target; None for no target (then all of `products` is spent).
+        confidence: the level of the interval that must fit the target.
+
+    Raises:
+        OptionError: a limit is not positive, or nothing is limited.
+    """
+
+    products: int | None = None
+    rtol: float | None = None
+    atol: float | None = None
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.products is None and not self.has_target:
+            raise OptionError("say when to stop: products=, rtol= or atol=")
+        for name in ("products", "rtol", "atol"):
+            limit = getattr(self, name)
+            if limit is not None and not limit > 0:
+                raise OptionError(f"{name} must be positive, got {limit}")
+        student_t(self.confidence, 1)
+
+    @property
+    def has_target(self) -> bool:
+        """Whether an accuracy was asked for."""
+        return self.rtol is not None or self.atol is not None
+
+    def excess(self, estimate: Estimate) -> float:
+        """The interval's halfwidth over the target's, of the worst problem: met where <= 1."""
+        if not self.has_target:
+            return math.inf
+        width = torch.as_tensor(estimate.halfwidth(self.confidence), dtype=torch.float64)
+        target = (self.rtol or 0.0) * torch.as_tensor(estimate.value, dtype=torch.float64).abs()
+        target = target.clamp(min=self.atol or 0.0)
+        return torch.where(width == 0, 0.0, width / target).max().item()
+
+
+def sample(
+    A: LinearOperator,
+    integrand: Integrand,
+    draw: Sampler,
+    budget: Budget,
+    *,
+    cost: int,
+    function: Callable[[Tensor], Tensor] | None = None,
+    method: str = "hutchinson",
+    exact: bool = True,
+) -> Estimate:
+    """g(E q(z)) from as many probes as the budget asks for.
+
+    Args:
+        A: the operator inside `integrand`; its count is read.
+        integrand: q, rows (*batch, m, n) -> (*batch, m, p).
+        draw: the probes.
+        budget: when to stop.
+        cost: products a probe.
+        function: g, (*batch, p) -> (*batch,); by default p = 1 and g(t) = t.
+        method: name for the result.
+        exact: whether the n unit vectors may stand in for the probes where the budget, or what the target is
+            found to need, pays for n of them; the error then is 0.
+
+    Raises:
+        OptionError: the budget does not pay for two probes.
+        NotFiniteError: a product holds NaN or infinity.
+    """
+    n, started = A.shape[1], A.count
+    limit = n if budget.products is None else budget.products // cost
+    if exact and limit >= n and not budget.has_target:
+        return unit_vectors(A, integrand, function)
+    if limit < 2:
+        raise OptionError(f"a standard error needs two probes of {cost} products: products >= {2 * cost}")
+
+    samples: list[Tensor] = []
+    wanted, taken = min(FEWEST, limit) if budget.has_target else limit, 0
+    while True:
+        samples += _drawn(integrand, draw, wanted - taken, A)
+        taken = wanted
+        estimate = summary(torch.cat(samples, -2), function, A.count - started, method)
+        excess = budget.excess(estimate)
+        if excess <= 1 or taken >= limit:
+            return estimate
+        # The error falls as 1/sqrt(samples); growing at most fourfold keeps a lucky variance from deciding.
+        wanted = min(limit, max(taken + 1, math.ceil(min(excess**2, 4.0) * taken)))
+        if exact and excess**2 * taken >= n and limit >= n:
+            spent = A.count - started
+            return unit_vectors(A, integrand, function, spent)
+
+
+def unit_vectors(
+    A: LinearOperator,
+    integrand: Integrand,
+    function: Callable[[Tensor], Tensor] | None = None,
+    spent: int = 0,
+) -> Estimate:
+    """g(sum_i q(e_i)) over the n unit vectors e_i: exact, with standard error 0."""
+    n, started = A.shape[1], A.count
+    total: Tensor | float = 0.0
+    for first in range(0, n, 64):
+        E = torch.zeros(*A.batch, min(64, n - first), n, dtype=A.dtype, device=A.device)
+        E.diagonal(first, -2, -1).fill_(1)
+        total = total + integrand(E).sum(-2)
+    value = _apply(function, torch.as_tensor(total))
+    return Estimate(
+        plain(value), plain(torch.zeros_like(value)), n, A.count - started + spent, "exact", math.inf
+    )
+
+
+def summary(
+    samples: Tensor, function: Callable[[Tensor], Tensor] | None, products: int, method: str
+) -> Estimate:
+    """g of the mean of `samples` (*batch, m, p), with its standard error by the delta method.
+
+    stderr^2 = sum_i (grad g . (q_i - mean))^2 / (m (m - 1)), m - 1 degrees of freedom.
+
+    Raises:
+        NotFiniteError: a sample is NaN or infinite.
+    """
+    if not torch.isfinite(samples).all():
+        raise NotFiniteError("a product with the operator holds NaN or infinity")
+    m = samples.shape[-2]
+    mean = samples.mean(-2)
+    deviations = samples - mean.unsqueeze(-2)
+    if function is None:
+        value, influence = mean.squeeze(-1), deviations.squeeze(-1)
+    else:
+        with torch.enable_grad():
+            mean = mean.detach().requires_grad_()
+            value = function(mean)
+            (gradient,) = torch.autograd.grad(value.sum(), mean)
+        value, influence = value.detach(), (deviations * gradient.unsqueeze(-2)).sum(-1)
+    stderr = influence.square().sum(-1).div(m * (m - 1)).sqrt()
+    return Estimate(plain(value), plain(stderr), m, products, method, m - 1)
+
+
+def dot(U: Tensor, V: Tensor) -> Tensor:
+    """<u, v> for paired rows, summed in float64: (*batch, m, n) -> (*batch, m)."""
+    return torch.linalg.vecdot(U.double(), V.double())
+
+
+def _drawn(integrand: Integrand, draw: Sampler, m: int, A: LinearOperator) -> list[Tensor]:
+    rows = max(1, CHUNK // (A.shape[1] * math.prod(A.batch)))
+    return [integrand(draw(min(rows, m - done))) for done in range(0, m, rows)]
+
+
+def _apply(function: Callable[[Tensor], Tensor] | None, totals: Tensor) -> Tensor:
+    return totals.squeeze(-1) if function is None else function(totals)
