@@ -1,0 +1,38 @@
+"""All eigenpairs by forming the matrix: for small problems, and where most of the spectrum is wanted."""
+
+from __future__ import annotations
+
+import torch
+
+from spectral.operators.base import LinearOperator
+from spectral.solvers.certificate import Completeness
+from spectral.solvers.lanczos import RitzPairs, Target, Which, remaining
+
+
+def dense(
+    A: LinearOperator, k: int = 1, *, which: Which = "largest", above: float | None = None
+) -> RitzPairs:
+    """The wanted eigenpairs of a symmetric operator from its n columns, by LAPACK in float64.
+
+    Nothing can be missed: the completeness bound is the next eigenvalue, at confidence 1.
+
+    Args:
+        A: symmetric; n products form it, and n^2 float64 numbers hold it.
+        k, which, above: as in `lanczos`.
+    """
+    sign = -1.0 if which == "smallest" else 1.0
+    target = Target(k, None if above is None else sign * above, which == "magnitude", 0.0)
+    M = A.dense().double()
+    M = M if A.batch else M[None]
+    theta, Y = torch.linalg.eigh(sign * (M + M.mT) / 2)
+    order = torch.argsort(target.height(theta), dim=-1, descending=True)
+    theta = theta.gather(-1, order)
+    wanted = target.wanted(theta)
+    Y = Y.gather(-1, order[:, None, :wanted].expand(-1, A.shape[0], -1))
+    return RitzPairs(
+        values=sign * theta[:, :wanted].cpu(),
+        vectors=Y.mT.to(A.dtype).contiguous(),
+        completeness=Completeness(sign * remaining(target, theta.cpu()), 1.0, 0),
+        spent={"solve": A.shape[0]},
+        norm=theta.abs().max().item(),
+    )

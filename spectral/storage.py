@@ -1,0 +1,58 @@
+"""Results on disk: tensors and JSON metadata in one safetensors file, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from spectral.errors import ResultFileError
+
+
+def write(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:
+    """Write tensors and metadata to `path`, through a temporary file beside it; returns the path.
+
+    Args:
+        path: the file; its folder is made.
+        kind: what the file holds, checked by `read`.
+        tensors: any dtype and device.
+        meta: JSON values.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    os.close(handle)
+    try:
+        save_file(held, partial, metadata={"kind": kind, "meta": json.dumps(meta)})
+        Path(partial).chmod(0o644)
+        Path(partial).replace(path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+    return path
+
+
+def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and metadata that `write` put into `path`.
+
+    Raises:
+        ResultFileError: there is no such file, or it holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ResultFileError(f"no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            held = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+    except SafetensorError as failure:
+        raise ResultFileError(f"{path} is not a safetensors file: {failure}") from None
+    if held.get("kind") != kind:
+        raise ResultFileError(f"{path} holds {held.get('kind', 'no result of this library')}, not {kind}")
+    return tensors, json.loads(held["meta"])
