@@ -18,7 +18,8 @@ class UNet(NoisePredictor):
     s >= 0 in evaluation mode.
 
     Parameters at width 64, one channel, for blocks 1, 2, 3, 4: 366,080, 1,825,024, 7,659,264, 30,993,152
-    (the paper's Table 1). Receptive field 92 pixels for blocks = 3. Sides must be multiples of 2^blocks.
+    (the paper's Table 1). For blocks = 3 a pixel sees 92 to 100 pixels a side, by its place in the
+    8x8 grid. Sides must be multiples of 2^blocks.
     """
 
     def __init__(self, blocks: int = 3, width: int = 64, channels: int = 1) -> None:

@@ -1,0 +1,115 @@
+"""The command line: what it prints, and one clear line with exit code 2 on bad input."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import denoisers
+import denoisers.evaluation
+import denoisers.images.calpha
+import denoisers.networks
+import denoisers.weights
+from denoisers import training
+from denoisers.cli import app
+
+TRAIN = [
+    *("train", "tiny", "--data", "calpha", "--network-config", '{"blocks": 1, "width": 2}'),
+    *("--size", "8", "--batch", "2", "--steps", "6", "--noise", "uniform"),
+]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(app, [str(a) for a in arguments])
+
+
+def test_list_shows_every_shipped_network(run):
+    result = run("list")
+    assert result.exit_code == 0
+    for name in denoisers.available():
+        assert name in result.stdout
+
+
+def test_train_writes_weights_and_a_card_that_repeats_the_command(run):
+    result = run(*TRAIN)
+    assert result.exit_code == 0, result.output
+    model = denoisers.load("runs/tiny.safetensors")
+    assert model.config == {"blocks": 1, "width": 2, "channels": 1}
+    text = Path("runs/tiny.md").read_text()
+    assert "denoisers train tiny --data calpha" in text
+    assert "--noise uniform" in text
+
+
+def test_interrupted_training_resumes(run, monkeypatch):
+    original = training.clean_batches
+
+    def stopping(config):
+        batches = original(config)
+
+        def wrapped(step):
+            if step == 2:
+                signal.raise_signal(signal.SIGINT)
+            return batches(step)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "clean_batches", stopping)
+        result = run(*TRAIN)
+    assert result.exit_code == 130
+    assert "stopped at step 3" in result.stdout
+    result = run(*TRAIN, "--resume")
+    assert result.exit_code == 0, result.output
+    resumed = denoisers.load("runs/tiny.safetensors").state_dict()
+    assert run(*TRAIN).exit_code == 0
+    whole = denoisers.load("runs/tiny.safetensors").state_dict()
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_evaluate_agrees_with_psnr_table(run):
+    run(*TRAIN)
+    result = run("evaluate", "runs/tiny.safetensors", "--alpha", 2, "--size", 16, "--sigma", 0.2, "--json")
+    (row,) = json.loads(result.stdout)
+    images = torch.from_numpy(denoisers.images.calpha.synthesize(64, size=16, alpha=2.0, seed=0))
+    (expected,) = denoisers.evaluation.psnr_table(denoisers.load("runs/tiny.safetensors"), images, [0.2])
+    assert row == vars(expected)
+    assert "0.2" in run("evaluate", "runs/tiny.safetensors", "--sigma", 0.2).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "absent"], "no denoiser named 'absent'"),
+        (["evaluate", "net.safetensors", "--sigma", 0], "sigma must be positive"),
+        (["evaluate", "net.safetensors", "--image", "absent.png"], "no picture at absent.png"),
+        (["evaluate", "net.safetensors", "--image", "colour.png"], "is a colour picture"),
+        (["evaluate", "net.safetensors", "--image", "odd.png"], "multiples of 2, got 7 x 8"),
+        (["evaluate", "net.safetensors", "--image", "odd.png", "--alpha", 2], "not both"),
+        (["evaluate", "net.safetensors", "--alpha", -1], "alpha and beta must be >= 0"),
+        (["train", "other"], "no recipe named 'other'"),
+        (["train", "other", "--data", "absent-folder"], "no pictures"),
+        (["train", "calpha", "--steps", 0], "steps must be >= 1"),
+        (["train", "calpha", "--resume"], "no checkpoint at"),
+        (["train", "calpha", "--network-config", "{"], "--network-config is not JSON"),
+        (["train", "calpha", "--network-config", "[]"], "must be a JSON object"),
+        (["train", "calpha", "--network", "ResNet"], "no network class 'ResNet'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, arguments, message):
+    denoisers.weights.save(denoisers.networks.UNet(1, 2), tmp_path / "net.safetensors", {})
+    Image.fromarray(np.zeros((7, 8), dtype=np.uint8)).save("odd.png")
+    Image.fromarray(np.eye(24, dtype=np.uint8).reshape(8, 24, 3)).save("colour.png")
+    result = run(*arguments)
+    assert result.exit_code == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert message in line

@@ -1,0 +1,101 @@
+"""Photographs: files of every kind, patches that are where they claim to be, the training set."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from denoisers.images.folder import patches, photograph, read_folder, read_grey, training_photographs
+
+
+def test_the_shipped_photograph_is_scikit_images_camera():
+    data = pytest.importorskip("skimage.data", reason="scikit-image carries the original")
+    image = photograph()
+    assert image.shape == (1, 1, 512, 512)
+    assert image.dtype == np.float32
+    np.testing.assert_array_equal(np.rint(image[0, 0] * 255), data.camera())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_files_come_back_exactly(tmp_path, dtype):
+    top = np.iinfo(dtype).max
+    pixels = np.random.default_rng(0).integers(0, top + 1, (5, 7), dtype=dtype)
+    Image.fromarray(pixels).save(tmp_path / "grey.png")
+    image = read_grey(tmp_path / "grey.png")
+    assert image.shape == (1, 1, 5, 7)
+    np.testing.assert_allclose(image[0, 0], pixels / top, atol=1e-7)
+
+
+def test_colour_is_refused_unless_conversion_is_asked_for(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "colour.png")
+    with pytest.raises(ValueError, match="is a colour picture"):
+        read_grey(tmp_path / "colour.png")
+    luminance = pixels @ np.array([0.299, 0.587, 0.114]) / 255
+    np.testing.assert_allclose(
+        read_grey(tmp_path / "colour.png", convert=True)[0, 0], luminance, atol=0.51 / 255
+    )
+
+
+def test_grey_stored_as_colour_is_grey(tmp_path):
+    pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    Image.fromarray(np.stack([pixels] * 3, axis=-1)).save(tmp_path / "rgb.png")
+    np.testing.assert_array_equal(np.rint(read_grey(tmp_path / "rgb.png")[0, 0] * 255), pixels)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match=r"broken.png is not a picture"):
+        read_grey(tmp_path / "broken.png")
+    with pytest.raises(FileNotFoundError, match=r"absent.png"):
+        read_grey(tmp_path / "absent.png")
+    with pytest.raises(FileNotFoundError, match="no picture at"):
+        read_grey(tmp_path)
+
+
+def test_folders_are_read_in_the_order_of_names(tmp_path):
+    for name, value in [("b.png", 2), ("a.PNG", 1)]:
+        Image.fromarray(np.full((3, 3), value, dtype=np.uint8)).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert [round(255 * float(image[0, 0])) for image in read_folder(tmp_path)] == [1, 2]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no pictures"):
+        read_folder(tmp_path / "empty")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 6), st.integers(6, 12), st.integers(6, 12), st.integers(0, 2**32))
+def test_every_patch_is_a_square_of_an_image_up_to_symmetry(size, rows, columns, seed):
+    # Every pixel has its own value, so a patch's values tell where it was cut.
+    images = [np.arange(rows * columns, dtype=np.float32).reshape(rows, columns) + 1000 * i for i in range(3)]
+    for patch in patches(images, size, 8, np.random.default_rng(seed))[:, 0]:
+        values = patch.astype(int)
+        image = images[values.flat[0] // 1000]
+        top, left = divmod(values.min() % 1000, columns)
+        square = image[top : top + size, left : left + size]
+        turned = [np.rot90(s, k) for s in (square, square.T) for k in range(4)]
+        assert any(np.array_equal(patch, s) for s in turned)
+
+
+def test_patches_use_every_image_place_and_symmetry():
+    images = [np.arange(6, dtype=np.float32).reshape(2, 3) + 10 * i for i in range(2)]
+    seen = {tuple(p.ravel()) for p in patches(images, 2, 2000, np.random.default_rng(0))}
+    assert len(seen) == 2 * 2 * 8
+
+
+def test_patches_refuse_images_below_their_size():
+    with pytest.raises(ValueError, match="below the patch size 5"):
+        patches([np.zeros((9, 4), dtype=np.float32)], 5, 1, np.random.default_rng(0))
+
+
+def test_training_photographs_are_fifty_and_hold_no_test_image():
+    for package in ("interior_photos", "skimage", "sklearn"):
+        pytest.importorskip(package, reason="the extra [photographs] is not installed")
+    images = training_photographs()
+    assert len(images) == 50
+    assert all(image.ndim == 2 and min(image.shape) >= 96 for image in images)
+    assert all(image.min() >= 0 and image.max() <= 1 and image.std() > 0.02 for image in images)
+    camera = photograph()[0, 0]
+    squares = [image for image in images if image.shape == camera.shape]
+    assert not any(np.corrcoef(image.ravel(), camera.ravel())[0, 1] > 0.9 for image in squares)
