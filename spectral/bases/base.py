@@ -1,0 +1,58 @@
+"""What an orthonormal basis of images is."""
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+Band = tuple[slice, slice]
+
+
+class Basis(Protocol):
+    """An orthonormal basis of images of one shape (H, W).
+
+    Coefficients are laid out as an image, so that analysis Q and synthesis Q' map (..., H, W) to (..., H, W),
+    in float32 or float64, whichever comes in; Q Q' = Q' Q = I.
+    """
+
+    shape: tuple[int, int]
+    details: tuple[Band, ...]
+    """Rectangles of the coefficient array that hold one kind of coefficient each, coarse scale excluded."""
+
+    def analysis(self, images: Array) -> Array:
+        """Coefficients <x, psi_k> of images (..., H, W)."""
+        ...
+
+    def synthesis(self, coefficients: Array) -> Array:
+        """Images sum_k c_k psi_k from coefficients (..., H, W)."""
+        ...
+
+
+class Pixels:
+    """The canonical basis: the coefficients are the pixels."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.shape = shape
+        self.details: tuple[Band, ...] = ((slice(0, shape[0]), slice(0, shape[1])),)
+
+    def analysis(self, images: Array) -> Array:
+        """A copy of the images."""
+        return as_images(images, self.shape).copy()
+
+    def synthesis(self, coefficients: Array) -> Array:
+        """A copy of the coefficients."""
+        return as_images(coefficients, self.shape).copy()
+
+
+def as_images(x: Array, shape: tuple[int, int]) -> Array:
+    """x as a float32 or float64 array (..., H, W).
+
+    Raises ValueError where the last two axes are not `shape`, TypeError where x is not real.
+    """
+    x = np.asarray(x)
+    if x.dtype.kind not in "fiub":
+        raise TypeError(f"images must be real numbers, got {x.dtype}")
+    if x.shape[-2:] != shape:
+        raise ValueError(f"this basis is for images (..., {shape[0]}, {shape[1]}), got shape {x.shape}")
+    return x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)

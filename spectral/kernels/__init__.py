@@ -1,0 +1,1 @@
+"""Hot loops outside the network, on NumPy arrays: random numbers, C^alpha images, squares, risks."""

@@ -1,0 +1,202 @@
+"""C^alpha images in bulk: two fields in one float32 transform, a chunk of images a thread."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import numba
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from spectral.kernels.philox import uniforms
+
+Kind = Literal["released", "exact"]
+
+_SUBCOLUMNS = {"released": 1, "exact": 8}  # contour samples a pixel
+_SHIFT = {
+    "released": (0.0, 0.0),
+    "exact": (0.5, 1.0),
+}  # spectral exponent less regularity: contour, background
+_CHUNK_PIXELS = 2**17  # a chunk's complex fields take 1 MB: they stay in one core's cache
+
+
+def synthesize(
+    n: int,
+    *,
+    size: int,
+    alpha: float,
+    beta: float | None = None,
+    kind: Kind = "released",
+    seed: int = 0,
+    first: int = 0,
+) -> NDArray[np.float32]:
+    """Images first, ..., first + n - 1 of the C^alpha sequence `seed`, float32 (n, size, size) in [0, 1].
+
+    Noise is uniform on [-1, 1]; F_s multiplies its discrete Fourier transform by |k|^-s, k in integer
+    frequencies, gain 1 at k = 0; h(j) is the contour's height in rows at column j, counted from the top.
+
+    `released` (arXiv 2310.02557, released code): h = clip(round(size F_alpha(w)) + size // 2, 0, size); two
+    backgrounds F_beta(W), one scaled to [U, 1], one to [0, U'], either of them above; the mask 1{row < h}
+    softened by a 2x2 box, the mask reflected at its first row and column. The Hoelder regularity is alpha -
+    1/2 for the contour, beta - 1 for the backgrounds.
+
+    `exact`: contour F_{alpha + 1/2} on an 8 times finer grid, mean removed, standard deviation 0.10, shrunk
+    so that its maximum is at most 0.42, around 1/2 + U(-0.05, 0.05), times size; backgrounds F_{beta + 1},
+    one scaled to [0, 0.4] and one to [0.6, 1], either of them above; the mask is each pixel's exact coverage
+    by column, averaged over its 8 sub-columns. The Hoelder regularities are alpha and beta (default: alpha).
+
+    Image i depends on (seed, i) and the other arguments alone: its draws are those of Philox4x64-10 under the
+    key (seed, i), in the order contour, backgrounds, scalars. Contours are computed in float64, backgrounds
+    in float32. As many threads as numba.get_num_threads() share the images.
+
+    Raises ValueError for n < 0, first < 0, size < 2, a negative exponent, an unknown kind or a seed outside
+    [0, 2^64).
+    """
+    beta = alpha if beta is None else beta
+    if n < 0 or first < 0 or size < 2:
+        raise ValueError(f"n and first must be >= 0 and size >= 2, got n={n}, first={first}, size={size}")
+    if not (alpha >= 0 and beta >= 0):
+        raise ValueError(f"alpha and beta must be >= 0, got alpha={alpha}, beta={beta}")
+    if kind not in _SUBCOLUMNS:
+        raise ValueError(f"kind must be 'released' or 'exact', got {kind!r}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must lie in [0, 2^64), got {seed}")
+    contour_gain = gain_1d(size * _SUBCOLUMNS[kind], alpha + _SHIFT[kind][0])
+    background_gain = gain_2d(size, beta + _SHIFT[kind][1])
+    out = np.empty((n, size, size), np.float32)
+    step = max(1, _CHUNK_PIXELS // size**2)
+
+    def fill(start: int) -> None:
+        _fill(out[start : start + step], seed, first + start, contour_gain, background_gain, kind)
+
+    with ThreadPoolExecutor(numba.get_num_threads()) as pool:
+        list(pool.map(fill, range(0, n, step)))
+    return out
+
+
+def stream(
+    n: int,
+    *,
+    size: int,
+    alpha: float,
+    beta: float | None = None,
+    kind: Kind = "released",
+    seed: int = 0,
+    batch: int = 1024,
+) -> Iterator[NDArray[np.float32]]:
+    """The n images of `synthesize`, `batch` of them at a time: memory for one batch, whatever n."""
+    for first in range(0, n, batch):
+        count = min(batch, n - first)
+        yield synthesize(count, size=size, alpha=alpha, beta=beta, kind=kind, seed=seed, first=first)
+
+
+def gain_1d(size: int, exponent: float) -> NDArray[np.float64]:
+    """|k|^-exponent at the integer frequencies of a real transform, (size // 2 + 1,); 1 at k = 0."""
+    return np.maximum(np.arange(size // 2 + 1.0), 1) ** -exponent
+
+
+def gain_2d(size: int, exponent: float) -> NDArray[np.float64]:
+    """|k|^-exponent at the integer frequencies of a complex transform, (size, size); 1 at k = 0."""
+    k = scipy.fft.fftfreq(size, 1 / size)
+    return np.maximum(np.hypot(k[:, None], k), 1) ** -exponent
+
+
+def _fill(out, seed, first, contour_gain, background_gain, kind):  # type: ignore[no-untyped-def]
+    """Images first, first + 1, ... into out (m, size, size)."""
+    m, size = out.shape[:2]
+    contour = np.empty((m, size * _SUBCOLUMNS[kind]))
+    fields = np.empty((m, size, size), np.complex64)
+    scalars = np.empty((m, 3))
+    _noise(np.uint64(seed), np.uint64(first), contour, fields, scalars)
+    contour = scipy.fft.irfft(scipy.fft.rfft(contour) * contour_gain, contour.shape[1])
+    # The gain is real and even, so it filters the real and the imaginary part each by itself.
+    fields = scipy.fft.fft2(fields, overwrite_x=True)
+    fields *= background_gain.astype(np.float32)
+    fields = scipy.fft.ifft2(fields, overwrite_x=True)
+    if kind == "released":
+        heights = np.clip(np.rint(size * contour) + size // 2, 0, size).astype(np.int32)
+        low, high = scalars[:, 0], scalars[:, 1]
+        _compose_released(
+            fields, heights, np.stack([low, np.ones(m), np.zeros(m), high], 1), scalars[:, 2], out
+        )
+    else:
+        heights = _exact_heights(contour, scalars[:, 0]) * size
+        _compose_exact(fields, heights, np.tile([0.6, 1.0, 0.0, 0.4], (m, 1)), scalars[:, 2], out)
+
+
+def _exact_heights(contour, offset):  # type: ignore[no-untyped-def]
+    """Contours of `exact` as fractions of the height, (m, 8 size)."""
+    contour = contour - contour.mean(1, keepdims=True)
+    contour *= 0.10 / contour.std(1, keepdims=True)
+    contour *= np.minimum(1, 0.42 / np.abs(contour).max(1, keepdims=True))
+    return contour + (0.45 + 0.1 * offset[:, None])
+
+
+@numba.njit(nogil=True, cache=True)
+def _noise(seed, first, contour, fields, scalars):  # type: ignore[no-untyped-def]
+    """Draws of each image: contour (m, L) and fields (m, size, size) on [-1, 1], scalars (m, 3) on [0, 1)."""
+    length, pixels = contour.shape[1], fields.shape[1] * fields.shape[2]
+    draws = np.empty(length + 2 * pixels + 3)
+    for i in range(len(contour)):
+        uniforms(seed, first + np.uint64(i), draws)
+        contour[i] = 2 * draws[:length] - 1
+        real, imaginary = draws[length : length + pixels], draws[length + pixels : length + 2 * pixels]
+        parts = fields[i].reshape(pixels).view(np.float32)
+        for p in range(pixels):
+            parts[2 * p] = 2 * real[p] - 1
+            parts[2 * p + 1] = 2 * imaginary[p] - 1
+        scalars[i] = draws[length + 2 * pixels :]
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"nsz", "nnan"})
+def _affine(field, levels):  # type: ignore[no-untyped-def]
+    """(a, b, c, d) so that a Re + b and c Im + d span [levels[0], levels[1]] and [levels[2], levels[3]]."""
+    low_r = high_r = field[0, 0].real
+    low_i = high_i = field[0, 0].imag
+    for row in field:
+        for z in row:  # comparisons, not min and max: only these become vector instructions
+            low_r = z.real if z.real < low_r else low_r
+            high_r = z.real if z.real > high_r else high_r
+            low_i = z.imag if z.imag < low_i else low_i
+            high_i = z.imag if z.imag > high_i else high_i
+    a = np.float32((levels[1] - levels[0]) / (high_r - low_r))
+    c = np.float32((levels[3] - levels[2]) / (high_i - low_i))
+    return a, np.float32(levels[0]) - a * low_r, c, np.float32(levels[2]) - c * low_i
+
+
+@numba.njit(nogil=True, cache=True)
+def _compose_released(fields, heights, levels, coin, out):  # type: ignore[no-untyped-def]
+    """Blend by the mask 1{row < h(column)} softened by a reflected 2x2 box; heights are int32 (m, size)."""
+    size = out.shape[1]
+    for i in range(len(out)):
+        a, b, c, d = _affine(fields[i], levels[i])
+        bright_above = coin[i] < 0.5
+        for r in range(size):
+            above = abs(r - 1)
+            for j in range(size):
+                h, left = heights[i, j], heights[i, abs(j - 1)]
+                mask = np.float32(0.25) * np.float32((r < h) + (above < h) + (r < left) + (above < left))
+                z = fields[i, r, j]
+                weight = mask if bright_above else np.float32(1) - mask
+                bright, dark = a * z.real + b, c * z.imag + d
+                out[i, r, j] = dark + weight * (bright - dark)
+
+
+@numba.njit(nogil=True, cache=True)
+def _compose_exact(fields, heights, levels, coin, out):  # type: ignore[no-untyped-def]
+    """Blend by the coverage clip(h - row, 0, 1) averaged over sub-columns; heights are rows, (m, 8 size)."""
+    size = out.shape[1]
+    sub = heights.shape[1] // size
+    for i in range(len(out)):
+        a, b, c, d = _affine(fields[i], levels[i])
+        bright_above = coin[i] < 0.5
+        for r in range(size):
+            for j in range(size):
+                mask = 0.0
+                for s in range(sub * j, sub * (j + 1)):
+                    mask += min(max(heights[i, s] - r, 0.0), 1.0)
+                weight = np.float32(mask / sub if bright_above else 1.0 - mask / sub)
+                z = fields[i, r, j]
+                bright, dark = a * z.real + b, c * z.imag + d
+                out[i, r, j] = dark + weight * (bright - dark)

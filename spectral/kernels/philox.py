@@ -1,0 +1,50 @@
+"""Counter-based random numbers: Philox4x64-10 (Salmon et al. 2011), as numpy.random.Philox draws them."""
+
+import numba
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+_M0, _M1 = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)  # multipliers of the paper
+_W0, _W1 = (
+    np.uint64(0x9E3779B97F4A7C15),
+    np.uint64(0xBB67AE8584CAA73B),
+)  # key increments: golden ratio, sqrt(3) - 1
+_ZERO, _DISCARD = np.uint64(0), np.uint64(11)
+
+
+@intrinsic
+def _mulhi(typingctx, a, b):  # type: ignore[no-untyped-def]
+    """The upper 64 bits of the 128-bit product of two uint64."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        wide = ir.IntType(128)
+        product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
+        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
+
+    return types.uint64(types.uint64, types.uint64), codegen
+
+
+@numba.njit(nogil=True, cache=True)
+def _round(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
+    return _mulhi(_M1, c2) ^ c1 ^ k0, _M1 * c2, _mulhi(_M0, c0) ^ c3 ^ k1, _M0 * c0, k0 + _W0, k1 + _W1
+
+
+@numba.njit(nogil=True, cache=True)
+def uniforms(k0: int, k1: int, out: NDArray[np.floating]) -> None:
+    """Fill out (m,) with uniform draws on [0, 1), in place; the key k0, k1 is two uint64.
+
+    Draw i is floor(w_i / 2^11) 2^-53 with w_i the i-th word of Philox4x64-10 under the key (k0, k1), blocks
+    counted from 1: bit for bit what numpy.random.Generator(numpy.random.Philox(key=(k0, k1))).random(m)
+    returns. An image's noise thus depends on its key alone and not on batches, threads or devices.
+    """
+    words = np.empty(out.size + 3, np.uint64)
+    for i in range(0, out.size, 4):
+        c0, c1, c2, c3, a, b = np.uint64(i // 4 + 1), _ZERO, _ZERO, _ZERO, k0, k1
+        for _ in range(10):
+            c0, c1, c2, c3, a, b = _round(c0, c1, c2, c3, a, b)
+        words[i], words[i + 1], words[i + 2], words[i + 3] = c0, c1, c2, c3
+    for i in range(out.size):
+        out[i] = np.int64(words[i] >> _DISCARD) * 2.0**-53
