@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from spectral.results import EigenPairs
 
 BLUE, ORANGE, INK = "#1f5fa8", "#d9741a", "#333333"
-STYLE = {"fontsize": 8, "color": INK}
+STYLE: dict[str, Any] = {"fontsize": 8, "color": INK}
 
 
 def eigs(
@@ -46,8 +46,10 @@ def eigs(
     columns = min(10, max(5, pairs.k))
     rows = math.ceil(pairs.k / columns)
     tile = 1.12 * min(max(shape[-2] / shape[-1], 0.5), 2.0)
-    figure = Figure(figsize=(12, 3.4 + 0.4 + rows * (tile + 0.2)), layout="constrained", dpi=120)
-    top, bottom = figure.subfigures(2, 1, height_ratios=[3.4, 0.3 + rows * (tile + 0.2)])
+    height = 0.3 + rows * (tile + 0.2)
+    figure = Figure(figsize=(12, 3.5 + height), layout="constrained", dpi=120)
+    panels: Any = figure.subfigures(2, 1, height_ratios=[3.4, height])
+    top, bottom = panels
     if title:
         figure.suptitle(title, fontsize=10, color=INK)
 
@@ -84,7 +86,7 @@ def _spectrum(axis: Axes, pairs: EigenPairs, clean: Tensor | None) -> None:
     axis.spines["top"].set_visible(False)
     if clean is not None:
         twin = axis.twinx()
-        # Coefficients span decades and may vanish, so they stand on a logarithmic axis, as bars from its foot.
+        # Coefficients span decades: bars on a logarithmic axis.
         size = pairs.coefficients(clean).abs().numpy()
         twin.bar(index, size, width=0.55, color=ORANGE, alpha=0.45)
         twin.set_yscale("log")

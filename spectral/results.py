@@ -143,9 +143,9 @@ class EigenPairs:
 
     def plot(self, clean: Tensor | None = None, noisy: Tensor | None = None) -> Figure:
         """Spectrum, coefficients and vectors as a figure; see `spectral.plotting.eigs`."""
-        from spectral import plotting  # noqa: PLC0415  matplotlib takes a second to import
+        from spectral.plotting import eigs  # noqa: PLC0415  matplotlib takes a second to import
 
-        return plotting.eigs(self, clean, noisy)
+        return eigs(self, clean, noisy)
 
     def __repr__(self) -> str:
         count = f"{self.values.shape[0]} x {self.k}" if self.values.ndim == 2 else f"{self.k}"

@@ -131,16 +131,17 @@ def _certified(
     shape: tuple[int, ...],
 ) -> EigenPairs:
     """Fresh residuals, error bounds and notes around what a solver found."""
-    proof = certify(S, found.vectors, descending=which != "smallest", magnitude=which == "magnitude")
+    descending, magnitude = which != "smallest", which == "magnitude"
+    proof = certify(found.vectors, found.images, descending=descending, magnitude=magnitude)
     k = proof.values.shape[-1]
-    found.spent["residuals"] = k
     unseen = found.completeness.bound
-    errors = error_bounds(proof.values, proof.residuals, unseen, which=which)
-    rounding = 10 * torch.finfo(S.dtype).eps * found.norm
+    rounding = torch.finfo(S.dtype).eps * found.norm
+    # Rounding in a product moves eigenvalues by as much, however small the residual.
+    errors = error_bounds(proof.values, proof.residuals, unseen, which=which).clamp(min=rounding)
     scale = proof.values.abs().amax(-1) if k else torch.zeros(len(proof.values), dtype=torch.float64)
-    tolerance = (tol * scale).clamp(min=rounding)
+    tolerance = (tol * scale).clamp(min=10 * rounding)
     notes = [*(A.notes if isinstance(A, Jacobian) else []), *found.notes]
-    if k and bool((tol * scale < rounding).any()):
+    if k and bool((tol * scale < 10 * rounding).any()):
         notes.append(
             f"tol {tol:g} is below the rounding of {S.dtype} products: {rounding:.1e} was asked instead"
         )

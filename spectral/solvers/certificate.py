@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spectral.operators.base import LinearOperator
-
 
 @dataclass(frozen=True)
 class Completeness:
@@ -38,29 +36,31 @@ class Certified:
     orthogonality: Tensor
 
 
-def certify(A: LinearOperator, vectors: Tensor, *, descending: bool, magnitude: bool) -> Certified:
-    """Eigenpairs of A in the span of `vectors`, and their residuals, from k fresh products.
+def certify(vectors: Tensor, images: Tensor, *, descending: bool, magnitude: bool) -> Certified:
+    """Eigenpairs of a symmetric A in the span of `vectors`, and their residuals, from fresh products.
 
-    V is orthonormalised, W = A V' formed anew, and H = V W diagonalised in float64; the Ritz vectors rotate V
-    and W alike, so each residual is |W y - theta V' y| with W straight from the operator.
+    With V the vectors, W = A V', G = V V' and H = V W in float64, the pencil H y = theta G y is solved; its
+    vectors combine V and W alike, so each residual is |W y - theta V' y| with W straight from the operator.
 
     Args:
-        A: symmetric.
-        vectors: (B, k, n) rows, linearly independent.
+        vectors: (B, k, n) rows, orthonormal to rounding.
+        images: (B, k, n), A v for each, formed after the vectors were.
         descending: order by decreasing value, or increasing.
         magnitude: order by decreasing magnitude instead.
     """
     if vectors.shape[1] == 0:
         none = vectors.new_zeros(vectors.shape[:2], dtype=torch.float64)
         return Certified(none, vectors, none, vectors.new_zeros(len(vectors), dtype=torch.float64))
-    V = torch.linalg.qr(vectors.mT)[0].mT.contiguous()
-    W = A.apply(V) if A.batch else A.apply(V[0])[None]
-    H = V.double() @ W.double().mT
-    theta, Y = torch.linalg.eigh((H + H.mT) / 2)
+    V, W = vectors.double(), images.double()
+    H = V @ W.mT
+    L = torch.linalg.cholesky(V @ V.mT)
+    half = torch.linalg.solve_triangular(L, (H + H.mT) / 2, upper=False)
+    theta, Z = torch.linalg.eigh(torch.linalg.solve_triangular(L, half.mT, upper=False))
     order = torch.argsort(theta.abs() if magnitude else theta, dim=-1, descending=descending or magnitude)
     theta = theta.gather(-1, order)
-    Y = Y.gather(-1, order.unsqueeze(-2).expand_as(Y))
-    X, AX = Y.mT @ V.double(), Y.mT @ W.double()
+    Z = Z.gather(-1, order.unsqueeze(-2).expand_as(Z))
+    Y = torch.linalg.solve_triangular(L.mT, Z, upper=True)
+    X, AX = Y.mT @ V, Y.mT @ W
     residuals = torch.linalg.vector_norm(AX - theta.unsqueeze(-1) * X, dim=-1)
     X = (X * leading_sign(X)).to(vectors.dtype)
     overlap = X.double() @ X.double().mT - torch.eye(X.shape[1], dtype=torch.float64, device=X.device)

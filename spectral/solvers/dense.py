@@ -28,11 +28,11 @@ def dense(
     order = torch.argsort(target.height(theta), dim=-1, descending=True)
     theta = theta.gather(-1, order)
     wanted = target.wanted(theta)
-    Y = Y.gather(-1, order[:, None, :wanted].expand(-1, A.shape[0], -1))
+    V = Y.gather(-1, order[:, None, :wanted].expand(-1, A.shape[0], -1)).mT.to(A.dtype).contiguous()
     return RitzPairs(
-        values=sign * theta[:, :wanted].cpu(),
-        vectors=Y.mT.to(A.dtype).contiguous(),
+        vectors=V,
+        images=A.apply(V) if A.batch else A.apply(V[0])[None],
         completeness=Completeness(sign * remaining(target, theta.cpu()), 1.0, 0),
-        spent={"solve": A.shape[0]},
+        spent={"solve": A.shape[0], "residuals": wanted},
         norm=theta.abs().max().item(),
     )

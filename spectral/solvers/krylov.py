@@ -113,29 +113,30 @@ class KrylovBasis:
         self.F = torch.cat([self.F, self.C], dim=1)
         self.C = self.C[:, :0]
         block = min(block, self.n - self.size)
-        self.X = self._complement(self._random(block))
+        self.X = self._complement(self._random(block)).contiguous()
         self.C = torch.zeros(len(self.T), block, self.size, dtype=torch.float64)
 
-    def refresh(self, theta: Tensor, Y: Tensor, threshold: float) -> None:
+    def refresh(self, theta: Tensor, Y: Tensor, threshold: float) -> Tensor:
         """Keep the pairs alone, and measure their residuals by fresh products, which replace C and F.
 
-        The next block is made of the residuals' leading directions, those above `threshold`.
+        The next block is made of the residuals' leading directions, those above `threshold`.  Returns the
+        products, A v for each row v now in the basis, (B, kept, n).
         """
         kept = Y.shape[-1]
         self._keep(theta, Y)
         V = self.V[:, :kept]
-        W = self.product(V)
-        H, W = _orthogonalise(W, V)
+        AV = self.product(V)
+        H, W = _orthogonalise(AV, V)
         self.T = (H + H.mT) / 2
         gram = (W.double() @ W.double().mT).cpu()
         power, U = torch.linalg.eigh(gram)
         significant = int((power > threshold**2).sum(-1).max())
-        block = max(1, min(significant, self.n - kept))
-        R = U.flip(-1)[..., :block].mT.to(W) @ W
-        self.X, self.C = self._next_block(R)
+        block = min(max(1, significant), self.n - kept)
+        self.X, _ = self._next_block(U.flip(-1)[..., :block].mT.to(W) @ W)
         self.C = (self.X.double() @ W.double().mT).cpu()
         rest = gram.diagonal(dim1=-2, dim2=-1) - (self.C**2).sum(1)
         self.F = torch.diag_embed(rest.clamp(min=0).sqrt())
+        return AV
 
     def product(self, X: Tensor) -> Tensor:
         """A x for each row, (B, b, n), checked to be finite.
@@ -182,24 +183,24 @@ class KrylovBasis:
         vanished = S[:, :block] <= 10 * self.eps * self.norm
         R = (S.unsqueeze(-1) * Zh)[:, :block]
         if vanished.any():
-            fresh = self._complement(self._random(block), X.masked_fill(vanished.to(X.device)[..., None], 0))
-            X = torch.where(vanished.to(X.device)[..., None], fresh, X)
+            X = torch.where(vanished.to(X.device)[..., None], self._random(block), X)
             R = R.masked_fill(vanished[..., None], 0)
-        return X, R
+        # What is left of W is orthogonal to the basis only to the rounding of its largest direction.
+        if bool((S[:, :block] < 0.01 * S[:, :1]).any()) or vanished.any():
+            X = self._complement(X)
+        return X.contiguous(), R
 
     def _random(self, rows: int) -> Tensor:
         X = torch.randn(len(self.V), rows, self.n, generator=self.generator, dtype=torch.float64)
         return X.to(self.V)
 
-    def _complement(self, X: Tensor, others: Tensor | None = None) -> Tensor:
-        """Orthonormal rows spanning X's part orthogonal to the basis and to `others` (zero rows allowed)."""
+    def _complement(self, X: Tensor) -> Tensor:
+        """Orthonormal rows, each X's row less its part in the basis and in the rows before it."""
         held = self.V[:, : self.size]
-        if others is not None:
-            held = torch.cat([held, others], dim=1)
         for _ in range(3):
-            X = X - (X @ held.mT) @ held
-            X = torch.linalg.qr(X.mT)[0].mT
-        return X.contiguous()
+            Q, R = torch.linalg.qr((X - (X @ held.mT) @ held).mT)
+            X = Q.mT * R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-1)
+        return X
 
 
 def _orthogonalise(W: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:

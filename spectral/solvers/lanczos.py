@@ -25,6 +25,8 @@ Which = Literal["largest", "smallest", "magnitude"]
 
 WIDEST_PROBE = 16
 REFRESHES = 8
+POLISHES = 3
+STAGES = ("solve", "completeness", "residuals")
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,12 @@ class Progress:
 class RitzPairs:
     """What a symmetric solver found, before certification.
 
-    values (B, k) float64 in the order of `which`; vectors (B, k, n) orthonormal rows; products spent, by
-    stage; `norm`, the largest |A x| seen for a unit x; notes for the user.
+    vectors (B, k, n), orthonormal rows in the order of `which`; images (B, k, n), A v for each, formed after
+    the solve; products spent, by purpose; `norm`, the largest |A x| seen for a unit x; notes for the user.
     """
 
-    values: Tensor
     vectors: Tensor
+    images: Tensor
     completeness: Completeness
     spent: dict[str, int]
     norm: float
@@ -142,11 +144,10 @@ def lanczos(
     solve = _Solve(KrylovBasis(seeker, first, generator), target, basis, max_products, progress)
     unseen = _run(solve, block, confidence)
 
-    theta, Y, _ = solve.ritz()
-    wanted = target.wanted(theta)
+    images = _verify(solve)
     return RitzPairs(
-        values=sign * theta[:, :wanted],
-        vectors=solve.basis.vectors(Y[..., :wanted]),
+        vectors=solve.basis.V[:, : solve.basis.size],
+        images=sign * images,
         completeness=Completeness(sign * unseen[0], unseen[1], solve.spent["completeness"]),
         spent=solve.spent,
         norm=solve.basis.norm,
@@ -163,7 +164,7 @@ class _Solve:
     limit_asked: int | None
     max_products: int
     progress: Callable[[Progress], None] | None
-    spent: dict[str, int] = field(default_factory=lambda: {"solve": 0, "completeness": 0})
+    spent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -279,6 +280,23 @@ def _probe(solve: _Solve, block: int, failure: float) -> Tensor | None:
         failure=failure,
         magnitude=target.magnitude,
     )
+
+
+def _verify(solve: _Solve) -> Tensor:
+    """Form A v anew for each wanted pair, and go on where a residual turns out above the threshold."""
+    for left in reversed(range(POLISHES + 1)):
+        theta, Y, _ = solve.ritz()
+        wanted = solve.target.wanted(theta)
+        if wanted == 0:
+            solve.basis.restart(theta[:, :0], Y[..., :0])
+            return solve.basis.V[:, :0]
+        threshold = solve.target.threshold(theta, solve.rounding)
+        solve.spent["residuals"] += wanted
+        images = solve.basis.refresh(theta[:, :wanted], Y[..., :wanted], 0.3 * threshold.min().item())
+        done = bool((solve.ritz()[2] <= threshold).all())
+        if done or left == 0 or solve.notes or not _converge(solve):
+            break
+    return images
 
 
 def _probe_steps(solve: _Solve, theta: Tensor, bar: Tensor, wanted: int, block: int, failure: float) -> int:

@@ -1,0 +1,118 @@
+"""What the commands share: the problem to solve, timing in forward passes, and errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import typer
+from torch import Tensor, nn
+
+from spectral.errors import OptionError, SpectralError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A denoiser and an image: clean x, noisy y = x + sigma z and denoised f(y), each (1, channels, H, W)."""
+
+    model: nn.Module
+    clean: Tensor
+    noisy: Tensor
+    denoised: Tensor
+    sigma: float
+    notes: list[str]
+
+
+def load_problem(
+    denoiser: str,
+    image: Path | None,
+    sigma: float,
+    seed: int,
+    crop: tuple[int, int, int] | None = None,
+) -> Problem:
+    """Load a denoiser and a picture, and add noise.
+
+    A picture whose sides the network does not take is continued by reflection to the next that it does.
+
+    Args:
+        denoiser: a shipped network's name, or a weights file.
+        image: a grey picture; None for the shipped photograph.
+        sigma: standard deviation of the noise, images being in [0, 1].
+        seed: of the noise.
+        crop: (top, left, side) of the square to use.
+
+    Raises:
+        OptionError: sigma is not positive, the crop lies outside the picture, or the network takes colour.
+        ValueError, FileNotFoundError: see `denoisers.load` and `denoisers.images.folder.read_grey`.
+    """
+    # The commands are where the core meets the networks; the library itself imports nothing from them.
+    import denoisers  # noqa: PLC0415
+    from denoisers.images import folder  # noqa: PLC0415
+
+    if not (sigma > 0 and math.isfinite(sigma)):
+        raise OptionError(f"sigma is a standard deviation in the units of the image, positive; got {sigma}")
+    model = denoisers.load(denoiser)
+    if model.channels != 1:
+        raise OptionError(f"{denoiser} takes {model.channels} channels, and pictures are read as grey")
+    clean = torch.from_numpy(folder.photograph() if image is None else folder.read_grey(image))
+    if crop is not None:
+        top, left, side = crop
+        if min(top, left) < 0 or side < 1 or top + side > clean.shape[2] or left + side > clean.shape[3]:
+            raise OptionError(f"a crop of {side} at ({top}, {left}) leaves the {_size(clean)} picture")
+        clean = clean[:, :, top : top + side, left : left + side].contiguous()
+    notes = []
+    padded = _continued(clean, model.side_multiple)
+    if padded.shape != clean.shape:
+        notes.append(
+            f"picture of {_size(clean)} continued by reflection to {_size(padded)}: "
+            f"{denoiser} takes sides that are multiples of {model.side_multiple}"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Convolutions run up to twice as fast with channels last, on CPUs and GPUs alike.
+    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    noise = torch.randn(padded.shape, generator=torch.Generator().manual_seed(seed))
+    noisy = (padded + sigma * noise).to(device)
+    with torch.no_grad():
+        return Problem(model, padded.to(device), noisy, model(noisy), sigma, notes)
+
+
+def forward_seconds(model: nn.Module, y: Tensor, repeats: int = 5) -> float:
+    """Median wall time of model(y) without gradient, the unit in which products are told."""
+
+    def once() -> float:
+        began = time.perf_counter()
+        model(y)
+        if y.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    with torch.no_grad():
+        once()
+        return statistics.median(once() for _ in range(repeats))
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Bad input: its message in one line on standard error, and exit code 2."""
+    try:
+        yield
+    except (SpectralError, ValueError, OSError, ImportError, torch.OutOfMemoryError) as failure:
+        typer.echo(f"error: {' '.join(str(failure).split())}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _continued(x: Tensor, multiple: int) -> Tensor:
+    down, right = (-x.shape[2]) % multiple, (-x.shape[3]) % multiple
+    if down >= x.shape[2] or right >= x.shape[3]:
+        raise OptionError(f"a picture of {_size(x)} is too small: its sides must reach {multiple} pixels")
+    return torch.nn.functional.pad(x, (0, right, 0, down), mode="reflect") if down or right else x
+
+
+def _size(x: Tensor) -> str:
+    return f"{x.shape[2]}x{x.shape[3]}"
