@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import numba
 import numpy as np
@@ -62,13 +63,15 @@ def synthesize(
         raise ValueError(f"kind must be 'released' or 'exact', got {kind!r}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must lie in [0, 2^64), got {seed}")
-    contour_gain = gain_1d(size * _SUBCOLUMNS[kind], alpha + _SHIFT[kind][0])
-    background_gain = gain_2d(size, beta + _SHIFT[kind][1])
     out = np.empty((n, size, size), np.float32)
     step = max(1, _CHUNK_PIXELS // size**2)
 
     def fill(start: int) -> None:
-        _fill(out[start : start + step], seed, first + start, contour_gain, background_gain, kind)
+        part = out[start : start + step]
+        made = ingredients(
+            len(part), size=size, alpha=alpha, beta=beta, kind=kind, seed=seed, first=first + start
+        )
+        (_released if kind == "released" else _exact)(made, part)
 
     with ThreadPoolExecutor(numba.get_num_threads()) as pool:
         list(pool.map(fill, range(0, n, step)))
@@ -91,46 +94,71 @@ def stream(
         yield synthesize(count, size=size, alpha=alpha, beta=beta, kind=kind, seed=seed, first=first)
 
 
+@lru_cache(maxsize=4)
 def gain_1d(size: int, exponent: float) -> NDArray[np.float64]:
     """|k|^-exponent at the integer frequencies of a real transform, (size // 2 + 1,); 1 at k = 0."""
     return np.maximum(np.arange(size // 2 + 1.0), 1) ** -exponent
 
 
-def gain_2d(size: int, exponent: float) -> NDArray[np.float64]:
+@lru_cache(maxsize=4)
+def gain_2d(size: int, exponent: float) -> NDArray[np.float32]:
     """|k|^-exponent at the integer frequencies of a complex transform, (size, size); 1 at k = 0."""
     k = scipy.fft.fftfreq(size, 1 / size)
-    return np.maximum(np.hypot(k[:, None], k), 1) ** -exponent
+    return (np.maximum(np.hypot(k[:, None], k), 1) ** -exponent).astype(np.float32)
 
 
-def _fill(out, seed, first, contour_gain, background_gain, kind):  # type: ignore[no-untyped-def]
-    """Images first, first + 1, ... into out (m, size, size)."""
-    m, size = out.shape[:2]
-    contour = np.empty((m, size * _SUBCOLUMNS[kind]))
-    fields = np.empty((m, size, size), np.complex64)
-    scalars = np.empty((m, 3))
-    _noise(np.uint64(seed), np.uint64(first), contour, fields, scalars)
-    contour = scipy.fft.irfft(scipy.fft.rfft(contour) * contour_gain, contour.shape[1])
+class Ingredients(NamedTuple):
+    """What m images are made of: contours (m, L), two filtered fields (m, size, size), scalar draws (m, 3).
+
+    A contour is F(w), in units of the height and unrounded, L = size for `released` and 8 size for `exact`.
+    The bright background is the real part of the complex64 fields before scaling, the dark one the imaginary
+    part.
+    """
+
+    contours: NDArray[np.float64]
+    fields: NDArray[np.complex64]
+    scalars: NDArray[np.float64]
+
+
+def ingredients(
+    n: int,
+    *,
+    size: int,
+    alpha: float,
+    beta: float | None = None,
+    kind: Kind = "released",
+    seed: int = 0,
+    first: int = 0,
+) -> Ingredients:
+    """The contours, fields and scalars of images first, ..., first + n - 1, as `synthesize` composes them."""
+    beta = alpha if beta is None else beta
+    contours = np.empty((n, size * _SUBCOLUMNS[kind]))
+    fields = np.empty((n, size, size), np.complex64)
+    scalars = np.empty((n, 3))
+    _noise(np.uint64(seed), np.uint64(first), contours, fields, scalars)
+    contour_shift, background_shift = _SHIFT[kind]
+    contours = scipy.fft.rfft(contours) * gain_1d(contours.shape[1], alpha + contour_shift)
     # The gain is real and even, so it filters the real and the imaginary part each by itself.
     fields = scipy.fft.fft2(fields, overwrite_x=True)
-    fields *= background_gain.astype(np.float32)
+    fields *= gain_2d(size, beta + background_shift)
     fields = scipy.fft.ifft2(fields, overwrite_x=True)
-    if kind == "released":
-        heights = np.clip(np.rint(size * contour) + size // 2, 0, size).astype(np.int32)
-        low, high = scalars[:, 0], scalars[:, 1]
-        _compose_released(
-            fields, heights, np.stack([low, np.ones(m), np.zeros(m), high], 1), scalars[:, 2], out
-        )
-    else:
-        heights = _exact_heights(contour, scalars[:, 0]) * size
-        _compose_exact(fields, heights, np.tile([0.6, 1.0, 0.0, 0.4], (m, 1)), scalars[:, 2], out)
+    return Ingredients(scipy.fft.irfft(contours, size * _SUBCOLUMNS[kind]), fields, scalars)
 
 
-def _exact_heights(contour, offset):  # type: ignore[no-untyped-def]
-    """Contours of `exact` as fractions of the height, (m, 8 size)."""
-    contour = contour - contour.mean(1, keepdims=True)
+def _released(parts: Ingredients, out: NDArray[np.float32]) -> None:
+    m, size = out.shape[:2]
+    heights = np.clip(np.rint(size * parts.contours) + size // 2, 0, size).astype(np.int32)
+    levels = np.stack([parts.scalars[:, 0], np.ones(m), np.zeros(m), parts.scalars[:, 1]], axis=1)
+    _compose_released(parts.fields, heights, levels, parts.scalars[:, 2], out)
+
+
+def _exact(parts: Ingredients, out: NDArray[np.float32]) -> None:
+    m, size = out.shape[:2]
+    contour = parts.contours - parts.contours.mean(1, keepdims=True)
     contour *= 0.10 / contour.std(1, keepdims=True)
     contour *= np.minimum(1, 0.42 / np.abs(contour).max(1, keepdims=True))
-    return contour + (0.45 + 0.1 * offset[:, None])
+    heights = size * (contour + (0.45 + 0.1 * parts.scalars[:, :1]))
+    _compose_exact(parts.fields, heights, np.tile([0.6, 1.0, 0.0, 0.4], (m, 1)), parts.scalars[:, 2], out)
 
 
 @numba.njit(nogil=True, cache=True)
