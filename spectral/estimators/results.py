@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import scipy.stats
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from spectral.errors import OptionError, ResultFileError
+from spectral import storage
+from spectral.errors import OptionError
 
 Number = float | Tensor
 
@@ -51,11 +48,11 @@ class Estimate:
         h = self.halfwidth(level)
         return self.value - h, self.value + h
 
-    def save(self, path: str | Path) -> None:
-        """Write to `path` as safetensors, the scalars as JSON in its metadata."""
+    def save(self, path: str | Path) -> Path:
+        """Write to `path` as safetensors, the scalars as JSON in its metadata; returns the path."""
         tensors = {"value": torch.as_tensor(self.value), "stderr": torch.as_tensor(self.stderr)}
         scalars = {"samples": self.samples, "products": self.products, "method": self.method, "dof": self.dof}
-        save_tensors(path, "Estimate", tensors, scalars)
+        return storage.write(path, "Estimate", tensors, scalars)
 
     @classmethod
     def load(cls, path: str | Path) -> Estimate:
@@ -64,7 +61,7 @@ class Estimate:
         Raises:
             ResultFileError: the file holds something else.
         """
-        tensors, scalars = load_tensors(path, "Estimate")
+        tensors, scalars = storage.read(path, "Estimate")
         return cls(plain(tensors["value"]), plain(tensors["stderr"]), **scalars)
 
     def __float__(self) -> float:
@@ -109,26 +106,3 @@ def with_error(value: float, error: float) -> str:
 def plain(x: Tensor) -> Number:
     """A float for a tensor without axes, else the tensor itself."""
     return x.item() if x.ndim == 0 else x
-
-
-def save_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], scalars: dict[str, object]) -> None:
-    """Write named tensors, and scalars as JSON metadata, as one safetensors file of a stated `kind`."""
-    rows = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    save_file(rows, path, metadata={"kind": kind, "scalars": json.dumps(scalars)})
-
-
-def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote.
-
-    Raises:
-        ResultFileError: the file is missing, is no safetensors file, or holds another kind of result.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as failure:
-        raise ResultFileError(f"{path} cannot be read as a saved {kind}: {failure}") from failure
-    if metadata.get("kind") != kind:
-        raise ResultFileError(f"{path} holds {metadata.get('kind', 'no result of this library')}, not {kind}")
-    return tensors, json.loads(metadata["scalars"])

@@ -9,7 +9,7 @@ import torch
 LAB = Path(__file__).resolve().parents[2] / "../shared/data/lab"
 
 
-def rotated(values, seed=0):
+def rotation_of(values, seed=0):
     """The symmetric matrix with these eigenvalues in a uniformly random orthonormal basis, float64."""
     generator = torch.Generator().manual_seed(seed)
     n = len(values)
@@ -17,6 +17,12 @@ def rotated(values, seed=0):
     Q = Q * torch.diagonal(R).sign()
     A = (Q * torch.as_tensor(values, dtype=torch.float64)) @ Q.T
     return (A + A.T) / 2
+
+
+@pytest.fixture(scope="session")
+def rotated():
+    """(values, seed) -> a symmetric matrix with these eigenvalues, as a fixture for tests to call."""
+    return rotation_of
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from spectral.errors import OptionError, ShapeError
-from spectral.estimators import asymmetry
+from spectral.estimators import asymmetry, effective_rank, frobenius_norm
 from spectral.operators import as_operator
 
 
@@ -63,3 +63,25 @@ def test_asymmetry_refuses():
         asymmetry(as_operator(torch.randn(30, 30)), products=3)
     with pytest.raises(OptionError, match="say when to stop"):
         asymmetry(as_operator(torch.randn(30, 30)), products=None)
+
+
+def test_frobenius_norm(published):
+    A = as_operator(published)
+    assert frobenius_norm(A, products=900).value == pytest.approx(10.4077, abs=1e-4)
+    low, high = frobenius_norm(A, products=100).interval(0.99)
+    assert low < 10.4077 < high and high - low < 1.5
+    assert 0.91 < covered(10.4077, lambda s: frobenius_norm(A, products=30, seed=s), 300) < 0.985
+    assert frobenius_norm(as_operator(torch.ones(3, 4)), products=10).value == pytest.approx(12**0.5)
+    assert frobenius_norm(as_operator(torch.zeros(30, 30)), products=10).value == 0
+
+
+def test_effective_rank(published):
+    S = (published + published.T) / 2
+    truth = (torch.trace(S) ** 2 / S.square().sum()).item()
+    A = as_operator(published)
+    assert effective_rank(A, products=1800).value == pytest.approx(truth, rel=1e-10)
+    assert 0.91 < covered(truth, lambda s: effective_rank(A, products=60, seed=s), 300) < 0.985
+    projection = torch.diag(torch.cat([torch.ones(7), torch.zeros(33)]))
+    assert effective_rank(as_operator(projection), products=10).value == pytest.approx(7)
+    assert effective_rank(as_operator(torch.zeros(30, 30)), products=10).value == 0
+    assert effective_rank(as_operator(S), products=50).samples == 50

@@ -1,0 +1,199 @@
+"""diag A from products: Hutchinson's estimator (Bekas, Kokiopoulou, Saad 2007) and XDiag."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from spectral.errors import OptionError, ShapeError
+from spectral.estimators.exchangeable import Core, inflation, remaining_rank
+from spectral.estimators.probes import sampler
+from spectral.estimators.problem import operator_of
+from spectral.estimators.results import Estimate
+from spectral.estimators.sampling import CHUNK, FEWEST, Budget, unit_vectors
+from spectral.estimators.sketch import Sketch
+from spectral.operators import LinearOperator
+
+Method = Literal["auto", "exact", "hutchinson", "xdiag"]
+
+_PIXELS = 256  # entries on which XDiag's error bar is calibrated
+
+
+def diagonal(
+    model_or_operator: Any,
+    y: Tensor | None = None,
+    *,
+    method: Method = "auto",
+    products: int | None = None,
+    rtol: float | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    batched: bool = False,
+    **model_kwargs: Any,
+) -> Estimate:
+    """diag A; of a denoiser, d f_i / d y_i at every pixel i, as an image.
+
+    "hutchinson" averages z * A z over Rademacher probes (entrywise product): variance sum_j!=i A_ij^2 a
+    probe.  "xdiag" (Epperly, Tropp, Webber 2024) averages, over probes i,
+    diag(Q_i Q_i' A) + omega_i * (I - Q_i Q_i') A omega_i with Q_i the sketch of A by the other probes; it
+    wins where the spectrum decays within the budget, and "auto" finds that out from 8 probes.  Spends
+    `products` products (by default 100), or stops once |error|_2 <= rtol |diag A|_2 at `confidence`; where
+    the budget pays for all n unit vectors the answer is exact.
+
+    Args:
+        model_or_operator: a square operator or matrix, or a model together with y.
+        y: the noisy image.
+        method: see above.
+        products: products with A and A' to spend at most, for each problem.
+        rtol, confidence: the target.
+        seed: of the probes.
+        batched: whether the first axis of y counts independent inputs.
+        model_kwargs: passed to the model.
+
+    Returns:
+        Value and stderr of the shape of y, or (*batch, n) for an operator.
+
+    Raises:
+        ShapeError: A is not square.
+        OptionError: the budget is below 2 products (6 for xdiag), or an unknown method.
+    """
+    A = operator_of(model_or_operator, y, batched, **model_kwargs)
+    if A.shape[0] != A.shape[1]:
+        raise ShapeError(f"{A!r} is not square, so it has no diagonal")
+    if products is None and rtol is None:
+        products = 100
+    budget, started = Budget(products, rtol, confidence=confidence), A.count
+    estimate = _diagonal(A, method, budget, seed)
+    shape = A.batch + (tuple(getattr(A, "input_shape", ())) or (A.shape[1],))
+    return dataclasses.replace(
+        estimate,
+        value=torch.as_tensor(estimate.value).reshape(shape),
+        stderr=torch.as_tensor(estimate.stderr).reshape(shape),
+        products=A.count - started,
+    )
+
+
+def _diagonal(A: LinearOperator, method: Method, budget: Budget, seed: int) -> Estimate:
+    n, limit = A.shape[1], budget.products or 1 << 53
+    if method not in ("auto", "exact", "hutchinson", "xdiag"):
+        raise OptionError(f"method is auto, exact, hutchinson or xdiag; got {method!r}")
+    if method == "exact" or (method == "auto" and limit >= n and not budget.has_target):
+        return _exact(A)
+    pilot = min(FEWEST, min(limit, n) // 4)
+    if method == "hutchinson" or (method == "auto" and pilot < 3):
+        return _hutchinson(A, budget, seed)
+    if limit < 6:
+        raise OptionError(f"xdiag needs products >= 6, got {limit}")
+    sketch = Sketch(A, sampler(A, "rademacher", seed), max(pilot, min(3, n)), transposed=True)
+    while True:
+        estimate = xdiag(sketch)
+        excess = _excess(budget, estimate)
+        wanted = math.ceil(1.25 * sketch.size) if budget.has_target else limit // 2
+        step, left = min(wanted, limit // 2) - sketch.size, limit - 2 * sketch.size
+        if excess <= 1 or step < 1:
+            return estimate
+        if method == "auto" and remaining_rank(sketch) > min(left, excess**2 * sketch.size):
+            rest = dataclasses.replace(budget, products=left if budget.products else None)
+            return _hutchinson(A, rest, seed + 1)
+        if 2 * (sketch.size + step) > n:
+            return _exact(A)
+        sketch.grow(step)
+
+
+def _exact(A: LinearOperator) -> Estimate:
+    return unit_vectors(A, lambda Z: Z.double() * A.apply(Z), lambda total: total)
+
+
+def _hutchinson(A: LinearOperator, budget: Budget, seed: int) -> Estimate:
+    """Mean of z * A z with a running variance: memory of a few images, whatever the number of probes."""
+    n, draw = A.shape[1], sampler(A, "rademacher", seed)
+    limit = n if budget.products is None else budget.products
+    if limit < 2:
+        raise OptionError("a standard error needs two probes: products >= 2")
+    rows = max(1, min(64, CHUNK // (n * math.prod(A.batch))))
+    taken, wanted = 0, min(FEWEST, limit) if budget.has_target else limit
+    mean = torch.zeros(*A.batch, n, dtype=torch.float64, device=A.device)
+    squares = torch.zeros_like(mean)
+    while True:
+        while taken < wanted:
+            Z = draw(min(rows, wanted - taken))
+            new, m = Z.double() * A.apply(Z), Z.shape[-2]
+            # Chan, Golub and LeVeque's update of a mean and a sum of squared deviations.
+            middle = new.mean(-2)
+            shift = middle - mean
+            squares += (new - middle.unsqueeze(-2)).square().sum(-2) + shift.square() * (
+                taken * m / (taken + m)
+            )
+            mean, taken = mean + shift * (m / (taken + m)), taken + m
+        stderr = (squares / (taken * (taken - 1))).sqrt()
+        estimate = Estimate(mean, stderr, taken, taken, "hutchinson", taken - 1)
+        excess = _excess(budget, estimate)
+        if excess <= 1 or taken >= limit:
+            return _exact(A) if budget.products is None and excess > 1 else estimate
+        wanted = min(limit, max(taken + 1, math.ceil(min(excess**2, 4.0) * taken)))
+        if budget.products is None and excess**2 * taken >= n:
+            return _exact(A)
+
+
+def xdiag(sketch: Sketch) -> Estimate:
+    """diag A by XDiag from a sketch with k >= 3 Rademacher probes and image A' Q, 2k products.
+
+    The standard error is the samples', inflated as XTrace's by the covariance that they share, here pooled
+    over 256 entries.
+    """
+    core, k = Core.of(sketch), sketch.size
+    mean, squares = _moments(xdiag_samples(sketch, core))
+    rounding = torch.finfo(sketch.A.dtype).eps * mean.abs()
+    factor = inflation(xdiag_pairs(sketch, core), pooled=True).unsqueeze(-1)
+    stderr = (squares / (k * (k - 1)) * factor + rounding.square()).sqrt()
+    return Estimate(mean, stderr, k, 2 * k, "xdiag", k - 1)
+
+
+def xdiag_samples(sketch: Sketch, core: Core) -> Tensor:
+    """d_i = diag(Q Q' A) - (Q s_i) * (A' Q s_i) + omega_i * (Q s_i) (s_i' r_i), (*batch, k, n).
+
+    Without omega_i the sketch loses Q s_i, S and R as in `Core`.
+    """
+    lost, image = _combined(core.S, sketch.basis), _combined(core.S, sketch.image)
+    whole = (sketch.basis.double() * sketch.image.double()).sum(-2, keepdim=True)
+    along = (core.S * core.R).sum(-2).unsqueeze(-1)
+    return whole - lost * image + sketch.probes.double() * lost * along
+
+
+def xdiag_pairs(sketch: Sketch, core: Core) -> Tensor:
+    """The same without omega_l too, at up to 256 evenly spaced entries p: (*batch, p, k, k) for i, l.
+
+    The sketch then loses s_i and e = (s_l - g s_i)/sqrt(1 - g^2), g = s_i' s_l.
+    """
+    n = sketch.A.shape[1]
+    at = torch.linspace(0, n - 1, min(n, _PIXELS), device=sketch.A.device).round().long()
+    Q, Z, omega = (X[..., at].double() for X in (sketch.basis, sketch.image, sketch.probes))
+    q, z = _combined(core.S, Q).mT, _combined(core.S, Z).mT
+    g = (core.S.mT @ core.S).unsqueeze(-3)
+    c = (1 - g.square()).clamp(min=1e-14).sqrt()
+    q1, z1 = q.unsqueeze(-1), z.unsqueeze(-1)
+    q2, z2 = (q.unsqueeze(-2) - g * q1) / c, (z.unsqueeze(-2) - g * z1) / c
+    r1 = (core.S * core.R).sum(-2)[..., None, :, None]
+    test = omega.mT.unsqueeze(-1) * (q1 * r1 - q2 * g * r1 / c)
+    return (Q * Z).sum(-2)[..., None, None] - q1 * z1 - q2 * z2 + test
+
+
+def _combined(S: Tensor, rows: Tensor) -> Tensor:
+    return S.mT @ rows.double()
+
+
+def _moments(samples: Tensor) -> tuple[Tensor, Tensor]:
+    mean = samples.mean(-2)
+    return mean, (samples - mean.unsqueeze(-2)).square().sum(-2)
+
+
+def _excess(budget: Budget, estimate: Estimate) -> float:
+    """`Budget.excess` of |diag|_2, whose error is that of all entries together."""
+    value, stderr = (
+        torch.linalg.vector_norm(torch.as_tensor(x), dim=-1) for x in (estimate.value, estimate.stderr)
+    )
+    return budget.excess(dataclasses.replace(estimate, value=value, stderr=stderr))

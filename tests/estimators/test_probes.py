@@ -1,0 +1,56 @@
+import math
+
+import pytest
+import torch
+
+from spectral.errors import OptionError
+from spectral.estimators.probes import sampler
+from spectral.operators import as_operator
+
+KINDS = ("rademacher", "gaussian", "sphere", "orthogonal")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_second_moment_is_the_identity(kind):
+    A, n = as_operator(torch.zeros(2, 4, 4, dtype=torch.float64)), 4
+    draw = sampler(A, kind, 0)
+    Z = torch.cat([draw(4) for _ in range(5000)], -2)
+    assert Z.shape == (2, 20000, n)
+    assert (Z.mT @ Z / 20000 - torch.eye(n)).abs().max() < 5 * math.sqrt(2 / 20000)
+    assert Z.mean(-2).abs().max() < 5 / math.sqrt(20000)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_seed_names_the_probes(kind):
+    A = as_operator(torch.zeros(6, 6))
+    assert torch.equal(sampler(A, kind, 5)(3), sampler(A, kind, 5)(3))
+    assert not torch.equal(sampler(A, kind, 5)(3), sampler(A, kind, 6)(3))
+    assert sampler(A, kind, 5)(3).dtype == torch.float32
+
+
+def test_orthogonal_rows_and_spheres():
+    A, n = as_operator(torch.zeros(9, 9, dtype=torch.float64)), 9
+    Z = sampler(A, "orthogonal", 0)(9)
+    assert (Z @ Z.T - n * torch.eye(n)).abs().max() < 1e-12
+    assert (sampler(A, "sphere", 0)(7).square().sum(-1) - n).abs().max() < 1e-12
+    with pytest.raises(OptionError, match="at most n = 9"):
+        sampler(A, "orthogonal", 0)(10)
+    with pytest.raises(OptionError, match="probes are one of"):
+        sampler(A, "cauchy", 0)
+
+
+@pytest.mark.parametrize("kind", ["rademacher", "gaussian", "sphere"])
+def test_variance_of_the_quadratic_form(kind):
+    n = 6
+    M = torch.randn(n, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    S = (M + M.T) / 2
+    Z = sampler(as_operator(M), kind, 1)(200_000)
+    forms = ((Z @ M.T) * Z).sum(-1)
+    square, trace = S.square().sum(), torch.trace(S)
+    expected = {
+        "rademacher": 2 * (square - torch.diagonal(S).square().sum()),
+        "gaussian": 2 * square,
+        "sphere": 2 * n / (n + 2) * (square - trace**2 / n),
+    }[kind]
+    assert forms.var().item() == pytest.approx(expected.item(), rel=0.03)
+    assert forms.mean().item() == pytest.approx(trace.item(), abs=5 * math.sqrt(expected / 200_000))
