@@ -1,8 +1,8 @@
 """Certified spectra of neural denoisers' Jacobians, from products with J and J' alone."""
 
 from spectral import errors
-from spectral.operators import LinearOperator, as_operator, jacobian
+from spectral.operators import LinearOperator, as_operator, from_functions, jacobian
 from spectral.results import EigenPairs
 from spectral.spectra import top_eigs
 
-__all__ = ["EigenPairs", "LinearOperator", "as_operator", "errors", "jacobian", "top_eigs"]
+__all__ = ["EigenPairs", "LinearOperator", "as_operator", "errors", "from_functions", "jacobian", "top_eigs"]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from spectral.errors import OptionError, ShapeError
+from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.estimators.norms import asymmetry
 from spectral.operators import Jacobian, LinearOperator, as_operator, jacobian
 from spectral.progress import bar
@@ -232,4 +232,6 @@ def _start_rows(start: Tensor, A: LinearOperator) -> Tensor:
     rows = start.reshape(*(A.batch or (1,)), -1, n) if start.numel() % n == 0 else start
     if rows.ndim != 3 or rows.shape[1] == 0:
         raise ShapeError(f"start holds vectors of {n} entries, (m, *input shape); got {tuple(start.shape)}")
+    if not torch.isfinite(rows).all():
+        raise NotFiniteError("start holds NaN or infinity")
     return rows

@@ -408,7 +408,7 @@ def _from_scipy(x: scipy.sparse.linalg.LinearOperator, symmetric: bool) -> Linea
     def transposed(U: np.ndarray) -> np.ndarray:
         try:
             return x.rmatmat(U)
-        except NotImplementedError:
+        except (NotImplementedError, TypeError):  # which of them depends on how the operator was made
             raise TransposeMissingError(
                 "this SciPy operator has no rmatvec: define one, or pass symmetric=True where A = A'"
             ) from None

@@ -73,9 +73,7 @@ def jacobian(
         raise OptionError(f"y must be a floating-point tensor, got {kind}: images are floats in [0, 1]")
     if y.numel() == 0 or (batched and y.ndim < 2):
         raise ShapeError(f"y has shape {tuple(y.shape)}: expected at least one entry and, batched, two axes")
-    # An inference-mode tensor cannot enter a graph; its clone made here can.
-    y = y.clone() if y.is_inference() else y.detach()
-    return Jacobian(model, y, batched, method, model_kwargs)
+    return Jacobian(model, y.detach(), batched, method, model_kwargs)
 
 
 class Jacobian(LinearOperator):
@@ -99,7 +97,7 @@ class Jacobian(LinearOperator):
         self.notes: list[str] = []
         self._modules = _modules_in(model)
         self._model = functools.partial(self._call, model, model_kwargs)
-        self._y = y
+        self._y = y = _outside_inference(y)
         self._name = type(model).__name__ if isinstance(model, nn.Module) else _name_of(model)
         if not torch.isfinite(y).all():
             raise NotFiniteError("y holds NaN or infinity")
@@ -119,9 +117,9 @@ class Jacobian(LinearOperator):
         self.method = method if method != "auto" else "linearize"
         if self.method == "linearize":
             self._record(fall_back=method == "auto")
-        self._check_adjoint()
         if batched and len(y) > 1:
             self._check_independence()
+        self._check_adjoint()
 
     @property
     def input_shape_numel(self) -> int:
@@ -150,7 +148,9 @@ class Jacobian(LinearOperator):
     def _each(self, product: Callable[[Tensor], Tensor], V: Tensor, shape: torch.Size) -> Tensor:
         """One product a vector: on a CPU the network's own parallelism is worth as much as a batch's."""
         with self._evaluating():
-            rows = [product(v.reshape(shape)).reshape(*self.batch, -1) for v in V.unbind(-2)]
+            rows = [
+                product(v.reshape(shape)).reshape(*self.batch, -1) for v in _outside_inference(V).unbind(-2)
+            ]
         return torch.stack(rows, dim=-2)
 
     def _push(self, v: Tensor) -> Tensor:
@@ -173,13 +173,14 @@ class Jacobian(LinearOperator):
             self._note(f"jvp, since linearize failed ({type(failure).__name__}: {reason})")
 
     def _call(self, model: Callable[..., Any], model_kwargs: dict[str, Any], y: Tensor) -> Tensor:
-        output = model(y, **model_kwargs)
-        if isinstance(output, Tensor):
-            return output
-        label, tensor = _first_tensor(output)
-        if tensor is None:
-            raise ModelOutputError(f"{self._name} returned a {type(output).__name__} without a tensor in it")
-        self._note(f"output {label} of {type(output).__name__}")
+        output = tensor = model(y, **model_kwargs)
+        if not isinstance(output, Tensor):
+            label, tensor = _first_tensor(output)
+            if tensor is None:
+                raise ModelOutputError(f"{self._name} returned a {type(output).__name__} without a tensor")
+            self._note(f"output {label} of {type(output).__name__}")
+        if not tensor.is_floating_point():
+            raise ModelOutputError(f"{self._name} returned {tensor.dtype}, which has no derivative")
         return tensor
 
     @contextlib.contextmanager
@@ -189,7 +190,7 @@ class Jacobian(LinearOperator):
         try:
             for m in training:
                 m.training = False
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():
                 yield
         finally:
             for m in training:
@@ -201,8 +202,6 @@ class Jacobian(LinearOperator):
             log.info("%s: %s", self._name, text)
 
     def _check_output(self) -> None:
-        if not self.output.is_floating_point():
-            raise ModelOutputError(f"{self._name} returned {self.output.dtype}, which has no derivative")
         if not torch.isfinite(self.output).all():
             raise NotFiniteError(f"{self._name} returned NaN or infinity at y")
         again = self._model(self._y)
@@ -224,7 +223,9 @@ class Jacobian(LinearOperator):
         if not (torch.isfinite(Jv).all() and torch.isfinite(Ju).all()):
             raise NotFiniteError(f"the Jacobian of {self._name} at y holds NaN or infinity")
         forward, backward = (u.double() * Jv.double()).sum(-1), (Ju.double() * v.double()).sum(-1)
-        size = torch.linalg.vector_norm(u.double(), dim=-1) * torch.linalg.vector_norm(Jv.double(), dim=-1)
+        norm = torch.linalg.vector_norm
+        size = norm(u.double(), dim=-1) * norm(Jv.double(), dim=-1)
+        size = torch.maximum(size, norm(v.double(), dim=-1) * norm(Ju.double(), dim=-1))
         worst = ((forward - backward).abs() / size.clamp(min=1e-300)).max().item()
         if worst > min(1e3 * torch.finfo(self.dtype).eps, 0.1):
             raise SpectralError(
@@ -268,6 +269,14 @@ def _first_tensor(output: Any) -> tuple[str, Tensor | None]:
         return ".sample", preferred
     tensors = ((name, value) for name, value in entries.items() if isinstance(value, Tensor))
     return next(tensors, ("", None))
+
+
+def _outside_inference(x: Tensor) -> Tensor:
+    """x, or a clone of an inference-mode tensor, which could not enter a graph."""
+    if not x.is_inference():
+        return x
+    with torch.inference_mode(False):
+        return x.clone()
 
 
 def _name_of(model: Callable[..., Any]) -> str:

@@ -1,0 +1,225 @@
+"""Jacobians of models of every kind, against torch.autograd.functional.jacobian in float64."""
+
+import functools
+from collections import namedtuple
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+import spectral
+from spectral.errors import (
+    ModelOutputError,
+    NotDeterministicError,
+    NotFiniteError,
+    OptionError,
+    ShapeError,
+    SpectralError,
+)
+
+
+def network(channels=1, dropout=0.0, norm=True):
+    torch.manual_seed(0)
+    middle = [nn.BatchNorm2d(6)] if norm else []
+    layers = [nn.Conv2d(channels, 6, 3, padding=1), *middle, nn.GELU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Conv2d(6, channels, 3, padding=1))
+
+
+def reference(function, y):
+    """(r, d), by reverse mode, one output at a time."""
+    J = torch.autograd.functional.jacobian(function, y.double())
+    return J.reshape(-1, y.numel())
+
+
+class Attention(nn.Module):
+    """Tokens attend to each other through scaled_dot_product_attention."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.qkv = nn.Linear(8, 24)
+
+    def forward(self, y):
+        q, k, v = self.qkv(y).chunk(3, -1)
+        return y + nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+class Branching(nn.Module):
+    """Control flow that depends on the data."""
+
+    def forward(self, y):
+        if y.sum().item() > 0:
+            return torch.tanh(y) * y.mean()
+        return y**2
+
+
+class LabelledDenoiser(nn.Module):
+    """Noise level and label as keywords; the output in a dataclass."""
+
+    @dataclass
+    class Output:
+        loss: float
+        sample: torch.Tensor
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+        self.embed = nn.Embedding(3, 1)
+
+    def forward(self, y, *, sigma, label):
+        return self.Output(0.0, self.net(y) * sigma + self.embed(label) * y)
+
+
+@pytest.mark.parametrize("method", ["linearize", "jvp"])
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (network(), (1, 1, 7, 6)),
+        (network(3), (1, 3, 5, 4)),
+        (network(3, norm=False), (3, 5, 4)),
+        (nn.Linear(9, 9), (9,)),
+        (nn.Linear(9, 4), (2, 9)),
+        (Attention(), (1, 5, 8)),
+        (lambda y: y.flip(0).cumsum(0) ** 2, (11,)),
+    ],
+    ids=["grey", "colour", "no batch axis", "vector", "rectangular", "attention", "function"],
+)
+def test_products_equal_the_dense_jacobian(model, shape, method):
+    y = torch.rand(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    model = model.double().eval() if isinstance(model, nn.Module) else model
+    J = spectral.jacobian(model, y, method=method)
+    expected = reference(model, y)
+    torch.testing.assert_close(J.dense(), expected, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(J.T.dense(), expected.T, atol=1e-12, rtol=1e-12)
+    assert J.method == method and J.count > 0 and torch.equal(J.output, model(y))
+
+
+def test_keywords_and_wrapped_outputs():
+    model = LabelledDenoiser().double().train()
+    y, keywords = torch.rand(1, 1, 6, 6).double(), {"sigma": 0.3, "label": torch.tensor([1])}
+    J = spectral.jacobian(model, y, **keywords)
+    assert model.training and model.net[1].training
+    expected = reference(lambda y: model.eval()(y, **keywords).sample, y)
+    torch.testing.assert_close(J.dense(), expected)
+    assert "output .sample of Output" in repr(J)
+    pairs = spectral.top_eigs(model, y, 3, **keywords)
+    torch.testing.assert_close(pairs.values, torch.linalg.eigvalsh((expected + expected.T) / 2).flip(0)[:3])
+
+    Wrapped = namedtuple("Wrapped", ["logvar", "image"])
+    for wrap in (lambda t: (None, t), lambda t: {"mean": t}, lambda t: Wrapped(1, t)):
+        J = spectral.jacobian(lambda y, wrap=wrap: wrap(2 * y), y)
+        torch.testing.assert_close(J.dense(), 2 * torch.eye(36).double())
+
+
+@pytest.mark.parametrize("wrap", ["module", "lambda", "partial", "method"])
+def test_training_mode_is_left_for_the_call_and_restored(wrap):
+    net = network(dropout=0.5).double().train()
+    net[1].eval()
+    before = {name: t.clone() for name, t in net.state_dict().items()}
+    y = torch.rand(2, 1, 6, 6).double()
+    model = {
+        "module": net,
+        "lambda": lambda y: net(y) + 0,
+        "partial": functools.partial(nn.Module.__call__, net),
+        "method": net.forward,
+    }[wrap]
+    J = spectral.jacobian(model, y).dense()
+    assert net.training and net[3].training and not net[1].training
+    assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+    torch.testing.assert_close(J, reference(net.eval(), y))
+
+
+def test_batched_holds_one_jacobian_an_image():
+    net = network().double().eval()
+    y = torch.rand(4, 1, 5, 6).double()
+    J = spectral.jacobian(net, y, batched=True)
+    assert J.batch == (4,) and J.shape == (30, 30)
+    expected = torch.stack([reference(net, y[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(J.dense(), expected)
+    torch.testing.assert_close(J.T.dense(), expected.mT)
+    joint = spectral.jacobian(net, y).dense()
+    torch.testing.assert_close(joint, torch.block_diag(*expected))
+
+
+def test_batched_refuses_inputs_that_see_each_other():
+    with pytest.raises(SpectralError, match="depends on the others"):
+        spectral.jacobian(lambda y: y - y.mean(0), torch.rand(3, 4), batched=True)
+
+
+def test_falls_back_where_linearize_cannot_trace():
+    y = torch.rand(6, dtype=torch.float64)
+    J = spectral.jacobian(Branching(), y)
+    assert J.method == "jvp" and "linearize failed" in repr(J)
+    torch.testing.assert_close(J.dense(), reference(Branching(), y))
+    assert "linearize failed" in "".join(spectral.top_eigs(Branching(), y, 2).notes)
+    with pytest.raises(SpectralError, match="linearize"):
+        spectral.jacobian(Branching(), y, method="linearize")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_precision(dtype):
+    net = network().double().eval()
+    y = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(3)).double()
+    expected = reference(net, y)
+    J = spectral.jacobian(net.to(dtype), y.to(dtype))
+    assert J.dtype == dtype
+    error = (J.to(torch.float64).dense() - expected).norm() / expected.norm()
+    assert error < 4 * torch.finfo(dtype).eps + 1e-15
+    pairs = spectral.top_eigs(net, y.to(dtype), 4, tol=0.02)
+    top = torch.linalg.eigvalsh((expected + expected.T) / 2).flip(0)[:4]
+    assert (pairs.values - top).abs().max() < 4 * torch.finfo(dtype).eps + 0.02
+
+
+def test_inference_tensors_and_graphs_are_taken():
+    net = network().eval()
+    with torch.inference_mode():
+        y = torch.rand(1, 1, 6, 6)
+        J = spectral.jacobian(net, y).dense()
+    torch.testing.assert_close(J.clone(), reference(net.double(), y.clone()).float())
+    leaf = torch.rand(1, 1, 6, 6, requires_grad=True)
+    assert not spectral.jacobian(network(), leaf * 2).dense().requires_grad
+
+
+@pytest.mark.parametrize(
+    ("model", "y", "error", "says"),
+    [
+        (lambda y: y + torch.randn_like(y), torch.rand(5), NotDeterministicError, "dropout"),
+        (lambda y: y / 0, torch.rand(5), NotFiniteError, "returned NaN"),
+        (lambda y: (y - y).sqrt(), torch.rand(5), NotFiniteError, "Jacobian"),
+        (lambda y: y, torch.tensor([1.0, float("nan")]), NotFiniteError, "y holds"),
+        (lambda y: y.long(), torch.rand(5), ModelOutputError, "no derivative"),
+        (lambda y: "image", torch.rand(5), ModelOutputError, "without a tensor"),
+        (lambda y: y, torch.ones(5, dtype=torch.int64), OptionError, "floating-point"),
+        (lambda y: y, [1.0, 2.0], OptionError, "floating-point"),
+        (lambda y: y, torch.zeros(0), ShapeError, "at least one"),
+    ],
+)
+def test_wrong_models_are_refused(model, y, error, says):
+    with pytest.raises(error, match=says):
+        spectral.jacobian(model, y)
+
+
+def test_wrong_derivatives_are_refused():
+    class Lies(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(y):
+            return y * 1
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            pass
+
+        @staticmethod
+        def backward(ctx, g):
+            return 3 * g
+
+        @staticmethod
+        def jvp(ctx, t):
+            return 1 * t
+
+    with pytest.raises(SpectralError, match="contradict"):
+        spectral.jacobian(Lies.apply, torch.rand(6))

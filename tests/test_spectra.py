@@ -1,0 +1,178 @@
+"""The front door: models, operators, options, refusals, and results on disk."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from torch import nn
+
+import spectral
+from spectral import errors
+from spectral.results import EigenPairs
+
+
+@pytest.fixture(scope="module")
+def problem():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 1, 3, padding=1)).eval()
+    y = torch.rand(1, 1, 16, 14)
+    J = torch.autograd.functional.jacobian(net.double(), y.double()).reshape(224, 224)
+    return net.float(), y, J
+
+
+def test_symmetric_part_of_a_model(problem):
+    net, y, J = problem
+    pairs = spectral.top_eigs(net, y, 6, tol=1e-5)
+    theta, E = torch.linalg.eigh((J + J.T) / 2)
+    torch.testing.assert_close(pairs.values, theta.flip(0)[:6], atol=2e-6, rtol=0)
+    assert (pairs.values - theta.flip(0)[:6]).abs().le(pairs.errors + 1e-6).all()
+    assert pairs.vectors.shape == (6, 1, 1, 16, 14)
+    assert pairs.method == "lanczos" and pairs.part == "symmetric"
+    x = torch.rand_like(y)
+    torch.testing.assert_close(
+        pairs.coefficients(x).abs(), (E.T.flip(0)[:6] @ x.double().flatten()).abs(), atol=1e-3, rtol=0
+    )
+
+
+def test_asymmetry_is_within_its_error(problem):
+    net, y, J = problem
+    skew = spectral.top_eigs(net, y, 3).asymmetry
+    true = ((J - J.T).norm() / J.norm()).item()
+    assert abs(skew.value - true) < 4 * skew.stderr
+    assert spectral.top_eigs(J + J.T, k=3).asymmetry is None
+
+
+@pytest.mark.parametrize("which", ["largest", "smallest", "magnitude"])
+def test_dense_and_lanczos_agree(problem, which):
+    net, y, _ = problem
+    dense, lanczos = (
+        spectral.top_eigs(net, y, 5, which=which, method=m, tol=1e-5) for m in ("dense", "lanczos")
+    )
+    torch.testing.assert_close(dense.values, lanczos.values, atol=1e-5, rtol=0)
+    assert dense.complete and dense.completeness.confidence == 1
+    assert dense.method == "dense" and lanczos.method == "lanczos"
+    gap = (dense.completeness.bound - lanczos.completeness.bound).item()
+    assert gap >= -1e-6 if which == "smallest" else gap <= 1e-6
+
+
+def test_small_problems_and_most_of_a_spectrum_go_dense():
+    assert spectral.top_eigs(torch.eye(100), k=2).method == "dense"
+    assert spectral.top_eigs(torch.eye(300), k=100).method == "dense"
+    assert spectral.top_eigs(torch.eye(300), k=2).method == "lanczos"
+    assert spectral.top_eigs(torch.eye(7), k=7).values.tolist() == [1] * 7
+
+
+@pytest.mark.parametrize("kind", ["tensor", "array", "sparse", "scipy operator", "functions"])
+def test_operators_of_every_kind(kind):
+    M = np.diag(np.linspace(0, 1, 200)) + 0.1 * np.ones((200, 200))
+    subject = {
+        "tensor": lambda: torch.as_tensor(M),
+        "array": lambda: M,
+        "sparse": lambda: scipy.sparse.csr_matrix(M),
+        "scipy operator": lambda: scipy.sparse.linalg.aslinearoperator(M),
+        "functions": lambda: spectral.from_functions(
+            lambda V: V @ torch.as_tensor(M), n=200, symmetric=True, dtype=torch.float64
+        ),
+    }[kind]()
+    pairs = spectral.top_eigs(subject, k=3, tol=1e-9)
+    np.testing.assert_allclose(pairs.values, np.linalg.eigvalsh(M)[::-1][:3], atol=1e-8)
+
+
+def test_a_run_repeats(problem):
+    net, y, _ = problem
+    first, second = (spectral.top_eigs(net, y, 4, seed=3) for _ in range(2))
+    assert torch.equal(first.vectors, second.vectors) and first.spent == second.spent
+
+
+def test_signs_are_fixed(problem):
+    net, y, _ = problem
+    flat = spectral.top_eigs(net, y, 6).vectors.flatten(1)
+    assert (flat.gather(1, flat.abs().argmax(1, keepdim=True)) > 0).all()
+
+
+def test_progress_reaches_the_end(problem, capsys):
+    net, y, _ = problem
+    spectral.top_eigs(net, y, 3, progress=True)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_results_load_back(problem, tmp_path, batched):
+    net, y, _ = problem
+    y = torch.cat([y, y.flip(-1)]) if batched else y
+    pairs = spectral.top_eigs(net, y, 3, batched=batched, above=None)
+    again = EigenPairs.load(pairs.save(tmp_path / "deep" / "pairs.safetensors"))
+    for name in pairs.__dataclass_fields__:
+        a, b = getattr(pairs, name), getattr(again, name)
+        if isinstance(a, torch.Tensor):
+            assert torch.equal(a, b), name
+        elif name == "asymmetry":
+            assert torch.equal(torch.as_tensor(a.value), torch.as_tensor(b.value)) and a.method == b.method
+        elif name == "completeness":
+            assert torch.equal(a.bound, b.bound) and a.confidence == b.confidence
+        else:
+            assert a == b, name
+    assert repr(again) == repr(pairs)
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["pairs.safetensors"]
+
+
+def test_files_that_are_no_results(tmp_path):
+    (tmp_path / "text").write_text("no")
+    for path, says in ((tmp_path / "none", "no file"), (tmp_path / "text", "not a safetensors")):
+        with pytest.raises(errors.ResultFileError, match=says):
+            EigenPairs.load(path)
+    estimate = spectral.top_eigs(torch.randn(20, 20), k=2).asymmetry
+    estimate.save(tmp_path / "estimate")
+    with pytest.raises(errors.ResultFileError, match="holds"):
+        EigenPairs.load(tmp_path / "estimate")
+
+
+def test_figure_is_drawn(problem, tmp_path):
+    net, y, _ = problem
+    pairs = spectral.top_eigs(net, y, 7)
+    figure = pairs.plot(y, y)
+    figure.savefig(tmp_path / "pairs.png")
+    titles = [axis.get_title() for axis in figure.get_axes()]
+    assert titles[:2] == ["clean", "noisy"] and sum(bool(t) for t in titles) == 9
+    with pytest.raises(errors.OptionError, match="one image"):
+        spectral.top_eigs(torch.eye(9), k=1).plot()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"k": 0}, errors.OptionError, "from 1 to d = 224"),
+        ({"k": 225}, errors.OptionError, "from 1 to d = 224"),
+        ({"tol": 0}, errors.OptionError, "tol"),
+        ({"tol": float("nan")}, errors.OptionError, "tol"),
+        ({"which": "LM"}, errors.OptionError, "which"),
+        ({"method": "arpack"}, errors.OptionError, "method"),
+        ({"block": 0}, errors.OptionError, "block"),
+        ({"max_products": 5}, errors.OptionError, "at least 7"),
+        ({"start": torch.zeros(3, 5)}, errors.ShapeError, "224 entries"),
+        ({"start": torch.full((1, 224), float("nan"))}, errors.NotFiniteError, "start"),
+        ({"sigma": 0.1}, TypeError, "sigma"),
+    ],
+)
+def test_options_out_of_range_are_refused(problem, options, error, says):
+    net, y, _ = problem
+    with pytest.raises(error, match=says):
+        spectral.top_eigs(net, y, **{"k": 6, **options})
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda net, y: spectral.top_eigs(net, k=3), errors.OptionError, "needs an input"),
+        (lambda net, y: spectral.top_eigs(net, 3), errors.OptionError, "y must be a tensor"),
+        (lambda net, y: spectral.top_eigs(torch.eye(4), y, 3), errors.OptionError, "y goes with a model"),
+        (lambda net, y: spectral.top_eigs(torch.eye(4), k=3, sigma=1), errors.OptionError, "no input y"),
+        (lambda net, y: spectral.top_eigs(torch.zeros(3, 4), k=3), errors.ShapeError, "not square"),
+        (lambda net, y: spectral.top_eigs(lambda y: y[..., 1:], y, 3), errors.ShapeError, "maps"),
+        (lambda net, y: spectral.top_eigs(net, y, above=1.0, batched=True), errors.OptionError, "once an"),
+    ],
+)
+def test_misuse_is_refused(problem, call, error, says):
+    net, y, _ = problem
+    with pytest.raises(error, match=says):
+        call(net, y)
