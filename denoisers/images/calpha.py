@@ -21,10 +21,10 @@ def synthesize(
     Noise is uniform on [-1, 1]; F_s multiplies its discrete Fourier transform by |k|^-s, k in integer
     frequencies, gain 1 at k = 0; h(j) is the contour's height in rows at column j, counted from the top.
 
-    `released` (what the authors of arXiv 2310.02557 released): h = clip(round(size F_alpha(w)) + size // 2,
-    0, size); two backgrounds F_beta(W), one scaled to [U, 1] and one to [0, U'], either of them above; the
-    mask 1{row < h} softened by a periodic 2x2 box. The Hoelder regularity is alpha - 1/2 for the contour and
-    beta - 1 for the backgrounds.
+    `released` (what the authors of arXiv 2310.02557 released): h = round(size F_alpha(w)) + size // 2, and a
+    column that h leaves is of one region; two backgrounds F_beta(W), one scaled to [U, 1] and one to [0, U'],
+    either of them above; the mask 1{row < h} softened by a periodic 2x2 box. The Hoelder regularity is
+    alpha - 1/2 for the contour and beta - 1 for the backgrounds.
 
     `exact`: contour F_{alpha + 1/2} on an 8 times finer grid, mean removed, standard deviation 0.10, shrunk
     so that its maximum is at most 0.42, around 1/2 + U(-0.05, 0.05), times size; backgrounds F_{beta + 1},
@@ -60,7 +60,7 @@ def synthesize(
 def _released(contour: Array, grounds: Array, scalars: Array, alpha: float, beta: float) -> Array:
     """Images (m, size, size) from uniform noise (m, size), (m, 2, size, size) and draws (m, 3) on [0, 1]."""
     size = contour.shape[1]
-    rows = np.clip(np.rint(size * _filter_1d(contour, alpha)) + size // 2, 0, size)
+    rows = np.rint(size * _filter_1d(contour, alpha)) + size // 2
     mask = (np.arange(size)[:, None] < rows[:, None, :]).astype(np.float64)
     mask = (mask + np.roll(mask, 1, axis=1)) / 2
     mask = (mask + np.roll(mask, 1, axis=2)) / 2

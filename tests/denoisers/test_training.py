@@ -166,6 +166,22 @@ def test_learning_rate_is_halved_at_equal_distances():
     assert [learning_rate(config, s) for s in range(12)] == [1.0] * 4 + [0.5] * 4 + [0.25] * 4
 
 
+def test_the_schedule_reaches_the_optimiser(tmp_path):
+    constant, halved = (
+        train(replace(TINY, halvings=h), tmp_path / f"{h}.safetensors").state_dict() for h in (0, 2)
+    )
+    assert not all(torch.equal(constant[k], halved[k]) for k in constant)
+
+
+def test_patches_and_noise_share_no_stream():
+    draws = {
+        (step, purpose): float(training._generator(1, step, purpose).random())
+        for step in range(50)
+        for purpose in ("patches", "noise")
+    }
+    assert len(set(draws.values())) == 100
+
+
 def test_calibration_is_the_mean_of_the_batches_deviations():
     torch.manual_seed(0)
     model = UNet(1, 4).train()
