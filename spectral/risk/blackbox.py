@@ -1,0 +1,68 @@
+"""Products with the Jacobian of a black box, by finite differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spectral.errors import OptionError, ShapeError, TransposeMissingError
+from spectral.operators import LinearOperator
+
+
+class FiniteDifference(LinearOperator):
+    """J v = (f(y + h v) - f(y)) / h, one evaluation a product and no transpose (Ramani, Blu, Unser 2008).
+
+    h makes the perturbation's root mean square `step`.  The quotient is J v averaged over the segment: where
+    f is piecewise linear and the segment crosses kinks (ReLU, median, a clamp) it is the mean of several
+    Jacobians, and where `step` is small rounding is divided by it.
+
+    Attributes:
+        output: f(y).
+        step: root mean square of the perturbation, in the units of y.
+
+    Raises:
+        OptionError: the step is not positive, or a module is in training mode.
+        ShapeError: f changes the shape.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Tensor],
+        y: Tensor,
+        step: float | Tensor,
+        batched: bool = False,
+        **model_kwargs: Any,
+    ) -> None:
+        if isinstance(model, nn.Module) and any(m.training for m in model.modules()):
+            raise OptionError("the model is in training mode: call model.eval() first")
+        batch = (y.shape[0],) if batched else ()
+        self.step = torch.as_tensor(step, dtype=y.dtype, device=y.device)
+        if not bool((self.step > 0).all()):
+            raise OptionError(f"the step of a finite difference must be positive, got {step}")
+        self._model, self._y = model, y.detach()
+        self._kwargs = model_kwargs
+        self.output = self._evaluate(self._y)
+        if self.output.shape != y.shape:
+            raise ShapeError(f"the denoiser maps {tuple(y.shape)} to {tuple(self.output.shape)}")
+        d = y[0].numel() if batched else y.numel()
+        super().__init__((d, d), dtype=y.dtype, device=y.device, batch=batch)
+
+    def _evaluate(self, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._model(y, **self._kwargs)
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return torch.stack([self._product(v) for v in V.unbind(-2)], -2)
+
+    def _product(self, v: Tensor) -> Tensor:
+        size = torch.linalg.vector_norm(v, dim=-1, keepdim=True) / math.sqrt(v.shape[-1])
+        h = self.step.unsqueeze(-1) / torch.where(size > 0, size, 1.0)
+        moved = self._evaluate(self._y + (h * v).reshape(self._y.shape))
+        return (moved - self.output).reshape(v.shape) / h
+
+    def _apply_transpose(self, V: Tensor) -> Tensor:
+        raise TransposeMissingError("a black box has no product with its transpose")

@@ -1,0 +1,169 @@
+"""Stein's unbiased risk estimate: a denoiser's mean squared error from the noisy image alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from spectral.errors import OptionError, ShapeError
+from spectral.estimators import Estimate, trace
+from spectral.estimators.probes import sampler
+from spectral.estimators.results import Number, plain, with_error
+from spectral.estimators.sampling import dot
+from spectral.operators import LinearOperator, jacobian
+from spectral.risk.blackbox import FiniteDifference
+from spectral.risk.noise import sigma_by_median, sigma_by_residual
+
+Method = Literal["auto", "exact", "hutchinson", "hutch++", "xtrace", "finite-difference"]
+
+_PROBES = 4  # for tr J^2, on which only the error bar rests
+
+
+@dataclass(frozen=True, repr=False)
+class Sure(Estimate):
+    """The mean squared error |f(y) - x|^2 / d of this y, estimated without x; `stderr` contains all sources.
+
+    Attributes:
+        divergence: tr J, with the error of probing it.
+        noise_error: the part of `stderr` that no number of probes removes, since x is not known.
+        sigma: noise level used; `sigma_error` its standard error, 0 where it was given.
+        rule: "given", "median" or "residual".
+    """
+
+    divergence: Estimate
+    noise_error: Number
+    sigma: Number
+    sigma_error: Number
+    rule: str
+
+    @property
+    def psnr(self) -> Number:
+        """-10 log10 MSE in dB, peak 1."""
+        value = torch.as_tensor(self.value, dtype=torch.float64)
+        return plain(-10 * torch.log10(value.clamp(min=torch.finfo(torch.float64).tiny)))
+
+    def __repr__(self) -> str:
+        if isinstance(self.value, Tensor):
+            return f"Sure({super().__repr__()}, divergence {self.divergence!r})"
+        error = float(self.halfwidth())
+        return (
+            f"Sure(MSE {with_error(self.value, error)} (95 %), PSNR {float(self.psnr):.2f} dB; sigma "
+            f"{float(self.sigma):.4g} {self.rule}; divergence {self.divergence!r}; {self.products} products)"
+        )
+
+
+def sure(
+    model: Any,
+    y: Tensor,
+    sigma: float | Tensor | Literal["median", "residual"],
+    *,
+    method: Method = "auto",
+    products: int | None = None,
+    rtol: float | None = None,
+    seed: int = 0,
+    batched: bool = False,
+    **model_kwargs: Any,
+) -> Sure:
+    """MSE = (|y - f(y)|^2 + 2 sigma^2 tr J - sigma^2 d) / d, unbiased for y = x + N(0, sigma^2 I).
+
+    Its error against the squared error of this very y has two sources, both in `stderr`:
+    probing tr J, and the noise, with variance (SURE for SURE, Bellec and Zhang 2021; exact in expectation)
+
+        d^2 Var = 4 sigma^2 |y - f|^2 + 4 sigma^4 tr J^2 - 2 sigma^4 d,   tr J^2 from 4 probes.
+
+    By default tr J is probed until its share is a third of the noise's, which at d = 10^4 takes about ten
+    products: more would not sharpen the answer.
+
+    Args:
+        model: the denoiser f, any shape preserved; colour and channels count in d.
+        y: the noisy image.
+        sigma: standard deviation of the noise, a float or (B,); or a rule to estimate it from y: "median"
+            (`sigma_by_median`), or "residual" (`sigma_by_residual`; SURE then is sigma^2 tr J, the error of
+            an optimal f).  Its error is propagated.
+        method: for tr J, as in `trace`; "finite-difference" for a black box without derivatives
+            (`FiniteDifference` with step sigma/100, Hutchinson's estimator).
+        products: products with J and J' to spend on tr J.
+        rtol: relative accuracy of tr J at 95 % instead.
+        seed: of the probes.
+        batched: whether the first axis of y counts separate images.
+        model_kwargs: passed to the model.
+
+    Returns:
+        The mean squared error of each image, (B,) where batched.
+
+    Raises:
+        ShapeError: f changes the shape.
+        OptionError: sigma is not positive, or an unknown rule.
+    """
+    level, level_error, rule = _level(model, y, sigma, batched, seed, model_kwargs)
+    if method == "finite-difference":
+        A: Any = FiniteDifference(model, y, level / 100, batched, **model_kwargs)
+    else:
+        A = jacobian(model, y, batched=batched, **model_kwargs)
+        if A.input_shape != A.output_shape:
+            raise ShapeError(f"the denoiser maps {A.input_shape} to {A.output_shape}")
+    d, started = A.shape[1], A.count
+    level = level.to(A.device)
+    residual = (y - A.output).double().reshape(*A.batch, -1).square().sum(-1)
+    squared = _trace_of_square(A, seed)
+    noise = (4 * level**2 * residual + 4 * level**4 * squared - 2 * level**4 * d).clamp(min=0).sqrt() / d
+
+    atol = None
+    if products is None and rtol is None:
+        atol = float((1.96 * noise * d / (3 * 2 * level**2)).min())
+        # Where noise contributes nothing that can be told, a percent of d does.
+        atol = max(atol, 1e-2 * math.sqrt(d))
+    how = "hutchinson" if method == "finite-difference" else method
+    divergence = trace(A, method=how, products=products, rtol=rtol, atol=atol, seed=seed + 1)
+
+    tr, tr_error = (torch.as_tensor(x, dtype=torch.float64) for x in (divergence.value, divergence.stderr))
+    value = (residual + level**2 * (2 * tr - d)) / d
+    slope = 2 * level * (2 * tr - d) / d
+    error = (noise**2 + (2 * level**2 * tr_error / d) ** 2 + (slope * level_error) ** 2).sqrt()
+    return Sure(
+        value=plain(value),
+        stderr=plain(error),
+        samples=divergence.samples,
+        products=A.count - started,
+        method=method,
+        dof=math.inf,
+        divergence=divergence,
+        noise_error=plain(noise),
+        sigma=plain(level),
+        sigma_error=plain(level_error),
+        rule=rule,
+    )
+
+
+def _level(
+    model: Any, y: Tensor, sigma: Any, batched: bool, seed: int, model_kwargs: dict[str, Any]
+) -> tuple[Tensor, Tensor, str]:
+    """sigma, its standard error and the rule, float64, () or (B,)."""
+    if isinstance(sigma, str):
+        if sigma == "median":
+            found = sigma_by_median(y, batched=batched)
+        elif sigma == "residual":
+            found = sigma_by_residual(model, y, seed=seed, batched=batched, **model_kwargs)
+        else:
+            raise OptionError(f'sigma is a number, "median" or "residual", got {sigma!r}')
+        value, error = (torch.as_tensor(x, dtype=torch.float64) for x in (found.value, found.stderr))
+        return value, error, sigma
+    value = torch.as_tensor(sigma, dtype=torch.float64)
+    if not bool((value > 0).all()) or not bool(torch.isfinite(value).all()):
+        raise OptionError(f"sigma is a standard deviation in the units of the image, positive; got {sigma}")
+    if value.ndim > batched or (value.ndim and value.shape != y.shape[:1]):
+        raise OptionError(f"sigma has one entry, or one an image where batched; got {tuple(value.shape)}")
+    return value, torch.zeros_like(value), "given"
+
+
+def _trace_of_square(A: LinearOperator, seed: int) -> Tensor:
+    """tr J^2 = E <J' z, J z>; E <z, J J z> for a black box."""
+    Z = sampler(A, seed=seed)(_PROBES)
+    image = A.apply(Z)
+    if isinstance(A, FiniteDifference):
+        return dot(Z, A.apply(image)).mean(-1)
+    return dot(A.apply_transpose(Z), image).mean(-1)
