@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import scipy.special
 import torch
 from torch import Tensor
 
@@ -13,6 +14,8 @@ from torch import Tensor
 class Completeness:
     """With probability at least `confidence`, no eigenvalue outside those returned lies beyond `bound`.
 
+    To be exact: S has no eigenvalue beyond `bound` on the orthogonal complement of the vectors the probe
+    locked, so at most k of its eigenvalues lie beyond it.
     bound (B,) or (): larger than it for "largest", smaller for "smallest", larger in magnitude for
     "magnitude"; infinite, with confidence 0, where no probe was made.  products: what it cost.
     The chance is over the probe's random starts, not over operators.
@@ -76,85 +79,84 @@ def leading_sign(X: Tensor) -> Tensor:
 def error_bounds(values: Tensor, residuals: Tensor, unseen: Tensor, *, which: str) -> Tensor:
     """|lambda - theta| for each Ritz pair of a symmetric A: min(r, r^2 / gap), (B, k).
 
-    r alone bounds the distance to the nearest eigenvalue.  Where the rest of the spectrum is known to keep a
-    `gap` from theta (the other pairs by their own residuals, what was not seen by `unseen`), Kato and
-    Temple's r^2 / gap holds, at the confidence of `unseen`.
+    r alone bounds the distance to the nearest eigenvalue.  With rho = |(r_1, ..., r_k)|, the eigenvalues of A
+    lie one by one within rho of the Ritz values and of what was not seen (Weyl), so all but one keep a gap
+    from theta_i, and Kato and Temple's r^2 / gap holds, at the confidence of `unseen`.
 
     Args:
-        values, residuals: (B, k).
+        values, residuals: (B, k), of orthonormal vectors.
         unseen: (B,), the completeness bound.
         which: "largest", "smallest" or "magnitude", the side on which nothing was unseen.
 
-    Source: Parlett, The Symmetric Eigenvalue Problem, 11.7.
+    Source: Parlett, The Symmetric Eigenvalue Problem, 11.5 and 11.7.
     """
     k = values.shape[-1]
     if k == 0:
         return residuals
-    apart = (values.unsqueeze(-1) - values.unsqueeze(-2)).abs() - residuals.unsqueeze(-2)
+    rho = torch.linalg.vector_norm(residuals, dim=-1, keepdim=True)
+    apart = (values.unsqueeze(-1) - values.unsqueeze(-2)).abs()
     apart = apart.masked_fill(torch.eye(k, dtype=torch.bool, device=values.device), math.inf).amin(-1)
     bound = unseen.to(values).unsqueeze(-1)
-    to_unseen = {"largest": values - bound, "smallest": bound - values, "magnitude": values.abs() - bound}[
-        which
-    ]
-    gap = torch.minimum(apart, to_unseen)
+    beyond = {"largest": values - bound, "smallest": bound - values, "magnitude": values.abs() - bound}[which]
+    gap = torch.minimum(apart, beyond) - rho
     return torch.where(gap > residuals, residuals**2 / gap, residuals)
 
 
-def krylov_bound(
-    low: Tensor,
-    high: Tensor,
-    *,
-    steps: int,
-    block: int,
-    dimension: int,
-    failure: float,
-    magnitude: bool,
-) -> Tensor:
-    """An upper bound on the largest eigenvalue of a symmetric operator, from extreme Ritz values.
+def unseen_bound(T: Tensor, C: Tensor, *, block: int, dimension: int, failure: float) -> Tensor:
+    """An upper bound on the largest eigenvalue of a symmetric operator, from one block Krylov space.
 
-    After m Lanczos steps from a uniformly random start on n dimensions, with theta_1 >= ... >= theta_m,
+    Let the space grow from `block` orthonormal rows X_1, uniformly random in n dimensions, with
+    A V' = V' T + X_{m+1}' C.  For a unit eigenvector u of mu, s = X_{m+1} u and w = V u obey
 
-        P( lambda_1 - theta_1 > eps (lambda_1 - lambda_n) ) <= 1.648 sqrt(n) exp(-sqrt(eps) (2 m - 1)),
+        w = (mu - T)^{-1} C' s,        |w|^2 + |s|^2 <= 1,
 
-    and likewise at the lower end.  Where both ends hold,
+    so that |X_1 u|, the length of w's first block, is at most
 
-        lambda_1 <= theta_1 + eps (theta_1 - theta_m) / (1 - 2 eps).
+        g(mu) = max |G_1 s| over s' (1 + G' G) s <= 1,     G = (mu - T)^{-1} C',  G_1 its first block of rows.
 
-    A block of b independent starts fails only if each does: probability p^b.  m must be fixed beforehand,
-    not chosen by what the Ritz values show.
+    But |X_1 u|^2 is a Beta(b/2, (n - b)/2) variable, and falls below delta^2 with probability `failure`
+    alone: otherwise mu lies where g(mu) >= delta.  For b = 1, g is about 1 / |p(mu)|, p the Lanczos
+    polynomial.  Nothing else is random, so the space may be stopped by what it shows.
 
     Args:
-        low, high: (B,), the extreme Ritz values of the block Krylov space.
-        steps: m.
+        T: (B, s, s) float64, the projected matrix, its first `block` rows those of the start.
+        C: (B, c, s), the coupling to the next block; no rows where the space is spanned.
         block: b.
         dimension: n.
-        failure: the probability left to both ends together.
-        magnitude: bound the largest magnitude instead.
+        failure: probability that the bound does not hold.
 
     Returns:
-        (B,); infinite where m is too small to say anything, the larger Ritz value where the space is spanned.
+        (B,), the largest mu that cannot be excluded; at least the largest Ritz value.
 
-    Source: Kuczynski and Wozniakowski, SIAM J. Matrix Anal. Appl. 13 (1992), theorem 4.2.
+    Source: van Dorsselaer, Hochstenbach and van der Vorst, SIAM J. Matrix Anal. Appl. 22 (2000), for b = 1.
     """
-    if steps * block >= dimension:
-        eps = 0.0
-    else:
-        eps = (_krylov_exponent(block, dimension, failure) / (2 * steps - 1)) ** 2
-    if eps >= 0.5:
-        return torch.full_like(high, math.inf)
-    slack = eps * (high - low) / (1 - 2 * eps)
-    return torch.maximum((high + slack).abs(), (low - slack).abs()) if magnitude else high + slack
+    theta, Z = torch.linalg.eigh(T)
+    high = theta[:, -1]
+    if C.shape[1] == 0 or block >= dimension:
+        return high
+    delta = math.sqrt(scipy.special.betaincinv(block / 2, (dimension - block) / 2, failure))
+    first, last = Z[:, :block], C @ Z
+    reach = torch.linalg.vector_norm(C, dim=(-2, -1)) / delta  # g(mu) <= |C| / (mu - theta_1)
+    top = torch.where(reach > 0, reach, 1.0)
+    bottom = 1e-14 * top
+    for _ in range(2):
+        # From the top down, the first mu of the grid that is possible; the one above it is not.
+        grid = torch.linspace(0, 1, 128, dtype=torch.float64)
+        above = top.unsqueeze(-1) * (bottom / top).unsqueeze(-1) ** grid
+        distance = above.unsqueeze(-1) + (high.unsqueeze(-1) - theta).unsqueeze(1)
+        possible = _longest_start(distance, first, last) >= delta
+        index = torch.where(possible.any(-1), possible.int().argmax(-1), len(grid) - 1).clamp(min=1)
+        top, bottom = (above.gather(-1, i.unsqueeze(-1)).squeeze(-1) for i in (index - 1, index))
+    return high + torch.where(reach > 0, top, 0.0)
 
 
-def krylov_steps(relative_gap: float, *, block: int, dimension: int, failure: float) -> int:
-    """m for which `krylov_bound` exceeds theta_1 by at most relative_gap (theta_1 - theta_m)."""
-    if relative_gap <= 0:
-        return dimension
-    eps = relative_gap / (1 + 2 * relative_gap)
-    return math.ceil((_krylov_exponent(block, dimension, failure) / math.sqrt(eps) + 1) / 2)
+def _longest_start(distance: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """g of `unseen_bound`, (B, g), in the eigenbasis of T.
 
-
-def _krylov_exponent(block: int, dimension: int, failure: float) -> float:
-    """sqrt(eps) (2 m - 1) at which each end fails with probability `failure` / 2."""
-    one_start = (failure / 2) ** (1 / block)
-    return math.log(1.648 * math.sqrt(dimension) / one_start)
+    distance (B, g, s) holds mu - theta, first (B, b, s) and last (B, c, s) the eigenvectors' first block and
+    their coupling C.  With (I; G) = (Q_1; Q_2) R, g is the norm of Q_2's first block.
+    """
+    G = last.mT.unsqueeze(1) / distance.unsqueeze(-1)
+    eye = torch.eye(last.shape[1], dtype=G.dtype).expand(*G.shape[:2], -1, -1)
+    Q, _ = torch.linalg.qr(torch.cat([eye, G], dim=-2))
+    return torch.linalg.matrix_norm(first.unsqueeze(1) @ Q[..., last.shape[1] :, :], ord=2)

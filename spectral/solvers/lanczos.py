@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from spectral.operators.base import LinearOperator
-from spectral.solvers.certificate import Completeness, krylov_bound, krylov_steps
+from spectral.solvers.certificate import Completeness, unseen_bound
 from spectral.solvers.krylov import KrylovBasis
 
 Which = Literal["largest", "smallest", "magnitude"]
@@ -207,11 +207,10 @@ def _run(solve: _Solve, block: int, confidence: float) -> tuple[Tensor, float]:
             # Each further probe may fail too: halved chances keep their sum below 1 - confidence.
             failure /= 2
             unseen = _probe(solve, block, failure)
-            if solve.basis.exhausted:
-                continue
-            if unseen is not None:
+            if unseen is not None and not solve.basis.exhausted:
                 return unseen, confidence if torch.isfinite(unseen).all() else 0.0
-            block = min(2 * block, WIDEST_PROBE)
+            if unseen is None:
+                block = min(2 * block, WIDEST_PROBE)
     except KeyboardInterrupt:
         solve.notes.append("interrupted")
         return nothing
@@ -260,26 +259,25 @@ def _probe(solve: _Solve, block: int, failure: float) -> Tensor | None:
     wanted = target.wanted(theta)
     bar = target.bar(theta, residual, wanted) + solve.rounding
     basis.restart_afresh(theta[:, :wanted], Y[..., :wanted], block)
-    steps = _probe_steps(solve, theta, bar, wanted, block, failure)
-    for _ in range(steps):
-        if basis.exhausted or solve.out_of_products:
-            return torch.full_like(bar, math.inf)
+    most = solve.spent["completeness"] + max(64, solve.spent["solve"] // 2)
+    unseen = torch.full_like(bar, math.inf)
+    while solve.spent["completeness"] + block <= most and not basis.exhausted and not solve.out_of_products:
         solve.expand("completeness")
-        hidden = torch.linalg.eigvalsh(basis.T[:, wanted:, wanted:])
-        low, high = hidden[:, 0], hidden[:, -1]
-        seen = torch.maximum(high.abs(), low.abs()) if target.magnitude else high
         solve.tell("completeness", residual[:, :wanted], target.threshold(theta, solve.rounding))
+        T, C = basis.T[:, wanted:, wanted:], basis.C[..., wanted:]
+        extremes = torch.linalg.eigvalsh(T)[:, [0, -1]]
+        seen = extremes.abs().amax(-1) if target.magnitude else extremes[:, 1]
         if bool((seen > bar).any()):
             return None
-    return krylov_bound(
-        low,
-        high,
-        steps=steps,
-        block=block,
-        dimension=basis.n - wanted,
-        failure=failure,
-        magnitude=target.magnitude,
-    )
+        chance = {"block": block, "dimension": basis.n - wanted}
+        if target.magnitude:
+            ends = [unseen_bound(s * T, s * C, failure=failure / 2, **chance) for s in (1, -1)]
+            unseen = torch.maximum(*ends)
+        else:
+            unseen = unseen_bound(T, C, failure=failure, **chance)
+        if bool((unseen <= bar).all()):
+            break
+    return unseen
 
 
 def _verify(solve: _Solve) -> Tensor:
@@ -297,22 +295,6 @@ def _verify(solve: _Solve) -> Tensor:
         if done or left == 0 or solve.notes or not _converge(solve):
             break
     return images
-
-
-def _probe_steps(solve: _Solve, theta: Tensor, bar: Tensor, wanted: int, block: int, failure: float) -> int:
-    """Steps that would prove the bar, by the solve's own view of what lies below it.
-
-    Fixed before the probe's random start is drawn, as its bound demands.  At least 32 products, since that
-    view may be poor, and at most half of what the solve took, or 48.
-    """
-    most = max(48, solve.spent["solve"] // 2)
-    wished = most
-    if theta.shape[-1] > wanted:
-        below = solve.target.height(theta[:, wanted])
-        spread = (below - theta.amin(-1)).clamp(min=1e-300)
-        gap = 0.8 * ((bar - below) / spread).min().item()
-        wished = block * krylov_steps(gap, block=block, dimension=solve.basis.n - wanted, failure=failure)
-    return max(2, max(32, min(wished, most)) // block)
 
 
 def remaining(target: Target, theta: Tensor) -> Tensor:

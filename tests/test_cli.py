@@ -1,0 +1,114 @@
+"""The command line as its users call it: pictures in, tables and files out, bad input in one line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from denoisers import weights
+from denoisers.networks import BFCNN, UNet
+from spectral.cli import app
+from spectral.results import EigenPairs
+
+run = CliRunner().invoke
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A small untrained UNet, and pictures: grey of an awkward size, colour, and none at all."""
+    folder = tmp_path_factory.mktemp("files")
+    torch.manual_seed(0)
+    weights.write(folder / "unet.safetensors", UNet(blocks=2, width=4).eval(), {})
+    weights.write(folder / "colour.safetensors", BFCNN(layers=3, width=4, channels=3).eval(), {})
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (18, 25), dtype=np.uint8)).save(folder / "grey.png")
+    Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / "colour.png")
+    Image.fromarray(rng.integers(0, 256, (3, 3), dtype=np.uint8)).save(folder / "tiny.png")
+    (folder / "text.png").write_text("no picture")
+    save_file({"x": torch.zeros(1)}, folder / "other.safetensors")
+    return folder
+
+
+def eigs(files, *more, image="grey.png", denoiser="unet.safetensors"):
+    return run(app, ["eigs", "--denoiser", str(files / denoiser), "--image", str(files / image), *more])
+
+
+def test_table_figure_and_result(files, tmp_path):
+    result = eigs(files, "--sigma", "0.1", "-k", "5", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    for text in (
+        "lambda",
+        "residual",
+        "error bound",
+        "|<x, e_k>|",
+        "asymmetry",
+        "forward passes",
+        "complete",
+    ):
+        assert text in result.output
+    assert "continued by reflection to 20x28" in result.output
+    pairs = EigenPairs.load(tmp_path / "out" / "eigs.safetensors")
+    assert pairs.vectors.shape == (5, 1, 1, 20, 28) and pairs.converged.all()
+    picture = Image.open(tmp_path / "out" / "eigs.png")
+    assert min(picture.size) > 400
+
+
+def test_json(files):
+    result = eigs(files, "-k", "3", "--json", "--crop", "1", "2", "16")
+    told = json.loads(result.stdout)
+    assert len(told["values"]) == len(told["coefficients"]) == 3
+    assert told["values"] == sorted(told["values"], reverse=True)
+    assert told["products"] == sum(told["spent"].values())
+    assert all(told["converged"]) and told["notes"] == []
+
+
+def test_noise_is_seeded(files):
+    values = [json.loads(eigs(files, "-k", "2", "--json", "--seed", s).stdout)["values"] for s in "001"]
+    assert values[0] == values[1] != values[2]
+
+
+def test_above(files):
+    everything = json.loads(eigs(files, "-k", "30", "--json").stdout)["values"]
+    bar = (everything[3] + everything[4]) / 2
+    above = json.loads(eigs(files, "--above", str(bar), "--json").stdout)["values"]
+    np.testing.assert_allclose(above, everything[:4], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--sigma", "0"], "sigma is a standard deviation"),
+        (["--sigma", "nan"], "sigma is a standard deviation"),
+        (["-k", "0"], "k must be from 1"),
+        (["-k", "561"], "k must be from 1"),
+        (["--tol", "-1"], "tol must be positive"),
+        (["--crop", "0", "0", "19"], "leaves the 18x25 picture"),
+        (["--image", "missing.png"], "no picture at missing.png"),
+        (["--denoiser", "nobody"], "no denoiser named 'nobody'"),
+    ],
+)
+def test_bad_options_are_one_line_and_code_2(files, options, says):
+    result = eigs(files, *options)
+    assert result.exit_code == 2 and says in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1 and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("image", "denoiser", "says"),
+    [
+        ("text.png", "unet.safetensors", "not a picture"),
+        ("colour.png", "unet.safetensors", "colour picture"),
+        ("tiny.png", "unet.safetensors", "too small"),
+        ("grey.png", "colour.safetensors", "3 channels"),
+        ("grey.png", "other.safetensors", "other.safetensors"),
+        ("grey.png", "text.png", "text.png"),
+    ],
+)
+def test_bad_files_are_one_line_and_code_2(files, image, denoiser, says):
+    result = eigs(files, image=image, denoiser=denoiser)
+    assert result.exit_code == 2 and says in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1 and "Traceback" not in result.output
