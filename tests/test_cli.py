@@ -22,12 +22,12 @@ def files(tmp_path_factory):
     """A small untrained UNet, and pictures: grey of an awkward size, colour, and none at all."""
     folder = tmp_path_factory.mktemp("files")
     torch.manual_seed(0)
-    weights.write(folder / "unet.safetensors", UNet(blocks=2, width=4).eval(), {})
-    weights.write(folder / "colour.safetensors", BFCNN(layers=3, width=4, channels=3).eval(), {})
+    weights.save(UNet(blocks=2, width=4).eval(), folder / "unet.safetensors", {})
+    weights.save(BFCNN(layers=3, width=4, channels=3).eval(), folder / "colour.safetensors", {})
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (18, 25), dtype=np.uint8)).save(folder / "grey.png")
     Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / "colour.png")
-    Image.fromarray(rng.integers(0, 256, (3, 3), dtype=np.uint8)).save(folder / "tiny.png")
+    Image.fromarray(rng.integers(0, 256, (2, 2), dtype=np.uint8)).save(folder / "tiny.png")
     (folder / "text.png").write_text("no picture")
     save_file({"x": torch.zeros(1)}, folder / "other.safetensors")
     return folder
@@ -72,7 +72,7 @@ def test_noise_is_seeded(files):
 
 
 def test_above(files):
-    everything = json.loads(eigs(files, "-k", "30", "--json").stdout)["values"]
+    everything = json.loads(eigs(files, "-k", "8", "--json").stdout)["values"]
     bar = (everything[3] + everything[4]) / 2
     above = json.loads(eigs(files, "--above", str(bar), "--json").stdout)["values"]
     np.testing.assert_allclose(above, everything[:4], atol=1e-4)

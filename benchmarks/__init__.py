@@ -1,0 +1,1 @@
+"""Measurements: against peers, against theory, and the tables of the documentation."""
