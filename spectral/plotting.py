@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from spectral.errors import OptionError
@@ -83,6 +84,7 @@ def _spectrum(axis: Axes, pairs: EigenPairs, clean: Tensor | None) -> None:
     low = min(0.0, float(pairs.values.min()) * 1.1) if pairs.k else 0.0
     axis.set_ylim(low, None)
     axis.tick_params(labelsize=7)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.spines["top"].set_visible(False)
     if clean is not None:
         twin = axis.twinx()
@@ -90,6 +92,9 @@ def _spectrum(axis: Axes, pairs: EigenPairs, clean: Tensor | None) -> None:
         size = pairs.coefficients(clean).abs().numpy()
         twin.bar(index, size, width=0.55, color=ORANGE, alpha=0.45)
         twin.set_yscale("log")
+        if size.max() > 0:
+            decades = np.log10(size[size > 0])
+            twin.set_ylim(10 ** np.floor(decades.min()), 10 ** np.ceil(decades.max()))
         twin.set_ylabel("$|\\langle x, e_k\\rangle|$", color=ORANGE, fontsize=9)
         twin.tick_params(labelsize=7)
         twin.spines["top"].set_visible(False)

@@ -40,10 +40,15 @@ class KrylovBasis:
         self.V = first.new_empty(B, 0, self.n)
         self.T = torch.zeros(B, 0, 0, dtype=torch.float64)
         self.F = torch.zeros(B, 0, 0, dtype=torch.float64)
-        self.size, self.norm = 0, 0.0
+        self.norm = 0.0
         self.eps = torch.finfo(first.dtype).eps
-        self.X, self.C = self._next_block(first)
-        self.C = self.C[..., :0]
+        self.X, R = self._next_block(first, self.V)
+        self.C = R[..., :0]
+
+    @property
+    def size(self) -> int:
+        """Rows of the basis."""
+        return self.T.shape[-1]
 
     @property
     def block(self) -> int:
@@ -75,10 +80,10 @@ class KrylovBasis:
         F = torch.zeros(*self.F.shape[:2], e + b, dtype=torch.float64)
         F[..., :e] = self.F
 
-        size_before, self.size = self.size, e + b
-        X, R = self._next_block(W)
+        X, R = self._next_block(W, basis)
         C = torch.zeros(len(T), X.shape[1], e + b, dtype=torch.float64)
-        C[..., size_before:] = R
+        C[..., e:] = R
+        # All at once, so that an interruption leaves the relation as it was.
         self.T, self.F, self.X, self.C = T, F, X, C
 
     def ritz(self, magnitude: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,7 +106,10 @@ class KrylovBasis:
 
     def restart(self, theta: Tensor, Y: Tensor) -> None:
         """Keep the Ritz pairs (theta, Y) alone, with the next block: a thick restart, no products."""
-        self._keep(theta, Y)
+        kept = Y.shape[-1]
+        self.V[:, :kept] = self.vectors(Y)
+        self.T = torch.diag_embed(theta)
+        self.C, self.F = self.C @ Y, self.F @ Y
 
     def restart_afresh(self, theta: Tensor, Y: Tensor, block: int) -> None:
         """Keep the Ritz pairs alone and go on from `block` random vectors orthogonal to them.
@@ -109,11 +117,10 @@ class KrylovBasis:
         From there the new part of the basis is a Krylov space of P A P, P the projector on the complement of
         the pairs kept; what coupled them to the old next block is left out, and remembered in F.
         """
-        self._keep(theta, Y)
+        self.restart(theta, Y)
         self.F = torch.cat([self.F, self.C], dim=1)
-        self.C = self.C[:, :0]
         block = min(block, self.n - self.size)
-        self.X = self._complement(self._random(block)).contiguous()
+        self.X = _complement(self._random(block), self.V[:, : self.size]).contiguous()
         self.C = torch.zeros(len(self.T), block, self.size, dtype=torch.float64)
 
     def refresh(self, theta: Tensor, Y: Tensor, threshold: float) -> Tensor:
@@ -123,7 +130,7 @@ class KrylovBasis:
         products, A v for each row v now in the basis, (B, kept, n).
         """
         kept = Y.shape[-1]
-        self._keep(theta, Y)
+        self.restart(theta, Y)
         V = self.V[:, :kept]
         AV = self.product(V)
         H, W = _orthogonalise(AV, V)
@@ -132,7 +139,7 @@ class KrylovBasis:
         power, U = torch.linalg.eigh(gram)
         significant = int((power > threshold**2).sum(-1).max())
         block = min(max(1, significant), self.n - kept)
-        self.X, _ = self._next_block(U.flip(-1)[..., :block].mT.to(W) @ W)
+        self.X, _ = self._next_block(U.flip(-1)[..., :block].mT.to(W) @ W, V)
         self.C = (self.X.double() @ W.double().mT).cpu()
         rest = gram.diagonal(dim1=-2, dim2=-1) - (self.C**2).sum(1)
         self.F = torch.diag_embed(rest.clamp(min=0).sqrt())
@@ -154,13 +161,6 @@ class KrylovBasis:
         self.norm = max(self.norm, norm)
         return W
 
-    def _keep(self, theta: Tensor, Y: Tensor) -> None:
-        kept = Y.shape[-1]
-        self.V[:, :kept] = self.vectors(Y)
-        self.T = torch.diag_embed(theta)
-        self.C, self.F = self.C @ Y, self.F @ Y
-        self.size = kept
-
     def _reserve(self, rows: int) -> None:
         """Room for `rows` rows, growing by half so that no more is taken than the solve needs."""
         if rows > self.V.shape[1]:
@@ -170,13 +170,13 @@ class KrylovBasis:
             grown[:, : self.size] = self.V[:, : self.size]
             self.V = grown
 
-    def _next_block(self, W: Tensor) -> tuple[Tensor, Tensor]:
-        """X orthonormal and R with W = R' X, for W (B, b, n) orthogonal to the basis.
+    def _next_block(self, W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+        """X orthonormal and R with W = R' X, for W (B, b, n) orthogonal to the rows held.
 
         Directions that vanish to rounding (an invariant subspace was found) are replaced by random ones,
         which R does not couple to; so the basis can always grow until it spans the space.
         """
-        block = min(W.shape[1], self.n - self.size)
+        block = min(W.shape[1], self.n - held.shape[1])
         Q, R = torch.linalg.qr(W.mT)
         U, S, Zh = torch.linalg.svd(R.double().cpu())
         X = (U.mT.to(W) @ Q.mT)[:, :block]
@@ -187,20 +187,20 @@ class KrylovBasis:
             R = R.masked_fill(vanished[..., None], 0)
         # What is left of W is orthogonal to the basis only to the rounding of its largest direction.
         if bool((S[:, :block] < 0.01 * S[:, :1]).any()) or vanished.any():
-            X = self._complement(X)
+            X = _complement(X, held)
         return X.contiguous(), R
 
     def _random(self, rows: int) -> Tensor:
         X = torch.randn(len(self.V), rows, self.n, generator=self.generator, dtype=torch.float64)
         return X.to(self.V)
 
-    def _complement(self, X: Tensor) -> Tensor:
-        """Orthonormal rows, each X's row less its part in the basis and in the rows before it."""
-        held = self.V[:, : self.size]
-        for _ in range(3):
-            Q, R = torch.linalg.qr((X - (X @ held.mT) @ held).mT)
-            X = Q.mT * R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-1)
-        return X
+
+def _complement(X: Tensor, held: Tensor) -> Tensor:
+    """Orthonormal rows, each X's row less its part in the rows held and in those before it."""
+    for _ in range(3):
+        Q, R = torch.linalg.qr((X - (X @ held.mT) @ held).mT)
+        X = Q.mT * R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-1)
+    return X
 
 
 def _orthogonalise(W: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:

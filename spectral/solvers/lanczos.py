@@ -292,8 +292,10 @@ def _verify(solve: _Solve) -> Tensor:
         solve.spent["residuals"] += wanted
         images = solve.basis.refresh(theta[:, :wanted], Y[..., :wanted], 0.3 * threshold.min().item())
         done = bool((solve.ritz()[2] <= threshold).all())
-        if done or left == 0 or solve.notes or not _converge(solve):
+        if done or left == 0 or solve.notes:
             break
+        if not _converge(solve):
+            solve.notes.append(f"stopped at max_products={solve.max_products}")
     return images
 
 
