@@ -1,8 +1,10 @@
-"""Results of sampling: a value with a standard error that can be turned into an interval."""
+"""Results of sampling: a value, or a density, with errors that can be turned into intervals."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import scipy.stats
@@ -106,3 +108,178 @@ def with_error(value: float, error: float) -> str:
 def plain(x: Tensor) -> Number:
     """A float for a tensor without axes, else the tensor itself."""
     return x.item() if x.ndim == 0 else x
+
+
+_TENSORS = ("nodes", "weights", "half_nodes", "half_weights", "known")
+
+
+@dataclass(frozen=True, repr=False)
+class Density:
+    """The distribution of n eigenvalues (or singular values): a few known, the rest as p random measures.
+
+    A probe's measure puts `weights` at `nodes` and has mass one; their mean stands for the n - k unknown
+    values.  Every standard error is the root of the sum of two squares: the spread between probes, and what
+    the second half of the steps changed, which stands for what more of them would change.
+
+    Attributes:
+        nodes, weights: (*batch, p, m) float64, nodes ascending.
+        half_nodes, half_weights: (*batch, p, m'), the same from the first half of the steps.
+        known: (*batch, k), values found exactly and taken out of the measures.
+        n: how many values in all.
+        part: "symmetric" or "singular", whose values.
+        method: "slq" or "kpm".
+        steps: products a probe, of the operator whose values these are.
+        products: products with A and A' that were spent, for each problem.
+    """
+
+    nodes: Tensor
+    weights: Tensor
+    half_nodes: Tensor
+    half_weights: Tensor
+    known: Tensor
+    n: int
+    part: str
+    method: str
+    steps: int
+    products: int
+
+    @property
+    def probes(self) -> int:
+        """p, the number of measures."""
+        return self.nodes.shape[-2]
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the greatest value that carry weight."""
+        seen = torch.cat([self.nodes[self.weights > 1e-12], self.known.flatten()])
+        return seen.min().item(), seen.max().item()
+
+    def distribution(self, at: float | Tensor) -> Estimate:
+        """The fraction of values <= `at`, a number or (q,): (*batch,) or (*batch, q).
+
+        A rule's mass is spread half to each side up to the next node, so that the function is continuous
+        where the spectrum is; but no farther than range/steps, since nodes leave gaps beyond twice that only
+        where the spectrum has them, and not at all where the rule ended early, which makes it exact.
+        """
+        t = torch.as_tensor(at, dtype=torch.float64, device=self.nodes.device)
+        share = (self.n - self.known.shape[-1]) / self.n
+        known = (self.known.unsqueeze(-1) <= t.reshape(-1)).double().sum(-2, keepdim=True) / self.n
+
+        def below(nodes: Tensor, weights: Tensor, steps: int) -> Tensor:
+            mass = _mass_below(nodes, weights, t.reshape(-1), steps)
+            return (share * mass + known).reshape(*nodes.shape[:-1], *t.shape)
+
+        coarse = below(self.half_nodes, self.half_weights, (self.steps + 1) // 2)
+        return self._mean(below(self.nodes, self.weights, self.steps), coarse)
+
+    def count_above(self, threshold: float | Tensor) -> Estimate:
+        """How many values exceed a threshold: n (1 - distribution)."""
+        below = self.distribution(threshold)
+        return replace(below, value=self.n * (1 - below.value), stderr=self.n * below.stderr)
+
+    def total(self, f: Callable[[Tensor], Tensor]) -> Estimate:
+        """sum_i f(lambda_i) = tr f(S), f elementwise; for polynomials of degree < 2 steps unbiased (slq)."""
+        known, unknown = f(self.known).sum(-1, keepdim=True), self.n - self.known.shape[-1]
+        full, half = (
+            unknown * (weights * f(nodes)).sum(-1) + known
+            for nodes, weights in ((self.nodes, self.weights), (self.half_nodes, self.half_weights))
+        )
+        return self._mean(full, half)
+
+    def curve(self, grid: Tensor, width: float | None = None) -> Estimate:
+        """The density of the unknown values on a grid (q,), smoothed by a Gaussian of deviation `width`.
+
+        (*batch, q), with integral (n - k)/n; its error is the spread between probes.  By default width is
+        range/steps, and a quarter of that for "kpm", whose nodes are smooth already.
+
+        Raises:
+            OptionError: width is not positive.
+        """
+        low, high = self.ends
+        if width is None:
+            width = max((high - low) / self.steps, 1e-9) * (1.0 if self.method == "slq" else 0.25)
+        if not width > 0:
+            raise OptionError(f"width is a standard deviation, positive; got {width}")
+        share = (self.n - self.known.shape[-1]) / self.n / (width * math.sqrt(2 * math.pi))
+
+        def smoothed(t: Tensor) -> Tensor:
+            kernel = torch.exp(-0.5 * ((t.unsqueeze(-1) - self.nodes.unsqueeze(-2)) / width).square())
+            return share * (kernel * self.weights.unsqueeze(-2)).sum(-1)
+
+        return self._mean(_in_chunks(smoothed, grid.double().to(self.nodes.device)))
+
+    def distance(self, values: Tensor) -> float:
+        """The Wasserstein-1 distance integral |F - G| dt to the spectrum `values`, in its units.
+
+        Raises:
+            OptionError: the density is of several problems.
+        """
+        if self.nodes.ndim != 2:
+            raise OptionError("distance takes the density of one problem")
+        values = values.double().to(self.nodes.device).sort().values
+        low, high = min(self.ends[0], values[0].item()), max(self.ends[1], values[-1].item())
+        edges = torch.linspace(low, high, 8193, dtype=torch.float64, device=values.device)
+        middles = (edges[1:] + edges[:-1]) / 2
+        exact = torch.searchsorted(values, middles, right=True) / len(values)
+        mine = torch.as_tensor(self.distribution(middles).value)
+        return ((mine - exact).abs().sum() * (edges[1] - edges[0])).item()
+
+    def save(self, path: str | Path) -> Path:
+        """Write to `path` as safetensors, the scalars as JSON in its metadata; returns the path."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        scalars = {name: getattr(self, name) for name in ("n", "part", "method", "steps", "products")}
+        return storage.write(path, "Density", tensors, scalars)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Density:
+        """Read what `save` wrote.
+
+        Raises:
+            ResultFileError: the file holds something else.
+        """
+        tensors, scalars = storage.read(path, "Density")
+        return cls(**{**tensors, **scalars})
+
+    def __repr__(self) -> str:
+        low, high = self.ends
+        batch = f"{len(self.nodes)} x " if self.nodes.ndim == 3 else ""
+        known = f"{self.known.shape[-1]} known, " if self.known.shape[-1] else ""
+        return (
+            f"Density({batch}{self.n} {self.part} values from {low:.4g} to {high:.4g}; {known}{self.method}, "
+            f"{self.probes} probes of {self.steps} steps, {self.products} products)"
+        )
+
+    def _mean(self, each: Tensor, coarse: Tensor | None = None) -> Estimate:
+        """The mean over probes of (*batch, p, ...), with its standard error and its change from `coarse`."""
+        axis = self.nodes.ndim - 2
+        mean, stderr = each.mean(axis), each.std(axis) / math.sqrt(self.probes)
+        if coarse is not None:
+            stderr = torch.hypot(stderr, mean - coarse.mean(axis))
+        return Estimate(plain(mean), plain(stderr), self.probes, self.products, self.method, self.probes - 1)
+
+
+def _mass_below(nodes: Tensor, weights: Tensor, at: Tensor, steps: int) -> Tensor:
+    """Each probe's mass at or below t, (*batch, p, q) for t (q,); see `Density.distribution`."""
+    gaps = nodes.diff(dim=-1)
+    reach = 2 * (nodes.amax(-1, keepdim=True) - nodes.amin(-1, keepdim=True)) / steps
+    ended_early = (weights <= 1e-14).any(-1, keepdim=True)
+    gaps = torch.where(gaps <= reach, gaps, reach / 2) * ~ended_early
+    none = torch.zeros_like(nodes[..., :1])
+    left, right = torch.cat([none, gaps], -1).unsqueeze(-2), torch.cat([gaps, none], -1).unsqueeze(-2)
+
+    def mass(t: Tensor) -> Tensor:
+        beyond = t.unsqueeze(-1) - nodes.unsqueeze(-2)
+        halves = _ramp(beyond + left, left) + _ramp(beyond, right)
+        return (halves * weights.unsqueeze(-2)).sum(-1) / 2
+
+    return _in_chunks(mass, at)
+
+
+def _ramp(x: Tensor, length: Tensor) -> Tensor:
+    """0 below 0, 1 above length, linear between; a step at x >= 0 where length = 0."""
+    sloped = (x / torch.where(length > 0, length, 1.0)).clamp(0, 1)
+    return torch.where(length > 0, sloped, (x >= 0).double())
+
+
+def _in_chunks(f: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    return torch.cat([f(part) for part in at.split(128)], -1)

@@ -1,0 +1,190 @@
+"""The density of a whole spectrum, by stochastic Lanczos quadrature or the kernel polynomial method."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from spectral.errors import NotFiniteError, OptionError, ShapeError
+from spectral.estimators.probes import Sampler, sampler
+from spectral.estimators.problem import operator_of
+from spectral.estimators.quadrature import (
+    Project,
+    Rule,
+    Rules,
+    chebyshev_rule,
+    golub_kahan_rule,
+    lanczos_rule,
+    spectral_ends,
+)
+from spectral.estimators.results import Density, Estimate, plain
+from spectral.operators import LinearOperator
+
+Part = Literal["symmetric", "singular"]
+Method = Literal["slq", "kpm"]
+
+_HELD = 1 << 26  # entries of a Lanczos basis held at a time
+_BOUNDING = 20  # Lanczos steps that find the ends for Chebyshev polynomials
+
+
+def spectral_density(
+    model_or_operator: Any,
+    y: Tensor | None = None,
+    *,
+    part: Part = "symmetric",
+    method: Method = "slq",
+    probes: int = 10,
+    steps: int = 60,
+    known: Any = None,
+    seed: int = 0,
+    batched: bool = False,
+    **model_kwargs: Any,
+) -> Density:
+    """How the eigenvalues of (A + A')/2, or the singular values of A, are distributed.
+
+    The measure of a random unit vector, sum_i <v, e_i>^2 delta(lambda_i), has the density of the spectrum as
+    its mean.  Each of `probes` such measures is replaced by a quadrature rule from `steps` products: "slq",
+    the Gauss rule of a reorthogonalised Lanczos run (Ubaru, Chen, Saad 2017; Golub-Kahan for singular
+    values), sharp, with memory of `steps` vectors a probe; or "kpm", Jackson-damped Chebyshev moments
+    (Weisse et al. 2006), smooth, with memory of three.  Errors come from the spread between probes (a count
+    of c values has variance near 2c/probes) and from what the second half of the steps changed.  Known top
+    pairs, given as `known`, are taken out of the probes and put back exactly, which makes outliers sharp and
+    counts among them exact.
+
+    Args:
+        model_or_operator: an operator or matrix, or a model together with y.
+        y: the noisy image.
+        part: "symmetric", the eigenvalues of (A + A')/2; "singular", the singular values of A.
+        method: see above.
+        probes: random vectors, at least 2.
+        steps: products with (A + A')/2 (or A and A') a probe, at most n.
+        known: EigenPairs of the same operator and part, or (values (k,), vectors (k, ...)); orthonormal.
+            For "singular", the right singular vectors.
+        seed: of the probes.
+        batched: whether the first axis of y counts independent inputs.
+        model_kwargs: passed to the model.
+
+    Raises:
+        OptionError: probes, steps or a name out of range.
+        ShapeError: A is not square where its symmetric part is asked for, or `known` does not fit.
+    """
+    A = operator_of(model_or_operator, y, batched, **model_kwargs)
+    n, started = A.shape[1], A.count
+    if part not in ("symmetric", "singular") or method not in ("slq", "kpm"):
+        raise OptionError(
+            f'part is "symmetric" or "singular", method "slq" or "kpm"; got {part!r}, {method!r}'
+        )
+    if probes < 2 or steps < 1:
+        raise OptionError(f"an error bar takes probes >= 2 and steps >= 1; got {probes} and {steps}")
+    values, vectors = _known(known, A)
+    k = values.shape[-1]
+    if k >= n:
+        raise OptionError(f"all {n} values are known already")
+    steps = min(steps, n - k)
+
+    def project(V: Tensor) -> Tensor:
+        return V - (V @ vectors.mT) @ vectors if k else V
+
+    draw = sampler(A, "gaussian", seed)
+    work = torch.promote_types(A.dtype, torch.float32)
+
+    def starts(m: int) -> Tensor:
+        V = project(project(draw(m).to(work)))
+        return V / torch.linalg.vector_norm(V, dim=-1, keepdim=True)
+
+    if method == "kpm":
+        full, half = _kpm(A, part, starts, probes, steps, project)
+    else:
+        full, half = _slq(A, part, starts, probes, steps, project)
+    return Density(*full, *half, values, n, part, method, steps, A.count - started)
+
+
+def schatten_norm(
+    model_or_operator: Any,
+    y: Tensor | None = None,
+    p: float = 1.0,
+    *,
+    probes: int = 10,
+    steps: int = 60,
+    seed: int = 0,
+    batched: bool = False,
+    **model_kwargs: Any,
+) -> Estimate:
+    """(sum_i sigma_i^p)^(1/p) over the singular values: p = 1 the nuclear norm, p = 2 Frobenius' norm.
+
+    By stochastic Lanczos quadrature; two products a step.  Arguments as of `spectral_density`.
+
+    Raises:
+        OptionError: p is not positive.
+    """
+    if not p > 0:
+        raise OptionError(f"p must be positive, got {p}")
+    density = spectral_density(
+        model_or_operator,
+        y,
+        part="singular",
+        probes=probes,
+        steps=steps,
+        seed=seed,
+        batched=batched,
+        **model_kwargs,
+    )
+    total = density.total(lambda sigma: sigma**p)
+    value, error = (torch.as_tensor(x, dtype=torch.float64) for x in (total.value, total.stderr))
+    norm = value ** (1 / p)
+    slope = torch.where(value > 0, norm / (p * torch.where(value > 0, value, 1.0)), 0.0)
+    return Estimate(plain(norm), plain(slope * error), total.samples, total.products, "slq", total.dof)
+
+
+def _slq(A: LinearOperator, part: Part, starts: Sampler, probes: int, steps: int, project: Project) -> Rules:
+    rows = max(1, _HELD // (A.shape[1] * steps * math.prod(A.batch)))
+    found = []
+    for first in range(0, probes, rows):
+        V = starts(min(rows, probes - first))
+        if part == "singular":
+            found.append(golub_kahan_rule(A, V, steps, project))
+        else:
+            found.append(lanczos_rule(A.symmetric_part(), V, steps, project))
+    full, half = (
+        Rule(*(torch.cat(parts, -2) for parts in zip(*rules, strict=True)))
+        for rules in zip(*found, strict=True)
+    )
+    return full, half
+
+
+def _kpm(A: LinearOperator, part: Part, starts: Sampler, probes: int, steps: int, project: Project) -> Rules:
+    S = A.gram() if part == "singular" else A.symmetric_part()
+    low, high = spectral_ends(S, starts(1), min(_BOUNDING, S.shape[1]), project)
+    if part == "singular":
+        low = low.clamp(min=0)
+    V = starts(probes)
+    for _ in range(8):
+        try:
+            rules = chebyshev_rule(S, V, steps, project, (low, high))
+        except NotFiniteError:
+            low, high = low - (high - low) / 10, high + (high - low) / 10
+            continue
+        if part == "singular":
+            full, half = (Rule(rule.nodes.clamp(min=0).sqrt(), rule.weights) for rule in rules)
+            return full, half
+        return rules
+    raise NotFiniteError("the ends of the spectrum could not be found: is the operator symmetric and finite?")
+
+
+def _known(known: Any, A: LinearOperator) -> tuple[Tensor, Tensor]:
+    """Values (*batch, k) float64 and vectors (*batch, k, n) of known pairs, none where known is None."""
+    n, work = A.shape[1], torch.promote_types(A.dtype, torch.float32)
+    if known is None:
+        empty = torch.zeros(*A.batch, 0, dtype=torch.float64, device=A.device)
+        return empty, torch.zeros(*A.batch, 0, n, dtype=work, device=A.device)
+    values, vectors = (known.values, known.vectors) if hasattr(known, "vectors") else known
+    values = values.to(A.device, torch.float64)
+    if values.shape[:-1] != A.batch or vectors.numel() != values.numel() * n:
+        raise ShapeError(
+            f"known pairs of {A!r} are values {(*A.batch, 'k')} and vectors {(*A.batch, 'k', n)}; got "
+            f"{tuple(values.shape)} and {tuple(vectors.shape)}"
+        )
+    return values, vectors.to(A.device, work).reshape(*values.shape, n)

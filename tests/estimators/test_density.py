@@ -1,0 +1,205 @@
+import math
+
+import pytest
+import torch
+
+from spectral.errors import OptionError, ResultFileError, ShapeError
+from spectral.estimators import Density, Estimate, schatten_norm, spectral_density
+from spectral.estimators.quadrature import chebyshev_rule, golub_kahan_rule, lanczos_rule
+from spectral.operators import as_operator
+
+n = 200
+
+
+def whole(V):
+    return V
+
+
+def rows(p, seed=0, n=n):
+    V = torch.randn(p, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return V / V.norm(dim=-1, keepdim=True)
+
+
+def matrix(seed=0, shape=(n, n), decay=0.97):
+    M = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return M * decay ** torch.arange(shape[1]) / math.sqrt(shape[0])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 20])
+def test_gauss_rule_is_exact_to_its_degree(steps):
+    S = matrix() + matrix().T
+    V = rows(3)
+    (nodes, weights), half = lanczos_rule(as_operator(S), V, steps, whole)
+    assert nodes.shape == weights.shape == (3, steps)
+    assert (nodes.diff(dim=-1) > 0).all() and (weights > 0).all()
+    power = V
+    for degree in range(2 * steps):
+        moment = (V * power).sum(-1)
+        assert torch.allclose((weights * nodes**degree).sum(-1), moment, rtol=1e-10, atol=1e-12), degree
+        power = power @ S
+    assert torch.allclose(half.nodes, lanczos_rule(as_operator(S), V, (steps + 1) // 2, whole)[0].nodes)
+
+
+@pytest.mark.parametrize("shape", [(n, n), (150, 200), (200, 60)])
+def test_golub_kahan_rule_is_lanczos_on_the_gram_matrix(shape):
+    M = matrix(shape=shape)
+    V = rows(3, n=shape[1])
+    nodes, weights = golub_kahan_rule(as_operator(M), V, 12, whole)[0]
+    squares, again = lanczos_rule(as_operator(M).gram(), V, 12, whole)[0]
+    assert torch.allclose(nodes.square(), squares, rtol=1e-8, atol=1e-10)
+    assert torch.allclose(weights, again, atol=1e-7)
+
+
+def test_chebyshev_moments_and_jackson_are_the_naive_sum():
+    S = matrix() + matrix().T
+    values, vectors = torch.linalg.eigh(S)
+    V, steps, low, high = rows(2), 15, values[0] - 0.1, values[-1] + 0.1
+    nodes, weights = chebyshev_rule(as_operator(S), V, steps, whole, (low, high))[0]
+    x, shares = (2 * values - high - low) / (high - low), (V @ vectors).square()
+    count = 2 * steps + 1
+    k = torch.arange(count, dtype=torch.float64)
+    mu = shares @ torch.cos(k * torch.arccos(x).unsqueeze(-1))
+    unit = math.pi / (count + 1)
+    jackson = ((count - k + 1) * torch.cos(unit * k) + torch.sin(unit * k) / math.tan(unit)) / (count + 1)
+    # The damped expansion's moments are those of the quadrature rule, and its weights are not negative.
+    t = torch.arccos((2 * nodes - high - low) / (high - low))
+    for degree in range(count):
+        assert torch.allclose(
+            (weights * torch.cos(degree * t)).sum(-1), jackson[degree] * mu[:, degree], atol=1e-10
+        )
+    assert (weights >= 0).all()
+    assert torch.allclose(weights.sum(-1), torch.ones(2, dtype=torch.float64))
+
+
+def test_rule_that_ends_early_is_exact():
+    values = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64).repeat_interleave(10)
+    density = spectral_density(torch.diag(values), probes=200, steps=12)
+    for threshold, count in ((-2.0, 30), (0.0, 20), (1.0, 10), (3.0, 0)):
+        estimate = density.count_above(threshold)
+        assert abs(estimate.value - count) <= 4 * estimate.stderr + 1e-9
+    assert density.ends == pytest.approx((-1.0, 2.0))
+    identity = spectral_density(torch.eye(40), probes=3, steps=10)
+    assert identity.count_above(0.5).value == pytest.approx(40)
+    assert identity.count_above(1.1).value == pytest.approx(0, abs=1e-6)
+
+
+def test_published_spectrum(published):
+    S = (published + published.T) / 2
+    values, vectors = torch.linalg.eigh(S)
+    width = (values[-1] - values[0]).item()
+    A = as_operator(published)
+    slq = spectral_density(A, probes=30, steps=60)
+    assert slq.distance(values) < 2e-3 * width
+    assert abs(slq.count_above(0.5).value - 106) < 4 * slq.count_above(0.5).stderr
+    total = slq.total(lambda x: x)
+    assert abs(total.value - 156.2665) < 4 * total.stderr
+    kpm = spectral_density(A, method="kpm", probes=10, steps=60)
+    assert kpm.distance(values) < 1e-2 * width
+    top = values > 0.5
+    for method in ("slq", "kpm"):
+        known = (values[top], vectors[:, top].T)
+        sharp = spectral_density(A, method=method, probes=15, steps=60, known=known)
+        assert sharp.distance(values) < 1.5e-3 * width
+        assert abs(sharp.count_above(0.5).value - 106) < 0.5
+        assert sharp.count_above(1.0).value == pytest.approx((values > 1).sum().item())
+    singular = spectral_density(A, part="singular", probes=10, steps=60)
+    assert singular.distance(torch.linalg.svdvals(published)) < 5e-3 * width
+
+
+def test_count_interval_covers(published):
+    S = (published + published.T) / 2
+    values = torch.linalg.eigvalsh(S)
+    batch = as_operator(S.expand(40, 900, 900)[:, :900].contiguous(), symmetric=True)
+    hits, runs = 0.0, 0
+    for seed in range(3):
+        density = spectral_density(batch, probes=6, steps=15, seed=seed)
+        low, high = density.count_above(torch.tensor([0.1, 0.3])).interval(0.95)
+        truth = torch.stack([(values > 0.1).sum(), (values > 0.3).sum()])
+        hits += ((low <= truth) & (truth <= high)).double().sum().item()
+        runs += 80
+    assert 0.88 < hits / runs <= 1.0
+
+
+def test_total_of_a_polynomial_is_the_trace_on_the_same_probes():
+    S = matrix() + matrix().T
+    density = spectral_density(S, probes=5, steps=6, seed=3)
+    from spectral.estimators.probes import sampler
+
+    V = sampler(as_operator(S), "gaussian", 3)(5)
+    V = V / V.norm(dim=-1, keepdim=True)
+    forms = n * ((V @ S @ S @ S) * V).sum(-1)
+    estimate = density.total(lambda x: x**3)
+    assert estimate.value == pytest.approx(forms.mean().item())
+    assert estimate.stderr == pytest.approx(forms.std().item() / math.sqrt(5))
+
+
+def test_curve_integrates_to_the_unknown_share():
+    S = matrix() + matrix().T
+    values, vectors = torch.linalg.eigh(S)
+    density = spectral_density(S, probes=4, steps=30, known=(values[-20:], vectors[:, -20:].T))
+    grid = torch.linspace(-4, 4, 2001)
+    curve = density.curve(grid)
+    assert torch.trapezoid(curve.value, grid).item() == pytest.approx(0.9, rel=1e-3)
+    assert curve.stderr.shape == (2001,)
+    with pytest.raises(OptionError, match="width"):
+        density.curve(grid, width=0.0)
+
+
+def test_batch_is_problem_by_problem():
+    M = torch.stack([matrix(s) for s in range(3)])
+    for part in ("symmetric", "singular"):
+        for method in ("slq", "kpm"):
+            together = spectral_density(M, part=part, method=method, probes=4, steps=20)
+            assert together.nodes.shape[:2] == (3, 4)
+            counts = together.count_above(0.5)
+            assert counts.value.shape == (3,)
+            for one in range(3):
+                S = (M[one] + M[one].T) / 2
+                values = torch.linalg.svdvals(M[one]) if part == "singular" else torch.linalg.eigvalsh(S)
+                truth = (values > 0.5).sum()
+                assert abs(counts.value[one] - truth) < 5 * counts.stderr[one] + 2
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tiny(size, dtype):
+    M = matrix(shape=(size, size)).to(dtype)
+    for method in ("slq", "kpm"):
+        for part in ("symmetric", "singular"):
+            density = spectral_density(M, part=part, method=method, probes=3, steps=10)
+            assert density.total(torch.ones_like).value == pytest.approx(size, rel=1e-5)
+
+
+def test_schatten_norms(published):
+    nuclear = schatten_norm(published, probes=20, steps=40)
+    exact = torch.linalg.svdvals(published).sum().item()
+    assert abs(nuclear.value - exact) < 4 * nuclear.stderr < 0.1 * exact
+    frobenius = schatten_norm(published, p=2, probes=20, steps=40)
+    assert abs(frobenius.value - 10.4077) < 4 * frobenius.stderr
+    assert schatten_norm(torch.zeros(20, 20)).value == 0
+
+
+def test_save_load(tmp_path):
+    density = spectral_density(matrix(), probes=3, steps=5)
+    again = Density.load(density.save(tmp_path / "density.safetensors"))
+    assert repr(again) == repr(density)
+    assert torch.equal(again.weights, density.weights)
+    with pytest.raises(ResultFileError, match="Density, not Estimate"):
+        Estimate.load(tmp_path / "density.safetensors")
+
+
+def test_refusals():
+    with pytest.raises(OptionError, match="probes >= 2"):
+        spectral_density(matrix(), probes=1)
+    with pytest.raises(OptionError, match="part is"):
+        spectral_density(matrix(), part="full")
+    with pytest.raises(ShapeError, match="no symmetric part"):
+        spectral_density(matrix(shape=(20, 30)))
+    with pytest.raises(ShapeError, match="known pairs"):
+        spectral_density(matrix(), known=(torch.ones(2), torch.ones(3, n)))
+    with pytest.raises(OptionError, match="known already"):
+        spectral_density(torch.eye(3), known=(torch.ones(3), torch.eye(3)))
+    with pytest.raises(OptionError, match="one problem"):
+        spectral_density(torch.stack([matrix()] * 2), probes=2, steps=2).distance(torch.ones(3))
+    with pytest.raises(OptionError, match="p must be"):
+        schatten_norm(matrix(), p=0)
