@@ -1,0 +1,234 @@
+"""A denoiser over a range of noise levels: what it errs, what SURE says, and what its Jacobian says."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spectral import storage
+from spectral.errors import OptionError, ShapeError
+from spectral.estimators import Estimate
+from spectral.estimators.results import with_error
+from spectral.risk.sure import sure
+
+
+@dataclass(frozen=True, repr=False)
+class RiskCurve:
+    """Three measures of the risk per entry, image by image and noise level by noise level.
+
+    Attributes:
+        sigmas: (S,), noise levels.
+        mse: (S, B), |f(y) - x|^2 / d.
+        sure: (S, B), its unbiased estimate from y alone (eq. 7 of Kadkhodaie et al. 2024).
+        sure_error: (S, B), the standard errors that `sure` stated.
+        bayes: (S, B), sigma^2 tr J / d, the risk of an optimal denoiser (eq. 10): where it differs from
+            mse, f is not E[x | y].
+        products: with J and J', for each image and level.
+    """
+
+    sigmas: Tensor
+    mse: Tensor
+    sure: Tensor
+    sure_error: Tensor
+    bayes: Tensor
+    products: int
+
+    def mean(self, name: str) -> Estimate:
+        """The mean over images of "mse", "sure" or "bayes", (S,), with its standard error between images."""
+        return _mean(getattr(self, name), self.products)
+
+    def gap(self, name: str) -> Estimate:
+        """The mean over images of `name` - mse, (S,), image by image: its error is the difference's own."""
+        return _mean(getattr(self, name) - self.mse, self.products)
+
+    def covered(self, level: float = 0.95) -> Tensor:
+        """(S,), the share of images whose mse lies in sure's interval at `level`."""
+        half = Estimate(self.sure, self.sure_error, 1, 0, "sure", math.inf).halfwidth(level)
+        return ((self.sure - self.mse).abs() <= half).double().mean(-1)
+
+    def save(self, path: str | Path) -> Path:
+        """Write to `path` as safetensors; returns the path."""
+        return storage.write(
+            path,
+            "RiskCurve",
+            {name: getattr(self, name) for name in _TENSORS},
+            {"products": self.products},
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> RiskCurve:
+        """Read what `save` wrote.
+
+        Raises:
+            ResultFileError: the file holds something else.
+        """
+        tensors, scalars = storage.read(path, "RiskCurve")
+        return cls(**{**tensors, **scalars})
+
+    def __repr__(self) -> str:
+        lines = [
+            f"RiskCurve({self.mse.shape[1]} images; root mean squares)",
+            "   sigma      true      SURE  sigma^2 tr J",
+        ]
+        for sigma, *means in zip(
+            self.sigmas, *(getattr(self, n).mean(-1) for n in ("mse", "sure", "bayes")), strict=True
+        ):
+            true, estimated, bayes = (math.sqrt(max(m.item(), 0)) for m in means)
+            lines.append(f"{sigma.item():8.4f}  {true:8.5f}  {estimated:8.5f}  {bayes:8.5f}")
+        return "\n".join(lines)
+
+
+_TENSORS = ("sigmas", "mse", "sure", "sure_error", "bayes")
+
+
+def risk_curve(
+    model: Callable[..., Tensor],
+    images: Tensor,
+    sigmas: Sequence[float],
+    *,
+    products: int | None = None,
+    seed: int = 0,
+    told: str | None = None,
+) -> RiskCurve:
+    """Add noise of each level to each image, and compare true error, SURE and sigma^2 tr J.
+
+    Args:
+        model: the denoiser.
+        images: clean images x, (B, ...).
+        sigmas: noise levels.
+        products: for each trace; by default as `sure` chooses.
+        seed: of noise and probes.
+        told: the keyword by which the model takes sigma; None for a blind denoiser.
+
+    Raises:
+        OptionError: no sigma, or one that is not positive.
+        ShapeError: images without a batch axis.
+    """
+    _check(images, sigmas)
+    rows: list[tuple[Tensor, ...]] = []
+    spent = 0
+    for index, sigma in enumerate(sigmas):
+        y = images + sigma * _noise(images, seed + index)
+        f = functools.partial(model, **{told: sigma}) if told else model
+        risk = sure(f, y, sigma, products=products, seed=seed, batched=True)
+        error = (_denoised(f, y) - images).double().flatten(1).square().mean(1)
+        d = images[0].numel()
+        rows.append(
+            (
+                error,
+                *map(torch.as_tensor, (risk.value, risk.stderr)),
+                sigma**2 * torch.as_tensor(risk.divergence.value) / d,
+            )
+        )
+        spent += risk.products
+    mse, values, errors, bayes = (torch.stack(column) for column in zip(*rows, strict=True))
+    return RiskCurve(torch.tensor(sigmas, dtype=torch.float64), mse, values, errors, bayes, spent)
+
+
+@dataclass(frozen=True, repr=False)
+class KLBound(Estimate):
+    """KL(p || p_theta) <= `value` nats, from the gap of two denoisers' errors.
+
+    Attributes:
+        sigmas: (S,), noise levels of the quadrature.
+        gaps: (S,), mean over images of |f - x|^2 - |f* - x|^2.
+        quadrature: |T(h) - T(2h)| of the trapezoid rule, its error unless the gaps are rough.
+    """
+
+    sigmas: Tensor
+    gaps: Tensor
+    quadrature: float
+
+    def __repr__(self) -> str:
+        return (
+            f"KLBound({with_error(float(self.value), float(self.halfwidth()))} nats (95 %), quadrature "
+            f"within {self.quadrature:.2g}; {self.samples} images, sigma from {self.sigmas[0]:.3g} to "
+            f"{self.sigmas[-1]:.3g})"
+        )
+
+
+def kl_bound(
+    model: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    images: Tensor,
+    sigmas: Sequence[float],
+    *,
+    seed: int = 0,
+    told: str | None = None,
+) -> KLBound:
+    """KL(p || p_theta) <= integral (MSE(f) - MSE(f*)) sigma^-3 d sigma (eq. 5 of Kadkhodaie et al. 2024).
+
+    p_theta is the distribution whose score is model's, f* = `reference` the optimal denoiser of p, or the
+    best that is known (the bound then is on how much worse f models p than f* does).  The integral is the
+    trapezoid rule in log sigma over the levels given: choose them so that the gap times sigma^-2 vanishes at
+    both ends.  Both denoisers see the same noise, so the error is that of the difference, between images.
+
+    Args:
+        model: f, images (B, ...) -> the same shape.
+        reference: f*.
+        images: held-out samples x of p, (B, ...).
+        sigmas: increasing noise levels, at least 3.
+        seed: of the noise.
+        told: the keyword by which both take sigma; None where they are blind.
+
+    Returns:
+        Nats for a whole image, with its standard error.
+
+    Raises:
+        OptionError: sigmas do not increase, or fewer than 3 of them or 2 images.
+        ShapeError: images without a batch axis.
+    """
+    _check(images, sigmas)
+    levels = torch.tensor(sigmas, dtype=torch.float64)
+    if len(levels) < 3 or len(images) < 2 or not bool((levels.diff() > 0).all()):
+        raise OptionError("the integral takes at least 3 increasing noise levels and 2 images")
+    gaps = []
+    for index, sigma in enumerate(sigmas):
+        y = images + sigma * _noise(images, seed + index)
+        both = (functools.partial(f, **{told: sigma}) if told else f for f in (model, reference))
+        errors = [(_denoised(f, y) - images).double().flatten(1).square().sum(1) for f in both]
+        gaps.append((errors[0] - errors[1]).cpu())
+    gap = torch.stack(gaps)
+    weighted = gap / levels.square().unsqueeze(-1)
+    each = torch.trapezoid(weighted, levels.log(), dim=0)
+    coarse = torch.cat([torch.arange(0, len(levels) - 1, 2), torch.tensor([len(levels) - 1])])
+    halved = torch.trapezoid(weighted[coarse], levels[coarse].log(), dim=0)
+    return KLBound(
+        value=each.mean().item(),
+        stderr=(each.std() / math.sqrt(len(each))).item(),
+        samples=len(each),
+        products=0,
+        method="trapezoid",
+        dof=len(each) - 1,
+        sigmas=levels,
+        gaps=gap.mean(-1),
+        quadrature=abs((each - halved).mean().item()),
+    )
+
+
+def _denoised(model: Callable[..., Tensor], y: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(y)
+
+
+def _noise(images: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(images.shape, generator=generator, dtype=images.dtype).to(images.device)
+
+
+def _check(images: Tensor, sigmas: Sequence[float]) -> None:
+    if images.ndim < 2:
+        raise ShapeError(f"images have a leading axis that counts them, got shape {tuple(images.shape)}")
+    if not len(sigmas) or not all(s > 0 and math.isfinite(s) for s in sigmas):
+        raise OptionError("noise levels are positive numbers in the units of the images, at least one")
+
+
+def _mean(each: Tensor, products: int) -> Estimate:
+    count = each.shape[-1]
+    return Estimate(each.mean(-1), each.std(-1) / math.sqrt(count), count, products, "images", count - 1)

@@ -1,0 +1,183 @@
+"""The posterior of the clean image, to second order: Cov[x | y] = sigma^2 J for an optimal denoiser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectral.errors import OptionError, ShapeError
+from spectral.estimators import Estimate, diagonal, trace
+from spectral.estimators.results import plain, student_t
+from spectral.operators import LinearOperator, from_functions, jacobian
+from spectral.results import EigenPairs
+from spectral.spectra import top_eigs
+
+
+@dataclass(frozen=True, repr=False)
+class PosteriorComponents:
+    """Mean, principal components and pixel variances of x given y, as a denoiser's Jacobian states them.
+
+    They are the posterior's where the denoiser is E[x | y] (Miyasawa 1961): then J is symmetric and
+    non-negative, and `pairs.asymmetry` and negative eigenvalues measure how far it is from that.  With
+    `batched` tensors have a leading axis, one entry an image.
+
+    Attributes:
+        mean: f(y).
+        pairs: eigenpairs of the symmetric part of J: directions e_k and lambda_k.
+        sigma: the noise level.
+        total_variance: sigma^2 tr J = sum of all pixels' variances, in squared units of y.
+        pixel_variance: sigma^2 diag J, an image; may be negative where the denoiser is not optimal.
+    """
+
+    mean: Tensor
+    pairs: EigenPairs
+    sigma: float
+    total_variance: Estimate
+    pixel_variance: Estimate
+
+    @property
+    def deviations(self) -> Tensor:
+        """sigma sqrt(lambda_k), (k,) or (B, k), in the units of y: standard deviation of <x, e_k>.
+
+        0 where lambda_k is negative.
+        """
+        return self.sigma * self.pairs.values.clamp(min=0).sqrt()
+
+    @property
+    def explained(self) -> Tensor:
+        """sum of the k variances over the total variance, () or (B,)."""
+        total = torch.as_tensor(self.total_variance.value, dtype=torch.float64)
+        return self.deviations.square().sum(-1).to(total) / total
+
+    @property
+    def pixel_deviation(self) -> Tensor:
+        """sigma sqrt(diag J), an image in the units of y; 0 where the variance is negative."""
+        return torch.as_tensor(self.pixel_variance.value).clamp(min=0).sqrt()
+
+    def scores(self, clean: Tensor) -> Tensor:
+        """<x - f(y), e_k> / (sigma sqrt(lambda_k)), (k,) or (B, k): of variance one where all this holds.
+
+        Raises:
+            ShapeError: `clean` is of another shape.
+            OptionError: an eigenvalue is not positive.
+        """
+        if clean.shape != self.mean.shape:
+            raise ShapeError(f"the clean image has shape {tuple(self.mean.shape)}, got {tuple(clean.shape)}")
+        if not bool((self.deviations > 0).all()):
+            raise OptionError("a component has no positive variance: ask for fewer components")
+        return self.pairs.coefficients(clean - self.mean) / self.deviations
+
+    def coverage(self, clean: Tensor, level: float = 0.95) -> Estimate:
+        """The share of scores inside the Gaussian interval of probability `level`, over held-out images.
+
+        Scores of one image are not independent: the standard error is that between images (batched), and of
+        independent scores for one image.
+        """
+        inside = (self.scores(clean).abs() <= student_t(level, math.inf)).double()
+        if inside.ndim == 1:
+            share = inside.mean().item()
+            error = math.sqrt(share * (1 - share) / len(inside))
+            return Estimate(share, error, len(inside), 0, "coverage", math.inf)
+        each = inside.mean(-1)
+        error = (each.std() / math.sqrt(len(each))).item()
+        return Estimate(each.mean().item(), error, len(each), 0, "coverage", len(each) - 1)
+
+    def traversal(self, k: int, steps: Sequence[float] = (-3, -2, -1, 0, 1, 2, 3)) -> Tensor:
+        """A strip of images f(y) + t sigma sqrt(lambda_k) e_k, t in `steps`: (len(steps), *mean.shape).
+
+        Raises:
+            OptionError: there is no component k (counted from 0).
+        """
+        count = self.pairs.k
+        if not 0 <= k < count:
+            raise OptionError(f"components are 0 to {count - 1}, got {k}")
+        axis = self.deviations.ndim - 1
+        direction = self.pairs.vectors.select(axis, k).reshape(self.mean.shape).to(self.mean)
+        size = self.deviations.select(axis, k).to(self.mean)
+        size = size.reshape(size.shape + (1,) * (self.mean.ndim - size.ndim))
+        return torch.stack([self.mean + t * size * direction for t in steps])
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{s:.4f}" for s in self.deviations.reshape(-1, self.pairs.k)[0, :5].tolist())
+        share = ", ".join(f"{100 * s:.1f} %" for s in self.explained.reshape(-1)[:5].tolist())
+        return (
+            f"PosteriorComponents({self.pairs.k} of standard deviation {shown} ..., explaining {share} of "
+            f"the variance {self.total_variance!r}; {self.pairs.asymmetry_text()})"
+        )
+
+
+def posterior(
+    model: Any,
+    y: Tensor,
+    sigma: float,
+    k: int = 6,
+    *,
+    tol: float = 1e-3,
+    products: int = 100,
+    seed: int = 0,
+    batched: bool = False,
+    **model_kwargs: Any,
+) -> PosteriorComponents:
+    """Principal components of Cov[x | y] = sigma^2 J, its trace and its diagonal.
+
+    Once the k pairs are known, trace and diagonal are probed on what they leave, J - sum lambda e e', whose
+    probes vary less.
+
+    Args:
+        model: the denoiser.
+        y: the noisy image.
+        sigma: its noise level, in the units of y.
+        k: how many components.
+        tol: relative residual of the eigenpairs.
+        products: products with J to spend on the trace, and as many on the diagonal.
+        seed: of the probes and of the solver's start.
+        batched: whether the first axis of y counts separate images.
+        model_kwargs: passed to the model.
+
+    Raises:
+        OptionError: sigma or k out of range.
+        ShapeError: the model changes the shape of y.
+    """
+    if not (sigma > 0 and math.isfinite(sigma)):
+        raise OptionError(f"sigma is a standard deviation in the units of the image, positive; got {sigma}")
+    J = jacobian(model, y, batched=batched, **model_kwargs)
+    pairs = top_eigs(model, y, k, tol=tol, seed=seed, batched=batched, **model_kwargs)
+    rest, values = _without(J, pairs), pairs.values.double()
+    tail = trace(rest, method="hutchinson", products=products, seed=seed)
+    spread = diagonal(rest, method="hutchinson", products=products, seed=seed + 1)
+    vectors = pairs.vectors.double().flatten(values.ndim)
+    head = (values.unsqueeze(-1) * vectors.square()).sum(-2)
+    shape = y.shape
+    variance = Estimate(
+        (sigma**2 * (torch.as_tensor(spread.value) + head)).reshape(shape),
+        (sigma**2 * torch.as_tensor(spread.stderr)).reshape(shape),
+        spread.samples,
+        spread.products,
+        spread.method,
+        spread.dof,
+    )
+    total = Estimate(
+        plain(sigma**2 * (torch.as_tensor(tail.value) + values.sum(-1))),
+        plain(sigma**2 * torch.as_tensor(tail.stderr)),
+        tail.samples,
+        tail.products,
+        tail.method,
+        tail.dof,
+    )
+    return PosteriorComponents(J.output.detach(), pairs, sigma, total, variance)
+
+
+def _without(J: LinearOperator, pairs: EigenPairs) -> LinearOperator:
+    """J - sum_k lambda_k e_k e_k'."""
+    E = pairs.vectors.flatten(pairs.values.ndim).to(J.device, J.dtype)
+    weighted = pairs.values.unsqueeze(-1).to(E) * E
+
+    def apply(V: Tensor) -> Tensor:
+        return J.apply(V) - (V @ E.mT) @ weighted
+
+    return from_functions(apply, None, J.shape[1], dtype=J.dtype, device=J.device, batch=J.batch)
