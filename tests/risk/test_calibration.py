@@ -32,7 +32,8 @@ def test_optimal_denoiser_lies_on_its_calibration_curve():
         estimate = curve.mean(name)
         assert ((estimate.value - expected).abs() < 4 * estimate.stderr).all()
     assert (curve.gap("sure").value.abs() < 4 * curve.gap("sure").stderr).all()
-    assert ((curve.covered() - 0.95).abs() < 0.045).all()
+    covered = curve.covered()  # at d = 30 the variance itself is uncertain
+    assert ((covered > 0.84) & (covered < 0.99)).all()
 
 
 def test_calibration_shows_a_denoiser_that_is_not_optimal():
