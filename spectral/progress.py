@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from spectral.solvers.lanczos import Progress as Standing
+from spectral.solvers.search import Progress as Standing
 
 PATIENCE = 2.0
 

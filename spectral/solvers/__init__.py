@@ -2,6 +2,7 @@
 
 from spectral.solvers.certificate import Completeness
 from spectral.solvers.dense import dense
-from spectral.solvers.lanczos import Progress, RitzPairs, lanczos
+from spectral.solvers.lanczos import RitzPairs, lanczos
+from spectral.solvers.search import Progress
 
 __all__ = ["Completeness", "Progress", "RitzPairs", "dense", "lanczos"]

@@ -102,7 +102,9 @@ def error_bounds(values: Tensor, residuals: Tensor, unseen: Tensor, *, which: st
     return torch.where(gap > residuals, residuals**2 / gap, residuals)
 
 
-def unseen_bound(T: Tensor, C: Tensor, *, block: int, dimension: int, failure: float) -> Tensor:
+def unseen_bound(
+    T: Tensor, C: Tensor, *, block: int, dimension: int, failure: float, share: float = 1.0
+) -> Tensor:
     """An upper bound on the largest eigenvalue of a symmetric operator, from one block Krylov space.
 
     Let the space grow from `block` orthonormal rows X_1, uniformly random in n dimensions, with
@@ -124,6 +126,7 @@ def unseen_bound(T: Tensor, C: Tensor, *, block: int, dimension: int, failure: f
         block: b.
         dimension: n.
         failure: probability that the bound does not hold.
+        share: norm of u's part in the space that the start is drawn from; 1 where that is the whole space.
 
     Returns:
         (B,), the largest mu that cannot be excluded; at least the largest Ritz value.
@@ -134,7 +137,7 @@ def unseen_bound(T: Tensor, C: Tensor, *, block: int, dimension: int, failure: f
     high = theta[:, -1]
     if C.shape[1] == 0 or block >= dimension:
         return high
-    delta = math.sqrt(scipy.special.betaincinv(block / 2, (dimension - block) / 2, failure))
+    delta = share * math.sqrt(scipy.special.betaincinv(block / 2, (dimension - block) / 2, failure))
     first, last = Z[:, :block], C @ Z
     reach = torch.linalg.vector_norm(C, dim=(-2, -1)) / delta  # g(mu) <= |C| / (mu - theta_1)
     top = torch.where(reach > 0, reach, 1.0)

@@ -6,7 +6,8 @@ import torch
 
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness
-from spectral.solvers.lanczos import RitzPairs, Target, Which, remaining
+from spectral.solvers.lanczos import RitzPairs, Which
+from spectral.solvers.search import Target, remaining
 
 
 def dense(

@@ -15,11 +15,14 @@ Everything carries a leading axis of B independent problems.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from spectral.errors import NotFiniteError
 from spectral.operators.base import LinearOperator
+from spectral.solvers.certificate import unseen_bound
 
 
 class KrylovBasis:
@@ -31,18 +34,23 @@ class KrylovBasis:
         X: (B, b, n), the next block; b = 0 once the basis spans the whole space.
         C: (B, b, size), float64 on the CPU.
         F: (B, f, size), float64 on the CPU.
+        images: (B, size, n) after `refresh`, A v for each v in the basis.
         norm: the largest |A x| seen for a unit x, a lower bound of |A|.
     """
 
-    def __init__(self, A: LinearOperator, first: Tensor, generator: torch.Generator) -> None:
-        self.A, self.generator = A, generator
+    def __init__(
+        self, A: LinearOperator, first: Tensor, generator: torch.Generator, *, magnitude: bool = False
+    ) -> None:
+        self.A, self.generator, self.magnitude = A, generator, magnitude
         B, _, self.n = first.shape
         self.V = first.new_empty(B, 0, self.n)
         self.T = torch.zeros(B, 0, 0, dtype=torch.float64)
         self.F = torch.zeros(B, 0, 0, dtype=torch.float64)
+        self.images = self.V
+        self._solved = (torch.empty(0), torch.empty(0), torch.empty(0))
         self.norm = 0.0
         self.eps = torch.finfo(first.dtype).eps
-        self.X, R = self._next_block(first, self.V)
+        self.X, R = self.next_block(first, self.V)
         self.C = R[..., :0]
 
     @property
@@ -68,10 +76,10 @@ class KrylovBasis:
         """
         e, b = self.size, self.block
         W = self.product(self.X)
-        self._reserve(e + b)
+        self.V = reserve(self.V, e, e + b)
         self.V[:, e : e + b] = self.X
         basis = self.V[:, : e + b]
-        H, W = _orthogonalise(W, basis)
+        H, W = orthogonalise(W, basis)
         T = torch.zeros(len(self.T), e + b, e + b, dtype=torch.float64)
         T[:, :e, :e] = self.T
         T[:, e:, :] = H
@@ -80,119 +88,166 @@ class KrylovBasis:
         F = torch.zeros(*self.F.shape[:2], e + b, dtype=torch.float64)
         F[..., :e] = self.F
 
-        X, R = self._next_block(W, basis)
+        X, R = self.next_block(W, basis)
         C = torch.zeros(len(T), X.shape[1], e + b, dtype=torch.float64)
         C[..., e:] = R
         # All at once, so that an interruption leaves the relation as it was.
         self.T, self.F, self.X, self.C = T, F, X, C
 
-    def ritz(self, magnitude: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Ritz values (B, size), their coordinates (B, size, size) in columns, and residuals (B, size).
-
-        Ordered from the largest value down, or from the largest magnitude.
-        """
-        theta, Y = torch.linalg.eigh(self.T)
-        order = torch.argsort(theta.abs() if magnitude else theta, dim=-1, descending=True)
-        theta = theta.gather(-1, order)
-        Y = Y.gather(-1, order.unsqueeze(-2).expand_as(Y))
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """Ritz values and residuals, (B, size) each, from the largest value (or magnitude) down."""
+        theta, Y = self._eigh()
         if self.exhausted:
-            return theta, Y, torch.zeros_like(theta)
-        left_out = torch.cat([self.C, self.F], dim=1) @ Y
-        return theta, Y, torch.linalg.vector_norm(left_out, dim=1)
+            return theta, torch.zeros_like(theta)
+        return theta, torch.linalg.vector_norm(torch.cat([self.C, self.F], dim=1) @ Y, dim=1)
 
-    def vectors(self, Y: Tensor) -> Tensor:
-        """Ritz vectors V' y as rows, (B, p, n), for the p columns of Y."""
-        return Y.mT.to(self.V) @ self.V[:, : self.size]
+    def in_next_block(self, keep: int) -> Tensor:
+        """The part of the leading pairs' residuals that lies in the next block, (B, keep)."""
+        return torch.linalg.vector_norm(self.C @ self._eigh()[1][..., :keep], dim=1)
 
-    def restart(self, theta: Tensor, Y: Tensor) -> None:
-        """Keep the Ritz pairs (theta, Y) alone, with the next block: a thick restart, no products."""
-        kept = Y.shape[-1]
-        self.V[:, :kept] = self.vectors(Y)
-        self.T = torch.diag_embed(theta)
+    def restart(self, keep: int) -> None:
+        """Keep the leading Ritz pairs alone, with the next block: a thick restart, no products."""
+        theta, Y = self._eigh()
+        Y = Y[..., :keep]
+        self.V[:, :keep] = Y.mT.to(self.V) @ self.V[:, : self.size]
         self.C, self.F = self.C @ Y, self.F @ Y
+        self.T = torch.diag_embed(theta[:, :keep])
 
-    def restart_afresh(self, theta: Tensor, Y: Tensor, block: int) -> None:
-        """Keep the Ritz pairs alone and go on from `block` random vectors orthogonal to them.
+    def restart_afresh(self, keep: int, block: int) -> None:
+        """Keep the leading pairs alone and go on from `block` random vectors orthogonal to them.
 
         From there the new part of the basis is a Krylov space of P A P, P the projector on the complement of
         the pairs kept; what coupled them to the old next block is left out, and remembered in F.
         """
-        self.restart(theta, Y)
+        self.restart(keep)
         self.F = torch.cat([self.F, self.C], dim=1)
-        block = min(block, self.n - self.size)
-        self.X = _complement(self._random(block), self.V[:, : self.size]).contiguous()
-        self.C = torch.zeros(len(self.T), block, self.size, dtype=torch.float64)
+        self.X = random_complement(self.V[:, :keep], min(block, self.n - keep), self.generator)
+        self.C = torch.zeros(len(self.T), self.block, keep, dtype=torch.float64)
 
-    def refresh(self, theta: Tensor, Y: Tensor, threshold: float) -> Tensor:
-        """Keep the pairs alone, and measure their residuals by fresh products, which replace C and F.
+    def refresh(self, keep: int, threshold: float) -> None:
+        """Keep the leading pairs alone, and measure their residuals by fresh products, held in `images`.
 
-        The next block is made of the residuals' leading directions, those above `threshold`.  Returns the
-        products, A v for each row v now in the basis, (B, kept, n).
+        The next block is made of the residuals' leading directions, those above `threshold`; C and F are
+        replaced.
         """
-        kept = Y.shape[-1]
-        self.restart(theta, Y)
-        V = self.V[:, :kept]
-        AV = self.product(V)
-        H, W = _orthogonalise(AV, V)
+        self.restart(keep)
+        V = self.V[:, :keep]
+        self.images = self.product(V)
+        H, W = orthogonalise(self.images, V)
         self.T = (H + H.mT) / 2
-        gram = (W.double() @ W.double().mT).cpu()
-        power, U = torch.linalg.eigh(gram)
-        significant = int((power > threshold**2).sum(-1).max())
-        block = min(max(1, significant), self.n - kept)
-        self.X, _ = self._next_block(U.flip(-1)[..., :block].mT.to(W) @ W, V)
-        self.C = (self.X.double() @ W.double().mT).cpu()
-        rest = gram.diagonal(dim1=-2, dim2=-1) - (self.C**2).sum(1)
-        self.F = torch.diag_embed(rest.clamp(min=0).sqrt())
-        return AV
+        self.X, self.C, self.F = leading_directions(W, V, threshold, self.next_block)
+
+    def unseen(self, keep: int, block: int, failure: float) -> tuple[Tensor, Tensor]:
+        """Beyond the leading pairs, since `restart_afresh`: the largest Ritz value, and a bound, (B,)."""
+        T, C = self.T[:, keep:, keep:], self.C[..., keep:]
+        chance = {"block": block, "dimension": self.n - keep}
+        if not self.magnitude:
+            return torch.linalg.eigvalsh(T)[:, -1], unseen_bound(T, C, failure=failure, **chance)
+        ends = [unseen_bound(s * T, s * C, failure=failure / 2, **chance) for s in (1, -1)]
+        return torch.linalg.eigvalsh(T).abs().amax(-1), torch.maximum(*ends)
 
     def product(self, X: Tensor) -> Tensor:
-        """A x for each row, (B, b, n), checked to be finite.
-
-        Raises:
-            NotFiniteError: it is not.
-        """
-        W = self.A.apply(X) if self.A.batch else self.A.apply(X[0])[None]
-        norm = torch.linalg.vector_norm(W, dim=-1).max().item()
-        if not norm < float("inf"):
-            raise NotFiniteError(
-                f"product {self.A.count} with {self.A!r} holds NaN or infinity: the operator overflows, "
-                "or its model has no derivative at y"
-            )
-        self.norm = max(self.norm, norm)
+        """A x for each row, and a note of the largest norm seen; see `product`."""
+        W = product(self.A.apply, X, self.A)
+        self.norm = max(self.norm, largest_norm(W))
         return W
 
-    def _reserve(self, rows: int) -> None:
-        """Room for `rows` rows, growing by half so that no more is taken than the solve needs."""
-        if rows > self.V.shape[1]:
-            grown = self.V.new_empty(
-                len(self.V), min(self.n, max(rows, self.V.shape[1] * 3 // 2, 32)), self.n
-            )
-            grown[:, : self.size] = self.V[:, : self.size]
-            self.V = grown
+    def next_block(self, W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+        """`orthonormal_block` with this basis's generator and scale."""
+        return orthonormal_block(W, held, 10 * self.eps * self.norm, self.generator)
 
-    def _next_block(self, W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-        """X orthonormal and R with W = R' X, for W (B, b, n) orthogonal to the rows held.
+    def _eigh(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues of T in order of preference, and eigenvectors in columns; kept until T changes."""
+        if self._solved[0] is not self.T:
+            theta, Y = torch.linalg.eigh(self.T)
+            order = torch.argsort(theta.abs() if self.magnitude else theta, dim=-1, descending=True)
+            Y = Y.gather(-1, order.unsqueeze(-2).expand_as(Y))
+            self._solved = (self.T, theta.gather(-1, order), Y)
+        return self._solved[1:]
 
-        Directions that vanish to rounding (an invariant subspace was found) are replaced by random ones,
-        which R does not couple to; so the basis can always grow until it spans the space.
-        """
-        block = min(W.shape[1], self.n - held.shape[1])
-        Q, R = torch.linalg.qr(W.mT)
-        U, S, Zh = torch.linalg.svd(R.double().cpu())
-        X = (U.mT.to(W) @ Q.mT)[:, :block]
-        vanished = S[:, :block] <= 10 * self.eps * self.norm
-        R = (S.unsqueeze(-1) * Zh)[:, :block]
-        if vanished.any():
-            X = torch.where(vanished.to(X.device)[..., None], self._random(block), X)
-            R = R.masked_fill(vanished[..., None], 0)
-        # What is left of W is orthogonal to the basis only to the rounding of its largest direction.
-        if bool((S[:, :block] < 0.01 * S[:, :1]).any()) or vanished.any():
-            X = _complement(X, held)
-        return X.contiguous(), R
 
-    def _random(self, rows: int) -> Tensor:
-        X = torch.randn(len(self.V), rows, self.n, generator=self.generator, dtype=torch.float64)
-        return X.to(self.V)
+def product(apply: Callable[[Tensor], Tensor], X: Tensor, A: LinearOperator) -> Tensor:
+    """A x or A' x for each row of (B, b, n), whether or not A has a batch axis.
+
+    Raises:
+        NotFiniteError: a product holds NaN or infinity.
+    """
+    W = apply(X) if A.batch else apply(X[0])[None]
+    if not largest_norm(W) < float("inf"):
+        raise NotFiniteError(
+            f"product {A.count} with {A!r} holds NaN or infinity: the operator overflows, "
+            "or its model has no derivative at y"
+        )
+    return W
+
+
+def largest_norm(W: Tensor) -> float:
+    """max |w| over rows; NaN where one is."""
+    return torch.linalg.vector_norm(W, dim=-1).max().item()
+
+
+def orthonormal_block(
+    W: Tensor, held: Tensor, vanishing: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """X orthonormal and R with W = R' X, for W (B, b, n) orthogonal to the rows held (B, size, n).
+
+    Directions below `vanishing` (an invariant subspace was found) are replaced by random ones, which R does
+    not couple to; so a basis can always grow until it spans the space.
+    """
+    block = min(W.shape[1], W.shape[2] - held.shape[1])
+    Q, R = torch.linalg.qr(W.mT)
+    U, S, Zh = torch.linalg.svd(R.double().cpu())
+    X = (U.mT.to(W) @ Q.mT)[:, :block]
+    vanished = S[:, :block] <= vanishing
+    R = (S.unsqueeze(-1) * Zh)[:, :block]
+    if vanished.any():
+        X = torch.where(vanished.to(X.device)[..., None], _random(X, block, generator), X)
+        R = R.masked_fill(vanished[..., None], 0)
+    # What is left of W is orthogonal to the rows held only to the rounding of its largest direction.
+    if bool((S[:, :block] < 0.01 * S[:, :1]).any()) or vanished.any():
+        X = _complement(X, held)
+    return X.contiguous(), R
+
+
+def leading_directions(
+    W: Tensor, held: Tensor, threshold: float, next_block: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of residuals W (B, k, n): a block X of directions above `threshold`, C = X W', and the rest as F."""
+    gram = (W.double() @ W.double().mT).cpu()
+    power, U = torch.linalg.eigh(gram)
+    significant = int((power > threshold**2).sum(-1).max())
+    block = min(max(1, significant), W.shape[2] - held.shape[1])
+    X, _ = next_block(U.flip(-1)[..., :block].mT.to(W) @ W, held)
+    C = (X.double() @ W.double().mT).cpu()
+    rest = gram.diagonal(dim1=-2, dim2=-1) - (C**2).sum(1)
+    return X, C, torch.diag_embed(rest.clamp(min=0).sqrt())
+
+
+def random_complement(held: Tensor, rows: int, generator: torch.Generator) -> Tensor:
+    """Random orthonormal rows, uniform in the complement of the rows held: (B, rows, n)."""
+    return _complement(_random(held, rows, generator), held).contiguous()
+
+
+def orthogonalise(W: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients H = W basis' (float64, CPU) and the rest of W, by classical Gram-Schmidt done twice."""
+    first = W @ basis.mT
+    W = W - first @ basis
+    second = W @ basis.mT
+    return first.double().cpu() + second.double().cpu(), W - second @ basis
+
+
+def reserve(V: Tensor, held: int, rows: int) -> Tensor:
+    """V with room for `rows` rows, growing by half so that no more is taken than the solve needs."""
+    if rows <= V.shape[1]:
+        return V
+    grown = V.new_empty(len(V), min(V.shape[2], max(rows, V.shape[1] * 3 // 2, 32)), V.shape[2])
+    grown[:, :held] = V[:, :held]
+    return grown
+
+
+def _random(like: Tensor, rows: int, generator: torch.Generator) -> Tensor:
+    X = torch.randn(like.shape[0], rows, like.shape[2], generator=generator, dtype=torch.float64)
+    return X.to(like)
 
 
 def _complement(X: Tensor, held: Tensor) -> Tensor:
@@ -201,11 +256,3 @@ def _complement(X: Tensor, held: Tensor) -> Tensor:
         Q, R = torch.linalg.qr((X - (X @ held.mT) @ held).mT)
         X = Q.mT * R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-1)
     return X
-
-
-def _orthogonalise(W: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Coefficients H = W basis' (float64, CPU) and the rest of W, by classical Gram-Schmidt done twice."""
-    first = W @ basis.mT
-    W = W - first @ basis
-    second = W @ basis.mT
-    return first.double().cpu() + second.double().cpu(), W - second @ basis
