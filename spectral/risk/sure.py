@@ -42,9 +42,9 @@ class Sure(Estimate):
 
     @property
     def psnr(self) -> Number:
-        """-10 log10 MSE in dB, peak 1."""
+        """-10 log10 MSE in dB, peak 1; NaN where the estimate of the MSE is not positive."""
         value = torch.as_tensor(self.value, dtype=torch.float64)
-        return plain(-10 * torch.log10(value.clamp(min=torch.finfo(torch.float64).tiny)))
+        return plain(-10 * torch.where(value > 0, value, math.nan).log10())
 
     def __repr__(self) -> str:
         if isinstance(self.value, Tensor):

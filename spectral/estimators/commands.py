@@ -1,0 +1,279 @@
+"""The commands `spectral trace`, `spectral sure` and `spectral density`."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from spectral.console import Problem, forward_seconds, load_problem, one_line_errors
+from spectral.estimators import diagonal
+from spectral.estimators import spectral_density as estimate_density
+from spectral.estimators import trace as estimate_trace
+from spectral.estimators.results import Estimate, with_error
+from spectral.risk import sure as estimate_sure
+from spectral.spectra import top_eigs
+
+Denoiser = Annotated[str, typer.Option(help="a shipped network's name, or a weights file")]
+Image = Annotated[Path | None, typer.Option(help="a grey picture [the shipped photograph]")]
+Crop = Annotated[tuple[int, int, int] | None, typer.Option(metavar="TOP LEFT SIDE", help="a square of it")]
+Sigma = Annotated[float, typer.Option(help="noise level, the picture being in [0, 1]")]
+Products = Annotated[int | None, typer.Option(help="products with the Jacobian to spend")]
+Rtol = Annotated[float | None, typer.Option(help="stop at this relative error of tr J, at 95 %")]
+Seed = Annotated[int, typer.Option(help="of the noise and of the probes")]
+Out = Annotated[Path | None, typer.Option(help="folder for the figure and the saved result")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def trace(
+    denoiser: Denoiser = "photos",
+    image: Image = None,
+    crop: Crop = None,
+    sigma: Sigma = 0.15,
+    method: Annotated[
+        Literal["auto", "exact", "hutchinson", "hutch++", "xtrace"], typer.Option(help="estimator")
+    ] = "auto",
+    products: Products = None,
+    rtol: Rtol = None,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """The trace of a denoiser's Jacobian at a noisy picture, with its error; with --out its diagonal."""
+    with one_line_errors():
+        problem = load_problem(denoiser, image, sigma, seed, crop)
+        unit = forward_seconds(problem.model, problem.noisy)
+        began = time.perf_counter()
+        found = estimate_trace(
+            problem.model, problem.noisy, method=method, products=products, rtol=rtol, seed=seed
+        )
+        seconds = time.perf_counter() - began
+        files = _write_diagonal(problem, denoiser, products, seed, out) if out else []
+    d = problem.noisy.numel()
+    summary = {"trace": _numbers(found), "d": d, "seconds": seconds, "forward_seconds": unit}
+    if as_json:
+        _print_json(summary, problem, files)
+        return
+    rows = [("tr J", _interval(found)), ("tr J / d", f"{float(found) / d:.4f}")]
+    _print(f"trace of J, {_title(denoiser, problem)}", rows, found, seconds, unit, problem, files)
+
+
+def sure(
+    denoiser: Denoiser = "photos",
+    image: Image = None,
+    crop: Crop = None,
+    sigma: Sigma = 0.15,
+    level: Annotated[
+        Literal["given", "median", "residual"],
+        typer.Option(help="noise level told to SURE: sigma itself, or estimated from the noisy picture"),
+    ] = "given",
+    method: Annotated[
+        Literal["auto", "exact", "hutchinson", "hutch++", "xtrace", "finite-difference"],
+        typer.Option(help="how tr J is had"),
+    ] = "auto",
+    products: Products = None,
+    rtol: Rtol = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """A denoiser's error estimated from the noisy picture alone, beside its true error."""
+    with one_line_errors():
+        problem = load_problem(denoiser, image, sigma, seed, crop)
+        unit = forward_seconds(problem.model, problem.noisy)
+        began = time.perf_counter()
+        found = estimate_sure(
+            problem.model,
+            problem.noisy,
+            sigma if level == "given" else level,
+            method=method,
+            products=products,
+            rtol=rtol,
+            seed=seed,
+        )
+        seconds = time.perf_counter() - began
+    truth = (problem.denoised - problem.clean).double().square().mean().item()
+    if as_json:
+        summary = {
+            "mse": _numbers(found),
+            "noise_error": found.noise_error,
+            "psnr": None if math.isnan(found.psnr) else found.psnr,
+            "true_mse": truth,
+            "true_psnr": -10 * math.log10(truth),
+            "sigma": found.sigma,
+            "sigma_error": found.sigma_error,
+            "sigma_rule": found.rule,
+            "divergence": _numbers(found.divergence),
+            "seconds": seconds,
+            "forward_seconds": unit,
+        }
+        _print_json(summary, problem, [])
+        return
+    low, high = found.interval()
+    verdict = "inside" if low <= truth <= high else "outside"
+    rows = [
+        ("SURE, mean squared error", _interval(found)),
+        ("true, from the clean picture", f"{truth:.3e}, {verdict} the interval"),
+        ("PSNR by SURE / true", f"{float(found.psnr):.2f} / {-10 * math.log10(truth):.2f} dB"),
+        ("error by the noise alone", f"{1.96 * float(found.noise_error):.1e}"),
+        (f"sigma ({found.rule})", with_error(float(found.sigma), 1.96 * float(found.sigma_error))),
+        ("tr J", _interval(found.divergence)),
+    ]
+    _print(f"SURE, {_title(denoiser, problem)}", rows, found, seconds, unit, problem, [])
+
+
+def density(
+    denoiser: Denoiser = "photos",
+    image: Image = None,
+    crop: Crop = None,
+    sigma: Sigma = 0.15,
+    part: Annotated[
+        Literal["symmetric", "singular"],
+        typer.Option(help="eigenvalues of (J + J')/2, or singular values of J"),
+    ] = "symmetric",
+    method: Annotated[
+        Literal["slq", "kpm"], typer.Option(help="Lanczos quadrature, or Chebyshev moments")
+    ] = "slq",
+    probes: Annotated[int, typer.Option(help="random vectors")] = 10,
+    steps: Annotated[int, typer.Option(help="products a probe")] = 60,
+    threshold: Annotated[float, typer.Option(help="count the values above it")] = 0.5,
+    deflate: Annotated[
+        int, typer.Option(help="find so many top eigenpairs first, and take them out of the probes")
+    ] = 0,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """The density of all eigenvalues or singular values of a denoiser's Jacobian, with its error."""
+    with one_line_errors():
+        if deflate and part != "symmetric":
+            raise ValueError(
+                "--deflate finds eigenpairs of the symmetric part: it does not go with --part singular"
+            )
+        problem = load_problem(denoiser, image, sigma, seed, crop)
+        unit = forward_seconds(problem.model, problem.noisy)
+        began = time.perf_counter()
+        pairs = top_eigs(problem.model, problem.noisy, deflate, seed=seed) if deflate else None
+        found = estimate_density(
+            problem.model,
+            problem.noisy,
+            part=part,
+            method=method,
+            probes=probes,
+            steps=steps,
+            known=pairs,
+            seed=seed,
+        )
+        seconds = time.perf_counter() - began
+        files = (
+            _write_density(found, threshold, f"{part} part, {_title(denoiser, problem)}", out) if out else []
+        )
+    count, total = found.count_above(threshold), found.total(lambda values: values)
+    low, high = found.ends
+    summary = {
+        "count_above": {"threshold": threshold} | _numbers(count),
+        "sum": _numbers(total),
+        "ends": [low, high],
+        "n": found.n,
+        "known": found.known.tolist(),
+        "part": part,
+        "method": method,
+        "seconds": seconds,
+        "forward_seconds": unit,
+    }
+    if as_json:
+        _print_json(summary, problem, files)
+        return
+    rows = [
+        (f"values above {threshold:g}", f"{_interval(count)} of {found.n}"),
+        ("sum of values", _interval(total)),
+        ("from / to", f"{low:.4f} / {high:.4f}"),
+    ]
+    name = "eigenvalues of (J + J')/2" if part == "symmetric" else "singular values of J"
+    _print(f"{name}, {_title(denoiser, problem)}", rows, count, seconds, unit, problem, files)
+
+
+def _write_diagonal(
+    problem: Problem, denoiser: str, products: int | None, seed: int, out: Path
+) -> list[Path]:
+    from spectral.estimators.figures import images  # noqa: PLC0415  matplotlib takes a second to import
+
+    found = diagonal(problem.model, problem.noisy, products=products or 100, seed=seed)
+    deviation = problem.sigma * torch.as_tensor(found.value).clamp(min=0).sqrt()
+    out.mkdir(parents=True, exist_ok=True)
+    figure = images(
+        [("noisy", problem.noisy), ("denoised", problem.denoised), ("sigma sqrt(diag J)", deviation)],
+        _title(denoiser, problem),
+    )
+    figure.savefig(out / "diagonal.png")
+    return [out / "diagonal.png", found.save(out / "diagonal.safetensors")]
+
+
+def _write_density(found: Any, threshold: float, title: str, out: Path) -> list[Path]:
+    from spectral.estimators.figures import density as draw  # noqa: PLC0415
+
+    saved = found.save(out / "density.safetensors")
+    draw(found, threshold, title).savefig(out / "density.png")
+    return [out / "density.png", saved]
+
+
+def _title(denoiser: str, problem: Problem) -> str:
+    rows, columns = problem.clean.shape[-2:]
+    return f"{Path(denoiser).stem}, {rows}x{columns}, sigma {problem.sigma:g}"
+
+
+def _interval(estimate: Estimate) -> str:
+    """value +- half of the 95 % interval."""
+    return with_error(float(estimate.value), float(estimate.halfwidth()))
+
+
+def _numbers(estimate: Estimate) -> dict[str, Any]:
+    low, high = estimate.interval()
+    return {
+        "value": estimate.value,
+        "stderr": estimate.stderr,
+        "interval95": [low, high],
+        "samples": estimate.samples,
+        "products": estimate.products,
+        "method": estimate.method,
+    }
+
+
+def _print(
+    title: str,
+    rows: list[tuple[str, str]],
+    estimate: Estimate,
+    seconds: float,
+    unit: float,
+    problem: Problem,
+    files: list[Path],
+) -> None:
+    console = Console(soft_wrap=True)
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column()
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(
+        f"errors        95 % intervals; {estimate.method}, {estimate.samples} samples", highlight=False
+    )
+    console.print(f"products      {estimate.products} with J and J'", highlight=False)
+    console.print(
+        f"time          {seconds:.1f} s, {seconds / unit:.0f} forward passes of {1e3 * unit:.1f} ms",
+        highlight=False,
+    )
+    for note in problem.notes:
+        console.print(f"note          {note}", highlight=False, markup=False)
+    for path in files:
+        console.print(f"wrote         {path}", highlight=False)
+
+
+def _print_json(summary: dict[str, Any], problem: Problem, files: list[Path]) -> None:
+    typer.echo(json.dumps(summary | {"notes": problem.notes, "files": [str(path) for path in files]}))
