@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from spectral.bases.alpert import warped_multiwavelets
 from spectral.bases.base import Array, Band, Basis, Pixels, as_images
@@ -61,7 +61,7 @@ class BandletFrame:
     def search(
         self,
         coefficients: Array,
-        thresholds: Array,
+        thresholds: ArrayLike,
         *,
         cost: Cost = "oracle",
         geometry_penalty: float = 0.0,

@@ -33,10 +33,10 @@ def _round(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def uniforms(k0: int, k1: int, out: NDArray[np.floating]) -> None:
-    """Fill out (m,) with uniform draws on [0, 1), in place; the key k0, k1 is two uint64.
+def uniforms(k0: np.uint64, k1: np.uint64, out: NDArray[np.floating]) -> None:
+    """Fill out (m,) with uniform draws on [0, 1), in place; under the key (k0, k1).
 
-    Draw i is floor(w_i / 2^11) 2^-53 with w_i the i-th word of Philox4x64-10 under the key (k0, k1), blocks
+    Draw i is floor(w_i / 2^11) 2^-53 with w_i the i-th word of Philox4x64-10 under that key, blocks
     counted from 1: bit for bit what numpy.random.Generator(numpy.random.Philox(key=(k0, k1))).random(m)
     returns. An image's noise thus depends on its key alone and not on batches, threads or devices.
     """

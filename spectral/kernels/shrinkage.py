@@ -5,14 +5,14 @@ from typing import Any, Literal
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.floating[Any]]
 Rule = Literal["oracle", "hard", "soft"]
 
 
 def risks(
-    coefficients: Floats, sigmas: Floats, rule: Rule = "oracle", factor: float = 3.5
+    coefficients: Floats, sigmas: ArrayLike, rule: Rule = "oracle", factor: float = 3.5
 ) -> NDArray[np.float64]:
     """Expected squared errors (n, S) of shrinking y = c + z, z ~ N(0, sigma^2 Id), for c (n, d), sigma (S,).
 
