@@ -44,10 +44,11 @@ def slopes(
         else None
     )
     figures.save(
-        figures.psnr_curves(small, "`released` images, 80x80: oracles", networks), out / "oracle-slopes.png"
+        figures.psnr_curves(small, "Oracles on released C$^\\alpha$ images, 80x80", networks),
+        out / "oracle-slopes.png",
     )
     figures.save(
-        figures.psnr_curves(large, "`exact` images, 512x512: the asymptotic window"),
+        figures.psnr_curves(large, "Oracles on exact C$^\\alpha$ images, 512x512: the asymptotic window"),
         out / "asymptotic-slopes.png",
     )
     sections = [

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from benchmarks.theory import mterm, regularity
 from benchmarks.theory.oracle_slopes import ALPHAS, Curves
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 COLOURS = {
     "DCT": "#8c8c8c",
     "db4": "#2c7fb8",
@@ -48,7 +49,8 @@ def psnr_curves(
         axis.legend(
             title="slope", fontsize=7, title_fontsize=7, frameon=False, loc="upper left", alignment="left"
         )
-    axes[0].set_ylabel("output PSNR (dB)")
+    low, high = axes[0].get_ylim()
+    axes[0].set(ylabel="output PSNR (dB)", ylim=(low, high + 0.4 * (high - low)))  # room for the legends
     return figure
 
 

@@ -80,7 +80,7 @@ def to_psnr(error: Array, pixels: int) -> Array:
 def oracle_curves(images: Array, inputs: Array, frames: dict[str, BandletFrame], db4_levels: int) -> Curves:
     """Oracle risks of clean images (n, H, W) as PSNR: DCT, db4 and the best basis of each frame."""
     shape, levels = (images.shape[1], images.shape[2]), sigma(inputs)
-    errors = {
+    errors: dict[str, Array] = {
         "DCT": risks(DCT(shape).analysis(images), levels),
         "db4": risks(Wavelet(shape, "db4", db4_levels).analysis(images), levels),
     }
@@ -154,7 +154,7 @@ def table_a(curves: dict[int, Curves]) -> list[Section]:
             slopes,
         ),
         Section("Paired gains in output PSNR (dB)", setting, gains),
-        Section("Order of the bases: gains in dB that must be positive", setting, order),
+        Section("Order of the bases: mean gains in dB, which must be positive", setting, order),
     ]
 
 
@@ -167,8 +167,8 @@ def table_b(curves: dict[int, Curves]) -> list[Section]:
     ]
     n = len(curves[1].outputs["db4"])
     note = (
-        f"`exact`, 512x512, {n} images, mean removed, J = 7, squares up to 32. Slope: least squares over input "
-        "PSNR -24..6 dB in steps of 3 dB, per image."
+        f"`exact`, 512x512, {n} images, mean removed, J = 7, squares up to 32. Slope: least squares over "
+        "input PSNR -24..6 dB in steps of 3 dB, per image."
     )
     return [Section("Table B: oracle slopes in the asymptotic window", note, cells)]
 
@@ -195,7 +195,10 @@ def table_c(n: int, seed: int) -> list[Section]:
     setting = (
         f"`exact`, 256x256, alpha = 3, {n} images, J = 5, squares up to 32 (wavelet domain), 16 (pixels)."
     )
-    thresholds = "T = 3.5 sigma with penalties T^2 and T^2/7 in the wavelet domain, sigma sqrt(2 ln d) without in the pixels."
+    thresholds = (
+        "T = 3.5 sigma with penalties T^2 and T^2/7 in the wavelet domain, sigma sqrt(2 ln d) and no penalty "
+        "in the pixel domain."
+    )
     return [
         Section("Table C: estimators, output PSNR (dB) at input PSNR", f"{setting} {thresholds}", cells),
         Section("Paired oracle gains in output PSNR (dB)", setting, gains),

@@ -72,8 +72,9 @@ def section(n: int, seed: int) -> Section:
             expected = Expected(smooth) if demanded else None
             cells.append(cell(row, f"spectral exponent {s:g}", found, expected, SLACK))
     note = (
-        f"{n} fields of 2^14 samples and of 2^11 x 2^11 pixels; lags {', '.join(map(str, LAGS))}; differences of "
-        "order floor(H) + 2. `released` uses spectral exponents alpha and beta, `exact` alpha + 1/2 and beta + 1. "
-        "At exponent 1 a background has H = 0 and a logarithmic structure function: nothing is demanded there."
+        f"{n} fields of 2^14 samples and of 2^11 x 2^11 pixels; lags {', '.join(map(str, LAGS))}; "
+        "differences of order floor(H) + 2. `released` uses spectral exponents alpha and beta, `exact` "
+        "alpha + 1/2 and beta + 1. At exponent 1 a background has H = 0 and a logarithmic structure "
+        "function: nothing is demanded there."
     )
     return Section("Hoelder exponents", note, cells)

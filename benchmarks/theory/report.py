@@ -23,7 +23,7 @@ class Expected:
 class Cell:
     """The mean of a quantity over images, the half-width of its 95 % interval, and what it should be.
 
-    ok: |value - expected| <= max(slack, interval + expected interval), or value > interval where the demand
+    ok: |value - expected| <= max(slack, interval + expected interval), or value > 0 where the demand
     is that it be `positive`; None where nothing is demanded.
     """
 
@@ -39,7 +39,7 @@ class Cell:
     def ok(self) -> bool | None:
         """Whether the demand is met."""
         if self.positive:
-            return self.value > self.interval
+            return self.value > 0
         if self.expected is None:
             return None
         allowed = max(self.slack, self.interval + self.expected.interval)

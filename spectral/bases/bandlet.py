@@ -80,7 +80,7 @@ class BandletFrame:
             raise ValueError(f"coefficients must be (n, H, W), got shape {coefficients.shape}")
         levels = np.atleast_1d(np.asarray(thresholds, coefficients.dtype)) ** 2
         if levels.ndim != 1 or not (levels > 0).all():
-            raise ValueError(f"thresholds must be a list of positive numbers, got {thresholds}")
+            raise ValueError(f"thresholds must be positive numbers (S,), got {thresholds!r}")
         hard = cost == "hard"
         grown = []
         for rows, columns in self.bands:

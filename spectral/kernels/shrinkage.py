@@ -31,7 +31,7 @@ def risks(
         raise ValueError(f"rule must be one of {rules}, got {rule!r}")
     levels = np.atleast_1d(np.asarray(sigmas, np.float64))
     if not (levels > 0).all():
-        raise ValueError(f"noise levels must be positive, got {sigmas}")
+        raise ValueError(f"noise levels must be positive, got {levels}")
     c = np.ascontiguousarray(coefficients).reshape(len(coefficients), -1)
     return _oracle(c, levels) if rule == "oracle" else _thresholded(c, levels, factor, rule == "hard")
 
