@@ -2,7 +2,17 @@
 
 from spectral import errors
 from spectral.operators import LinearOperator, as_operator, from_functions, jacobian
-from spectral.results import EigenPairs
-from spectral.spectra import top_eigs
+from spectral.results import EigenPairs, SingularTriplets
+from spectral.spectra import top_eigs, top_svd
 
-__all__ = ["EigenPairs", "LinearOperator", "as_operator", "errors", "from_functions", "jacobian", "top_eigs"]
+__all__ = [
+    "EigenPairs",
+    "LinearOperator",
+    "SingularTriplets",
+    "as_operator",
+    "errors",
+    "from_functions",
+    "jacobian",
+    "top_eigs",
+    "top_svd",
+]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -13,8 +14,8 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from spectral.console import Problem, forward_seconds, load_problem, one_line_errors
-from spectral.results import EigenPairs
-from spectral.spectra import top_eigs
+from spectral.results import EigenPairs, SingularTriplets
+from spectral.spectra import top_eigs, top_svd
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,113 +35,164 @@ def main(
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
 
 
+Denoiser = Annotated[str, typer.Option(help="a shipped network's name, or a weights file")]
+Picture = Annotated[Path | None, typer.Option(help="a grey picture [the shipped photograph]")]
+Crop = Annotated[
+    tuple[int, int, int] | None, typer.Option(metavar="TOP LEFT SIDE", help="a square of the picture")
+]
+Sigma = Annotated[float, typer.Option(help="noise level, the picture being in [0, 1]")]
+Tol = Annotated[float, typer.Option(help="relative residual")]
+MaxProducts = Annotated[int, typer.Option(help="stop there, converged or not")]
+Seed = Annotated[int, typer.Option(help="of the noise and of the solver's start")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
 @app.command()
 def eigs(
-    denoiser: Annotated[str, typer.Option(help="a shipped network's name, or a weights file")] = "photos",
-    image: Annotated[Path | None, typer.Option(help="a grey picture [the shipped photograph]")] = None,
-    crop: Annotated[
-        tuple[int, int, int] | None, typer.Option(metavar="TOP LEFT SIDE", help="a square of it")
-    ] = None,
-    sigma: Annotated[float, typer.Option(help="noise level, the picture being in [0, 1]")] = 0.15,
+    denoiser: Denoiser = "photos",
+    image: Picture = None,
+    crop: Crop = None,
+    sigma: Sigma = 0.15,
     k: Annotated[int, typer.Option("-k", help="how many eigenpairs")] = 20,
     above: Annotated[float | None, typer.Option(help="all eigenvalues above this instead")] = None,
     which: Annotated[
         Literal["largest", "smallest", "magnitude"], typer.Option(help="end of the spectrum")
     ] = "largest",
-    tol: Annotated[float, typer.Option(help="relative residual")] = 1e-4,
-    max_products: Annotated[int, typer.Option(help="stop there, converged or not")] = 10_000,
-    seed: Annotated[int, typer.Option(help="of the noise and of the solver's start")] = 0,
+    tol: Tol = 1e-4,
+    max_products: MaxProducts = 10_000,
+    seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="folder for eigs.png and eigs.safetensors")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: Json = False,
 ) -> None:
     """Certified eigenpairs of the symmetric part of a denoiser's Jacobian at a noisy picture."""
+    options = {"above": above, "which": which, "tol": tol, "max_products": max_products}
+    _solve(top_eigs, denoiser, image, crop, sigma, k, seed, out, as_json, options)
+
+
+@app.command()
+def svd(
+    denoiser: Denoiser = "photos",
+    image: Picture = None,
+    crop: Crop = None,
+    sigma: Sigma = 0.15,
+    k: Annotated[int, typer.Option("-k", help="how many singular triplets")] = 20,
+    above: Annotated[float | None, typer.Option(help="all singular values above this instead")] = None,
+    tol: Tol = 1e-4,
+    max_products: MaxProducts = 10_000,
+    seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="folder for svd.png and svd.safetensors")] = None,
+    as_json: Json = False,
+) -> None:
+    """Certified singular triplets of a denoiser's Jacobian at a noisy picture."""
+    options = {"above": above, "tol": tol, "max_products": max_products}
+    _solve(top_svd, denoiser, image, crop, sigma, k, seed, out, as_json, options)
+
+
+def _solve(
+    solver: Callable[..., EigenPairs | SingularTriplets],
+    denoiser: str,
+    image: Path | None,
+    crop: tuple[int, int, int] | None,
+    sigma: float,
+    k: int,
+    seed: int,
+    out: Path | None,
+    as_json: bool,
+    options: dict[str, Any],
+) -> None:
     with one_line_errors():
         problem = load_problem(denoiser, image, sigma, seed, crop)
         unit = forward_seconds(problem.model, problem.noisy)
-        pairs = top_eigs(
-            problem.model,
-            problem.noisy,
-            k,
-            above=above,
-            which=which,
-            tol=tol,
-            max_products=max_products,
-            seed=seed,
-            progress=not as_json,
-        )
-        files = _write(pairs, problem, denoiser, out) if out else []
+        spectrum = solver(problem.model, problem.noisy, k, seed=seed, progress=not as_json, **options)
+        files = _write(spectrum, problem, denoiser, out) if out else []
     if as_json:
-        typer.echo(json.dumps(_summary(pairs, problem, unit, files)))
+        typer.echo(json.dumps(_summary(spectrum, problem, unit, files)))
     else:
-        _print(pairs, problem, denoiser, unit, files)
+        _print(spectrum, problem, denoiser, unit, files)
 
 
-def _write(pairs: EigenPairs, problem: Problem, denoiser: str, out: Path) -> list[Path]:
-    from spectral.plotting import eigs as draw  # noqa: PLC0415  matplotlib takes a second to import
+def _write(spectrum: EigenPairs | SingularTriplets, problem: Problem, denoiser: str, out: Path) -> list[Path]:
+    from spectral import plotting  # noqa: PLC0415  matplotlib takes a second to import
 
-    result = pairs.save(out / "eigs.safetensors")
-    figure = draw(
-        pairs,
-        problem.clean,
-        problem.noisy,
-        problem.denoised,
-        title=f"{Path(denoiser).stem}, sigma = {problem.sigma:g}: {pairs.asymmetry_text()}",
-    )
-    figure.savefig(out / "eigs.png")
-    return [out / "eigs.png", result]
+    images = (problem.clean, problem.noisy, problem.denoised)
+    title = f"{Path(denoiser).stem}, sigma = {problem.sigma:g}"
+    if isinstance(spectrum, EigenPairs):
+        name, title = "eigs", f"{title}: {spectrum.asymmetry_text()}"
+        figure = plotting.eigs(spectrum, *images, title)
+    else:
+        name = "svd"
+        figure = plotting.svd(spectrum, *images, title)
+    result = spectrum.save(out / f"{name}.safetensors")
+    figure.savefig(out / f"{name}.png")
+    return [out / f"{name}.png", result]
 
 
-def _print(pairs: EigenPairs, problem: Problem, denoiser: str, unit: float, files: list[Path]) -> None:
+def _print(
+    spectrum: EigenPairs | SingularTriplets,
+    problem: Problem,
+    denoiser: str,
+    unit: float,
+    files: list[Path],
+) -> None:
     console = Console()
     rows, columns = problem.clean.shape[-2:]
+    pairs = isinstance(spectrum, EigenPairs)
     table = Table(title=f"{Path(denoiser).stem}, {rows}x{columns}, sigma {problem.sigma:g}")
-    for name in ("k", "lambda", "residual", "error bound", "|<x, e_k>|", ""):
+    names = ("lambda", "|<x, e_k>|") if pairs else ("sigma", "|<x, v_k>|")
+    for name in ("k", names[0], "residual", "error bound", names[1], ""):
         table.add_column(name, justify="right")
-    scale = pairs.values.abs().max().item() if pairs.k else 1.0
-    for i, c in enumerate(pairs.coefficients(problem.clean).abs().tolist()):
+    scale = spectrum.values.abs().max().item() if spectrum.k else 1.0
+    for i, c in enumerate(spectrum.coefficients(problem.clean).abs().tolist()):
         table.add_row(
             str(i + 1),
-            f"{pairs.values[i].item():.5f}",
-            f"{pairs.residuals[i].item() / scale:.1e}",
-            f"{pairs.errors[i].item():.1e}",
+            f"{spectrum.values[i].item():.5f}",
+            f"{spectrum.residuals[i].item() / scale:.1e}",
+            f"{spectrum.errors[i].item():.1e}",
             f"{c:.4g}",
-            "" if pairs.converged[i] else "not converged",
+            "" if spectrum.converged[i] else "not converged",
         )
     console.print(table)
-    spent = ", ".join(f"{name} {n}" for name, n in pairs.spent.items())
-    passes = f"{pairs.seconds / unit:.0f} forward passes of {1e3 * unit:.1f} ms"
+    spent = ", ".join(f"{name} {n}" for name, n in spectrum.spent.items())
+    passes = f"{spectrum.seconds / unit:.0f} forward passes of {1e3 * unit:.1f} ms"
+    residual = (
+        "|S e - lambda e|, S = (J + J')/2," if pairs else "the larger of |J v - sigma u|, |J' u - sigma v|"
+    )
     lines = [
-        ("residuals", f"|S e - lambda e| / max |lambda|, from fresh products (tol {pairs.tol:g})"),
-        ("completeness", pairs.completeness_text()),
-        ("asymmetry", pairs.asymmetry_text()),
-        ("products", f"{pairs.products} with S = (J + J')/2: {spent}"),
-        ("time", f"{pairs.seconds:.1f} s, {passes}"),
-        *(("note", note) for note in (*problem.notes, *pairs.notes)),
+        ("residuals", f"{residual} over the largest value; from fresh products (tol {spectrum.tol:g})"),
+        ("completeness", spectrum.completeness_text()),
+        *([("asymmetry", spectrum.asymmetry_text())] if isinstance(spectrum, EigenPairs) else []),
+        ("products", f"{spectrum.products}, each one with J and one with J': {spent}"),
+        ("time", f"{spectrum.seconds:.1f} s, {passes}"),
+        *(("note", note) for note in (*problem.notes, *spectrum.notes)),
         *(("wrote", str(path)) for path in files),
     ]
     for name, text in lines:
         console.print(f"{name:13} {text}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _summary(pairs: EigenPairs, problem: Problem, unit: float, files: list[Path]) -> dict[str, object]:
-    skew = pairs.asymmetry
-    return {
-        "values": pairs.values.tolist(),
-        "residuals": pairs.residuals.tolist(),
-        "errors": pairs.errors.tolist(),
-        "converged": pairs.converged.tolist(),
-        "coefficients": pairs.coefficients(problem.clean).abs().tolist(),
-        "complete": bool(pairs.complete),
-        "bound": pairs.completeness.bound.item(),
-        "confidence": pairs.completeness.confidence,
-        "asymmetry": None if skew is None else {"value": skew.value, "stderr": skew.stderr},
-        "products": pairs.products,
-        "spent": pairs.spent,
-        "seconds": pairs.seconds,
+def _summary(
+    spectrum: EigenPairs | SingularTriplets, problem: Problem, unit: float, files: list[Path]
+) -> dict[str, object]:
+    told: dict[str, object] = {
+        "values": spectrum.values.tolist(),
+        "residuals": spectrum.residuals.tolist(),
+        "errors": spectrum.errors.tolist(),
+        "converged": spectrum.converged.tolist(),
+        "coefficients": spectrum.coefficients(problem.clean).abs().tolist(),
+        "complete": bool(spectrum.complete),
+        "bound": spectrum.completeness.bound.item(),
+        "confidence": spectrum.completeness.confidence,
+        "products": spectrum.products,
+        "spent": spectrum.spent,
+        "seconds": spectrum.seconds,
         "forward_seconds": unit,
-        "part": pairs.part,
-        "which": pairs.which,
-        "tol": pairs.tol,
-        "notes": [*problem.notes, *pairs.notes],
+        "which": spectrum.which,
+        "tol": spectrum.tol,
+        "notes": [*problem.notes, *spectrum.notes],
         "files": [str(path) for path in files],
     }
+    if isinstance(spectrum, EigenPairs):
+        skew = spectrum.asymmetry
+        told["part"] = spectrum.part
+        told["asymmetry"] = None if skew is None else {"value": skew.value, "stderr": skew.stderr}
+    return told

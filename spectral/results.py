@@ -1,10 +1,10 @@
-"""What the solvers return: eigenpairs with their proofs, that print, save, load and plot."""
+"""What the solvers return: spectra with their proofs, that print, save, load and plot."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -17,45 +17,41 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True, repr=False)
-class EigenPairs:
-    """Eigenpairs of the symmetric part S = (J + J') / 2 of a Jacobian, or of a symmetric operator S.
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Spectrum:
+    """What eigenpairs and singular triplets have in common.
 
     With `batched` every field that is a tensor has a leading axis, one entry an image.
 
     Attributes:
-        values: lambda, (k,), float64, in the order of `which`.
-        vectors: e, (k, *input shape), orthonormal; the entry of largest magnitude of each is positive.
-        residuals: |S e - lambda e|, (k,), from products formed after the solve, in the model's precision.
-        errors: |lambda - nearest eigenvalue of S| is at most this, (k,): min(r, r^2/gap), the gap at the
-            confidence of `completeness`.
+        values: (k,), float64, in the order of `which`.
+        residuals: (k,), from products formed after the solve, in the model's precision.
+        errors: (k,), bounds on the distance of each value to one of the operator's own: min(r, r^2/gap), the
+            gap at the confidence of `completeness`; not below the rounding of a product.
         converged: (k,), whether the residual is at most `tolerance`.
-        tolerance: tol max |lambda|, or the rounding error of a product where that is larger; (), or (B,).
-        completeness: what can be said of eigenvalues that were not returned.
-        orthogonality: max |<e_i, e_j> - delta_ij|; (), or (B,).
-        asymmetry: |J - J'| / |J| in the Frobenius norm, with its standard error; None for an operator that
-            is symmetric by construction.
-        part: "symmetric", which matrix the pairs belong to.
+        tolerance: tol max |value|, or ten times the rounding of a product where that is larger; (), or (B,).
+        completeness: what can be said of values that were not returned.
+        orthogonality: max |<v_i, v_j> - delta_ij|; (), or (B,).
         which: "largest", "smallest" or "magnitude".
-        above: the value beyond which all eigenvalues were sought; None where k of them were.
+        above: the value beyond which all were sought; None where k of them were.
         tol: as asked.
-        method: "lanczos" or "dense".
-        spent: products with S for each purpose: solve, completeness, residuals, asymmetry.
+        method: the solver's name.
+        spent: products by purpose: solve, completeness, residuals, asymmetry.  One is a product with J and
+            one with J'.
         seconds: of wall time.
         operator: what was solved, in words.
         notes: what the user should know: a fallback, a tolerance out of reach, an interruption.
     """
 
+    symbol: ClassVar[str]
+
     values: Tensor
-    vectors: Tensor
     residuals: Tensor
     errors: Tensor
     converged: Tensor
     tolerance: Tensor
     completeness: Completeness
     orthogonality: Tensor
-    asymmetry: Estimate | None
-    part: str
     which: str
     above: float | None
     tol: float
@@ -67,19 +63,19 @@ class EigenPairs:
 
     @property
     def k(self) -> int:
-        """The number of pairs, of each image."""
+        """The number of values, of each image."""
         return self.values.shape[-1]
 
     @property
     def products(self) -> int:
-        """Products with S in all, for each image."""
+        """Products in all, for each image."""
         return sum(self.spent.values())
 
     @property
     def complete(self) -> Tensor:
         """Whether nothing that was sought is missing, at completeness.confidence; (), or (B,).
 
-        That is, whether no unseen eigenvalue lies beyond `above`, or beyond the last value and its residual.
+        That is, whether no unseen value lies beyond `above`, or beyond the last value and its residual.
         """
         sign = -1 if self.which == "smallest" else 1
         if self.above is not None:
@@ -87,69 +83,58 @@ class EigenPairs:
         last = self.values[..., -1].abs() if self.which == "magnitude" else sign * self.values[..., -1]
         return sign * self.completeness.bound <= last + self.residuals[..., -1] + 1e-12 * last.abs()
 
-    def coefficients(self, x: Tensor) -> Tensor:
-        """<x, e_k> of an image in the basis found, (k,) or (B, k).
-
-        Args:
-            x: the image, of the shape of the solver's input (or with further axes of length 1).
-        """
-        E = self.vectors.flatten(self.values.ndim)
-        flat = x.reshape(*self.values.shape[:-1], -1).to(E)
-        return (E.double() @ flat.double().unsqueeze(-1)).squeeze(-1)
-
     def save(self, path: str | Path) -> Path:
         """Write everything to one safetensors file; returns its path."""
-        tensors = {
-            name: getattr(self, name)
-            for name in (
-                "values",
-                "vectors",
-                "residuals",
-                "errors",
-                "converged",
-                "tolerance",
-                "orthogonality",
-            )
-        }
-        meta: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in ("part", "which", "above", "tol", "method", "spent", "seconds", "operator", "notes")
-        }
-        tensors["completeness.bound"] = self.completeness.bound
-        meta["completeness"] = [self.completeness.confidence, self.completeness.products]
-        if self.asymmetry is not None:
-            a = self.asymmetry
-            tensors["asymmetry.value"], tensors["asymmetry.stderr"] = map(
-                torch.as_tensor, (a.value, a.stderr)
-            )
-            meta["asymmetry"] = [a.samples, a.products, a.method, a.dof]
-        return storage.write(path, "EigenPairs", tensors, meta)
+        tensors: dict[str, Tensor] = {}
+        meta: dict[str, Any] = {}
+        for name in (f.name for f in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                tensors[name] = value
+            elif isinstance(value, (Completeness, Estimate)):
+                parts = {part.name: getattr(value, part.name) for part in fields(value)}
+                for part in ("bound", "value", "stderr"):
+                    if part in parts:
+                        tensors[f"{name}.{part}"] = torch.as_tensor(parts.pop(part))
+                meta[name] = parts
+            else:
+                meta[name] = value
+        return storage.write(path, type(self).__name__, tensors, meta)
 
     @classmethod
-    def load(cls, path: str | Path) -> EigenPairs:
+    def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote.
 
         Raises:
             ResultFileError: the file is missing or holds something else.
         """
-        tensors, meta = storage.read(path, "EigenPairs")
-        held: dict[str, Any] = {**tensors, **meta}
-        held["completeness"] = Completeness(held.pop("completeness.bound"), *meta["completeness"])
-        held.setdefault("asymmetry", None)
-        if held["asymmetry"] is not None:
-            value, stderr = (plain(held.pop(f"asymmetry.{name}")) for name in ("value", "stderr"))
-            held["asymmetry"] = Estimate(value, stderr, *meta["asymmetry"])
+        tensors, meta = storage.read(path, cls.__name__)
+        held: dict[str, Any] = {name: t for name, t in tensors.items() if "." not in name} | meta
+        held["completeness"] = Completeness(bound=tensors["completeness.bound"], **meta["completeness"])
+        if meta.get("asymmetry") is not None:
+            value, stderr = (plain(tensors[f"asymmetry.{part}"]) for part in ("value", "stderr"))
+            held["asymmetry"] = Estimate(value=value, stderr=stderr, **meta["asymmetry"])
         return cls(**held)
 
-    def plot(self, clean: Tensor | None = None, noisy: Tensor | None = None) -> Figure:
-        """Spectrum, coefficients and vectors as a figure; see `spectral.plotting.eigs`."""
-        from spectral.plotting import eigs  # noqa: PLC0415  matplotlib takes a second to import
+    def completeness_text(self) -> str:
+        """The completeness statement as a sentence."""
+        c = self.completeness
+        if c.confidence == 0:
+            return "not probed: larger ones may be missing"
+        side = {"largest": "above", "smallest": "below", "magnitude": "in magnitude above"}[self.which]
+        bound = c.bound.max() if self.which != "smallest" else c.bound.min()
+        where = f"no other {self.symbol} {side} {bound.item():.4f}" + (
+            " in any image" if c.bound.ndim else ""
+        )
+        if not torch.isfinite(bound):
+            where = "these are all"
+        sure = "certain" if c.confidence == 1 else f"{100 * c.confidence:g} % confidence"
+        verdict = "complete" if bool(self.complete.all()) else "complete but for the gap to that bound"
+        return f"{where} ({sure}): {verdict}"
 
-        return eigs(self, clean, noisy)
-
-    def __repr__(self) -> str:
+    def _lines(self, what: str) -> list[str]:
         count = f"{self.values.shape[0]} x {self.k}" if self.values.ndim == 2 else f"{self.k}"
-        lines = [f"EigenPairs({count} {self.which} of the {self.part} part; {self.method})"]
+        lines = [f"{type(self).__name__}({count} {self.which} {what}; {self.method})"]
         if self.values.ndim == 1 and self.k:
             shown = [f"{v:.4f}" for v in self.values[:5].tolist()]
             shown += ["...", f"{self.values[-1].item():.4f}"] if self.k > 5 else []
@@ -157,31 +142,49 @@ class EigenPairs:
         if self.k:
             scale = self.values.abs().amax(-1, keepdim=True).clamp(min=1e-300)
             worst = (self.residuals / scale).max().item()
-            done, of = int(self.converged.sum()), self.converged.numel()
-            lines.append(
-                f"  residuals    at most {worst:.1e} relative; {done} of {of} converged (tol {self.tol:g})"
-            )
+            done = f"{int(self.converged.sum())} of {self.converged.numel()} converged (tol {self.tol:g})"
+            lines.append(f"  residuals    at most {worst:.1e} relative; {done}")
         lines.append(f"  completeness {self.completeness_text()}")
-        if isinstance(self.asymmetry, Estimate):
-            lines.append(f"  asymmetry    {self.asymmetry_text()}")
-        spent = ", ".join(f"{name} {n}" for name, n in self.spent.items())
-        lines.append(f"  products     {self.products} ({spent}) in {self.seconds:.2f} s")
-        lines += [f"  note         {note}" for note in self.notes]
-        return "\n".join(lines)
+        return lines
 
-    def completeness_text(self) -> str:
-        """The completeness statement as a sentence."""
-        c = self.completeness
-        if c.confidence == 0:
-            return "not probed: larger eigenvalues may be missing"
-        side = {"largest": "above", "smallest": "below", "magnitude": "in magnitude above"}[self.which]
-        bound = c.bound.max() if self.which != "smallest" else c.bound.min()
-        where = f"no other eigenvalue {side} {bound.item():.4f}" + (" in any image" if c.bound.ndim else "")
-        if not torch.isfinite(bound):
-            where = "these are all"
-        sure = "certain" if c.confidence == 1 else f"{100 * c.confidence:g} % confidence"
-        verdict = "complete" if bool(self.complete.all()) else "complete but for the gap to that bound"
-        return f"{where} ({sure}): {verdict}"
+    def _last_lines(self) -> list[str]:
+        spent = ", ".join(f"{name} {n}" for name, n in self.spent.items())
+        last = f"  products     {self.products} ({spent}) in {self.seconds:.2f} s"
+        return [last, *(f"  note         {note}" for note in self.notes)]
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class EigenPairs(Spectrum):
+    """Eigenpairs S e = lambda e of the symmetric part S = (J + J') / 2 of a Jacobian, or of a symmetric S.
+
+    Attributes:
+        vectors: e, (k, *input shape), orthonormal; the entry of largest magnitude of each is positive.
+        asymmetry: |J - J'| / |J| in the Frobenius norm, with its standard error; None for an operator that
+            is symmetric by construction.
+        part: "symmetric", which matrix the pairs belong to.
+
+    `residuals` are |S e - lambda e|; see `Spectrum` for the rest.
+    """
+
+    symbol = "eigenvalue"
+
+    vectors: Tensor
+    asymmetry: Estimate | None
+    part: str = "symmetric"
+
+    def coefficients(self, x: Tensor) -> Tensor:
+        """<x, e_k> of an image in the basis found, (k,) or (B, k).
+
+        Args:
+            x: the image, of the shape of the solver's input (or with further axes of length 1).
+        """
+        return _coefficients(self.vectors, self.values, x)
+
+    def plot(self, clean: Tensor | None = None, noisy: Tensor | None = None) -> Figure:
+        """Spectrum, coefficients and vectors as a figure; see `spectral.plotting.eigs`."""
+        from spectral.plotting import eigs  # noqa: PLC0415  matplotlib takes a second to import
+
+        return eigs(self, clean, noisy)
 
     def asymmetry_text(self) -> str:
         """|J - J'| / |J| with its standard error."""
@@ -191,3 +194,46 @@ class EigenPairs:
         if isinstance(a.value, Tensor):
             return f"|J - J'| / |J| from {a.value.min():.3f} to {a.value.max():.3f}"
         return f"|J - J'| / |J| = {a.value:.3f} +- {a.stderr:.3f}"
+
+    def __repr__(self) -> str:
+        lines = self._lines(f"of the {self.part} part")
+        return "\n".join([*lines, f"  asymmetry    {self.asymmetry_text()}", *self._last_lines()])
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class SingularTriplets(Spectrum):
+    """Singular triplets J v = sigma u, J' u = sigma v of a Jacobian or operator.
+
+    Attributes:
+        left: u, (k, *output shape), orthonormal.
+        right: v, (k, *input shape), orthonormal; the entry of largest magnitude of each is positive.
+        left_residuals, right_residuals: |J v - sigma u| and |J' u - sigma v|, (k,).
+
+    `residuals` are the larger of the two; see `Spectrum` for the rest.
+    """
+
+    symbol = "singular value"
+
+    left: Tensor
+    right: Tensor
+    left_residuals: Tensor
+    right_residuals: Tensor
+
+    def coefficients(self, x: Tensor) -> Tensor:
+        """<x, v_k> of an image in the right basis, (k,) or (B, k)."""
+        return _coefficients(self.right, self.values, x)
+
+    def plot(self, clean: Tensor | None = None, noisy: Tensor | None = None) -> Figure:
+        """Spectrum, coefficients, right and left vectors as a figure; see `spectral.plotting.svd`."""
+        from spectral.plotting import svd  # noqa: PLC0415  matplotlib takes a second to import
+
+        return svd(self, clean, noisy)
+
+    def __repr__(self) -> str:
+        return "\n".join([*self._lines("singular triplets"), *self._last_lines()])
+
+
+def _coefficients(vectors: Tensor, values: Tensor, x: Tensor) -> Tensor:
+    E = vectors.flatten(values.ndim).double()
+    flat = x.reshape(*values.shape[:-1], -1).to(E)
+    return (E @ flat.unsqueeze(-1)).squeeze(-1)

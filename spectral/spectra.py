@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -14,9 +15,9 @@ from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.estimators.norms import asymmetry
 from spectral.operators import Jacobian, LinearOperator, as_operator, jacobian
 from spectral.progress import bar
-from spectral.results import EigenPairs
-from spectral.solvers import Completeness, RitzPairs, dense, lanczos
-from spectral.solvers.certificate import certify, error_bounds
+from spectral.results import EigenPairs, SingularTriplets
+from spectral.solvers import Completeness, RitzPairs, RitzTriplets, dense, dense_svd, golub_kahan, lanczos
+from spectral.solvers.certificate import certify, certify_triplets, error_bounds
 from spectral.solvers.lanczos import Which
 
 log = logging.getLogger("spectral")
@@ -67,7 +68,7 @@ def top_eigs(
         batched: y[0], y[1], ... are independent images, solved in lock-step.
         start: (m, *y.shape), vectors whose combination starts the solve (with `batched`: (B, m, ...)).
         seed: of the random starts; a run repeats on one device.
-        max_products: bound on solve and completeness together; pairs short of tol are then marked so.
+        max_products: bound on the products; pairs short of tol are then marked so.
         progress: show a bar.
         model_kwargs: passed to the model: noise level, label, ...
 
@@ -84,20 +85,16 @@ def top_eigs(
         >>> pairs.values, pairs.vectors, pairs.residuals
     """
     began = time.perf_counter()
-    A, model_shape = _operator(model_or_operator, y, batched, model_kwargs)
-    n = A.shape[1]
-    _check_options(k, n, which, above, tol, method, block, max_products, A.batch)
-    # Half precision is for products alone: the solver's own arithmetic is never below float32.
-    working = A.to(torch.promote_types(A.dtype, torch.float32))
-    S = working.symmetric_part()
-
-    if method == "auto":
-        small = n <= DENSE_BELOW or (above is None and 5 * k >= n and n <= DENSE_AT_MOST)
-        method = "dense" if small else "lanczos"
-    if method == "dense":
-        found = dense(S, k, which=which, above=above)
+    problem = _Problem.of("top_eigs", model_or_operator, y, batched, model_kwargs)
+    # Raises here, before any work, where there is no symmetric part.
+    S = problem.working.symmetric_part()
+    problem.check(k, above, tol, method, ("auto", "lanczos", "dense"), block, max_products)
+    if which not in ("largest", "smallest", "magnitude"):
+        raise OptionError(f'which is "largest", "smallest" or "magnitude", got {which!r}')
+    if method == "dense" or (method == "auto" and problem.small(k, above)):
+        method, found = "dense", dense(S, k, which=which, above=above)
     else:
-        rows = None if start is None else _start_rows(start, A)
+        method = "lanczos"
         with bar(progress, "eigenpairs") as report:
             found = lanczos(
                 S,
@@ -105,133 +102,243 @@ def top_eigs(
                 which=which,
                 above=above,
                 tol=tol,
-                block=min(block, n),
-                start=rows,
+                block=min(block, problem.n),
+                start=problem.rows(start),
                 seed=seed,
                 max_products=max_products,
                 progress=report,
             )
     skew = None
-    if not A.symmetric:
-        skew = asymmetry(working, products=2 * ASYMMETRY_PROBES, seed=seed)
+    if not problem.A.symmetric:
+        skew = asymmetry(problem.working, products=2 * ASYMMETRY_PROBES, seed=seed)
         found.spent["asymmetry"] = ASYMMETRY_PROBES
-    return _certified(A, S, found, skew, which, above, tol, method, began, model_shape)
-
-
-def _certified(
-    A: LinearOperator,
-    S: LinearOperator,
-    found: RitzPairs,
-    skew: Any,
-    which: Which,
-    above: float | None,
-    tol: float,
-    method: str,
-    began: float,
-    shape: tuple[int, ...],
-) -> EigenPairs:
-    """Fresh residuals, error bounds and notes around what a solver found."""
     descending, magnitude = which != "smallest", which == "magnitude"
     proof = certify(found.vectors, found.images, descending=descending, magnitude=magnitude)
-    k = proof.values.shape[-1]
-    unseen = found.completeness.bound
-    rounding = torch.finfo(S.dtype).eps * found.norm
-    # Rounding in a product moves eigenvalues by as much, however small the residual.
-    errors = error_bounds(proof.values, proof.residuals, unseen, which=which).clamp(min=rounding)
-    scale = proof.values.abs().amax(-1) if k else torch.zeros(len(proof.values), dtype=torch.float64)
-    tolerance = (tol * scale).clamp(min=10 * rounding)
-    notes = [*(A.notes if isinstance(A, Jacobian) else []), *found.notes]
-    if k and bool((tol * scale < 10 * rounding).any()):
-        notes.append(
-            f"tol {tol:g} is below the rounding of {S.dtype} products: {rounding:.1e} was asked instead"
-        )
-    converged = proof.residuals <= tolerance.unsqueeze(-1)
-    if not bool(converged.all()):
-        notes.append(f"{int((~converged).sum())} of {converged.numel()} pairs are above the tolerance")
-    for note in notes:
-        log.info("%s", note)
-
-    def one(t: Tensor) -> Tensor:
-        return t.cpu() if A.batch else t[0].cpu()
-
+    errors = error_bounds(proof.values, proof.residuals, found.completeness.bound, which=which)
     return EigenPairs(
-        values=one(proof.values),
-        vectors=(proof.vectors if A.batch else proof.vectors[0]).reshape(*A.batch, k, *shape),
-        residuals=one(proof.residuals),
-        errors=one(errors),
-        converged=one(converged),
-        tolerance=one(tolerance),
-        completeness=Completeness(one(unseen), found.completeness.confidence, found.completeness.products),
-        orthogonality=one(proof.orthogonality),
+        **problem.judged(found, proof.values, proof.residuals, errors, tol),
+        vectors=problem.shaped(proof.vectors, problem.input_shape),
+        orthogonality=problem.one(proof.orthogonality),
         asymmetry=skew,
-        part="symmetric",
         which=which,
         above=above,
         tol=tol,
         method=method,
-        spent=found.spent,
         seconds=time.perf_counter() - began,
-        operator=repr(A),
-        notes=notes,
     )
 
 
-def _operator(
-    subject: Any, y: Tensor | None, batched: bool, model_kwargs: dict[str, Any]
-) -> tuple[LinearOperator, tuple[int, ...]]:
-    """The operator asked for, and the shape of its input."""
-    if y is None:
-        if model_kwargs:
-            raise OptionError(f"{', '.join(model_kwargs)}: keywords for a model, but there is no input y")
-        if callable(subject) and not hasattr(subject, "shape"):
-            raise OptionError("a model needs an input to take its Jacobian at: top_eigs(model, y, k)")
-        A = as_operator(subject)
-        if A.shape[0] != A.shape[1]:
-            raise ShapeError(f"{A!r} is not square: its eigenvalues are undefined")
-        return A, (A.shape[1],)
-    if not isinstance(y, Tensor):
-        raise OptionError(f"y must be a tensor, got {type(y).__name__}: top_eigs(operator, k=...) has no y")
-    if not callable(subject) or isinstance(subject, LinearOperator):
-        raise OptionError(
-            f"y goes with a model; a {type(subject).__name__} is solved as top_eigs(operator, k=...)"
-        )
-    J = jacobian(subject, y, batched=batched, **model_kwargs)
-    J.symmetric_part()  # raises here where the output has another shape
-    return J, J.input_shape
+def top_svd(
+    model_or_operator: Callable[..., Any] | LinearOperator | Any,
+    y: Tensor | None = None,
+    k: int = 6,
+    *,
+    above: float | None = None,
+    tol: float = 1e-4,
+    method: Literal["auto", "golub-kahan", "dense"] = "auto",
+    block: int = 1,
+    batched: bool = False,
+    start: Tensor | None = None,
+    seed: int = 0,
+    max_products: int = 10_000,
+    progress: bool = False,
+    **model_kwargs: Any,
+) -> SingularTriplets:
+    """The k largest singular triplets J v = sigma u, J' u = sigma v of a Jacobian or operator, with proof.
+
+    The right tool where J need not be symmetric: a consistency model, an output of another shape.  J' J is
+    never formed, so small singular values keep their digits.  Both residuals come from products formed after
+    the solve; a probe looks for singular values that were missed and bounds what it did not see.
+
+    Args:
+        model_or_operator, y: as in `top_eigs`; the operator may be rectangular.
+        k: how many triplets, 1 <= k <= min(r, d); not used where `above` is given.
+        above: find all singular values above this instead.
+        tol: relative residual: |J v - sigma u| and |J' u - sigma v| <= tol max sigma.
+        method: "golub-kahan" (thick restart), "dense" (form J from d products), or "auto": dense where
+            d <= 128, or where k >= d / 5 and d <= 8192.
+        start: (m, *y.shape), right vectors whose combination starts the solve.
+        block, batched, seed, max_products, progress, model_kwargs: as in `top_eigs`.
+
+    Returns:
+        SingularTriplets, right (k, *input shape), left (k, *output shape).
+
+    Raises:
+        OptionError: k, tol, block, max_products or above out of range, or arguments that contradict.
+        NotFiniteError, NotDeterministicError, ModelOutputError: see `jacobian`.
+
+    Example:
+        >>> triplets = spectral.top_svd(model, y, k=20, sigma=0.5)
+        >>> triplets.values, triplets.left, triplets.right
+    """
+    began = time.perf_counter()
+    problem = _Problem.of("top_svd", model_or_operator, y, batched, model_kwargs)
+    problem.check(k, above, tol, method, ("auto", "golub-kahan", "dense"), block, max_products)
+    if method == "dense" or (method == "auto" and problem.small(k, above)):
+        method, found = "dense", dense_svd(problem.working, k, above=above)
+    else:
+        method = "golub-kahan"
+        with bar(progress, "singular triplets") as report:
+            found = golub_kahan(
+                problem.working,
+                k,
+                above=above,
+                tol=tol,
+                block=min(block, problem.n),
+                start=problem.rows(start),
+                seed=seed,
+                max_products=max_products,
+                progress=report,
+            )
+    proof = certify_triplets(found.right, found.left, found.images)
+    # As eigenpairs of ((0, J), (J', 0)), whose other eigenvalues are -sigma and 0.
+    joint = ((proof.left_residuals**2 + proof.right_residuals**2) / 2).sqrt()
+    unseen = found.completeness.bound.clamp(min=0)
+    errors = error_bounds(proof.values, joint, unseen, which="largest")
+    residuals = torch.maximum(proof.left_residuals, proof.right_residuals)
+    return SingularTriplets(
+        **problem.judged(found, proof.values, residuals, errors, tol),
+        left=problem.shaped(proof.left, problem.output_shape),
+        right=problem.shaped(proof.right, problem.input_shape),
+        left_residuals=problem.one(proof.left_residuals),
+        right_residuals=problem.one(proof.right_residuals),
+        orthogonality=problem.one(proof.orthogonality),
+        which="largest",
+        above=above,
+        tol=tol,
+        method=method,
+        seconds=time.perf_counter() - began,
+    )
 
 
-def _check_options(
-    k: int,
-    n: int,
-    which: str,
-    above: float | None,
-    tol: float,
-    method: str,
-    block: int,
-    max_products: int,
-    batch: tuple[int, ...],
-) -> None:
-    if above is None and not 1 <= k <= n:
-        raise OptionError(f"k must be from 1 to d = {n}, the number of pixels; got {k}")
-    if which not in ("largest", "smallest", "magnitude"):
-        raise OptionError(f'which is "largest", "smallest" or "magnitude", got {which!r}')
-    if method not in ("auto", "lanczos", "dense"):
-        raise OptionError(f'method is "auto", "lanczos" or "dense", got {method!r}')
-    if not tol > 0:
-        raise OptionError(f"tol must be positive, got {tol}")
-    if block < 1:
-        raise OptionError(f"block must be at least 1, got {block}")
-    if above is not None and batch:
-        raise OptionError("above= finds a different number of pairs in each image: call it once an image")
-    if above is None and max_products < k + block:
-        raise OptionError(f"{k} pairs take at least {k + block} products, got max_products={max_products}")
+@dataclass(frozen=True)
+class _Problem:
+    """What is solved: the operator, the one the solver works with, and the shapes of its vectors."""
 
+    A: LinearOperator
+    working: LinearOperator
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
 
-def _start_rows(start: Tensor, A: LinearOperator) -> Tensor:
-    n = A.shape[1]
-    rows = start.reshape(*(A.batch or (1,)), -1, n) if start.numel() % n == 0 else start
-    if rows.ndim != 3 or rows.shape[1] == 0:
-        raise ShapeError(f"start holds vectors of {n} entries, (m, *input shape); got {tuple(start.shape)}")
-    if not torch.isfinite(rows).all():
-        raise NotFiniteError("start holds NaN or infinity")
-    return rows
+    @classmethod
+    def of(
+        cls, caller: str, subject: Any, y: Tensor | None, batched: bool, model_kwargs: dict[str, Any]
+    ) -> _Problem:
+        """From a model and its input, or from anything that `as_operator` takes."""
+        if y is None:
+            if model_kwargs:
+                names = ", ".join(model_kwargs)
+                raise OptionError(f"{names}: keywords for a model, but there is no input y")
+            if callable(subject) and not hasattr(subject, "shape"):
+                raise OptionError(f"a model needs an input to take its Jacobian at: {caller}(model, y, k)")
+            A = as_operator(subject)
+            shapes: tuple[tuple[int, ...], tuple[int, ...]] = (A.shape[1],), (A.shape[0],)
+        elif not isinstance(y, Tensor):
+            raise OptionError(
+                f"y must be a tensor, got {type(y).__name__}: {caller}(operator, k=...) has no y"
+            )
+        elif not callable(subject) or isinstance(subject, LinearOperator):
+            kind = type(subject).__name__
+            raise OptionError(f"y goes with a model; a {kind} is solved as {caller}(operator, k=...)")
+        else:
+            J = jacobian(subject, y, batched=batched, **model_kwargs)
+            if caller == "top_eigs":
+                J.symmetric_part()  # raises where the output has another shape
+            A, shapes = J, (J.input_shape, J.output_shape)
+        # Half precision is for products alone: the solver's own arithmetic is never below float32.
+        return cls(A, A.to(torch.promote_types(A.dtype, torch.float32)), *shapes)
+
+    @property
+    def n(self) -> int:
+        return self.A.shape[1]
+
+    def check(
+        self,
+        k: int,
+        above: float | None,
+        tol: float,
+        method: str,
+        methods: tuple[str, ...],
+        block: int,
+        max_products: int,
+    ) -> None:
+        """Refuse options out of range."""
+        most = min(self.A.shape)
+        if above is None and not 1 <= k <= most:
+            raise OptionError(f"k must be from 1 to d = {most}, the number of pixels; got {k}")
+        if method not in methods:
+            raise OptionError(f"method is one of {', '.join(methods)}; got {method!r}")
+        if not tol > 0:
+            raise OptionError(f"tol must be positive, got {tol}")
+        if block < 1:
+            raise OptionError(f"block must be at least 1, got {block}")
+        if above is not None and self.A.batch:
+            raise OptionError("above= finds a different number of pairs in each image: call it once an image")
+        if above is None and max_products < k + block:
+            raise OptionError(
+                f"{k} pairs take at least {k + block} products, got max_products={max_products}"
+            )
+
+    def small(self, k: int, above: float | None) -> bool:
+        """Whether forming the matrix costs less than a Krylov solve would."""
+        most = above is None and 5 * k >= self.n and self.n <= DENSE_AT_MOST
+        return self.n <= DENSE_BELOW or most
+
+    def rows(self, start: Tensor | None) -> Tensor | None:
+        """`start` as (B, m, n)."""
+        if start is None:
+            return None
+        rows = start.reshape(*(self.A.batch or (1,)), -1, self.n) if start.numel() % self.n == 0 else start
+        if rows.ndim != 3 or rows.shape[1] == 0:
+            raise ShapeError(
+                f"start holds vectors of {self.n} entries, (m, *input shape); got {tuple(start.shape)}"
+            )
+        if not torch.isfinite(rows).all():
+            raise NotFiniteError("start holds NaN or infinity")
+        return rows
+
+    def judged(
+        self,
+        found: RitzPairs | RitzTriplets,
+        values: Tensor,
+        residuals: Tensor,
+        errors: Tensor,
+        tol: float,
+    ) -> dict[str, Any]:
+        """The fields that say how good the values are, and the notes."""
+        rounding = torch.finfo(self.working.dtype).eps * found.norm
+        k = values.shape[-1]
+        scale = values.abs().amax(-1) if k else values.new_zeros(len(values))
+        tolerance = (tol * scale).clamp(min=10 * rounding)
+        converged = residuals <= tolerance.unsqueeze(-1)
+        notes = [*(self.A.notes if isinstance(self.A, Jacobian) else []), *found.notes]
+        if k and bool((tol * scale < 10 * rounding).any()):
+            notes.append(
+                f"tol {tol:g} is below the rounding of {self.working.dtype} products: residuals of "
+                f"{10 * rounding:.1e} were asked for instead"
+            )
+        if not bool(converged.all()):
+            notes.append(f"{int((~converged).sum())} of {converged.numel()} are above the tolerance")
+        for note in notes:
+            log.info("%s", note)
+        seen = found.completeness
+        return {
+            "values": self.one(values),
+            "residuals": self.one(residuals),
+            # Rounding in a product moves values by as much, however small the residual.
+            "errors": self.one(errors.clamp(min=rounding)),
+            "converged": self.one(converged),
+            "tolerance": self.one(tolerance),
+            "completeness": Completeness(self.one(seen.bound), seen.confidence, seen.products),
+            "spent": found.spent,
+            "operator": repr(self.A),
+            "notes": notes,
+        }
+
+    def one(self, t: Tensor) -> Tensor:
+        """(B, ...) on the CPU, without the first axis where there is no batch."""
+        return t.cpu() if self.A.batch else t[0].cpu()
+
+    def shaped(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Vectors (B, k, n) as (*batch, k, *shape)."""
+        return rows.reshape(*self.A.batch, rows.shape[1], *shape)

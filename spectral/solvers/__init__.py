@@ -1,8 +1,18 @@
-"""Eigensolvers that know an operator only by its products, and certificates for what they return."""
+"""Solvers that know an operator only by its products, and certificates for what they return."""
 
 from spectral.solvers.certificate import Completeness
-from spectral.solvers.dense import dense
+from spectral.solvers.dense import dense, dense_svd
+from spectral.solvers.golub_kahan import RitzTriplets, golub_kahan
 from spectral.solvers.lanczos import RitzPairs, lanczos
 from spectral.solvers.search import Progress
 
-__all__ = ["Completeness", "Progress", "RitzPairs", "dense", "lanczos"]
+__all__ = [
+    "Completeness",
+    "Progress",
+    "RitzPairs",
+    "RitzTriplets",
+    "dense",
+    "dense_svd",
+    "golub_kahan",
+    "lanczos",
+]

@@ -39,11 +39,27 @@ class Certified:
     orthogonality: Tensor
 
 
+@dataclass(frozen=True)
+class CertifiedTriplets:
+    """Singular triplets after a last Rayleigh-Ritz step on fresh products.
+
+    values (B, k); left (B, k, r), right (B, k, n); their residuals |A v - sigma u| and |A' u - sigma v|
+    (B, k); orthogonality (B,), the worse of max |U U' - I| and max |V V' - I|.
+    """
+
+    values: Tensor
+    left: Tensor
+    right: Tensor
+    left_residuals: Tensor
+    right_residuals: Tensor
+    orthogonality: Tensor
+
+
 def certify(vectors: Tensor, images: Tensor, *, descending: bool, magnitude: bool) -> Certified:
     """Eigenpairs of a symmetric A in the span of `vectors`, and their residuals, from fresh products.
 
-    With V the vectors, W = A V', G = V V' and H = V W in float64, the pencil H y = theta G y is solved; its
-    vectors combine V and W alike, so each residual is |W y - theta V' y| with W straight from the operator.
+    V and W = A V' are orthonormalised alike, H = V W is diagonalised in float64, and its eigenvectors rotate
+    both, so that each residual is |W y - theta V' y| with W straight from the operator.
 
     Args:
         vectors: (B, k, n) rows, orthonormal to rounding.
@@ -51,23 +67,52 @@ def certify(vectors: Tensor, images: Tensor, *, descending: bool, magnitude: boo
         descending: order by decreasing value, or increasing.
         magnitude: order by decreasing magnitude instead.
     """
-    if vectors.shape[1] == 0:
-        none = vectors.new_zeros(vectors.shape[:2], dtype=torch.float64)
-        return Certified(none, vectors, none, vectors.new_zeros(len(vectors), dtype=torch.float64))
-    V, W = vectors.double(), images.double()
+    V, W = _orthonormalised(vectors, images)
     H = V @ W.mT
-    L = torch.linalg.cholesky(V @ V.mT)
-    half = torch.linalg.solve_triangular(L, (H + H.mT) / 2, upper=False)
-    theta, Z = torch.linalg.eigh(torch.linalg.solve_triangular(L, half.mT, upper=False))
+    theta, Y = torch.linalg.eigh((H + H.mT) / 2)
     order = torch.argsort(theta.abs() if magnitude else theta, dim=-1, descending=descending or magnitude)
     theta = theta.gather(-1, order)
-    Z = Z.gather(-1, order.unsqueeze(-2).expand_as(Z))
-    Y = torch.linalg.solve_triangular(L.mT, Z, upper=True)
+    Y = Y.gather(-1, order.unsqueeze(-2).expand_as(Y))
     X, AX = Y.mT @ V, Y.mT @ W
     residuals = torch.linalg.vector_norm(AX - theta.unsqueeze(-1) * X, dim=-1)
     X = (X * leading_sign(X)).to(vectors.dtype)
-    overlap = X.double() @ X.double().mT - torch.eye(X.shape[1], dtype=torch.float64, device=X.device)
-    return Certified(theta, X, residuals, overlap.abs().amax((-2, -1)))
+    return Certified(theta, X, residuals, _overlap(X))
+
+
+def certify_triplets(right: Tensor, left: Tensor, images: tuple[Tensor, Tensor]) -> CertifiedTriplets:
+    """Singular triplets of A between the spans of `right` and `left`, from fresh products with A and A'.
+
+    With both spans orthonormalised and H = U A V', the singular value decomposition of H rotates vectors and
+    products alike.  The sign convention is put on the right vectors.
+
+    Args:
+        right, left: (B, k, n) and (B, k, r) rows, orthonormal to rounding.
+        images: A v (B, k, r) and A' u (B, k, n) for each, formed after the vectors were.
+    """
+    V, AV = _orthonormalised(right, images[0])
+    U, AU = _orthonormalised(left, images[1])
+    Y, sigma, Zh = torch.linalg.svd(U @ AV.mT)
+    U, AU, V, AV = Y.mT @ U, Y.mT @ AU, Zh @ V, Zh @ AV
+    on_left, on_right = (
+        torch.linalg.vector_norm(image - sigma.unsqueeze(-1) * vector, dim=-1)
+        for image, vector in ((AV, U), (AU, V))
+    )
+    sign = leading_sign(V)
+    U, V = (sign * U).to(left.dtype), (sign * V).to(right.dtype)
+    return CertifiedTriplets(sigma, U, V, on_left, on_right, torch.maximum(_overlap(U), _overlap(V)))
+
+
+def _orthonormalised(V: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
+    """L^-1 V and L^-1 W in float64, V V' = L L'."""
+    V, W = V.double(), W.double()
+    L = torch.linalg.cholesky(V @ V.mT)
+    return torch.linalg.solve_triangular(L, V, upper=False), torch.linalg.solve_triangular(L, W, upper=False)
+
+
+def _overlap(X: Tensor) -> Tensor:
+    """max |X X' - I|, (B,); 0 for no rows."""
+    gram = X.double() @ X.double().mT - torch.eye(X.shape[1], dtype=torch.float64, device=X.device)
+    return gram.abs().flatten(1).amax(-1) if X.shape[1] else gram.new_zeros(len(X))
 
 
 def leading_sign(X: Tensor) -> Tensor:

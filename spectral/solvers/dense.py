@@ -1,4 +1,4 @@
-"""All eigenpairs by forming the matrix: for small problems, and where most of the spectrum is wanted."""
+"""Spectra by forming the matrix: for small problems, and where most of the spectrum is wanted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness
+from spectral.solvers.golub_kahan import RitzTriplets
 from spectral.solvers.lanczos import RitzPairs, Which
 from spectral.solvers.search import Target, remaining
 
@@ -36,4 +37,31 @@ def dense(
         completeness=Completeness(sign * remaining(target, theta.cpu()), 1.0, 0),
         spent={"solve": A.shape[0], "residuals": wanted},
         norm=theta.abs().max().item(),
+    )
+
+
+def dense_svd(A: LinearOperator, k: int = 1, *, above: float | None = None) -> RitzTriplets:
+    """The largest singular triplets of an operator from its n columns, by LAPACK in float64.
+
+    Args:
+        A: of shape (r, n); n products form it.
+        k, above: as in `golub_kahan`.
+    """
+    M = A.dense().double()
+    Y, sigma, Zh = torch.linalg.svd(M if A.batch else M[None], full_matrices=False)
+    target = Target(k, above, False, 0.0)
+    wanted = target.wanted(sigma)
+    U, V = (X[:, :wanted].to(A.dtype).contiguous() for X in (Y.mT, Zh))
+    images = (
+        (A.apply(V), A.apply_transpose(U))
+        if A.batch
+        else (A.apply(V[0])[None], A.apply_transpose(U[0])[None])
+    )
+    return RitzTriplets(
+        right=V,
+        left=U,
+        images=images,
+        completeness=Completeness(remaining(target, sigma.cpu()), 1.0, 0),
+        spent={"solve": A.shape[1], "residuals": wanted},
+        norm=sigma.max().item(),
     )

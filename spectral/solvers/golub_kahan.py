@@ -1,0 +1,240 @@
+"""Thick-restart block Golub-Kahan-Lanczos: singular triplets without forming A' A.
+
+For A of shape (r, n), orthonormal rows V (p, n) and U (q, r), it holds
+
+    A V' = U' B                    B = U A V', (q, p)
+    A' U' = V' B' + X' C + F       X the next right vectors, C their coupling (b, q), F what was left out
+
+so that a singular triplet B z = sigma y, B' y = sigma z gives u = U' y, v = V' z with A v = sigma u exactly
+and |A' u - sigma v| = |(C, F) y|.  B is measured, by orthogonalising every product against a whole basis.
+A restart keeps the leading triplets, B being diagonal then (Baglama and Reichel 2005).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from spectral.operators.base import LinearOperator
+from spectral.solvers.certificate import Completeness, unseen_bound
+from spectral.solvers.krylov import (
+    largest_norm,
+    leading_directions,
+    orthogonalise,
+    orthonormal_block,
+    product,
+    random_complement,
+    reserve,
+)
+from spectral.solvers.lanczos import first_block
+from spectral.solvers.search import Progress, Target, search
+
+
+class GolubKahanBasis:
+    """The two bases and the projected matrix B; see the module's text.
+
+    Attributes:
+        V: (B, capacity, n), of which the first `columns` rows are the right basis.
+        U: (B, capacity, r), of which the first `size` rows are the left basis.
+        B: (B, size, columns), float64 on the CPU.
+        X, C, F: the next block (B, b, n), its coupling (B, b, size), and what was left out (B, f, size).
+        images: after `refresh`, A v and A' u for the triplets in the basis, (B, size, r) and (B, size, n).
+        norm: the largest |A x| seen for a unit x.
+    """
+
+    def __init__(self, A: LinearOperator, first: Tensor, generator: torch.Generator) -> None:
+        self.A, self.generator = A, generator
+        problems, _, self.n = first.shape
+        self.r = A.shape[0]
+        self.eps, self.norm = torch.finfo(first.dtype).eps, 0.0
+        self.V = first.new_empty(problems, 0, self.n)
+        self.U = first.new_empty(problems, 0, self.r)
+        self.B = torch.zeros(problems, 0, 0, dtype=torch.float64)
+        self.F = torch.zeros(problems, 0, 0, dtype=torch.float64)
+        self.images = (self.U, self.V)
+        self._solved = (torch.empty(0),) * 4
+        self.X, R = self.next_block(first, self.V)
+        self.C = R[..., :0]
+
+    @property
+    def size(self) -> int:
+        """q, rows of the left basis."""
+        return self.B.shape[-2]
+
+    @property
+    def columns(self) -> int:
+        """p, rows of the right basis."""
+        return self.B.shape[-1]
+
+    @property
+    def block(self) -> int:
+        """b, vectors that the next expansion multiplies by A; as many or fewer are multiplied by A'."""
+        return self.X.shape[1]
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing couples the bases to the rest, so that the singular values of B are those of A."""
+        return self.columns > 0 and self.block == 0
+
+    def expand(self) -> None:
+        """Take the next block into the right basis, and its image into the left one: b products of each.
+
+        Raises:
+            NotFiniteError: a product holds NaN or infinity.
+        """
+        p, q, b = self.columns, self.size, self.block
+        W = self._product(self.A.apply, self.X)
+        H, W = orthogonalise(W, self.U[:, :q])
+        Y, R = self.next_block(W, self.U[:, :q])
+        grown = q + Y.shape[1]
+        self.V, self.U = reserve(self.V, p, p + b), reserve(self.U, q, grown)
+        self.V[:, p : p + b], self.U[:, q:grown] = self.X, Y
+        B = torch.zeros(len(self.B), grown, p + b, dtype=torch.float64)
+        B[:, :q, :p], B[:, :q, p:], B[:, q:, p:] = self.B, H.mT, R
+
+        V = self.V[:, : p + b]
+        Z = self._product(self.A.apply_transpose, Y) if Y.shape[1] else W.new_empty(len(W), 0, self.n)
+        _, Z = orthogonalise(Z, V)
+        X, R = self.next_block(Z, V)
+        C = torch.zeros(len(B), X.shape[1], grown, dtype=torch.float64)
+        C[..., q:] = R
+        F = torch.zeros(*self.F.shape[:2], grown, dtype=torch.float64)
+        F[..., :q] = self.F
+        # All at once, so that an interruption leaves the relation as it was.
+        self.B, self.F, self.X, self.C = B, F, X, C
+
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """Singular values of B, the largest first, and residuals |A' u - sigma v|, (B, min(p, q)) each."""
+        sigma, Y, _ = self._svd()
+        if self.exhausted:
+            return sigma, torch.zeros_like(sigma)
+        return sigma, torch.linalg.vector_norm(torch.cat([self.C, self.F], dim=1) @ Y, dim=1)
+
+    def in_next_block(self, keep: int) -> Tensor:
+        """The part of the leading residuals that lies in the next block, (B, keep)."""
+        return torch.linalg.vector_norm(self.C @ self._svd()[1][..., :keep], dim=1)
+
+    def restart(self, keep: int) -> None:
+        """Keep the leading triplets alone, with the next block; no products."""
+        sigma, Y, Z = (part[..., :keep] for part in self._svd())
+        self.U[:, :keep] = Y.mT.to(self.U) @ self.U[:, : self.size]
+        self.V[:, :keep] = Z.mT.to(self.V) @ self.V[:, : self.columns]
+        self.C, self.F = self.C @ Y, self.F @ Y
+        self.B = torch.diag_embed(sigma)
+
+    def restart_afresh(self, keep: int, block: int) -> None:
+        """Keep the leading triplets alone and go on from `block` random right vectors orthogonal to them."""
+        self.restart(keep)
+        self.F = torch.cat([self.F, self.C], dim=1)
+        self.X = random_complement(self.V[:, :keep], min(block, self.n - keep), self.generator)
+        self.C = torch.zeros(len(self.B), self.block, keep, dtype=torch.float64)
+
+    def refresh(self, keep: int, threshold: float) -> None:
+        """Keep the leading triplets alone, measured by fresh products with A and A', held in `images`."""
+        self.restart(keep)
+        V, U = self.V[:, :keep], self.U[:, :keep]
+        self.images = self._product(self.A.apply, V), self._product(self.A.apply_transpose, U)
+        H, left = orthogonalise(self.images[0], U)
+        _, right = orthogonalise(self.images[1], V)
+        self.B = H.mT
+        self.X, self.C, self.F = leading_directions(right, V, threshold, self.next_block)
+        # What A v has outside U is rounding, and is told with the rest.
+        rest = torch.linalg.vector_norm(left.double(), dim=-1).cpu()
+        self.F = torch.cat([self.F, torch.diag_embed(rest)], dim=1)
+
+    def unseen(self, keep: int, block: int, failure: float) -> tuple[Tensor, Tensor]:
+        """Beyond the leading triplets, since `restart_afresh`: the largest value, and a bound, (B,).
+
+        By the symmetric matrix of A and A', whose eigenvectors (v; u) / sqrt(2) the start sees by v alone.
+        """
+        B, C = self.B[:, keep:, keep:], self.C[..., keep:]
+        q, p = B.shape[-2:]
+        T = torch.zeros(len(B), p + q, p + q, dtype=torch.float64)
+        T[:, p:, :p], T[:, :p, p:] = B, B.mT
+        coupling = torch.nn.functional.pad(C, (p, 0))
+        bound = unseen_bound(
+            T, coupling, block=block, dimension=self.n - keep, failure=failure, share=0.5**0.5
+        )
+        return torch.linalg.matrix_norm(B, ord=2), bound
+
+    def next_block(self, W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+        """`orthonormal_block` with this basis's generator and scale."""
+        return orthonormal_block(W, held, 10 * self.eps * self.norm, self.generator)
+
+    def _product(self, apply: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
+        W = product(apply, X, self.A)
+        self.norm = max(self.norm, largest_norm(W))
+        return W
+
+    def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """sigma, Y, Z with B = Y diag(sigma) Z', kept until B changes."""
+        if self._solved[0] is not self.B:
+            Y, sigma, Zh = torch.linalg.svd(self.B, full_matrices=False)
+            self._solved = (self.B, sigma, Y, Zh.mT)
+        return self._solved[1:]
+
+
+@dataclass(frozen=True)
+class RitzTriplets:
+    """What a singular value solver found, before certification.
+
+    right (B, k, n) and left (B, k, r), orthonormal rows, the largest value first; images A v and A' u of
+    each, formed after the solve; the rest as in `RitzPairs`.
+    """
+
+    right: Tensor
+    left: Tensor
+    images: tuple[Tensor, Tensor]
+    completeness: Completeness
+    spent: dict[str, int]
+    norm: float
+    notes: list[str] = field(default_factory=list)
+
+
+def golub_kahan(
+    A: LinearOperator,
+    k: int = 1,
+    *,
+    above: float | None = None,
+    tol: float = 1e-4,
+    block: int = 1,
+    basis: int | None = None,
+    start: Tensor | None = None,
+    seed: int = 0,
+    max_products: int = 10_000,
+    confidence: float = 0.99,
+    progress: Callable[[Progress], None] | None = None,
+) -> RitzTriplets:
+    """The k largest singular triplets of A (r, n), with a probe for missed ones.
+
+    A product is counted as one with A and one with A'.  k <= min(r, n); `start` holds right vectors; the
+    other arguments are those of `lanczos`.
+
+    Raises:
+        NotFiniteError: a product holds NaN or infinity.
+
+    Source: Baglama and Reichel, SIAM J. Sci. Comput. 27 (2005).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    krylov = GolubKahanBasis(A, first_block(A, block, start, generator), generator)
+    found = search(
+        krylov,
+        Target(k, above, magnitude=False, tol=tol),
+        limit=basis,
+        max_products=max_products,
+        confidence=confidence,
+        progress=progress,
+    )
+    kept = krylov.size
+    return RitzTriplets(
+        right=krylov.V[:, :kept],
+        left=krylov.U[:, :kept],
+        images=(krylov.images[0][:, :kept], krylov.images[1][:, :kept]),
+        completeness=Completeness(found.unseen, found.confidence, found.spent["completeness"]),
+        spent=found.spent,
+        norm=krylov.norm,
+        notes=found.notes,
+    )
