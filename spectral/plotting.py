@@ -71,8 +71,8 @@ def _figure(
     if spectrum.values.ndim != 1 or any(vectors.ndim < 3 for _, vectors in grids):
         shape = tuple(grids[0][1].shape)
         raise OptionError(f"a figure takes the spectrum of one image; its vectors have shape {shape}")
-    columns = min(10, max(5, spectrum.k))
-    rows = max(1, math.ceil(spectrum.k / columns))
+    rows = max(1, math.ceil(spectrum.k / 10))
+    columns = max(5, math.ceil(spectrum.k / rows))
     aspect = grids[0][1].shape[-2] / grids[0][1].shape[-1]
     height = 0.3 + rows * (1.12 * min(max(aspect, 0.5), 2.0) + 0.2)
     figure = Figure(figsize=(12, 3.5 + len(grids) * height), layout="constrained", dpi=120)

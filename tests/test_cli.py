@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from denoisers import weights
 from denoisers.networks import BFCNN, UNet
 from spectral.cli import app
-from spectral.results import EigenPairs
+from spectral.results import EigenPairs, SingularTriplets
 
 run = CliRunner().invoke
 
@@ -64,6 +64,16 @@ def test_json(files):
     assert told["values"] == sorted(told["values"], reverse=True)
     assert told["products"] == sum(told["spent"].values())
     assert all(told["converged"]) and told["notes"] == []
+
+
+def test_svd(files, tmp_path):
+    options = ["--denoiser", str(files / "unet.safetensors"), "--image", str(files / "grey.png")]
+    result = run(app, ["svd", *options, "-k", "4", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "sigma" in result.output and "singular value above" in result.output
+    triplets = SingularTriplets.load(tmp_path / "svd.safetensors")
+    assert triplets.left.shape == triplets.right.shape == (4, 1, 1, 20, 28)
+    assert (tmp_path / "svd.png").stat().st_size > 10_000
 
 
 def test_noise_is_seeded(files):

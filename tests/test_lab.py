@@ -19,6 +19,8 @@ pytestmark = pytest.mark.skipif(not LAB.is_dir(), reason=f"the lab's networks ar
 
 PUBLISHED_TOP = [1.9261, 1.5029, 1.3909, 1.3748, 1.3427, 1.3290, 1.2706, 1.2556]
 
+PUBLISHED_SINGULAR = [2.0747, 1.5315, 1.4798, 1.4142, 1.3887, 1.3497, 1.2964, 1.2743]
+
 
 @pytest.fixture(scope="module")
 def patch():
@@ -42,6 +44,13 @@ def test_published_spectrum_through_the_network(patch, published):
     assert (pairs.values[:8] - torch.tensor(PUBLISHED_TOP).double()).abs().max() < 1e-3
     least = spectral.top_eigs(*patch, 1, which="smallest")
     assert abs(least.values.item() + 0.2741) < 1e-3
+
+
+def test_published_singular_values_through_the_network(patch, published):
+    found = spectral.top_svd(*patch, 8)
+    assert found.converged.all() and found.complete
+    assert (found.values - torch.linalg.svdvals(published)[:8]).abs().max() < 1e-3
+    assert (found.values - torch.tensor(PUBLISHED_SINGULAR).double()).abs().max() < 1e-3
 
 
 def test_published_asymmetry(patch):
