@@ -73,7 +73,7 @@ def test_cluster_trap():
 def test_lauchli_keeps_small_singular_values(eps):
     """Lauchli's (1, ..., 1; eps I): sqrt(n + eps^2) once and eps n - 1 times, lost to A' A for eps < 1e-8."""
     n = 6
-    M = torch.cat([torch.ones(1, n), eps * torch.eye(n)]).double()
+    M = torch.cat([torch.ones(1, n).double(), eps * torch.eye(n).double()])
     found = spectral.top_svd(M, k=n, tol=1e-14, method="golub-kahan")
     expected = torch.tensor([math.sqrt(n + eps**2)] + [eps] * (n - 1), dtype=torch.float64)
     assert (found.values - expected).abs().max() < 1e-14
