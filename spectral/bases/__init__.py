@@ -3,6 +3,7 @@
 from spectral.bases.bandlet import BandletBasis, BandletFrame, Forests, pixel_bandlets, wavelet_bandlets
 from spectral.bases.base import Basis, Pixels
 from spectral.bases.dct import DCT
+from spectral.bases.hartley import Hartley
 from spectral.bases.wavelet import Wavelet
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "BandletFrame",
     "Basis",
     "Forests",
+    "Hartley",
     "Pixels",
     "Wavelet",
     "pixel_bandlets",

@@ -1,0 +1,318 @@
+"""Denoisers of theory: shrinkage in orthonormal bases, best bandlet bases, the optimum of a finite set.
+
+Each is a module on images (..., H, W), made for one noise level sigma and used wherever a network is:
+forward- and reverse-mode derivatives, and vmap, go through the NumPy transforms, which run on the CPU.
+"""
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.nn.functional import pad
+
+from spectral.bases import BandletBasis, BandletFrame, Basis, Hartley
+from spectral.operators import LinearOperator, from_functions
+
+JAMES_STEIN = 4.50524  # root of t - log t = 3 (Cai 1999)
+
+
+def analysis(basis: Basis, images: Tensor) -> Tensor:
+    """Coefficients <x, psi_k> of images (..., H, W), differentiable."""
+    return _Change.apply(images, basis, False)
+
+
+def synthesis(basis: Basis, coefficients: Tensor) -> Tensor:
+    """Images sum_k c_k psi_k from coefficients (..., H, W), differentiable."""
+    return _Change.apply(coefficients, basis, True)
+
+
+class _Change(torch.autograd.Function):
+    """Q x or Q' c: linear, so its own tangent map, with the other as its transpose."""
+
+    @staticmethod
+    def forward(x: Tensor, basis: Basis, back: bool) -> Tensor:
+        change = basis.synthesis if back else basis.analysis
+        return torch.as_tensor(change(_numpy(x))).to(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.basis, ctx.back = inputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return _Change.apply(gradient, ctx.basis, not ctx.back), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Any:
+        return _Change.apply(tangent, ctx.basis, ctx.back)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, basis: Basis, back: bool) -> Any:
+        return _Change.apply(x.movedim(in_dims[0], 0), basis, back), 0
+
+
+class Diagonal(nn.Module):
+    """f(y) = sum_k lambda_k <y, psi_k> psi_k with lambda_k = a_k / (a_k + sigma^2).
+
+    Optimal for uncorrelated coefficients of power a_k, and for one image among all multiplications by
+    constants where a_k is that image's own c_k^2. `power` broadcasts against coefficients (..., H, W). The
+    Jacobian is Q' diag(lambda) Q, the same at every y.
+
+    Raises ValueError for sigma <= 0 or a negative power.
+    """
+
+    def __init__(self, basis: Basis, power: Tensor, sigma: float) -> None:
+        super().__init__()
+        if not _positive(sigma) or bool((power < 0).any()):
+            raise ValueError("sigma must be positive and the power not negative")
+        self.basis = basis
+        self.register_buffer("gains", power / (power + sigma**2))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Images (..., H, W), denoised."""
+        gains = torch.as_tensor(self.gains, dtype=y.dtype)
+        return synthesis(self.basis, gains * analysis(self.basis, y))
+
+
+def oracle(basis: Basis, clean: Tensor, sigma: float) -> Diagonal:
+    """The oracle of one clean image, or of one a row of the batch: lambda_k = c_k^2 / (c_k^2 + sigma^2)."""
+    return Diagonal(basis, analysis(basis, clean).square(), sigma)
+
+
+def wiener(images: Tensor, sigma: float) -> Diagonal:
+    """The Wiener filter whose power spectrum a_k = mean |X_k|^2 is learned from images (N, ..., H, W).
+
+    X is the orthonormal discrete Fourier transform; the mean runs over all leading axes.
+    """
+    height, width = images.shape[-2:]
+    spectrum = torch.fft.fft2(images, norm="ortho").abs().square().reshape(-1, height, width)
+    return Diagonal(Hartley((height, width)), spectrum.mean(0), sigma)
+
+
+class Thresholding(nn.Module):
+    """f(y) = sum_k s(<y, psi_k>) psi_k with T = factor sigma.
+
+    "hard": s(c) = c 1{|c| > T}. "soft": s(c) = sign(c) max(|c| - T, 0). The factor is sqrt(2 ln d) unless
+    given (Donoho and Johnstone 1994). The Jacobian is Q' diag(1{|c| > T}) Q for either.
+
+    Raises ValueError for sigma <= 0 or another rule.
+    """
+
+    def __init__(
+        self, basis: Basis, sigma: float, rule: Literal["hard", "soft"] = "soft", factor: float | None = None
+    ) -> None:
+        super().__init__()
+        if not _positive(sigma) or rule not in ("hard", "soft"):
+            raise ValueError(f"sigma must be positive and rule hard or soft, got {sigma} and {rule!r}")
+        factor = math.sqrt(2 * math.log(basis.shape[0] * basis.shape[1])) if factor is None else factor
+        self.basis, self.rule, self.threshold = basis, rule, factor * sigma
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Images (..., H, W), denoised."""
+        c = analysis(self.basis, y)
+        kept = c if self.rule == "hard" else c - self.threshold * c.sign()
+        return synthesis(self.basis, torch.where(c.abs() > self.threshold, kept, 0.0))
+
+
+class BlockJamesStein(nn.Module):
+    """Coefficients shrunk by blocks: c_B max(0, 1 - 4.50524 L sigma^2 / |c_B|^2) (Cai 1999).
+
+    Blocks are b x b squares of a band of the basis, b^2 about ln d, cut short at its far edges, L their size.
+    The coarse scale is kept.
+
+    Raises ValueError for sigma <= 0.
+    """
+
+    def __init__(self, basis: Basis, sigma: float) -> None:
+        super().__init__()
+        if not _positive(sigma):
+            raise ValueError(f"sigma must be positive, got {sigma}")
+        self.basis, self.sigma = basis, sigma
+        self.side = max(1, round(math.sqrt(math.log(basis.shape[0] * basis.shape[1]))))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Images (..., H, W), denoised."""
+        c = analysis(self.basis, y)
+        height, width = self.basis.shape
+        change = torch.zeros_like(c)
+        for rows, columns in self.basis.details:
+            band = c[..., rows, columns]
+            edges = (columns.start, width - columns.stop, rows.start, height - rows.stop)
+            change = change + pad(band * (self._gain(band) - 1), edges)
+        return synthesis(self.basis, c + change)
+
+    def _gain(self, band: Tensor) -> Tensor:
+        h, w = band.shape[-2:]
+        energy, size = self._block_sums(band.square()), self._block_sums(torch.ones_like(band))
+        gain = (
+            1 - JAMES_STEIN * size * self.sigma**2 / energy.clamp(min=torch.finfo(band.dtype).tiny)
+        ).clamp(min=0)
+        b = self.side
+        return gain.repeat_interleave(b, dim=-2).repeat_interleave(b, dim=-1)[..., :h, :w]
+
+    def _block_sums(self, x: Tensor) -> Tensor:
+        b, (h, w) = self.side, x.shape[-2:]
+        x = pad(x, (0, -w % b, 0, -h % b))
+        return x.unflatten(-1, (-1, b)).unflatten(-3, (-1, b)).sum((-1, -3))
+
+
+class BandletThresholding(nn.Module):
+    """Hard thresholding, T = factor sigma, in the bandlet basis chosen from each noisy image.
+
+    The basis minimises sum min(c^2, T^2) + T^2 geometry_penalty a transformed square + T^2 split_penalty a
+    split; defaults are for bandlets of wavelets, and pixel-domain frames want factor sqrt(2 ln d) without
+    penalties. The choice is locally constant, so that the Jacobian is the projection Q' diag(1{|c| > T}) Q at
+    that basis.
+
+    Raises ValueError for sigma <= 0.
+    """
+
+    def __init__(
+        self,
+        frame: BandletFrame,
+        sigma: float,
+        *,
+        factor: float = 3.5,
+        geometry_penalty: float = 1.0,
+        split_penalty: float = 1 / 7,
+    ) -> None:
+        super().__init__()
+        if not _positive(sigma):
+            raise ValueError(f"sigma must be positive, got {sigma}")
+        self.frame, self.threshold = frame, factor * sigma
+        self.penalties = {"geometry_penalty": geometry_penalty, "split_penalty": split_penalty}
+
+    def bases(self, y: Tensor) -> list[BandletBasis]:
+        """The basis chosen for each image of y (..., H, W), leading axes flattened."""
+        images = _numpy(y).reshape(-1, *self.frame.base.shape)
+        forests = self.frame.search(
+            self.frame.base.analysis(images), [self.threshold], cost="hard", **self.penalties
+        )
+        return [forests.basis(i) for i in range(len(images))]
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Images (..., H, W), denoised."""
+        return _BandletProjection.apply(y, self, [])
+
+
+class _BandletProjection(torch.autograd.Function):
+    """y -> P y with P = Q' diag(1{|Q y| > T}) Q; its derivative is P, symmetric.
+
+    `found` is an empty list that the forward pass fills with P, the one place that sees y's values.
+    """
+
+    @staticmethod
+    def forward(y: Tensor, model: BandletThresholding, found: "Projections") -> Tensor:
+        images = _numpy(y).reshape(-1, *model.frame.base.shape)
+        for basis, image in zip(model.bases(y), images, strict=True):
+            found.append((basis, np.abs(basis.analysis(image)) > model.threshold))
+        return _project(y, found)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.projections = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return _Projection.apply(gradient, ctx.projections), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Any:
+        return _Projection.apply(tangent, ctx.projections)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], y: Tensor, model: BandletThresholding, found: "Projections"
+    ) -> Any:
+        return _BandletProjection.apply(y.movedim(in_dims[0], 0), model, found), 0
+
+
+class _Projection(torch.autograd.Function):
+    """v -> P v for fixed projections, one an image; vmap runs over a leading axis of v."""
+
+    @staticmethod
+    def forward(v: Tensor, projections: "Projections") -> Tensor:
+        return _project(v, projections)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.projections = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return _Projection.apply(gradient, ctx.projections), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Any:
+        return _Projection.apply(tangent, ctx.projections)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], v: Tensor, projections: "Projections") -> Any:
+        return _Projection.apply(v.movedim(in_dims[0], 0), projections), 0
+
+
+Projections = list[tuple[BandletBasis, np.ndarray]]
+
+
+def _project(v: Tensor, projections: Projections) -> Tensor:
+    """P_i v_i; v is (..., n images flattened, H, W), the images its innermost leading axes."""
+    vectors = _numpy(v)
+    vectors = vectors.reshape(-1, len(projections), *vectors.shape[-2:])
+    columns = [
+        basis.synthesis(kept * basis.analysis(vectors[:, i])) for i, (basis, kept) in enumerate(projections)
+    ]
+    return torch.as_tensor(np.stack(columns, axis=1)).reshape(v.shape).to(v)
+
+
+class FiniteSet(nn.Module):
+    """The optimal denoiser where the clean image is one of N points, each as likely: the memorising limit.
+
+    f(y) = sum_i w_i x_i with w = softmax(-|y - x_i|^2 / 2 sigma^2), the posterior mean; its Jacobian is the
+    posterior covariance over sigma^2, symmetric, non-negative and of rank at most N - 1. points: (N, ...).
+
+    Raises ValueError for sigma <= 0 or no points.
+    """
+
+    def __init__(self, points: Tensor, sigma: float) -> None:
+        super().__init__()
+        if not _positive(sigma) or not len(points):
+            raise ValueError("sigma must be positive and there must be at least one point")
+        self.sigma = sigma
+        self.register_buffer("points", points)
+
+    def weights(self, y: Tensor) -> Tensor:
+        """Posterior probabilities (n, N) of the points for y (n, ...)."""
+        x, flat = self.points.flatten(1), y.flatten(1)  # type: ignore[operator]
+        return ((flat @ x.T - x.square().sum(1) / 2) / self.sigma**2).softmax(-1)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """The posterior mean of each y (n, ...)."""
+        return (self.weights(y) @ self.points.flatten(1)).view_as(y)  # type: ignore[operator]
+
+    def jacobian(self, y: Tensor) -> LinearOperator:
+        """The exact Jacobian at one y (1, ...): sum_i w_i (x_i - f)(x_i - f)' / sigma^2."""
+        if len(y) != 1:
+            raise ValueError(f"the Jacobian is taken at one y (1, ...), got {len(y)}")
+        spread = self.points.flatten(1) - self(y).flatten(1)  # type: ignore[operator]
+        factor = self.weights(y)[0].sqrt()[:, None] * spread / self.sigma
+
+        def product(V: Tensor) -> Tensor:
+            return (V @ factor.T) @ factor
+
+        return from_functions(
+            product, n=factor.shape[1], dtype=factor.dtype, device=factor.device, symmetric=True
+        )
+
+
+def _numpy(x: Tensor) -> np.ndarray:
+    """x for NumPy; tracers, which would take what NumPy returns for a constant, are refused."""
+    if get_proxy_mode() is not None:
+        raise NotImplementedError("NumPy transforms cannot be traced: differentiate by torch.func.jvp or vjp")
+    return x.detach().cpu().numpy()
+
+
+def _positive(sigma: float) -> bool:
+    return sigma > 0 and math.isfinite(sigma)
