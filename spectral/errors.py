@@ -25,6 +25,10 @@ class NotFiniteError(SpectralError, ArithmeticError):
     """NaN or infinity came out of a model or a product."""
 
 
+class NotSymmetricError(SpectralError, ArithmeticError):
+    """Products contradict the symmetry, or the transpose, that an operator was given with."""
+
+
 class TransposeMissingError(SpectralError, NotImplementedError):
     """A product with the transpose was needed and the operator cannot form one."""
 

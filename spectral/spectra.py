@@ -78,6 +78,7 @@ def top_eigs(
     Raises:
         OptionError: k, tol, block, max_products or above out of range, or arguments that contradict.
         ShapeError: the output's shape is not the input's, or the operator is not square.
+        NotSymmetricError: products contradict the symmetry or the transpose the operator was given with.
         NotFiniteError, NotDeterministicError, ModelOutputError: see `jacobian`.
 
     Example:
@@ -165,6 +166,7 @@ def top_svd(
 
     Raises:
         OptionError: k, tol, block, max_products or above out of range, or arguments that contradict.
+        NotSymmetricError: the products with J' are not those of J's transpose.
         NotFiniteError, NotDeterministicError, ModelOutputError: see `jacobian`.
 
     Example:

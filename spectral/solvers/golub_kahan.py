@@ -21,6 +21,7 @@ from torch import Tensor
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness, unseen_bound
 from spectral.solvers.krylov import (
+    check_adjoint,
     largest_norm,
     leading_directions,
     orthogonalise,
@@ -84,6 +85,7 @@ class GolubKahanBasis:
 
         Raises:
             NotFiniteError: a product holds NaN or infinity.
+            NotSymmetricError: the products with A' are not those of A's transpose.
         """
         p, q, b = self.columns, self.size, self.block
         W = self._product(self.A.apply, self.X)
@@ -97,7 +99,8 @@ class GolubKahanBasis:
 
         V = self.V[:, : p + b]
         Z = self._product(self.A.apply_transpose, Y) if Y.shape[1] else W.new_empty(len(W), 0, self.n)
-        _, Z = orthogonalise(Z, V)
+        H, Z = orthogonalise(Z, V)
+        check_adjoint(B[:, q:], H, self.norm, self.A)
         X, R = self.next_block(Z, V)
         C = torch.zeros(len(B), X.shape[1], grown, dtype=torch.float64)
         C[..., q:] = R

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from spectral.errors import NotFiniteError
+from spectral.errors import NotFiniteError, NotSymmetricError
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import unseen_bound
 
@@ -73,6 +73,7 @@ class KrylovBasis:
 
         Raises:
             NotFiniteError: a product holds NaN or infinity.
+            NotSymmetricError: A is not symmetric.
         """
         e, b = self.size, self.block
         W = self.product(self.X)
@@ -80,6 +81,8 @@ class KrylovBasis:
         self.V[:, e : e + b] = self.X
         basis = self.V[:, : e + b]
         H, W = orthogonalise(W, basis)
+        if not self.F.shape[1]:
+            check_adjoint(H[..., :e], self.C, self.norm, self.A)
         T = torch.zeros(len(self.T), e + b, e + b, dtype=torch.float64)
         T[:, :e, :e] = self.T
         T[:, e:, :] = H
@@ -179,6 +182,23 @@ def product(apply: Callable[[Tensor], Tensor], X: Tensor, A: LinearOperator) -> 
             "or its model has no derivative at y"
         )
     return W
+
+
+def check_adjoint(forward: Tensor, backward: Tensor, norm: float, A: LinearOperator) -> None:
+    """Refuse an operator whose coefficients <x, A v> and <A' x, v>, both measured on the way, differ grossly.
+
+    Small differences are the precision's, and show in the residuals.
+
+    Raises:
+        NotSymmetricError: they differ by more than 5 % of |A|.
+    """
+    apart = (forward - backward).abs().max().item() if forward.numel() else 0.0
+    if apart > 0.05 * norm:
+        fault = "is not symmetric" if A.symmetric else "and its transpose contradict each other"
+        raise NotSymmetricError(
+            f"{A!r} {fault}: <x, A v> and <A' x, v> differ by {apart:.1e}, where |A| is {norm:.1e}; or it is "
+            "not linear: solve its symmetric part, or correct its products"
+        )
 
 
 def largest_norm(W: Tensor) -> float:

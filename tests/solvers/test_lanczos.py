@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import spectral
-from spectral.errors import NotFiniteError
+from spectral.errors import NotFiniteError, NotSymmetricError
 from spectral.operators import as_operator, from_functions
 from spectral.solvers.krylov import KrylovBasis
 from spectral.solvers.lanczos import lanczos
@@ -218,3 +218,16 @@ def test_not_finite_products_are_refused():
 def test_tolerance_beyond_the_precision_is_told():
     pairs = spectral.top_eigs(diagonal(torch.linspace(0, 1, 300)), k=3, tol=1e-12)
     assert pairs.tolerance > 1e-7 and any("rounding" in note for note in pairs.notes)
+
+
+def test_an_operator_that_is_not_what_it_says_is_refused():
+    M = torch.randn(300, 300, generator=torch.Generator().manual_seed(0))
+    skewed = from_functions(lambda V: V @ M.T, n=300, symmetric=True)
+    with pytest.raises(NotSymmetricError, match="not symmetric"):
+        spectral.top_eigs(skewed, k=4)
+    bent = from_functions(lambda V: V.abs(), n=300, symmetric=True)
+    with pytest.raises(NotSymmetricError, match="not linear"):
+        spectral.top_eigs(bent, k=4)
+    wrong = from_functions(lambda V: V @ M.T, lambda V: V @ M.T, n=300)
+    with pytest.raises(NotSymmetricError, match="transpose"):
+        spectral.top_svd(wrong, k=4)
