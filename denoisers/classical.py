@@ -195,20 +195,26 @@ class BandletThresholding(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """Images (..., H, W), denoised."""
-        return _BandletProjection.apply(y, self, [])
+        return _BandletProjection.apply(y, self, _Projections())
+
+
+class _Projections:
+    """For each image, a basis and the mask of the coefficients kept: no list, which functorch would copy."""
+
+    of_images: list[tuple[BandletBasis, np.ndarray]]
 
 
 class _BandletProjection(torch.autograd.Function):
     """y -> P y with P = Q' diag(1{|Q y| > T}) Q; its derivative is P, symmetric.
 
-    `found` is an empty list that the forward pass fills with P, the one place that sees y's values.
+    `found` is filled with P by the forward pass, the one place that sees y's values.
     """
 
     @staticmethod
-    def forward(y: Tensor, model: BandletThresholding, found: "Projections") -> Tensor:
+    def forward(y: Tensor, model: BandletThresholding, found: _Projections) -> Tensor:
         images = _numpy(y).reshape(-1, *model.frame.base.shape)
-        for basis, image in zip(model.bases(y), images, strict=True):
-            found.append((basis, np.abs(basis.analysis(image)) > model.threshold))
+        pairs = zip(model.bases(y), images, strict=True)
+        found.of_images = [(basis, np.abs(basis.analysis(image)) > model.threshold) for basis, image in pairs]
         return _project(y, found)
 
     @staticmethod
@@ -225,7 +231,7 @@ class _BandletProjection(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], y: Tensor, model: BandletThresholding, found: "Projections"
+        info: Any, in_dims: tuple[Any, ...], y: Tensor, model: BandletThresholding, found: _Projections
     ) -> Any:
         return _BandletProjection.apply(y.movedim(in_dims[0], 0), model, found), 0
 
@@ -234,7 +240,7 @@ class _Projection(torch.autograd.Function):
     """v -> P v for fixed projections, one an image; vmap runs over a leading axis of v."""
 
     @staticmethod
-    def forward(v: Tensor, projections: "Projections") -> Tensor:
+    def forward(v: Tensor, projections: _Projections) -> Tensor:
         return _project(v, projections)
 
     @staticmethod
@@ -250,19 +256,17 @@ class _Projection(torch.autograd.Function):
         return _Projection.apply(tangent, ctx.projections)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], v: Tensor, projections: "Projections") -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], v: Tensor, projections: _Projections) -> Any:
         return _Projection.apply(v.movedim(in_dims[0], 0), projections), 0
 
 
-Projections = list[tuple[BandletBasis, np.ndarray]]
-
-
-def _project(v: Tensor, projections: Projections) -> Tensor:
+def _project(v: Tensor, projections: _Projections) -> Tensor:
     """P_i v_i; v is (..., n images flattened, H, W), the images its innermost leading axes."""
     vectors = _numpy(v)
-    vectors = vectors.reshape(-1, len(projections), *vectors.shape[-2:])
+    vectors = vectors.reshape(-1, len(projections.of_images), *vectors.shape[-2:])
     columns = [
-        basis.synthesis(kept * basis.analysis(vectors[:, i])) for i, (basis, kept) in enumerate(projections)
+        basis.synthesis(kept * basis.analysis(vectors[:, i]))
+        for i, (basis, kept) in enumerate(projections.of_images)
     ]
     return torch.as_tensor(np.stack(columns, axis=1)).reshape(v.shape).to(v)
 
