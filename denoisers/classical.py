@@ -289,18 +289,18 @@ class FiniteSet(nn.Module):
 
     def weights(self, y: Tensor) -> Tensor:
         """Posterior probabilities (n, N) of the points for y (n, ...)."""
-        x, flat = self.points.flatten(1), y.flatten(1)  # type: ignore[operator]
+        x, flat = self._points_like(y), y.flatten(1)
         return ((flat @ x.T - x.square().sum(1) / 2) / self.sigma**2).softmax(-1)
 
     def forward(self, y: Tensor) -> Tensor:
         """The posterior mean of each y (n, ...)."""
-        return (self.weights(y) @ self.points.flatten(1)).view_as(y)  # type: ignore[operator]
+        return (self.weights(y) @ self._points_like(y)).view_as(y)
 
     def jacobian(self, y: Tensor) -> LinearOperator:
         """The exact Jacobian at one y (1, ...): sum_i w_i (x_i - f)(x_i - f)' / sigma^2."""
         if len(y) != 1:
             raise ValueError(f"the Jacobian is taken at one y (1, ...), got {len(y)}")
-        spread = self.points.flatten(1) - self(y).flatten(1)  # type: ignore[operator]
+        spread = self._points_like(y) - self(y).flatten(1)
         factor = self.weights(y)[0].sqrt()[:, None] * spread / self.sigma
 
         def product(V: Tensor) -> Tensor:
@@ -309,6 +309,10 @@ class FiniteSet(nn.Module):
         return from_functions(
             product, n=factor.shape[1], dtype=factor.dtype, device=factor.device, symmetric=True
         )
+
+    def _points_like(self, y: Tensor) -> Tensor:
+        """The points (N, d) in y's precision, on y's device."""
+        return torch.as_tensor(self.points, dtype=y.dtype, device=y.device).flatten(1)
 
 
 def _numpy(x: Tensor) -> np.ndarray:

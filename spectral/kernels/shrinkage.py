@@ -18,10 +18,9 @@ def risks(
 
     "oracle": sum c^2 sigma^2 / (c^2 + sigma^2), the least risk of any multiplication by constants.
     "hard", "soft": the exact expectation of |shrink(y) - c|^2 at threshold T = factor sigma (Donoho and
-    Johnstone 1994). With b = factor - c / sigma, a = -factor - c / sigma, P = Phi(b) - Phi(a), in units of
-    sigma^2: hard is (c / sigma)^2 P + 1 - P + b phi(b) - a phi(a); soft is
-    1 + factor^2 + ((c / sigma)^2 - factor^2 - 1) P - (factor - c / sigma) phi(a) - (factor + c / sigma)
-    phi(b).
+    Johnstone 1994). With m = c / sigma, a = -factor - m, b = factor - m and R = Phi(a) + Phi(-b) the chance
+    to be kept, in units of sigma^2: hard is m^2 (1 - R) + R + b phi(b) - a phi(a), soft is m^2 (1 - R) + (1 +
+    factor^2) R + a phi(b) - b phi(a).
 
     Sums are in float64 whatever the coefficients. Raises ValueError for a rule of another name or a sigma
     that is not positive.
@@ -61,11 +60,12 @@ def _thresholded(c, sigmas, factor, hard):  # type: ignore[no-untyped-def]
                 m = np.float64(c[i, k]) / sigmas[s]
                 a, b = -factor - m, factor - m
                 density_a, density_b = _density(a), _density(b)
-                inside = _cumulative(b) - _cumulative(a)
+                outside = _cumulative(a) + _cumulative(-b)
                 if hard:
-                    risk = m * m * inside + 1 - inside + b * density_b - a * density_a
+                    risk = m * m * (1 - outside) + outside + b * density_b - a * density_a
                 else:
-                    risk = 1 + factor**2 + (m * m - factor**2 - 1) * inside - b * density_a + a * density_b
+                    tail = (1 + factor**2) * outside + a * density_b - b * density_a
+                    risk = m * m * (1 - outside) + tail
                 out[i, s] += risk * sigmas[s] ** 2
     return out
 
