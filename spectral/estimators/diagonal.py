@@ -1,4 +1,4 @@
-"""diag A from products: Hutchinson's estimator (Bekas, Kokiopoulou, Saad 2007) and XDiag."""
+"""diag A from products: Hutchinson's estimator (Bekas, Kokiopoulou, Saad 2007), lattices of probes, XDiag."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators.exchangeable import Core, inflation, remaining_rank
+from spectral.estimators.lattice import lattice
 from spectral.estimators.probes import sampler
 from spectral.estimators.problem import operator_of
 from spectral.estimators.results import Estimate
@@ -18,7 +19,7 @@ from spectral.estimators.sampling import CHUNK, FEWEST, Budget, unit_vectors
 from spectral.estimators.sketch import Sketch
 from spectral.operators import LinearOperator
 
-Method = Literal["auto", "exact", "hutchinson", "xdiag"]
+Method = Literal["auto", "exact", "hutchinson", "lattice", "xdiag"]
 
 _PIXELS = 256  # entries on which XDiag's error bar is calibrated
 
@@ -38,11 +39,14 @@ def diagonal(
     """diag A; of a denoiser, d f_i / d y_i at every pixel i, as an image.
 
     "hutchinson" averages z * A z over Rademacher probes (entrywise product): variance sum_j!=i A_ij^2 a
-    probe.  "xdiag" (Epperly, Tropp, Webber 2024) averages, over probes i,
-    diag(Q_i Q_i' A) + omega_i * (I - Q_i Q_i') A omega_i with Q_i the sketch of A by the other probes; it
-    wins where the spectrum decays within the budget, and "auto" finds that out from 8 probes.  Spends
-    `products` products (by default 100), or stops once |error|_2 <= rtol |diag A|_2 at `confidence`; where
-    the budget pays for all n unit vectors the answer is exact.
+    probe.  "lattice", for images, lets only pixels far apart share a probe (`lattice`).  "xdiag" (Epperly,
+    Tropp, Webber 2024) averages, over probes i, diag(Q_i Q_i' A) + omega_i * (I - Q_i Q_i') A omega_i with
+    Q_i the sketch of A by the other probes; it wins where the spectrum decays within the budget.  "auto"
+    finds out from 8 probes whether it does, and else takes "lattice" for a model's image and a budget,
+    Hutchinson for other operators and for a target.
+
+    Spends `products` products (by default 100), or stops once |error|_2 <= rtol |diag A|_2 at `confidence`;
+    where the budget pays for all n unit vectors the answer is exact.
 
     Args:
         model_or_operator: a square operator or matrix, or a model together with y.
@@ -66,23 +70,36 @@ def diagonal(
         raise ShapeError(f"{A!r} is not square, so it has no diagonal")
     if products is None and rtol is None:
         products = 100
+    shape: tuple[int, ...] = tuple(getattr(A, "input_shape", ())) or (A.shape[1],)
     budget, started = Budget(products, rtol, confidence=confidence), A.count
-    estimate = _diagonal(A, method, budget, seed)
-    shape = A.batch + (tuple(getattr(A, "input_shape", ())) or (A.shape[1],))
-    return dataclasses.replace(
-        estimate,
-        value=torch.as_tensor(estimate.value).reshape(shape),
-        stderr=torch.as_tensor(estimate.stderr).reshape(shape),
-        products=A.count - started,
-    )
+    estimate = diagonal_of(A, shape, method, budget, seed)
+    return dataclasses.replace(estimate, products=A.count - started)
 
 
-def _diagonal(A: LinearOperator, method: Method, budget: Budget, seed: int) -> Estimate:
+def diagonal_of(
+    A: LinearOperator, shape: tuple[int, ...], method: Method, budget: Budget, seed: int
+) -> Estimate:
+    """`diagonal` of an operator whose vectors have the given shape; value and stderr (*batch, *shape)."""
+    found = _diagonal(A, shape, method, budget, seed)
+    value, stderr = (torch.as_tensor(x).reshape(*A.batch, *shape) for x in (found.value, found.stderr))
+    return dataclasses.replace(found, value=value, stderr=stderr)
+
+
+def _diagonal(
+    A: LinearOperator, shape: tuple[int, ...], method: Method, budget: Budget, seed: int
+) -> Estimate:
     n, limit = A.shape[1], budget.products or 1 << 53
-    if method not in ("auto", "exact", "hutchinson", "xdiag"):
-        raise OptionError(f"method is auto, exact, hutchinson or xdiag; got {method!r}")
-    if method == "exact" or (method == "auto" and limit >= n and not budget.has_target):
+    if method not in ("auto", "exact", "hutchinson", "lattice", "xdiag"):
+        raise OptionError(f"method is auto, exact, hutchinson, lattice or xdiag; got {method!r}")
+    if method == "exact" or (method != "hutchinson" and limit >= n and not budget.has_target):
         return _exact(A)
+    if method == "lattice":
+        if not _fits_lattice(shape, budget):
+            raise OptionError(
+                f"lattice takes images and a budget of 8 products a channel or more; got vectors of shape "
+                f"{shape} and {'a target' if budget.has_target else f'{limit} products'}"
+            )
+        return lattice(A, shape, limit, seed)
     pilot = min(FEWEST, min(limit, n) // 4)
     if method == "hutchinson" or (method == "auto" and pilot < 3):
         return _hutchinson(A, budget, seed)
@@ -98,10 +115,20 @@ def _diagonal(A: LinearOperator, method: Method, budget: Budget, seed: int) -> E
             return estimate
         if method == "auto" and remaining_rank(sketch) > min(left, excess**2 * sketch.size):
             rest = dataclasses.replace(budget, products=left if budget.products else None)
-            return _hutchinson(A, rest, seed + 1)
+            return (
+                lattice(A, shape, left, seed + 1)
+                if _fits_lattice(shape, rest)
+                else _hutchinson(A, rest, seed + 1)
+            )
         if 2 * (sketch.size + step) > n:
             return _exact(A)
         sketch.grow(step)
+
+
+def _fits_lattice(shape: tuple[int, ...], budget: Budget) -> bool:
+    if len(shape) < 2 or min(shape[-2:]) < 2 or budget.products is None or budget.has_target:
+        return False
+    return budget.products >= 8 * math.prod(shape[:-2])
 
 
 def _exact(A: LinearOperator) -> Estimate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from spectral.errors import OptionError, ShapeError
-from spectral.estimators import Estimate, diagonal, trace
+from spectral.estimators import Estimate, trace
+from spectral.estimators.diagonal import diagonal_of
 from spectral.estimators.results import plain, student_t
+from spectral.estimators.sampling import Budget
 from spectral.operators import LinearOperator, from_functions, jacobian
 from spectral.results import EigenPairs
 from spectral.spectra import top_eigs
@@ -149,13 +151,13 @@ def posterior(
     pairs = top_eigs(model, y, k, tol=tol, seed=seed, batched=batched, **model_kwargs)
     rest, values = _without(J, pairs), pairs.values.double()
     tail = trace(rest, method="hutchinson", products=products, seed=seed)
-    spread = diagonal(rest, method="hutchinson", products=products, seed=seed + 1)
+    shape = tuple(y.shape[1:] if batched else y.shape)
+    spread = diagonal_of(rest, shape, "auto", Budget(products), seed + 1)
     vectors = pairs.vectors.double().flatten(values.ndim)
-    head = (values.unsqueeze(-1) * vectors.square()).sum(-2)
-    shape = y.shape
+    head = (values.unsqueeze(-1) * vectors.square()).sum(-2).reshape(y.shape)
     variance = Estimate(
-        (sigma**2 * (torch.as_tensor(spread.value) + head)).reshape(shape),
-        (sigma**2 * torch.as_tensor(spread.stderr)).reshape(shape),
+        sigma**2 * (torch.as_tensor(spread.value) + head),
+        sigma**2 * torch.as_tensor(spread.stderr),
         spread.samples,
         spread.products,
         spread.method,
@@ -177,7 +179,8 @@ def _without(J: LinearOperator, pairs: EigenPairs) -> LinearOperator:
     E = pairs.vectors.flatten(pairs.values.ndim).to(J.device, J.dtype)
     weighted = pairs.values.unsqueeze(-1).to(E) * E
 
-    def apply(V: Tensor) -> Tensor:
-        return J.apply(V) - (V @ E.mT) @ weighted
+    def without(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda V: product(V) - (V @ E.mT) @ weighted
 
-    return from_functions(apply, None, J.shape[1], dtype=J.dtype, device=J.device, batch=J.batch)
+    forward, backward = without(J.apply), without(J.apply_transpose)
+    return from_functions(forward, backward, J.shape[1], dtype=J.dtype, device=J.device, batch=J.batch)

@@ -5,6 +5,7 @@ from spectral.errors import OptionError, ShapeError
 from spectral.estimators import diagonal
 from spectral.estimators.diagonal import xdiag_pairs, xdiag_samples
 from spectral.estimators.exchangeable import Core
+from spectral.estimators.lattice import lattice
 from spectral.estimators.probes import sampler
 from spectral.estimators.sketch import Sketch
 from spectral.operators import as_operator
@@ -82,3 +83,59 @@ def test_refusals():
         diagonal(torch.randn(4, 4), method="magic")
     with pytest.raises(OptionError, match="products >= 6"):
         diagonal(torch.randn(40, 40), method="xdiag", products=4)
+
+
+def smoothing(height, width, seed=0):
+    """A local operator on images, whose reach and strength vary from pixel to pixel; (n, n)."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    at = torch.stack([rows, columns], -1).reshape(-1, 2).double()
+    squared = (at[:, None] - at[None]).square().sum(-1)
+    reach = 1 + torch.rand(len(at), 1, generator=generator, dtype=torch.float64)
+    strength = 1.2 + torch.sin(at[:, :1] / 5)
+    M = torch.randn(len(at), len(at), generator=generator, dtype=torch.float64)
+    return strength * torch.exp(-squared / (2 * reach**2)) + 0.003 * M
+
+
+def test_lattice_is_far_better_on_local_operators_and_knows_its_error():
+    M = smoothing(20, 26)
+    A, truth = as_operator(M), torch.diagonal(M)
+    hits, squares, plain = 0.0, 0.0, 0.0
+    for seed in range(20):
+        found = lattice(A, (20, 26), 60, seed)
+        low, high = found.interval()
+        hits += ((low <= truth) & (truth <= high)).double().mean().item() / 20
+        squares += (found.value - truth).square().mean().item()
+        other = diagonal(A, method="hutchinson", products=60, seed=seed)
+        plain += (other.value - truth).square().mean().item()
+        assert found.products == 60 and found.samples == 2
+    assert squares < 0.1 * plain
+    assert 0.91 < hits < 0.97
+
+
+def test_lattice_is_its_definition():
+    M = smoothing(4, 6)
+    found = lattice(as_operator(M), (2, 2, 6), 16, 0)  # two channels of 2x6, classes of 2x2
+    Z = sampler(as_operator(M), "rademacher", 0)
+    channel, row, column = torch.meshgrid(torch.arange(2), torch.arange(2), torch.arange(6), indexing="ij")
+    same = torch.stack([channel, row % 2, column % 2]).flatten(1)
+    together = (same[:, :, None] == same[:, None]).all(0)
+    sweeps = torch.stack([z * ((M * together) @ z) for z in (Z(1)[0], Z(1)[0])])
+    assert torch.allclose(found.value, sweeps.mean(0))
+    assert found.products == 16
+
+
+def test_images_of_a_model_take_the_lattice():
+    kernel = torch.tensor([[0.1, 0.2, 0.1], [0.2, 0.5, 0.2], [0.1, 0.2, 0.1]], dtype=torch.float64)[
+        None, None
+    ]
+
+    def blur(y):
+        return torch.nn.functional.conv2d(y, kernel, padding=1)
+
+    y = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
+    found = diagonal(blur, y, products=60)
+    assert found.method == "lattice" and found.value.shape == y.shape
+    assert torch.allclose(found.value, torch.full_like(y, 0.5))  # no two pixels of a class touch
+    with pytest.raises(OptionError, match="lattice takes images"):
+        diagonal(torch.randn(300, 300), method="lattice", products=50)

@@ -26,7 +26,7 @@ def draws(count, seed):
 
 def test_gaussian_posterior_in_closed_form():
     _, y = draws(1, 1)
-    found = posterior(wiener, y[0], sigma, 5, tol=1e-8, products=64)
+    found = posterior(wiener, y[0], sigma, 5, tol=1e-8, products=48)
     covariance = sigma**2 * WIENER
     expected = torch.linalg.eigvalsh(covariance).flip(0)
     assert torch.allclose(found.deviations, expected[:5].sqrt(), rtol=1e-8)
@@ -39,7 +39,7 @@ def test_gaussian_posterior_in_closed_form():
     assert found.explained.item() == pytest.approx((expected[:5].sum() / total).item(), rel=0.05)
     truth = torch.diagonal(covariance).reshape(1, 8, 8)
     deviation = (found.pixel_variance.value - truth) / found.pixel_variance.stderr
-    assert deviation.square().mean() < 2
+    assert deviation.square().mean() < 3
     assert found.pixel_deviation.shape == (1, 8, 8)
 
 
