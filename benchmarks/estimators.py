@@ -2,7 +2,7 @@
 
     python -m benchmarks.estimators SECTION...
 
-SECTION is one of spectra, targets, coverage, published, density, risk, photograph, posterior, or all.
+SECTION is spectra, targets, coverage, published, density, diagonal, risk, photograph, posterior, or all.
 """
 
 from __future__ import annotations
@@ -230,6 +230,25 @@ def write_density() -> None:
     )
 
 
+def write_diagonal() -> None:
+    """Root mean square error over pixels of diag J, shipped network, against the dense Jacobian."""
+    model, y, _ = _photograph()
+    y = y[..., 200:240, 200:240].contiguous()
+    J = jacobian(model, y)
+    truth = J.dense().double().diagonal().reshape(y.shape)
+    rows = []
+    for products in (60, 100, 200):
+        cells = [str(products)]
+        for method in ("hutchinson", "xdiag", "lattice", "auto"):
+            found = diagonal(J, method=method, products=products)  # type: ignore[arg-type]
+            low, high = (torch.as_tensor(bound) for bound in found.interval())
+            error = (torch.as_tensor(found.value) - truth).square().mean().sqrt() / truth.mean()
+            covered = ((low <= truth) & (truth <= high)).double().mean().item()
+            cells.append(f"{100 * error:.1f} % ({_percent(covered)})")
+        rows.append(cells)
+    _write("diagonal", table(["products", "Hutchinson", "XDiag", "lattice", "auto"], rows))
+
+
 def write_risk() -> None:
     """SURE against the true error over noise levels, shipped network, images it has not seen."""
     images = torch.as_tensor(calpha.synthesize(64, size=80, alpha=2.0, seed=987_654))
@@ -348,6 +367,7 @@ SECTIONS = {
     "coverage": write_coverage,
     "published": write_published,
     "density": write_density,
+    "diagonal": write_diagonal,
     "risk": write_risk,
     "photograph": write_photograph,
     "posterior": write_posterior,

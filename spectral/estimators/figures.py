@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -41,9 +40,10 @@ def density(result: Density, threshold: float | None = None, title: str = "") ->
 
     floor = 0.2 / result.n / (high - low)  # a fifth of one value spread over the range
     _band(left, grid, *_interval(result.curve(grid)), floor=floor)
-    left.plot(grid, torch.as_tensor(result.curve(grid).value).clamp(min=floor), color=BLUE, lw=1.2)
+    left.plot(grid.numpy(), _array(result.curve(grid).value).clip(min=floor), color=BLUE, lw=1.2)
     if result.known.numel():
-        left.plot(result.known, np.full(len(result.known), 2 * floor), "|", color=ORANGE, ms=8, label="known")
+        ticks = np.full(len(result.known), 2 * floor)
+        left.plot(_array(result.known), ticks, "|", color=ORANGE, ms=8, label="known")
         left.legend(fontsize=7, frameon=False)
     left.set_yscale("log")
     left.set_ylim(floor, None)
@@ -51,7 +51,7 @@ def density(result: Density, threshold: float | None = None, title: str = "") ->
 
     counts = result.count_above(grid)
     _band(right, grid, *_interval(counts), floor=0.5)
-    right.plot(grid, torch.as_tensor(counts.value).clamp(min=0.5), color=BLUE, lw=1.2)
+    right.plot(grid.numpy(), _array(counts.value).clip(min=0.5), color=BLUE, lw=1.2)
     right.set_yscale("log")
     right.set_ylabel(f"values above ${name}$", **STYLE)
     for axis in (left, right):
@@ -83,7 +83,7 @@ def images(panels: list[tuple[str, Tensor]], title: str = "") -> Figure:
     if title:
         figure.suptitle(title, fontsize=10, color=INK)
     for axis, (name, x) in zip(np.atleast_1d(figure.subplots(1, len(planes))), planes, strict=True):
-        shown = axis.imshow(x, cmap="gray")
+        shown = axis.imshow(x.numpy(), cmap="gray")
         axis.set_title(name, **STYLE)
         axis.set_axis_off()
         figure.colorbar(shown, ax=axis, shrink=0.8).ax.tick_params(labelsize=6)
@@ -105,7 +105,7 @@ def strip(rows: list[tuple[str, Tensor]], title: str = "") -> Figure:
     for axes, (name, images_) in zip(grid, rows, strict=True):
         for axis, x in zip(axes, images_, strict=True):
             plane = x.detach().double().cpu().reshape(-1, *x.shape[-2:]).mean(0)
-            axis.imshow(plane, cmap="gray", vmin=0, vmax=1)
+            axis.imshow(plane.numpy(), cmap="gray", vmin=0, vmax=1)
             axis.set_axis_off()
         axes[0].set_title(name, loc="left", **STYLE)
     return figure
@@ -117,14 +117,14 @@ def risk(curve: Any, title: str = "") -> Figure:
     axis = figure.subplots()
     if title:
         figure.suptitle(title, fontsize=10, color=INK)
-    sigmas = curve.sigmas
+    sigmas = _array(curve.sigmas)
     for name, label, colour, style in (
         ("mse", "true error", INK, "o-"),
         ("sure", "SURE, from y alone", BLUE, "s--"),
         ("bayes", "$\\sigma^2$ tr J, if f were optimal", ORANGE, "^:"),
     ):
         estimate = curve.mean(name)
-        low, high = (bound.clamp(min=1e-12).sqrt() for bound in _interval(estimate))
+        low, high = (np.sqrt(bound.clip(min=1e-12)) for bound in _interval(estimate))
         axis.fill_between(sigmas, low, high, color=colour, alpha=0.15, lw=0)
         axis.plot(
             sigmas, estimate.value.clamp(min=1e-12).sqrt(), style, color=colour, ms=4, lw=1, label=label
@@ -139,11 +139,14 @@ def risk(curve: Any, title: str = "") -> Figure:
     return figure
 
 
-def _interval(estimate: Any) -> tuple[Tensor, Tensor]:
+def _array(x: Any) -> np.ndarray:
+    return torch.as_tensor(x).detach().double().cpu().numpy()
+
+
+def _interval(estimate: Any) -> tuple[np.ndarray, np.ndarray]:
     low, high = estimate.interval(0.95)
-    return torch.as_tensor(low), torch.as_tensor(high)
+    return _array(low), _array(high)
 
 
-def _band(axis: Any, grid: Tensor, low: Tensor, high: Tensor, floor: float) -> None:
-    low, high = (torch.where(torch.isfinite(x), x, math.nan).clamp(min=floor) for x in (low, high))
-    axis.fill_between(grid, low, high, color=BLUE, alpha=0.2, lw=0)
+def _band(axis: Any, grid: Tensor, low: np.ndarray, high: np.ndarray, floor: float) -> None:
+    axis.fill_between(grid.numpy(), low.clip(min=floor), high.clip(min=floor), color=BLUE, alpha=0.2, lw=0)

@@ -1,0 +1,81 @@
+import json
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+import denoisers
+from spectral.errors import OptionError
+from spectral.estimators import Density, Estimate, commands, figures, spectral_density
+from spectral.risk import risk_curve
+
+app = typer.Typer()
+for command in (commands.trace, commands.sure, commands.density):
+    app.command()(command)
+CROP = ["--crop", "200", "200", "16"]
+
+
+def run(*arguments):
+    if "photos" not in denoisers.available():
+        pytest.skip("the shipped network is not in denoisers/weights")
+    return CliRunner().invoke(app, [*arguments])
+
+
+def test_trace_prints_and_writes(tmp_path):
+    result = run("trace", *CROP, "--products", "40", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "tr J" in result.output and "+-" in result.output
+    assert (tmp_path / "diagonal.png").stat().st_size > 5000
+    assert Estimate.load(tmp_path / "diagonal.safetensors").value.shape == (1, 1, 16, 16)
+
+
+def test_json_agrees_with_the_exact_trace():
+    exact = json.loads(run("trace", *CROP, "--method", "exact", "--json").stdout)["trace"]
+    found = json.loads(run("trace", *CROP, "--products", "100", "--json").stdout)["trace"]
+    assert exact["stderr"] == 0 and exact["products"] == 16 * 16
+    assert abs(found["value"] - exact["value"]) < 5 * found["stderr"]
+
+
+def test_sure_states_truth_beside_the_estimate():
+    for level in ("given", "median"):
+        summary = json.loads(run("sure", *CROP, "--level", level, "--json").stdout)
+        assert abs(summary["mse"]["value"] - summary["true_mse"]) < 5 * summary["mse"]["stderr"]
+        assert summary["sigma_rule"] == level
+    assert "the interval" in run("sure", *CROP).output
+
+
+def test_density_prints_and_writes(tmp_path):
+    options = ("--probes", "4", "--steps", "12", "--deflate", "3", "--out", str(tmp_path))
+    result = run("density", *CROP, *options)
+    assert result.exit_code == 0, result.output
+    assert "values above 0.5" in result.output
+    assert Density.load(tmp_path / "density.safetensors").known.shape == (3,)
+    assert (tmp_path / "density.png").stat().st_size > 5000
+
+
+def test_bad_input_is_one_line_and_code_2():
+    for arguments in (
+        ("sure", "--sigma", "-1"),
+        ("trace", "--denoiser", "nonesuch"),
+        ("density", *CROP, "--probes", "1"),
+        ("density", *CROP, "--part", "singular", "--deflate", "2"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+
+
+def test_figures(tmp_path):
+    density = spectral_density(torch.diag(torch.linspace(-1, 1, 50)), probes=3, steps=10)
+    figures.density(density, 0.5, "title").savefig(tmp_path / "density.png")
+    with pytest.raises(OptionError, match="one problem"):
+        figures.density(spectral_density(torch.eye(5).expand(2, 5, 5).contiguous(), probes=2, steps=2))
+    curve = risk_curve(lambda y: y / 2, torch.zeros(3, 1, 4, 4), [0.1, 0.2])
+    figures.risk(curve).savefig(tmp_path / "risk.png")
+    images = torch.rand(5, 1, 8, 8)
+    figures.strip([("component", images)]).savefig(tmp_path / "strip.png")
+    figures.images([("a", images[0]), ("b", images[1])]).savefig(tmp_path / "images.png")
+    assert all(
+        (tmp_path / f"{name}.png").stat().st_size > 2000 for name in ("density", "risk", "strip", "images")
+    )
