@@ -1,8 +1,9 @@
 """The Jacobian of any PyTorch callable at one input, as a linear operator.
 
-J v is a Jacobian-vector product, J' u a vector-Jacobian product.  The graph of the reverse mode is built once
-and kept; the forward mode is either recorded once and replayed (torch.func.linearize) or differentiated
-afresh at each product (torch.func.jvp).
+J v is a Jacobian-vector product, J' u a vector-Jacobian product.  There are three ways to form them: replay
+the network's derivative as a program of linear steps (`spectral.operators.frozen`); replay the forward mode
+as torch.func.linearize records it; or differentiate forwards afresh with torch.func.jvp.  The last two keep
+the graph of the reverse mode for J' u.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spectral.errors import (
     ModelOutputError,
@@ -28,10 +30,12 @@ from spectral.errors import (
     SpectralError,
 )
 from spectral.operators.base import LinearOperator
+from spectral.operators.frozen import record
 
 log = logging.getLogger("spectral")
 
-Method = Literal["auto", "linearize", "jvp"]
+Method = Literal["auto", "frozen", "linearize", "jvp"]
+WAYS: tuple[Method, ...] = ("frozen", "linearize", "jvp")
 
 
 def jacobian(
@@ -53,9 +57,11 @@ def jacobian(
             sequence the entry `sample`, or else the first tensor, is taken; `repr` says so.
         y: the input, floating point, of any shape.
         batched: whether the first axis of y counts independent inputs.
-        method: how J v is formed.  "linearize" records the forward mode once, about one forward pass a
-            product, and keeps the local derivatives; "jvp" differentiates at each product, about three
-            passes, and keeps nothing; "auto" takes "linearize" and falls back to "jvp", saying why.
+        method: how products are formed.  "frozen" records the network once as linear steps, and keeps gates
+            and slopes alone; "linearize" replays torch's record of the forward mode, and keeps more; "jvp"
+            differentiates at each product, about three forward passes, and keeps nothing for J v.  "auto"
+            takes the first that can follow the model, and says why where that is not "frozen".  Each is
+            checked on one random vector: "frozen" against torch.func, all by <u, J v> = <J' u, v>.
         model_kwargs: passed on to the model (noise level, label, ...).
 
     Raises:
@@ -66,8 +72,8 @@ def jacobian(
         SpectralError: J v and J' u contradict each other, or with `batched` one input reaches another's
             output.
     """
-    if method not in ("auto", "linearize", "jvp"):
-        raise OptionError(f'method is "auto", "linearize" or "jvp", got {method!r}')
+    if method not in ("auto", *WAYS):
+        raise OptionError(f"method is one of auto, {', '.join(WAYS)}; got {method!r}")
     if not isinstance(y, Tensor) or not y.is_floating_point():
         kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
         raise OptionError(f"y must be a floating-point tensor, got {kind}: images are floats in [0, 1]")
@@ -82,7 +88,7 @@ class Jacobian(LinearOperator):
     Attributes:
         input_shape: of one input, y.shape (y.shape[1:] where batched).
         output: model(y), the denoised image.
-        method: "linearize" or "jvp", how J v is formed.
+        method: "frozen", "linearize" or "jvp", how products are formed.
         notes: what was decided on the way, for the repr.
     """
 
@@ -103,7 +109,7 @@ class Jacobian(LinearOperator):
             raise NotFiniteError("y holds NaN or infinity")
 
         with self._evaluating():
-            self.output, self._pullback = torch.func.vjp(self._model, y)[:2]
+            self.output = self._model(y)
             self._check_output()
         batch = (y.shape[0],) if batched else ()
         if batched and (self.output.ndim < 1 or self.output.shape[0] != y.shape[0]):
@@ -113,10 +119,9 @@ class Jacobian(LinearOperator):
         shape = (self.output[0].numel() if batched else self.output.numel(), self.input_shape_numel)
         super().__init__(shape, dtype=y.dtype, device=y.device, batch=batch)
 
-        self._replay: Callable[[Tensor], Tensor] | None = None
-        self.method = method if method != "auto" else "linearize"
-        if self.method == "linearize":
-            self._record(fall_back=method == "auto")
+        self._push: Callable[[Tensor], Tensor]
+        self._pull: Callable[[Tensor], Tensor]
+        self.method = self._prepare(WAYS if method == "auto" else (method,))
         if batched and len(y) > 1:
             self._check_independence()
         self._check_adjoint()
@@ -143,7 +148,7 @@ class Jacobian(LinearOperator):
         return self._each(self._push, V, self._y.shape)
 
     def _apply_transpose(self, V: Tensor) -> Tensor:
-        return self._each(lambda u: self._pullback(u)[0], V, self.output.shape)
+        return self._each(self._pull, V, self.output.shape)
 
     def _each(self, product: Callable[[Tensor], Tensor], V: Tensor, shape: torch.Size) -> Tensor:
         """One product a vector: on a CPU the network's own parallelism is worth as much as a batch's."""
@@ -153,24 +158,47 @@ class Jacobian(LinearOperator):
             ]
         return torch.stack(rows, dim=-2)
 
-    def _push(self, v: Tensor) -> Tensor:
-        if self._replay is not None:
-            return self._replay(v)
-        return torch.func.jvp(self._model, (self._y,), (v,))[1]
+    def _prepare(self, ways: tuple[Method, ...]) -> Method:
+        """Set up the first way that can follow the model; the last one's failure is the caller's."""
+        for way in ways:
+            try:
+                with self._evaluating(), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # torch warns about graphs that it builds itself
+                    getattr(self, f"_prepare_{way}")()
+            except Exception as failure:
+                # What torch cannot trace it reports in many exception types, all to the same effect.
+                if way == ways[-1]:
+                    if isinstance(failure, SpectralError):
+                        raise
+                    raise SpectralError(f'method="{way}" failed on {self._name}: {failure}') from failure
+                reason = str(failure).strip().split("\n")[0][:120]
+                self._note(f"not {way} ({type(failure).__name__}: {reason})")
+            else:
+                return way
+        raise AssertionError("unreachable")
 
-    def _record(self, fall_back: bool) -> None:
-        try:
-            with self._evaluating(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch warns about the graph that linearize itself builds
-                _, self._replay = torch.func.linearize(self._model, self._y)
-                self._replay(torch.zeros_like(self._y))
-        except Exception as failure:
-            # What torch cannot trace it reports in many exception types; jvp is the answer to all of them.
-            if not fall_back:
-                raise SpectralError(f'method="linearize" failed on {self._name}: {failure}') from failure
-            self._replay, self.method = None, "jvp"
-            reason = str(failure).strip().split("\n")[0][:120]
-            self._note(f"jvp, since linearize failed ({type(failure).__name__}: {reason})")
+    def _prepare_frozen(self) -> None:
+        program = record(self._model, self._y)
+        self._push, self._pull = program.apply, program.transpose
+        v = self._random(self.shape[1]).reshape(self._y.shape)
+        exact = torch.func.jvp(self._model, (self._y,), (v,))[1]
+        error = (program.apply(v) - exact).double().norm() / exact.double().norm().clamp(min=1e-300)
+        if not error <= self._tolerance:
+            raise SpectralError(f"the recorded program differs from torch.func.jvp by {error:.1e} (relative)")
+
+    def _prepare_linearize(self) -> None:
+        self._push = torch.func.linearize(self._model, self._y)[1]
+        self._push(torch.zeros_like(self._y))
+        self._keep_graph()
+
+    def _prepare_jvp(self) -> None:
+        self._push = lambda v: torch.func.jvp(self._model, (self._y,), (v,))[1]
+        self._push(torch.zeros_like(self._y))
+        self._keep_graph()
+
+    def _keep_graph(self) -> None:
+        pullback = torch.func.vjp(self._model, self._y)[1]
+        self._pull = lambda u: pullback(u)[0]
 
     def _call(self, model: Callable[..., Any], model_kwargs: dict[str, Any], y: Tensor) -> Tensor:
         output = tensor = model(y, **model_kwargs)
@@ -185,12 +213,13 @@ class Jacobian(LinearOperator):
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Eval mode and no outer graph, for one call; every module's own training flag is put back."""
+        """Eval mode, no outer graph, and attention in its plain form, the only one that can be differentiated
+        forwards, for one call; every module's own training flag is put back."""
         training = [m for m in self._modules if m.training]
         try:
             for m in training:
                 m.training = False
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
                 yield
         finally:
             for m in training:
@@ -214,11 +243,7 @@ class Jacobian(LinearOperator):
 
     def _check_adjoint(self) -> None:
         """<u, J v> = <J' u, v> for one random pair, to the rounding of the model's own precision."""
-        generator = torch.Generator().manual_seed(0)
-        v, u = (
-            torch.randn(*self.batch, 1, n, generator=generator).to(self.device, self.dtype)
-            for n in (self.shape[1], self.shape[0])
-        )
+        v, u = self._random(self.shape[1]), self._random(self.shape[0], seed=1)
         Jv, Ju = self._apply(v), self._apply_transpose(u)
         if not (torch.isfinite(Jv).all() and torch.isfinite(Ju).all()):
             raise NotFiniteError(f"the Jacobian of {self._name} at y holds NaN or infinity")
@@ -227,7 +252,7 @@ class Jacobian(LinearOperator):
         size = norm(u.double(), dim=-1) * norm(Jv.double(), dim=-1)
         size = torch.maximum(size, norm(v.double(), dim=-1) * norm(Ju.double(), dim=-1))
         worst = ((forward - backward).abs() / size.clamp(min=1e-300)).max().item()
-        if worst > min(1e3 * torch.finfo(self.dtype).eps, 0.1):
+        if worst > self._tolerance:
             raise SpectralError(
                 f"J v and J' u of {self._name} contradict each other by {worst:.1e} (relative): one of its "
                 "operations has a wrong derivative (a custom autograd function?), or is not differentiable"
@@ -236,11 +261,22 @@ class Jacobian(LinearOperator):
     def _check_independence(self) -> None:
         u = torch.zeros_like(self.output)
         u[0] = 1
-        if self._pullback(u)[0][1:].any():
+        with self._evaluating():
+            reached = self._pull(u)[1:].any()
+        if reached:
             raise SpectralError(
                 f"batched: the output of {self._name} for one input depends on the others: "
                 "pass the inputs one by one, or batched=False for their joint Jacobian"
             )
+
+    @property
+    def _tolerance(self) -> float:
+        """Relative disagreement that rounding may explain."""
+        return min(1e3 * torch.finfo(self.dtype).eps, 0.1)
+
+    def _random(self, n: int, seed: int = 0) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(*self.batch, 1, n, generator=generator).to(self.device, self.dtype)
 
     def __repr__(self) -> str:
         notes = "".join(f"; {note}" for note in self.notes)

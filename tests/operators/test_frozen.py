@@ -1,0 +1,168 @@
+"""The recorded program of linear steps, against torch.func, operation by operation and network by network."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import spectral
+from denoisers.networks import BFCNN, UNet
+from spectral.operators.frozen import Convolution, Diagonal, Local, record
+
+
+def agree(function, y, tolerance=1e-12):
+    """The program, once its products equal torch.func's in float64."""
+    y = y.double()
+    program = record(function, y)
+    generator = torch.Generator().manual_seed(1)
+    v = torch.randn(y.shape, generator=generator, dtype=torch.float64)
+    Jv = torch.func.jvp(function, (y,), (v,))[1]
+    u = torch.randn(Jv.shape, generator=generator, dtype=torch.float64)
+    Ju = torch.func.vjp(function, y)[1](u)[0]
+    torch.testing.assert_close(program.output, function(y))
+    torch.testing.assert_close(program.apply(v), Jv, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(program.transpose(u), Ju, atol=tolerance, rtol=tolerance)
+    return program
+
+
+def kinds(program):
+    return [type(step) for step in program.steps]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    st.integers(1, 3),
+    st.booleans(),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 2),
+    st.integers(1, 2),
+    st.sampled_from([1, 2]),
+    st.integers(0, 5),
+)
+def test_convolutions_of_every_geometry(dims, transposed, kernel, stride, padding, dilation, groups, more):
+    torch.manual_seed(0)
+    kind = [[nn.Conv1d, nn.Conv2d, nn.Conv3d], [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]]
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    if transposed:
+        options["output_padding"] = min(stride, dilation) - 1 if max(stride, dilation) > 1 else 0
+        padding = options["padding"] = min(padding, dilation * (kernel - 1))
+    layer = kind[transposed][dims - 1](4, 6, kernel, **options).double()
+    side = dilation * (kernel - 1) + 1 + more
+    program = agree(layer, torch.rand(2, 4, *[side + i for i in range(dims)]))
+    assert kinds(program) == [Convolution]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.relu,
+        nn.functional.gelu,
+        nn.functional.silu,
+        lambda x: nn.functional.leaky_relu(x - 0.5, 0.1),
+        lambda x: x**3 - x / 2 + 3,
+        lambda x: (x * 2 - x).sigmoid() * x,
+        lambda x: x * x + x / (1 + x),
+        lambda x: 2 / (1 + x) - (x - 0.5).clamp(min=0),
+        lambda x: x + torch.arange(6.0).double() * x.mean(0),
+        lambda x: torch.cat([x, x.flip(1)], 1)[:, 2:-1].softmax(-1),
+        lambda x: (x.T @ x).reshape(-1)[:7].cumsum(0),
+        lambda x: torch.stack([x, 2 * x]).transpose(0, 1).logsumexp(1),
+        lambda x: x.chunk(2, dim=1)[1].exp() - x.split([4, 2], 1)[0][:, :3],
+        lambda x: nn.functional.layer_norm(x, (6,)) * torch.linalg.vector_norm(x),
+        lambda x: x.clone().mul_(2).add_(x).relu_(),
+        torch.ones_like,
+        lambda x: x,
+    ],
+)
+def test_operations(function):
+    agree(function, torch.rand(5, 6, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.AvgPool2d(2),
+        nn.MaxPool2d(2),
+        nn.Upsample(scale_factor=2),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.PixelShuffle(2),
+        nn.PixelUnshuffle(2),
+        nn.ReflectionPad2d(2),
+        nn.ZeroPad2d(1),
+        nn.GroupNorm(2, 4),
+        nn.InstanceNorm2d(4),
+        nn.AdaptiveAvgPool2d(3),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers(layer):
+    agree(layer.double().eval(), torch.rand(2, 4, 8, 6, generator=torch.Generator().manual_seed(0)))
+
+
+def lively(network):
+    """With norms far from their start, so that every channel counts."""
+    generator = torch.Generator().manual_seed(0)
+    for name, t in network.state_dict().items():
+        if "gamma" in name or "running" in name:
+            t.copy_(0.5 + torch.rand(t.shape, generator=generator))
+    return network.double().eval()
+
+
+@pytest.mark.parametrize(
+    "network", [UNet(1, 8), UNet(2, 8), UNet(3, 4), BFCNN(6, 8), BFCNN(5, 8, channels=3, first_relu=True)]
+)
+def test_denoisers(network):
+    y = torch.rand(2, network.channels, 16, 24, generator=torch.Generator().manual_seed(0))
+    program = agree(lively(network), y)
+    assert Local not in kinds(program)
+    # Scales of channels are folded: what is diagonal is a gate.
+    slopes = [step.slope for step in program.steps if isinstance(step, Diagonal)]
+    assert all(((s == 0) | (s == 1)).all() for s in slopes)
+
+
+def test_batch_norm_folds_into_its_convolution():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 2, 3))
+    net[1].running_mean.normal_()
+    net[1].running_var.uniform_(0.5, 2)
+    program = agree(net.double().eval(), torch.rand(1, 2, 8, 8))
+    assert kinds(program) == [Convolution, Diagonal, Convolution]
+
+
+def test_attention_is_taken_in_its_plain_form():
+    def attend(x):
+        return nn.functional.scaled_dot_product_attention(x, 2 * x, x.flip(-1))
+
+    y = torch.rand(1, 2, 5, 8).double()
+    for way in ("auto", "frozen", "linearize", "jvp"):
+        J = spectral.jacobian(attend, y, method=way)
+        expected = torch.autograd.functional.jacobian(attend, y).reshape(80, 80)
+        torch.testing.assert_close(J.dense(), expected)
+        assert way in ("auto", J.method)
+    assert spectral.jacobian(attend, y).method == "frozen"
+
+
+def test_program_differs_nowhere_in_float32():
+    net = lively(UNet(2, 8)).float()
+    y = torch.rand(1, 1, 16, 16)
+    frozen, plain = (spectral.jacobian(net, y, method=way) for way in ("frozen", "jvp"))
+    for ours, theirs in ((frozen, plain), (frozen.T, plain.T)):
+        error = (ours.dense() - theirs.dense()).norm() / theirs.dense().norm()
+        assert error < 1e-5
+
+
+def test_gates_as_bytes_beyond_a_budget(monkeypatch):
+    monkeypatch.setattr("spectral.operators.frozen.GATES_AS_FLOATS", 0)
+    program = agree(lively(BFCNN(5, 8)), torch.rand(1, 1, 12, 12))
+    assert {step.slope.dtype for step in program.steps if isinstance(step, Diagonal)} == {torch.bool}
+
+
+def test_a_wrong_program_is_not_used(monkeypatch):
+    """A step that lies is found out by the check against torch.func, and another way is taken."""
+    apply = Convolution.apply
+    monkeypatch.setattr(Convolution, "apply", lambda self, *t: 1.01 * apply(self, *t))
+    net = lively(BFCNN(4, 8))
+    J = spectral.jacobian(net, torch.rand(1, 1, 8, 8).double())
+    assert J.method == "linearize" and "differs from torch.func" in repr(J)
