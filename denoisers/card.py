@@ -46,7 +46,7 @@ def write_card(path: Path) -> Path:
         f"{f', alpha = {config.alpha:g}' if config.data == 'calpha' else ''}.",
         f"- Noise: Gaussian of standard deviation {noise}, U uniform on [0, 1], drawn for each patch.",
         f"- Training: {config.steps} steps of Adam from {config.learning_rate:g}, halved {config.halvings} "
-        f"times; squared error; {minutes:.0f} minutes.",
+        f"times; squared error; {minutes:.0f} minutes of wall clock.",
         f"- Command: `{command(path.stem, config)}`",
         "",
         f"PSNR in dB, peak 1, nothing clipped, mean over {described}:",
