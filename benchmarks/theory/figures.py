@@ -61,15 +61,10 @@ def decay(found: Mapping[int, Mapping[str, tuple[Array, Array]]]) -> Figure:
         axis.axvspan(*mterm.WINDOW, color="#f2f2f2", zorder=0)
         for name, (terms, errors) in found[alpha].items():
             p = mterm.exponents(terms, errors).mean()
-            axis.loglog(
-                np.exp(np.log(terms).mean(0)),
-                np.exp(np.log(errors).mean(0)),
-                "o-",
-                ms=3,
-                lw=1.4,
-                color=COLOURS[name],
-                label=f"{name}  {p:.2f}",
-            )
+            fitted = "" if np.isnan(p) else f"  {p:.2f}"
+            some = (terms > 0).all(axis=0)
+            m, e = (np.exp(np.log(x[:, some]).mean(axis=0)) for x in (terms, errors))
+            axis.loglog(m, e, "o-", ms=3, lw=1.4, color=COLOURS[name], label=name + fitted)
         axis.set_title(f"$\\alpha$ = {alpha}", fontsize=10)
         axis.set_xlabel("kept coefficients, M / d")
         axis.legend(

@@ -104,7 +104,7 @@ def publish(name: str, command: str, sections: Iterable[Section], out: Path) -> 
             lines.append(f"| {row} | " + " | ".join(texts) + " |")
         console.print(table)
     verdicts = [c.ok for s in sections for c in s.cells if c.ok is not None]
-    summary = f"{sum(verdicts)} of {len(verdicts)} checked cells ok."
+    summary = f"{sum(verdicts)} of {len(verdicts)} checked cells ok." if verdicts else "No cell is checked."
     console.print(summary)
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.md").write_text("\n".join([*lines, "", summary, ""]))
