@@ -41,16 +41,14 @@ def psnr_curves(
             slope = np.polyfit(inputs, output.mean(0), 1)[0]
             style = "--" if name == "Gaussian reference" else "-"
             axis.plot(inputs, output.mean(0), style, color=colour, lw=1.6, label=f"{name}  {slope:.2f}")
-        axis.plot(inputs, inputs, ":", color="#bbbbbb", lw=1)
         axis.set_title(
             f"$\\alpha$ = {alpha}: limit $\\alpha/(\\alpha+1)$ = {alpha / (alpha + 1):.2f}", fontsize=10
         )
         axis.set_xlabel("input PSNR (dB)")
         axis.legend(
-            title="slope", fontsize=7, title_fontsize=7, frameon=False, loc="upper left", alignment="left"
+            title="slope", fontsize=7, title_fontsize=7, frameon=False, loc="best", alignment="left"
         )
-    low, high = axes[0].get_ylim()
-    axes[0].set(ylabel="output PSNR (dB)", ylim=(low, high + 0.4 * (high - low)))  # room for the legends
+    axes[0].set_ylabel("output PSNR (dB)")
     return figure
 
 
@@ -106,7 +104,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
     figure, axes = plt.subplots(
-        1, count, figsize=(3.6 * count, 4), layout="constrained", dpi=130, sharey=True
+        1, count, figsize=(3.4 * count, 4.6), layout="constrained", dpi=130, sharey=True
     )
     figure.suptitle(title, fontsize=11)
     for axis in axes:

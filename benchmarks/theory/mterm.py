@@ -12,7 +12,7 @@ from spectral.kernels.calpha import synthesize
 
 Array = NDArray[np.floating[Any]]
 THRESHOLDS = 2.0 ** -np.arange(-5.0, 6.5, 0.5)
-WINDOW = (2**-13, 2**-9)  # a few dozen to a few hundred terms at 512x512: contours wider than a pixel's blur
+WINDOW = (2**-11, 2**-8)  # beyond the coarse scale, short of the contours' blur by a pixel
 LIMITS = {"DCT": "1/2", "db4": "1", "bandlet on db4": "2, straight flows"}
 
 
