@@ -15,7 +15,7 @@ from spectral.estimators.lattice import lattice
 from spectral.estimators.probes import sampler
 from spectral.estimators.problem import operator_of
 from spectral.estimators.results import Estimate
-from spectral.estimators.sampling import CHUNK, FEWEST, Budget, unit_vectors
+from spectral.estimators.sampling import CHUNK, FEWEST, Budget, finite, unit_vectors
 from spectral.estimators.sketch import Sketch
 from spectral.operators import LinearOperator
 
@@ -64,6 +64,7 @@ def diagonal(
     Raises:
         ShapeError: A is not square.
         OptionError: the budget is below 2 products (6 for xdiag), or an unknown method.
+        NotFiniteError: a product holds NaN or infinity.
     """
     A = operator_of(model_or_operator, y, batched, **model_kwargs)
     if A.shape[0] != A.shape[1]:
@@ -113,13 +114,13 @@ def _diagonal(
         step, left = min(wanted, limit // 2) - sketch.size, limit - 2 * sketch.size
         if excess <= 1 or step < 1:
             return estimate
-        if method == "auto" and remaining_rank(sketch) > min(left, excess**2 * sketch.size):
-            rest = dataclasses.replace(budget, products=left if budget.products else None)
-            return (
-                lattice(A, shape, left, seed + 1)
-                if _fits_lattice(shape, rest)
-                else _hutchinson(A, rest, seed + 1)
-            )
+        rest = dataclasses.replace(budget, products=left if budget.products else None)
+        image = _fits_lattice(shape, rest)
+        # A lattice does the work of several times as many of Hutchinson's probes.
+        if method == "auto" and remaining_rank(sketch) > min(
+            left // 4 if image else left, excess**2 * sketch.size
+        ):
+            return lattice(A, shape, left, seed + 1) if image else _hutchinson(A, rest, seed + 1)
         if 2 * (sketch.size + step) > n:
             return _exact(A)
         sketch.grow(step)
@@ -148,7 +149,7 @@ def _hutchinson(A: LinearOperator, budget: Budget, seed: int) -> Estimate:
     while True:
         while taken < wanted:
             Z = draw(min(rows, wanted - taken))
-            new, m = Z.double() * A.apply(Z), Z.shape[-2]
+            new, m = Z.double() * finite(A.apply(Z)), Z.shape[-2]
             # Chan, Golub and LeVeque's update of a mean and a sum of squared deviations.
             middle = new.mean(-2)
             shift = middle - mean

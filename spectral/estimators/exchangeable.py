@@ -29,6 +29,7 @@ from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.estimators.results import Estimate, plain
+from spectral.estimators.sampling import finite
 from spectral.estimators.sketch import Sketch, inner
 from spectral.operators import LinearOperator
 
@@ -152,7 +153,7 @@ def xnystrace_samples(A: LinearOperator, probes: Tensor, images: Tensor) -> tupl
     back.
     """
     n, k = A.shape[1], probes.shape[-2]
-    omega, Y = probes.double(), images.double()
+    omega, Y = probes.double(), finite(images).double()
     size = torch.linalg.matrix_norm(Y)[..., None, None]
     shift = torch.finfo(A.dtype).eps * torch.where(size > 0, size, 1.0) / n**0.5
     Y = Y + shift * omega

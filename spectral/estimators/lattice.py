@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d
 
 from spectral.estimators.probes import sampler
 from spectral.estimators.results import Estimate
-from spectral.estimators.sampling import CHUNK
+from spectral.estimators.sampling import CHUNK, finite
 from spectral.operators import LinearOperator
 
 _WINDOW = 7  # pixels over which variances are pooled
@@ -64,5 +64,5 @@ def _sweep(A: LinearOperator, signs: Tensor, label: Tensor, classes: int) -> Ten
     rows = max(1, min(64, CHUNK // signs.numel()))
     for part in torch.arange(classes, device=label.device).split(rows):
         Z = signs * (label == part.unsqueeze(-1)).to(signs.dtype)
-        found += (Z.double() * A.apply(Z)).sum(-2)
+        found += (Z.double() * finite(A.apply(Z))).sum(-2)
     return found

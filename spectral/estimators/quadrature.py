@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from spectral.errors import NotFiniteError
+from spectral.estimators.sampling import finite
 from spectral.operators import LinearOperator
 
 
@@ -175,7 +176,7 @@ def _tridiagonal(S: LinearOperator, V: Tensor, steps: int, project: Project) -> 
 
 def _apply(A: LinearOperator, V: Tensor, transposed: bool = False) -> Tensor:
     product = A.apply_transpose if transposed else A.apply
-    return product(V.to(A.dtype)).to(V.dtype)
+    return finite(product(V.to(A.dtype))).to(V.dtype)
 
 
 def _dot(U: Tensor, V: Tensor) -> Tensor:

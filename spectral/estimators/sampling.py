@@ -148,9 +148,7 @@ def summary(
     Raises:
         NotFiniteError: a sample is NaN or infinite.
     """
-    if not torch.isfinite(samples).all():
-        raise NotFiniteError("a product with the operator holds NaN or infinity")
-    m = samples.shape[-2]
+    m = finite(samples).shape[-2]
     mean = samples.mean(-2)
     deviations = samples - mean.unsqueeze(-2)
     if function is None:
@@ -163,6 +161,17 @@ def summary(
         value, influence = value.detach(), (deviations * gradient.unsqueeze(-2)).sum(-1)
     stderr = influence.square().sum(-1).div(m * (m - 1)).sqrt()
     return Estimate(plain(value), plain(stderr), m, products, method, m - 1)
+
+
+def finite(products: Tensor) -> Tensor:
+    """The tensor itself.
+
+    Raises:
+        NotFiniteError: it holds NaN or infinity.
+    """
+    if not torch.isfinite(products).all():
+        raise NotFiniteError("a product with the operator holds NaN or infinity")
+    return products
 
 
 def dot(U: Tensor, V: Tensor) -> Tensor:

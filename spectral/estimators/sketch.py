@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from spectral.estimators.probes import Sampler
+from spectral.estimators.sampling import finite
 from spectral.operators import LinearOperator
 
 
@@ -38,7 +39,7 @@ class Sketch:
         """m more probes, by block Gram-Schmidt: earlier basis vectors and products stay as they are."""
         A, work = self.A, self.basis.dtype
         omega = self._draw(m)
-        rest = A.apply(omega).to(work)
+        rest = finite(A.apply(omega)).to(work)
         rest, mixed = _project(rest, self.basis)
         new, corner = _orthonormal(rest)
         # Numerically dependent columns come out of one pass as rounding noise, orthogonal to nothing.
@@ -53,7 +54,7 @@ class Sketch:
         self.triangle = grown
         self.probes = torch.cat([self.probes, omega.to(work)], -2)
         self.basis = torch.cat([self.basis, new], -2)
-        self.image = torch.cat([self.image, self._second(new.to(A.dtype)).to(work)], -2)
+        self.image = torch.cat([self.image, finite(self._second(new.to(A.dtype))).to(work)], -2)
 
     def removed(self, V: Tensor) -> Tensor:
         """(I - Q Q') v for each row v."""

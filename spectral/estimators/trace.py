@@ -63,6 +63,7 @@ def trace(
     Raises:
         ShapeError: A is not square.
         OptionError: a budget too small for the method (each needs a few probes), or an unknown method.
+        NotFiniteError: a product holds NaN or infinity.
     """
     A = operator_of(model_or_operator, y, batched, **model_kwargs)
     if A.shape[0] != A.shape[1]:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectral.errors import NotFiniteError, OptionError, ShapeError
-from spectral.estimators import Estimate, trace
+from spectral.estimators import Estimate, diagonal, spectral_density, trace
 from spectral.estimators.exchangeable import (
     Core,
     inflation,
@@ -238,5 +238,12 @@ def test_refusals(rotated):
     with pytest.raises(OptionError, match="inside"):
         trace(A, products=20).interval(1.0)
     broken = from_functions(lambda V: V * float("nan"), n=50, dtype=torch.float64, symmetric=True)
-    with pytest.raises(NotFiniteError):
-        trace(broken, method="hutchinson", products=10)
+    for method in METHODS:
+        with pytest.raises(NotFiniteError):
+            trace(broken, method=method, products=40)
+    for method in ("hutchinson", "xdiag"):
+        with pytest.raises(NotFiniteError):
+            diagonal(broken, method=method, products=40)
+    for method in ("slq", "kpm"):
+        with pytest.raises(NotFiniteError):
+            spectral_density(broken, method=method, probes=2, steps=5)
