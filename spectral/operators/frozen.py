@@ -66,6 +66,7 @@ class Convolution:
     back: tuple[Any, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.weight = _channels_last(self.weight)
         self.back = self._transposed_arguments()
 
     def apply(self, *tangents: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ class Convolution:
         return Convolution(
             self.inputs,
             output,
-            (self.weight * scale.view(shape)).contiguous(memory_format=_layout(self.weight)),
+            self.weight * scale.view(shape),
             self.stride,
             self.padding,
             self.dilation,
@@ -116,8 +117,7 @@ class Convolution:
         if self.groups == 1 and max(self.stride) == 1 and min(reach) >= 0:
             # As a plain convolution, which is the faster kernel on CPUs and GPUs alike.
             flipped = self.weight.flip(*range(2, self.weight.ndim)).transpose(0, 1)
-            flipped = flipped.contiguous(memory_format=_layout(self.weight))
-            return flipped, self.stride, reach, self.dilation, False, none, 1
+            return _channels_last(flipped), self.stride, reach, self.dilation, False, none, 1
         lost = [
             self.input_size[2 + i]
             - (self.output_size[2 + i] - 1) * self.stride[i]
@@ -131,20 +131,23 @@ class Convolution:
 
 @dataclass
 class Diagonal:
-    """t -> s t, s broadcast."""
+    """t -> s t, s broadcast; in place where nobody else looks (`owns_tangent`, `owns_cotangent`)."""
 
     inputs: tuple[int, ...]
     output: int
     slope: Tensor
     input_size: torch.Size
+    owns_tangent: bool = False
+    owns_cotangent: bool = False
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """s t."""
-        return tangents[0] * self.slope
+        return tangents[0].mul_(self.slope) if self.owns_tangent else tangents[0] * self.slope
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """s g, summed over what t was broadcast to."""
-        return ((g * self.slope).sum_to_size(self.input_size),)
+        g = g.mul_(self.slope) if self.owns_cotangent else g * self.slope
+        return (g.sum_to_size(self.input_size),)
 
 
 @dataclass
@@ -218,6 +221,22 @@ class Program:
         for at, step in enumerate(self.steps):
             last.update(dict.fromkeys(step.inputs, at))
         self._dead = [[i for i in set(step.inputs) if last[i] == at] for at, step in enumerate(self.steps)]
+        self._own()
+
+    def _own(self) -> None:
+        """Let gates work in place on what a convolution has just made for them alone."""
+        makers = {step.output: step for step in self.steps}
+        users: dict[int | None, list[Step | None]] = {self.result: [None]}  # the caller's
+        for step in self.steps:
+            for i in step.inputs:
+                users.setdefault(i, []).append(step)
+        for step in self.steps:
+            if not isinstance(step, Diagonal):
+                continue
+            (before,), after = step.inputs, users[step.output]
+            if torch.broadcast_shapes(step.slope.shape, step.input_size) == step.input_size:
+                step.owns_tangent = len(users[before]) == 1 and isinstance(makers.get(before), Convolution)
+                step.owns_cotangent = len(after) == 1 and isinstance(after[0], Convolution)
 
     def apply(self, v: Tensor) -> Tensor:
         """J v for v of the input's shape."""
@@ -357,7 +376,8 @@ class _Recorder:
                 value.shape,
             )
         elif target in _POINTWISE and alone:
-            step = Diagonal(inputs, output, self._slope(node, reached, primals[0]), primals[0].shape)
+            slope = _channels_last(self._slope(node, reached, primals[0]))
+            step = Diagonal(inputs, output, slope, primals[0].shape)
         elif target in (aten.mul.Tensor, aten.div.Tensor) and len(factors) == 1:
             step = self._scale(node, reached[0], args, inputs, output, primals[0])
         elif target in (aten.add.Tensor, aten.sub.Tensor):
@@ -472,9 +492,9 @@ def _channel_scale(slope: Tensor, convolution: Convolution) -> Tensor | None:
     return slope.reshape(-1).expand(size[1])
 
 
-def _layout(weight: Tensor) -> torch.memory_format:
-    last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
+def _channels_last(t: Tensor) -> Tensor:
+    """Two-dimensional convolutions run up to twice as fast in this layout, and their gates must share it."""
+    return t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t.contiguous()
 
 
 _POINTWISE = {
