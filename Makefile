@@ -27,6 +27,8 @@ docs: $(STAMP)  ## the tables and figures of README and docs, measured anew
 	$(BIN)/spectral eigs --denoiser photos --crop 60 180 128 --sigma 0.15 -k 20 --out docs/figures
 	$(BIN)/python -m benchmarks.sketch --write
 	$(BIN)/python -m benchmarks.solvers --write
+	$(BIN)/python -m benchmarks.products --write
+	$(BIN)/python -m benchmarks.quality docs/quality.md
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
