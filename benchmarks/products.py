@@ -25,7 +25,7 @@ LAB = ROOT / "../shared/data/lab/bfcnn21_celeba160_gray.npz"
 
 
 def networks() -> dict[str, nn.Module]:
-    """The shipped network, the paper's UNet (random weights, norms of order one), and a lab's BF-CNN if there."""
+    """The shipped network, the paper's UNet with random weights, and a lab's BF-CNN where it is at hand."""
     torch.manual_seed(0)
     unet = UNet(3)
     for name, t in unet.state_dict().items():
@@ -86,7 +86,8 @@ def measured(side: int, rounds: int = 15) -> str:
     threads = torch.get_num_threads()
     return (
         f"{table(head, rows)}\n\n"
-        f"{side}x{side} pixels, float32, torch {torch.__version__}, {threads} threads; products in forward passes."
+        f"{side}x{side} pixels, float32, torch {torch.__version__}, {threads} threads; "
+        "products in forward passes."
     )
 
 
