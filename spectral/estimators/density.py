@@ -15,10 +15,11 @@ from spectral.estimators.quadrature import (
     Project,
     Rule,
     Rules,
+    Scouted,
     chebyshev_rule,
     golub_kahan_rule,
     lanczos_rule,
-    spectral_ends,
+    scout,
 )
 from spectral.estimators.results import Density, Estimate, plain
 from spectral.operators import LinearOperator
@@ -27,7 +28,6 @@ Part = Literal["symmetric", "singular"]
 Method = Literal["slq", "kpm"]
 
 _HELD = 1 << 26  # entries of a Lanczos basis held at a time
-_BOUNDING = 20  # Lanczos steps that find the ends for Chebyshev polynomials
 
 
 def spectral_density(
@@ -50,9 +50,10 @@ def spectral_density(
     the Gauss rule of a reorthogonalised Lanczos run (Ubaru, Chen, Saad 2017; Golub-Kahan for singular
     values), sharp, with memory of `steps` vectors a probe; or "kpm", Jackson-damped Chebyshev moments
     (Weisse et al. 2006), smooth, with memory of three.  Errors come from the spread between probes (a count
-    of c values has variance near 2c/probes) and from what the second half of the steps changed.  Known top
-    pairs, given as `known`, are taken out of the probes and put back exactly, which makes outliers sharp and
-    counts among them exact.
+    of c values has variance near 2c/probes) and from what the second half of the steps changed.
+
+    One more Lanczos run goes ahead: top pairs that it resolves, and those given as `known`, are taken out of
+    the probes and put back exactly, which makes outliers sharp and counts among them exact.
 
     Args:
         model_or_operator: an operator or matrix, or a model together with y.
@@ -80,23 +81,25 @@ def spectral_density(
     if probes < 2 or steps < 1:
         raise OptionError(f"an error bar takes probes >= 2 and steps >= 1; got {probes} and {steps}")
     values, vectors = _known(known, A)
-    k = values.shape[-1]
-    if k >= n:
+    if values.shape[-1] >= n:
         raise OptionError(f"all {n} values are known already")
-    steps = min(steps, n - k)
+    S = A.gram() if part == "singular" else A.symmetric_part()
+    draw = sampler(A, "gaussian", seed)
 
     def project(V: Tensor) -> Tensor:
-        return V - (V @ vectors.mT) @ vectors if k else V
-
-    draw = sampler(A, "gaussian", seed)
-    work = torch.promote_types(A.dtype, torch.float32)
+        return V - (V @ vectors.mT) @ vectors if vectors.shape[-2] else V
 
     def starts(m: int) -> Tensor:
-        V = project(project(draw(m).to(work)))
+        V = project(project(draw(m).to(vectors.dtype)))
         return V / torch.linalg.vector_norm(V, dim=-1, keepdim=True)
 
+    left = n - values.shape[-1]
+    found = scout(S, starts(1), min(steps, left), project, left - 1)
+    vectors = torch.cat([vectors, found.vectors], -2)
+    values = torch.cat([values, found.values.clamp(min=0).sqrt() if part == "singular" else found.values], -1)
+    steps = min(steps, n - values.shape[-1])
     if method == "kpm":
-        full, half = _kpm(A, part, starts, probes, steps, project)
+        full, half = _kpm(S, part, starts(probes), steps, project, found)
     else:
         full, half = _slq(A, part, starts, probes, steps, project)
     return Density(*full, *half, values, n, part, method, steps, A.count - started)
@@ -155,12 +158,8 @@ def _slq(A: LinearOperator, part: Part, starts: Sampler, probes: int, steps: int
     return full, half
 
 
-def _kpm(A: LinearOperator, part: Part, starts: Sampler, probes: int, steps: int, project: Project) -> Rules:
-    S = A.gram() if part == "singular" else A.symmetric_part()
-    low, high = spectral_ends(S, starts(1), min(_BOUNDING, S.shape[1]), project)
-    if part == "singular":
-        low = low.clamp(min=0)
-    V = starts(probes)
+def _kpm(S: LinearOperator, part: Part, V: Tensor, steps: int, project: Project, found: Scouted) -> Rules:
+    low, high = found.low.clamp(min=0) if part == "singular" else found.low, found.high
     for _ in range(8):
         try:
             rules = chebyshev_rule(S, V, steps, project, (low, high))

@@ -141,23 +141,54 @@ def chebyshev_rule(
     return rule(mu), rule(mu[..., : steps + 1])
 
 
-def spectral_ends(S: LinearOperator, V: Tensor, steps: int, project: Project) -> tuple[Tensor, Tensor]:
-    """(lowest, highest), (*batch,), that are to enclose the spectrum of S.
+class Scouted(NamedTuple):
+    """What one Lanczos run found: leading pairs, and where the rest of the spectrum seems to end.
 
-    The extreme Ritz values of a few Lanczos steps, moved out by their residuals and by 2 % of the range.
-    That they enclose it is likely, not certain: `chebyshev_rule` finds out.
+    Attributes:
+        values: (*batch, k), descending from the top.
+        vectors: (*batch, k, n), orthonormal.
+        low, high: (*batch,), likely to enclose all other eigenvalues; `chebyshev_rule` finds out.
     """
-    T, last = _tridiagonal(S, V, steps, project)
-    nodes, vectors = torch.linalg.eigh(T)
-    residuals = last.unsqueeze(-1) * vectors[..., -1, :].abs()
-    low, high = (nodes - residuals)[..., 0].amin(-1), (nodes + residuals)[..., -1].amax(-1)
+
+    values: Tensor
+    vectors: Tensor
+    low: Tensor
+    high: Tensor
+
+
+def scout(S: LinearOperator, V: Tensor, steps: int, project: Project, most: int) -> Scouted:
+    """The largest Ritz pairs of residual below 1e-3 of the range, none skipped, at most `most`.
+
+    Taking k pairs of residual r out of S moves its other eigenvalues by r at most and by 2 k r in all (they
+    are coupled by a perturbation of that norm and rank): nothing that a density of n >> k values shows.  The
+    ends are the extreme other Ritz values, moved out by their residuals and 2 % of the range.
+
+    Args:
+        S: the operator.
+        V: one unit row, (*batch, 1, n).
+        steps: products.
+        project: as in `lanczos_rule`.
+        most: pairs at most; problems of a batch get equally many.
+    """
+    T, last, basis = _tridiagonal(S, V, steps, project)
+    nodes, mixing = torch.linalg.eigh(T.squeeze(-3))
+    nodes, mixing = nodes.flip(-1), mixing.flip(-1)
+    residuals = last * mixing[..., -1, :].abs()
+    span = (nodes[..., :1] - nodes[..., -1:]).clamp(min=1e-300)
+    vectors = mixing.mT.to(V.dtype) @ torch.cat(basis[:-1], -2)
+    # A run that ended early carries zero vectors along: they are no pairs.
+    found = (residuals <= 1e-3 * span) & (torch.linalg.vector_norm(vectors, dim=-1) > 0.5)
+    k = min(int(found.cumprod(-1).sum(-1).min()), most, nodes.shape[-1] - 1)
+    low, high = (nodes - residuals)[..., -1], (nodes + residuals)[..., k:].amax(-1)
     margin = 0.02 * (high - low) + 1e-6 * torch.maximum(high.abs(), low.abs())
     margin = torch.where(margin > 0, margin, 1.0)
-    return low - margin, high + margin
+    return Scouted(nodes[..., :k], vectors[..., :k, :], low - margin, high + margin)
 
 
-def _tridiagonal(S: LinearOperator, V: Tensor, steps: int, project: Project) -> tuple[Tensor, Tensor]:
-    """The Lanczos matrix, (*batch, p, steps, steps), and the last coupling, (*batch, p), float64."""
+def _tridiagonal(
+    S: LinearOperator, V: Tensor, steps: int, project: Project
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The Lanczos matrix (*batch, p, steps, steps), the last coupling (*batch, p), and the basis."""
     alpha: list[Tensor] = []
     beta: list[Tensor] = []
     basis = [V]
@@ -171,7 +202,7 @@ def _tridiagonal(S: LinearOperator, V: Tensor, steps: int, project: Project) -> 
     if steps > 1:
         couplings = torch.stack(beta[:-1], -1)
         T = T + torch.diag_embed(couplings, 1) + torch.diag_embed(couplings, -1)
-    return T, beta[-1]
+    return T, beta[-1], basis
 
 
 def _apply(A: LinearOperator, V: Tensor, transposed: bool = False) -> Tensor:
