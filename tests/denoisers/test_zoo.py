@@ -129,7 +129,7 @@ def test_the_labs_bfcnn_is_read_as_published():
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no denoiser named 'photo'.*give one of .*, or the path"):
+    with pytest.raises(FileNotFoundError, match=r"no denoiser named 'photo'.*calpha, photos, or the path"):
         denoisers.load("photo")
     with pytest.raises(FileNotFoundError, match=r"absent\.npz"):
         denoisers.load(tmp_path / "absent.npz")

@@ -1,0 +1,59 @@
+"""The networks that ship: small, described, and as good as promised."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import denoisers
+from benchmarks.quality import LAB_DNCNN, calpha_rows
+from denoisers import weights
+from denoisers.card import command
+from denoisers.evaluation import psnr_table
+from denoisers.images import photograph
+from denoisers.training import TrainConfig
+
+
+def test_two_networks_ship():
+    assert denoisers.available() == ["calpha", "photos"]
+
+
+@pytest.mark.parametrize("name", denoisers.available())
+def test_they_are_small_and_have_a_card(name):
+    path = weights.FOLDER / f"{name}.safetensors"
+    assert path.stat().st_size < 4e6
+    card = path.with_suffix(".md").read_text()
+    for needed in ("Data:", "Noise:", "Training:", f"`{command(name, trained_by(path))}`", "| 0.05 |"):
+        assert needed in card
+
+
+def trained_by(path: Path):
+    return TrainConfig(**json.loads(weights.read(path)[1]["training"]))
+
+
+@pytest.mark.parametrize("name", denoisers.available())
+def test_they_load_ready_to_use(name):
+    model = denoisers.load(name)
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    y = torch.rand(1, 1, 3 * model.side_multiple, 7 * model.side_multiple)
+    assert torch.isfinite(model(y)).all()
+    torch.testing.assert_close(model(3 * y), 3 * model(y), rtol=1e-4, atol=1e-4)
+
+
+def test_calpha_beats_the_best_db4_threshold_by_2_db():
+    for row, db4, _, _ in calpha_rows(48):
+        assert row.denoised >= db4 + 2, f"sigma {row.sigma}: {row.denoised:.2f} dB against {db4:.2f} dB"
+
+
+@pytest.mark.skipif(not LAB_DNCNN.exists(), reason="the lab's networks are not at ../shared/data/lab")
+def test_photos_comes_within_1_5_db_of_the_bias_free_dncnn():
+    (ours,) = psnr_table(denoisers.load("photos"), photograph(), [25 / 255])
+    (lab,) = psnr_table(denoisers.load(LAB_DNCNN), photograph(), [25 / 255])
+    assert ours.denoised >= lab.denoised - 1.5
+
+
+def test_photos_gains_on_the_photograph_at_every_level():
+    for row in psnr_table(denoisers.load("photos"), photograph(), [0.05, 0.1, 0.3]):
+        assert row.denoised > row.noisy + 4
