@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
 from spectral.errors import OptionError
@@ -131,6 +132,9 @@ def risk(curve: Any, title: str = "") -> Figure:
         )
     axis.set_xscale("log")
     axis.set_yscale("log")
+    axis.set_xticks(sigmas, [f"{sigma:g}" for sigma in sigmas])
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("noise level $\\sigma$", **STYLE)
     axis.set_ylabel("root mean squared error per pixel", **STYLE)
     axis.tick_params(labelsize=7)

@@ -157,7 +157,7 @@ class Scouted(NamedTuple):
 
 
 def scout(S: LinearOperator, V: Tensor, steps: int, project: Project, most: int) -> Scouted:
-    """The largest Ritz pairs of residual below 1e-3 of the range, none skipped, at most `most`.
+    """The largest Ritz pairs, down to the first whose residual exceeds 1e-3 of the range; at most `most`.
 
     Taking k pairs of residual r out of S moves its other eigenvalues by r at most and by 2 k r in all (they
     are coupled by a perturbation of that norm and rank): nothing that a density of n >> k values shows.  The
