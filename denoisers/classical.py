@@ -1,4 +1,4 @@
-"""Denoisers of theory: shrinkage in orthonormal bases, best bandlet bases, the optimum of a finite set.
+"""Denoisers of theory: shrinkage in orthonormal bases, best bandlet bases, optima of simple priors.
 
 Each is a module on images (..., H, W), made for one noise level sigma and used wherever a network is:
 forward- and reverse-mode derivatives, and vmap, go through the NumPy transforms, which run on the CPU.
@@ -269,6 +269,40 @@ def _project(v: Tensor, projections: _Projections) -> Tensor:
         for i, (basis, kept) in enumerate(projections.of_images)
     ]
     return torch.as_tensor(np.stack(columns, axis=1)).reshape(v.shape).to(v)
+
+
+class GaussianPosterior(nn.Module):
+    """The optimal denoiser of x ~ N(m, C): f(y) = m + C (C + sigma^2 Id)^-1 (y - m).
+
+    Its Jacobian is C (C + sigma^2 Id)^-1, symmetric, its eigenvalues lambda / (lambda + sigma^2) with lambda
+    those of C, and its risk sum lambda sigma^2 / (lambda + sigma^2). covariance: (d, d); mean: (d,), zero
+    unless given; images (n, ...) of d pixels.
+
+    Raises ValueError for sigma <= 0 or a covariance that is not square, symmetric and non-negative.
+    """
+
+    def __init__(self, covariance: Tensor, sigma: float, mean: Tensor | None = None) -> None:
+        super().__init__()
+        d = len(covariance)
+        if not _positive(sigma) or covariance.shape != (d, d) or not torch.allclose(covariance, covariance.T):
+            raise ValueError("sigma must be positive and the covariance a symmetric matrix (d, d)")
+        values, vectors = torch.linalg.eigh(covariance)
+        if values[0] < -1e-4 * values[-1].abs():
+            raise ValueError(
+                f"a covariance has no negative eigenvalues, and this one has {float(values[0]):.2e}"
+            )
+        self.sigma = sigma
+        self.register_buffer("eigenvalues", values.clamp(min=0))
+        self.register_buffer("vectors", vectors)
+        self.register_buffer("mean", covariance.new_zeros(d) if mean is None else mean)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """The posterior mean of each y (n, ...)."""
+        values, vectors, mean = (
+            torch.as_tensor(b).to(y) for b in (self.eigenvalues, self.vectors, self.mean)
+        )
+        c = (y.flatten(1) - mean) @ vectors
+        return (mean + (c * values / (values + self.sigma**2)) @ vectors.T).view_as(y)
 
 
 class FiniteSet(nn.Module):

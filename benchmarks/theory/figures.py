@@ -45,9 +45,7 @@ def psnr_curves(
             f"$\\alpha$ = {alpha}: limit $\\alpha/(\\alpha+1)$ = {alpha / (alpha + 1):.2f}", fontsize=10
         )
         axis.set_xlabel("input PSNR (dB)")
-        axis.legend(
-            title="slope", fontsize=7, title_fontsize=7, frameon=False, loc="best", alignment="left"
-        )
+        axis.legend(title="slope", fontsize=7, title_fontsize=7, frameon=False, loc="best", alignment="left")
     axes[0].set_ylabel("output PSNR (dB)")
     return figure
 

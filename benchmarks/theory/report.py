@@ -47,7 +47,7 @@ class Cell:
 
     def text(self) -> str:
         """`measured +- interval (expected +- interval) ok`."""
-        text = f"{self.value:.3f} ± {self.interval:.3f}"
+        text = f"{self.value:.3f} ± {self.interval:.3f}" if self.interval else f"{self.value:.3g}"
         if self.expected is not None:
             text += f" ({self.expected.value:.3g}"
             text += f" ± {self.expected.interval:.2g})" if self.expected.interval else ")"

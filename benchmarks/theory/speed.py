@@ -1,5 +1,6 @@
 """Rates of C^alpha synthesis and of the bandlet search beside plain NumPy, in one run on one machine."""
 
+import resource
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
@@ -13,58 +14,57 @@ from spectral.bases import BandletFrame, wavelet_bandlets
 from spectral.bases.alpert import directions
 from spectral.kernels.calpha import stream, synthesize
 
+REPEATS = 40
 RELEASED_MS = 2.7  # an image of the released Python code, measured on two such cores (specification)
 
 
 def section() -> Section:
-    """Milliseconds a job: the best of several runs, so that other work on the machine weighs least."""
+    """Milliseconds a job: the best of many short runs, so that other work on the machine weighs least."""
     cores = numba.get_num_threads()
-    loop = 1e3 * _best(lambda: [_plain(80, 3.0, np.random.default_rng(i)) for i in range(100)]) / 100
-    rates = {}
+    loop = _best(lambda: [_plain(80, 3.0, np.random.default_rng(i)) for i in range(10)]) / 10
+    cells = [Cell("plain NumPy loop, one `released` 80x80 image", "ms", loop, 0.0)]
     for threads in sorted({1, cores}):
         numba.set_num_threads(threads)
-        rates[threads] = 1e3 * _best(lambda: synthesize(4000, size=80, alpha=3)) / 4000
-    start = perf_counter()
+        ms = _best(lambda: synthesize(400, size=80, alpha=3)) / 400
+        row = f"kernel, {threads} thread{'s' * (threads > 1)}, an image"
+        cells.append(Cell(row, "ms", ms, 0.0))
+        cells.append(Cell(row, "times the NumPy loop", loop / ms, 0.0))
+        cells.append(Cell(row, f"times the released code's {RELEASED_MS} ms", RELEASED_MS / ms, 0.0))
+    before, start = _peak_mb(), perf_counter()
     for _ in stream(100_000, size=80, alpha=3):
         pass
-    hundred_thousand = perf_counter() - start
+    cells.append(Cell("100,000 images streamed", "ms", 1e3 * (perf_counter() - start), 0.0))
+    cells.append(Cell("100,000 images streamed", "memory added, MB", _peak_mb() - before, 0.0))
     frame = wavelet_bandlets((512, 512), "db4", 5, 16)
     image = synthesize(1, size=512, alpha=3, kind="exact").astype(np.float64)
-    best = [
-        1e3 * _best(partial(_search, frame, image, thresholds))
-        for thresholds in (np.array([0.1]), np.geomspace(0.02, 1, 18))
-    ]
-    naive = 1e3 * _best(lambda: _naive_costs(frame.base.analysis(image)[0], 0.1), repeats=1)
-    rows = [
-        ("plain NumPy loop, 80x80 `released`", loop),
-        ("released Python code (specification)", RELEASED_MS),
-    ]
-    rows += [(f"kernel, {t} thread{'s' * (t > 1)}, per image", ms) for t, ms in rates.items()]
-    rows += [
-        ("100,000 images streamed, per image", hundred_thousand / 100),
-        ("bandlet search, 512x512, w <= 16, 1 threshold", best[0]),
-        ("bandlet search, 512x512, w <= 16, 18 thresholds", best[1]),
-        ("NumPy definition of the search, 1 threshold", naive),
-    ]
-    cells = [Cell(name, "ms", ms, 0.0) for name, ms in rows]
-    cells += [Cell(name, "times the NumPy loop", loop / ms, 0.0) for name, ms in rows[1:-3]]
-    cells += [Cell(name, "times the released code", RELEASED_MS / ms, 0.0) for name, ms in rows[:-3]]
-    cells += [Cell(rows[-3][0], "times the NumPy definition", naive / best[0], 0.0)]
-    return Section("Speed", f"{cores} cores; best of several runs, after warm-up.", cells)
+    thresholds = np.geomspace(0.02, 1, 18)
+    for count in (1, 18):
+        ms = _best(partial(_search, frame, image, thresholds[:count]))
+        cells.append(Cell(f"bandlet search, 512x512, w <= 16, {count} thresholds", "ms", ms, 0.0))
+    naive = _best(lambda: _naive_costs(frame.base.analysis(image)[0], 0.1))
+    cells.append(Cell("vectorised NumPy definition of its costs, 1 threshold", "ms", naive, 0.0))
+    return Section(
+        "Speed", f"{cores} cores, after warm-up; the best of {REPEATS} runs but for the stream.", cells
+    )
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _search(frame: BandletFrame, image: NDArray[np.float64], thresholds: NDArray[np.float64]) -> None:
     frame.search(frame.base.analysis(image), thresholds)
 
 
-def _best(job: Callable[[], object], repeats: int = 7) -> float:
+def _best(job: Callable[[], object]) -> float:
+    """Milliseconds of the fastest of REPEATS runs."""
     job()
     times = []
-    for _ in range(repeats):
+    for _ in range(REPEATS):
         start = perf_counter()
         job()
         times.append(perf_counter() - start)
-    return min(times)
+    return 1e3 * min(times)
 
 
 def _plain(size: int, alpha: float, rng: np.random.Generator) -> NDArray[np.float64]:
