@@ -177,17 +177,15 @@ def _noise(seed, first, contour, fields, scalars):  # type: ignore[no-untyped-de
         scalars[i] = draws[length + 2 * pixels :]
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"nsz", "nnan"})
+@numba.njit(nogil=True, cache=True)
 def _affine(field, levels):  # type: ignore[no-untyped-def]
     """(a, b, c, d) so that a Re + b and c Im + d span [levels[0], levels[1]] and [levels[2], levels[3]]."""
     low_r = high_r = field[0, 0].real
     low_i = high_i = field[0, 0].imag
     for row in field:
-        for z in row:  # comparisons, not min and max: only these become vector instructions
-            low_r = z.real if z.real < low_r else low_r
-            high_r = z.real if z.real > high_r else high_r
-            low_i = z.imag if z.imag < low_i else low_i
-            high_i = z.imag if z.imag > high_i else high_i
+        for z in row:
+            low_r, high_r = min(low_r, z.real), max(high_r, z.real)
+            low_i, high_i = min(low_i, z.imag), max(high_i, z.imag)
     a = np.float32((levels[1] - levels[0]) / (high_r - low_r))
     c = np.float32((levels[3] - levels[2]) / (high_i - low_i))
     return a, np.float32(levels[0]) - a * low_r, c, np.float32(levels[2]) - c * low_i
