@@ -59,7 +59,7 @@ def lanczos(
             for "smallest", larger in magnitude for "magnitude".
         tol: a pair has converged when |A v - lambda v| <= tol max |lambda|, the maximum over the pairs found.
         block: vectors a product.
-        basis: rows kept before a restart; by default four times the pairs sought, at least 150 more.
+        basis: rows kept before a restart; by default four times the pairs sought, at least 200 more.
         start: (B, m, n), rows whose random combinations start the solve.
         seed: of the random starts.
         max_products: stop there, converged or not.

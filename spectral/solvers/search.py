@@ -141,7 +141,7 @@ def search(
     Args:
         basis: at its start.
         target: what is wanted.
-        limit: rows before a restart; by default four times the pairs sought, and at least 150 more.
+        limit: rows before a restart; by default four times the pairs sought, and at least 200 more.
         max_products: stop there, converged or not.
         confidence: of the bound on what was not seen.
         progress: called after every test of convergence.
@@ -174,7 +174,7 @@ class _Solve:
 
     def limit(self, wanted: int) -> int:
         """Rows the basis may have before a restart, with room for what is kept and two blocks."""
-        rows = self.limit_asked or max(4 * wanted, wanted + 150)
+        rows = self.limit_asked or max(4 * wanted, wanted + 200)
         return min(self.basis.n, max(rows, wanted + 3 * self.basis.block + 2))
 
     def expand(self, stage: str) -> None:
