@@ -164,7 +164,7 @@ def _kpm(S: LinearOperator, part: Part, V: Tensor, steps: int, project: Project,
         try:
             rules = chebyshev_rule(S, V, steps, project, (low, high))
         except NotFiniteError:
-            low, high = low - (high - low) / 10, high + (high - low) / 10
+            low, high = low - (high - low) / 4, high + (high - low) / 4
             continue
         if part == "singular":
             full, half = (Rule(rule.nodes.clamp(min=0).sqrt(), rule.weights) for rule in rules)

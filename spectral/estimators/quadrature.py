@@ -161,7 +161,7 @@ def scout(S: LinearOperator, V: Tensor, steps: int, project: Project, most: int)
 
     Taking k pairs of residual r out of S moves its other eigenvalues by r at most and by 2 k r in all (they
     are coupled by a perturbation of that norm and rank): nothing that a density of n >> k values shows.  The
-    ends are the extreme other Ritz values, moved out by their residuals and 2 % of the range.
+    ends are the extreme other Ritz values, moved out by all those residuals and 2 % of the range.
 
     Args:
         S: the operator.
@@ -180,7 +180,8 @@ def scout(S: LinearOperator, V: Tensor, steps: int, project: Project, most: int)
     found = (residuals <= 1e-3 * span) & (torch.linalg.vector_norm(vectors, dim=-1) > 0.5)
     k = min(int(found.cumprod(-1).sum(-1).min()), most, nodes.shape[-1] - 1)
     low, high = (nodes - residuals)[..., -1], (nodes + residuals)[..., k:].amax(-1)
-    margin = 0.02 * (high - low) + 1e-6 * torch.maximum(high.abs(), low.abs())
+    moved = torch.linalg.vector_norm(residuals[..., :k], dim=-1)
+    margin = 0.02 * (high - low) + moved + 1e-6 * torch.maximum(high.abs(), low.abs())
     margin = torch.where(margin > 0, margin, 1.0)
     return Scouted(nodes[..., :k], vectors[..., :k, :], low - margin, high + margin)
 

@@ -180,6 +180,15 @@ def test_batch_is_problem_by_problem():
                 assert abs(counts.value[one] - truth) < 5 * counts.stderr[one] + 2
 
 
+@pytest.mark.parametrize("steps", [8, 15, 30])
+def test_chebyshev_ends_enclose_steep_spectra(steps):
+    values = torch.arange(1, 401, dtype=torch.float64) ** -2
+    for seed in range(5):
+        density = spectral_density(torch.diag(values), method="kpm", probes=4, steps=steps, seed=seed)
+        total = density.total(lambda x: x)
+        assert abs(total.value - values.sum()) < 5 * total.stderr + 0.02
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_tiny(size, dtype):
