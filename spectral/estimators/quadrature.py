@@ -142,12 +142,12 @@ def chebyshev_rule(
 
 
 class Scouted(NamedTuple):
-    """What one Lanczos run found: leading pairs, and where the rest of the spectrum seems to end.
+    """What one Lanczos run found: leading pairs, and where the spectrum seems to end.
 
     Attributes:
         values: (*batch, k), descending from the top.
         vectors: (*batch, k, n), orthonormal.
-        low, high: (*batch,), likely to enclose all other eigenvalues; `chebyshev_rule` finds out.
+        low, high: (*batch,), likely to enclose the spectrum; `chebyshev_rule` finds out.
     """
 
     values: Tensor
@@ -161,7 +161,7 @@ def scout(S: LinearOperator, V: Tensor, steps: int, project: Project, most: int)
 
     Taking k pairs of residual r out of S moves its other eigenvalues by r at most and by 2 k r in all (they
     are coupled by a perturbation of that norm and rank): nothing that a density of n >> k values shows.  The
-    ends are the extreme other Ritz values, moved out by all those residuals and 2 % of the range.
+    ends are the extreme Ritz values, moved out by their residuals and 2 % of the range.
 
     Args:
         S: the operator.
@@ -179,9 +179,9 @@ def scout(S: LinearOperator, V: Tensor, steps: int, project: Project, most: int)
     # A run that ended early carries zero vectors along: they are no pairs.
     found = (residuals <= 1e-3 * span) & (torch.linalg.vector_norm(vectors, dim=-1) > 0.5)
     k = min(int(found.cumprod(-1).sum(-1).min()), most, nodes.shape[-1] - 1)
-    low, high = (nodes - residuals)[..., -1], (nodes + residuals)[..., k:].amax(-1)
-    moved = torch.linalg.vector_norm(residuals[..., :k], dim=-1)
-    margin = 0.02 * (high - low) + moved + 1e-6 * torch.maximum(high.abs(), low.abs())
+    # One run sees a multiple eigenvalue once, so what is left may reach as high as what was found.
+    low, high = (nodes - residuals).amin(-1), (nodes + residuals).amax(-1)
+    margin = 0.02 * (high - low) + 1e-6 * torch.maximum(high.abs(), low.abs())
     margin = torch.where(margin > 0, margin, 1.0)
     return Scouted(nodes[..., :k], vectors[..., :k, :], low - margin, high + margin)
 
