@@ -28,7 +28,7 @@ docs: $(STAMP)  ## the tables and figures of README and docs, measured anew
 	$(BIN)/python -m benchmarks.sketch --write
 	$(BIN)/python -m benchmarks.solvers --write
 	$(BIN)/python -m benchmarks.products --write
-	$(BIN)/python -m benchmarks.quality docs/quality.md
+	$(BIN)/python -m benchmarks.quality --write
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'

@@ -1,4 +1,4 @@
-"""Quality of the shipped denoisers: `python -m benchmarks.quality [FILE]` prints and writes the table.
+"""Quality of the shipped denoisers: `python -m benchmarks.quality` prints the tables; --write: docs/quality.md.
 
 calpha: against hard thresholding of an orthonormal periodised db4 transform on fresh images of its training
 distribution; threshold and number of levels are the best of a fine grid for each noise level, on those very
@@ -9,7 +9,6 @@ of Mohan et al. (arXiv 1906.05478), trained on BSD400, where the lab's data is a
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pywt
@@ -17,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.page import ROOT
 from denoisers import load
 from denoisers.evaluation import PSNR, add_noise, psnr, psnr_table
 from denoisers.images import photograph
 from denoisers.images.calpha import synthesize
 
-LAB_DNCNN = Path(__file__).resolve().parents[1] / "../shared/data/lab/bfdncnn20_bsd400_gray_0-100.npz"
+LAB_DNCNN = ROOT / "../shared/data/lab/bfdncnn20_bsd400_gray_0-100.npz"
 CALPHA_SIGMAS = (0.05, 0.1, 0.3)
 PHOTO_SIGMAS = (0.05, 25 / 255, 0.1, 0.3)
 THRESHOLDS = np.arange(1.5, 6.01, 0.05)  # in units of sigma
@@ -83,12 +83,17 @@ def report() -> Iterator[str]:
 
 
 def main() -> None:
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_suffix(".md")
-    lines = ["# Quality of the shipped denoisers", "", "Written by `python -m benchmarks.quality`.", ""]
+    lines = [
+        "# Quality of the shipped denoisers",
+        "",
+        "Written by `python -m benchmarks.quality --write`.",
+        "",
+    ]
     for line in report():
         print(line, flush=True)
         lines.append(line)
-    file.write_text("\n".join(lines) + "\n")
+    if "--write" in sys.argv[1:]:
+        (ROOT / "docs/quality.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

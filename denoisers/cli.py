@@ -1,8 +1,6 @@
 """The `denoisers` command line."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,21 +16,12 @@ from denoisers.evaluation import psnr_table
 from denoisers.images.calpha import synthesize
 from denoisers.images.folder import photograph, read_grey
 from denoisers.training import RECIPES, TrainConfig, train
+from spectral.console import one_line_errors
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Bias-free denoisers."
 )
 Sigmas = Annotated[list[float] | None, typer.Option("--sigma", help="noise level; may be repeated")]
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Bad input: its message in one line on standard error, and exit code 2."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(2) from None
 
 
 @app.command("train")
