@@ -295,7 +295,7 @@ def write_photograph() -> None:
     timed("tr J to 1 %", lambda: trace(J, rtol=0.01))
     pixel = timed("diag J", lambda: diagonal(J, products=50, method="lattice"), _spread)
     timed(
-        "values above 0.5, from a density", lambda: spectral_density(J, probes=3, steps=12).count_above(0.5)
+        "values above 0.5, from a density", lambda: spectral_density(J, probes=3, steps=24).count_above(0.5)
     )
     deviation = 0.15 * torch.as_tensor(pixel.value).clamp(min=0).sqrt()
     panels = [("noisy", y), ("denoised", output), ("pixel deviation", deviation)]

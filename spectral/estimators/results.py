@@ -119,7 +119,8 @@ class Density:
 
     A probe's measure puts `weights` at `nodes` and has mass one; their mean stands for the n - k unknown
     values.  Every standard error is the root of the sum of two squares: the spread between probes, and what
-    the second half of the steps changed, which stands for what more of them would change.
+    the second half of the steps changed, which stands for what more of them would change (scaled so that
+    Student's factor for p - 1 degrees of freedom leaves it 1.96 at 95 %).
 
     Attributes:
         nodes, weights: (*batch, p, m) float64, nodes ascending.
@@ -254,7 +255,11 @@ class Density:
         axis = self.nodes.ndim - 2
         mean, stderr = each.mean(axis), each.std(axis) / math.sqrt(self.probes)
         if coarse is not None:
-            stderr = torch.hypot(stderr, mean - coarse.mean(axis))
+            # Student's factor is for the spread between few probes, and this change is no such spread.
+            change = (mean - coarse.mean(axis)) * (
+                student_t(0.95, math.inf) / student_t(0.95, self.probes - 1)
+            )
+            stderr = torch.hypot(stderr, change)
         return Estimate(plain(mean), plain(stderr), self.probes, self.products, self.method, self.probes - 1)
 
 
