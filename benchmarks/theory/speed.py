@@ -1,5 +1,6 @@
 """Rates of C^alpha synthesis and of the bandlet search beside plain NumPy, in one run on one machine."""
 
+import os
 import resource
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +21,7 @@ RELEASED_MS = 2.7  # an image of the released Python code, measured on two such 
 
 def section() -> Section:
     """Milliseconds a job: the best of many short runs, so that other work on the machine weighs least."""
-    cores = numba.get_num_threads()
+    cores, load = numba.get_num_threads(), os.getloadavg()[0]
     loop = _best(lambda: [_plain(80, 3.0, np.random.default_rng(i)) for i in range(10)]) / 10
     cells = [Cell("plain NumPy loop, one `released` 80x80 image", "ms", loop, 0.0)]
     for threads in sorted({1, cores}):
@@ -43,9 +44,11 @@ def section() -> Section:
         cells.append(Cell(f"bandlet search, 512x512, w <= 16, {count} thresholds", "ms", ms, 0.0))
     naive = _best(lambda: _naive_costs(frame.base.analysis(image)[0], 0.1))
     cells.append(Cell("vectorised NumPy definition of its costs, 1 threshold", "ms", naive, 0.0))
-    return Section(
-        "Speed", f"{cores} cores, after warm-up; the best of {REPEATS} runs but for the stream.", cells
+    note = (
+        f"{cores} cores, shared with other work (load average {load:.1f} before the run), after warm-up; the best "
+        f"of {REPEATS} runs but for the stream."
     )
+    return Section("Speed", note, cells)
 
 
 def _peak_mb() -> float:

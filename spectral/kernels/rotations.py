@@ -1,5 +1,6 @@
 """Transforms of squares that are sequences of small rotations: apply one, or find the cheapest of many."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numba
@@ -44,7 +45,6 @@ def apply(squares: Floats, which: NDArray[np.int32], table: Rotations, inverse: 
                 squares[i, slots[g, k, r]] = total
 
 
-@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
 def cheapest(
     squares: Floats, table: Rotations, levels: Floats, penalties: Floats, hard: bool
 ) -> tuple[Floats, NDArray[np.int32]]:
@@ -53,18 +53,35 @@ def cheapest(
     Squares are the COLUMNS of (w^2, m). With e the squared entries of the transformed square, the cost at
     level t is the sum of e t / (e + t) (the oracle shrinkage risk at sigma^2 = t), or of min(e, t) where
     `hard`, plus the penalty (S,) of that level unless the square is left as it is. All floats share one
-    dtype.
+    dtype. As many threads as numba.get_num_threads() share the squares.
     """
-    slots, blocks, sizes = table
-    area, m = squares.shape
+    m = squares.shape[1]
     costs = np.empty((m, len(levels)), squares.dtype)
-    which = np.full((m, len(levels)), -1, np.int32)
-    for chunk in numba.prange((m + _LANES - 1) // _LANES):
-        start = chunk * _LANES
-        lanes = min(_LANES, m - start)
-        a = np.zeros((area, _LANES), squares.dtype)
-        before = np.empty((slots.shape[2], _LANES), squares.dtype)
-        cost = np.empty(_LANES, squares.dtype)
+    which = np.empty((m, len(levels)), np.int32)
+    share = -(-m // (numba.get_num_threads() * _LANES)) * _LANES
+
+    def search(start: int) -> None:
+        _cheapest(squares, table, levels, penalties, hard, start, min(start + share, m), costs, which)
+
+    starts = range(0, m, share) if m else range(0)
+    if len(starts) == 1:
+        search(0)
+    else:
+        with ThreadPoolExecutor(len(starts) or 1) as pool:
+            list(pool.map(search, starts))
+    return costs, which
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _cheapest(squares, table, levels, penalties, hard, first, stop, costs, which):  # type: ignore[no-untyped-def]
+    """Rows first ... stop - 1 of costs and which."""
+    slots, blocks, sizes = table
+    area = len(squares)
+    a = np.zeros((area, _LANES), squares.dtype)
+    before = np.empty((slots.shape[2], _LANES), squares.dtype)
+    cost = np.empty(_LANES, squares.dtype)
+    for start in range(first, stop, _LANES):
+        lanes = min(_LANES, stop - start)
         for g in range(-1, len(slots)):
             for p in range(area):
                 for lane in range(lanes):
@@ -81,7 +98,6 @@ def cheapest(
                     if g < 0 or total < costs[start + lane, s]:
                         costs[start + lane, s] = total
                         which[start + lane, s] = g
-    return costs, which
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
