@@ -2,7 +2,8 @@
 
     python -m benchmarks.estimators SECTION...
 
-SECTION is spectra, targets, coverage, published, density, diagonal, risk, photograph, posterior, or all.
+SECTION is spectra, targets, coverage, published, density, counts, diagonal, risk, photograph, posterior,
+or all.
 """
 
 from __future__ import annotations
@@ -230,6 +231,37 @@ def write_density() -> None:
     )
 
 
+def write_counts() -> None:
+    """Whether intervals of counts hold where steps are few: 40 thresholds, 20 runs of 10 probes, n = 900."""
+    n, rows = 900, []
+    i = torch.arange(1, n + 1, dtype=torch.float64)
+    cases = {
+        "flat 1..3": spectra(n)["flat 1..3"],
+        "step 1 / 1e-3": spectra(n)["step 1 / 1e-3"],
+        "0.99^i": 0.99**i,
+    }
+    for name, values in cases.items():
+        decays = name.startswith("0.99")
+        grid = torch.logspace(-2, -0.02, 40) if decays else torch.linspace(*values.aminmax(), 42)[1:-1] + 1e-4
+        at = grid.double()
+        truth = (values[:, None] > at).sum(0)
+        for method in ("slq", "kpm"):
+            cells = [f"{name}, {method}"]
+            for steps in (15, 30, 60):
+                hits, squares = [], []
+                for seed in range(20):
+                    A = as_operator(torch.diag(values))
+                    found = spectral_density(A, method=method, probes=10, steps=steps, seed=seed).count_above(
+                        at
+                    )  # type: ignore[arg-type]
+                    low, high = found.interval()
+                    hits.append(((low <= truth) & (truth <= high)).double().mean().item())
+                    squares.append((torch.as_tensor(found.value) - truth).square().mean().item())
+                cells.append(f"{_percent(float(np.mean(hits)))} ({np.mean(squares) ** 0.5:.1f})")
+            rows.append(cells)
+    _write("counts", table(["", "15 steps", "30 steps", "60 steps"], rows))
+
+
 def write_diagonal() -> None:
     """Root mean square error over pixels of diag J, shipped network, against the dense Jacobian."""
     model, y, _ = _photograph()
@@ -364,6 +396,7 @@ SECTIONS = {
     "coverage": write_coverage,
     "published": write_published,
     "density": write_density,
+    "counts": write_counts,
     "diagonal": write_diagonal,
     "risk": write_risk,
     "photograph": write_photograph,
