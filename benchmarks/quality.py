@@ -1,4 +1,4 @@
-"""Quality of the shipped denoisers: `python -m benchmarks.quality` prints it, with --write into docs/quality.md.
+"""Quality of the shipped denoisers: `python -m benchmarks.quality` prints it; --write puts it into docs.
 
 calpha: against hard thresholding of an orthonormal periodised db4 transform on fresh images of its training
 distribution; threshold and number of levels are the best of a fine grid for each noise level, on those very
