@@ -74,7 +74,7 @@ class TrainConfig:
 
 
 RECIPES = {
-    "calpha": TrainConfig(data="calpha", network_config={"blocks": 3, "width": 16}, steps=8000),
+    "calpha": TrainConfig(data="calpha", network_config={"blocks": 3, "width": 16}, steps=3600),
     "photos": TrainConfig(
         data="photos", network_config={"blocks": 2, "width": 32}, steps=5000, sigma_max=0.5
     ),

@@ -1,18 +1,60 @@
 """Certified spectra of neural denoisers' Jacobians, from products with J and J' alone."""
 
 from spectral import errors
+from spectral.estimators import (
+    Density,
+    Estimate,
+    asymmetry,
+    diagonal,
+    effective_rank,
+    frobenius_norm,
+    schatten_norm,
+    spectral_density,
+    trace,
+)
 from spectral.operators import LinearOperator, as_operator, from_functions, jacobian
 from spectral.results import EigenPairs, SingularTriplets
+from spectral.risk import (
+    KLBound,
+    PosteriorComponents,
+    RiskCurve,
+    Sure,
+    kl_bound,
+    posterior,
+    risk_curve,
+    sigma_by_median,
+    sigma_by_residual,
+    sure,
+)
 from spectral.spectra import top_eigs, top_svd
 
 __all__ = [
+    "Density",
     "EigenPairs",
+    "Estimate",
+    "KLBound",
     "LinearOperator",
+    "PosteriorComponents",
+    "RiskCurve",
     "SingularTriplets",
+    "Sure",
     "as_operator",
+    "asymmetry",
+    "diagonal",
+    "effective_rank",
     "errors",
+    "frobenius_norm",
     "from_functions",
     "jacobian",
+    "kl_bound",
+    "posterior",
+    "risk_curve",
+    "schatten_norm",
+    "sigma_by_median",
+    "sigma_by_residual",
+    "spectral_density",
+    "sure",
     "top_eigs",
     "top_svd",
+    "trace",
 ]

@@ -13,7 +13,20 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from spectral.console import Problem, forward_seconds, load_problem, one_line_errors
+from spectral.console import (
+    Crop,
+    Denoiser,
+    Json,
+    Out,
+    Picture,
+    Problem,
+    Seed,
+    Sigma,
+    forward_seconds,
+    load_problem,
+    one_line_errors,
+)
+from spectral.estimators import commands
 from spectral.results import EigenPairs, SingularTriplets
 from spectral.spectra import top_eigs, top_svd
 
@@ -23,6 +36,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Certified spectra of neural denoisers' Jacobians.",
 )
+
+
+for command in (commands.trace, commands.sure, commands.density):
+    app.command()(command)
 
 
 @app.callback()
@@ -35,16 +52,8 @@ def main(
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
 
 
-Denoiser = Annotated[str, typer.Option(help="a shipped network's name, or a weights file")]
-Picture = Annotated[Path | None, typer.Option(help="a grey picture [the shipped photograph]")]
-Crop = Annotated[
-    tuple[int, int, int] | None, typer.Option(metavar="TOP LEFT SIDE", help="a square of the picture")
-]
-Sigma = Annotated[float, typer.Option(help="noise level, the picture being in [0, 1]")]
 Tol = Annotated[float, typer.Option(help="relative residual")]
 MaxProducts = Annotated[int, typer.Option(help="stop there, converged or not")]
-Seed = Annotated[int, typer.Option(help="of the noise and of the solver's start")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @app.command()
@@ -61,12 +70,32 @@ def eigs(
     tol: Tol = 1e-4,
     max_products: MaxProducts = 10_000,
     seed: Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="folder for eigs.png and eigs.safetensors")] = None,
+    out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Certified eigenpairs of the symmetric part of a denoiser's Jacobian at a noisy picture."""
     options = {"above": above, "which": which, "tol": tol, "max_products": max_products}
     _solve(top_eigs, denoiser, image, crop, sigma, k, seed, out, as_json, options)
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Option(help="folder for the PNG pictures and images.npy")],
+    n: Annotated[int, typer.Option("-n", help="how many images")] = 16,
+    size: Annotated[int, typer.Option(help="their side in pixels")] = 256,
+    alpha: Annotated[float, typer.Option(help="regularity of the contour")] = 3.0,
+    beta: Annotated[float | None, typer.Option(help="of the backgrounds [alpha]")] = None,
+    kind: Annotated[
+        Literal["released", "exact"], typer.Option(help="spectral exponents as released, or Hoelder ones")
+    ] = "released",
+    seed: Annotated[int, typer.Option(help="image i of a seed is the same whatever n")] = 0,
+) -> None:
+    """C^alpha images: two smooth regions parted by a smooth contour."""
+    from spectral.kernels.write import write_calpha  # noqa: PLC0415  numba takes a second to import
+
+    with one_line_errors():
+        paths = write_calpha(out, n=n, size=size, alpha=alpha, beta=beta, kind=kind, seed=seed)
+    typer.echo(f"wrote {len(paths) - 1} pictures and {paths[0]}")
 
 
 @app.command()
@@ -80,7 +109,7 @@ def svd(
     tol: Tol = 1e-4,
     max_products: MaxProducts = 10_000,
     seed: Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="folder for svd.png and svd.safetensors")] = None,
+    out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Certified singular triplets of a denoiser's Jacobian at a noisy picture."""

@@ -1,4 +1,4 @@
-"""What the commands share: the problem to solve, timing in forward passes, and errors in one line."""
+"""What the commands share: options, the problem to solve, timing in forward passes, errors in one line."""
 
 from __future__ import annotations
 
@@ -9,12 +9,23 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import typer
 from torch import Tensor, nn
 
 from spectral.errors import OptionError, SpectralError
+
+Denoiser = Annotated[str, typer.Option(help="a shipped network's name, or a weights file")]
+Picture = Annotated[Path | None, typer.Option(help="a grey picture [the shipped photograph]")]
+Crop = Annotated[
+    tuple[int, int, int] | None, typer.Option(metavar="TOP LEFT SIDE", help="a square of the picture")
+]
+Sigma = Annotated[float, typer.Option(help="noise level, the picture being in [0, 1]")]
+Seed = Annotated[int, typer.Option(help="of the noise, and of the random vectors")]
+Out = Annotated[Path | None, typer.Option(help="folder for the figure and the saved result")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @dataclass(frozen=True)

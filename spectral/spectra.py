@@ -13,7 +13,8 @@ from torch import Tensor
 
 from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.estimators.norms import asymmetry
-from spectral.operators import Jacobian, LinearOperator, as_operator, jacobian
+from spectral.operators import Jacobian, LinearOperator
+from spectral.operators.subject import operator_of
 from spectral.progress import bar
 from spectral.results import EigenPairs, SingularTriplets
 from spectral.solvers import Completeness, RitzPairs, RitzTriplets, dense, dense_svd, golub_kahan, lanczos
@@ -86,8 +87,7 @@ def top_eigs(
         >>> pairs.values, pairs.vectors, pairs.residuals
     """
     began = time.perf_counter()
-    problem = _Problem.of("top_eigs", model_or_operator, y, batched, model_kwargs)
-    # Raises here, before any work, where there is no symmetric part.
+    problem = _Problem.of(model_or_operator, y, batched, model_kwargs, symmetric=True)
     S = problem.working.symmetric_part()
     problem.check(k, above, tol, method, ("auto", "lanczos", "dense"), block, max_products)
     if which not in ("largest", "smallest", "magnitude"):
@@ -174,7 +174,7 @@ def top_svd(
         >>> triplets.values, triplets.left, triplets.right
     """
     began = time.perf_counter()
-    problem = _Problem.of("top_svd", model_or_operator, y, batched, model_kwargs)
+    problem = _Problem.of(model_or_operator, y, batched, model_kwargs, symmetric=False)
     problem.check(k, above, tol, method, ("auto", "golub-kahan", "dense"), block, max_products)
     if method == "dense" or (method == "auto" and problem.small(k, above)):
         method, found = "dense", dense_svd(problem.working, k, above=above)
@@ -224,29 +224,13 @@ class _Problem:
 
     @classmethod
     def of(
-        cls, caller: str, subject: Any, y: Tensor | None, batched: bool, model_kwargs: dict[str, Any]
+        cls, subject: Any, y: Tensor | None, batched: bool, model_kwargs: dict[str, Any], symmetric: bool
     ) -> _Problem:
-        """From a model and its input, or from anything that `as_operator` takes."""
-        if y is None:
-            if model_kwargs:
-                names = ", ".join(model_kwargs)
-                raise OptionError(f"{names}: keywords for a model, but there is no input y")
-            if callable(subject) and not hasattr(subject, "shape"):
-                raise OptionError(f"a model needs an input to take its Jacobian at: {caller}(model, y, k)")
-            A = as_operator(subject)
-            shapes: tuple[tuple[int, ...], tuple[int, ...]] = (A.shape[1],), (A.shape[0],)
-        elif not isinstance(y, Tensor):
-            raise OptionError(
-                f"y must be a tensor, got {type(y).__name__}: {caller}(operator, k=...) has no y"
-            )
-        elif not callable(subject) or isinstance(subject, LinearOperator):
-            kind = type(subject).__name__
-            raise OptionError(f"y goes with a model; a {kind} is solved as {caller}(operator, k=...)")
-        else:
-            J = jacobian(subject, y, batched=batched, **model_kwargs)
-            if caller == "top_eigs":
-                J.symmetric_part()  # raises where the output has another shape
-            A, shapes = J, (J.input_shape, J.output_shape)
+        """From a model and its input, or from an operator alone."""
+        A = operator_of(subject, y, batched, **model_kwargs)
+        if symmetric:
+            A.symmetric_part()  # raises, before any work, where there is none
+        shapes = (A.input_shape, A.output_shape) if isinstance(A, Jacobian) else (A.shape[1:], A.shape[:1])
         # Half precision is for products alone: the solver's own arithmetic is never below float32.
         return cls(A, A.to(torch.promote_types(A.dtype, torch.float32)), *shapes)
 

@@ -13,7 +13,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from spectral.console import Problem, forward_seconds, load_problem, one_line_errors
+from spectral.console import (
+    Crop,
+    Denoiser,
+    Json,
+    Out,
+    Picture,
+    Problem,
+    Seed,
+    Sigma,
+    forward_seconds,
+    load_problem,
+    one_line_errors,
+)
 from spectral.estimators import diagonal
 from spectral.estimators import spectral_density as estimate_density
 from spectral.estimators import trace as estimate_trace
@@ -21,20 +33,13 @@ from spectral.estimators.results import Estimate, with_error
 from spectral.risk import sure as estimate_sure
 from spectral.spectra import top_eigs
 
-Denoiser = Annotated[str, typer.Option(help="a shipped network's name, or a weights file")]
-Image = Annotated[Path | None, typer.Option(help="a grey picture [the shipped photograph]")]
-Crop = Annotated[tuple[int, int, int] | None, typer.Option(metavar="TOP LEFT SIDE", help="a square of it")]
-Sigma = Annotated[float, typer.Option(help="noise level, the picture being in [0, 1]")]
 Products = Annotated[int | None, typer.Option(help="products with the Jacobian to spend")]
 Rtol = Annotated[float | None, typer.Option(help="stop at this relative error of tr J, at 95 %")]
-Seed = Annotated[int, typer.Option(help="of the noise and of the probes")]
-Out = Annotated[Path | None, typer.Option(help="folder for the figure and the saved result")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 def trace(
     denoiser: Denoiser = "photos",
-    image: Image = None,
+    image: Picture = None,
     crop: Crop = None,
     sigma: Sigma = 0.15,
     method: Annotated[
@@ -44,7 +49,7 @@ def trace(
     rtol: Rtol = None,
     seed: Seed = 0,
     out: Out = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """The trace of a denoiser's Jacobian at a noisy picture, with its error; with --out its diagonal."""
     with one_line_errors():
@@ -67,7 +72,7 @@ def trace(
 
 def sure(
     denoiser: Denoiser = "photos",
-    image: Image = None,
+    image: Picture = None,
     crop: Crop = None,
     sigma: Sigma = 0.15,
     level: Annotated[
@@ -81,7 +86,7 @@ def sure(
     products: Products = None,
     rtol: Rtol = None,
     seed: Seed = 0,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """A denoiser's error estimated from the noisy picture alone, beside its true error."""
     with one_line_errors():
@@ -130,7 +135,7 @@ def sure(
 
 def density(
     denoiser: Denoiser = "photos",
-    image: Image = None,
+    image: Picture = None,
     crop: Crop = None,
     sigma: Sigma = 0.15,
     part: Annotated[
@@ -148,7 +153,7 @@ def density(
     ] = 0,
     seed: Seed = 0,
     out: Out = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """The density of all eigenvalues or singular values of a denoiser's Jacobian, with its error."""
     with one_line_errors():

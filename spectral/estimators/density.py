@@ -10,7 +10,6 @@ from torch import Tensor
 
 from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.estimators.probes import Sampler, sampler
-from spectral.estimators.problem import operator_of
 from spectral.estimators.quadrature import (
     Project,
     Rule,
@@ -23,6 +22,7 @@ from spectral.estimators.quadrature import (
 )
 from spectral.estimators.results import Density, Estimate, plain
 from spectral.operators import LinearOperator
+from spectral.operators.subject import operator_of
 
 Part = Literal["symmetric", "singular"]
 Method = Literal["slq", "kpm"]

@@ -13,11 +13,11 @@ from spectral.errors import OptionError, ShapeError
 from spectral.estimators.exchangeable import Core, inflation, remaining_rank
 from spectral.estimators.lattice import lattice
 from spectral.estimators.probes import sampler
-from spectral.estimators.problem import operator_of
 from spectral.estimators.results import Estimate
 from spectral.estimators.sampling import CHUNK, FEWEST, Budget, finite, unit_vectors
 from spectral.estimators.sketch import Sketch
 from spectral.operators import LinearOperator
+from spectral.operators.subject import operator_of
 
 Method = Literal["auto", "exact", "hutchinson", "lattice", "xdiag"]
 

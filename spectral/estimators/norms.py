@@ -9,10 +9,10 @@ from torch import Tensor
 
 from spectral.errors import ShapeError
 from spectral.estimators.probes import sampler
-from spectral.estimators.problem import operator_of
 from spectral.estimators.results import Estimate
 from spectral.estimators.sampling import Budget, dot, sample
 from spectral.operators import LinearOperator
+from spectral.operators.subject import operator_of
 
 
 def asymmetry(

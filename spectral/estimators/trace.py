@@ -13,11 +13,11 @@ from torch import Tensor
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators.exchangeable import remaining_rank, xnystrace, xtrace
 from spectral.estimators.probes import sampler
-from spectral.estimators.problem import operator_of
 from spectral.estimators.results import Estimate, student_t
 from spectral.estimators.sampling import FEWEST, Budget, Integrand, dot, sample, unit_vectors
 from spectral.estimators.sketch import Sketch, inner
 from spectral.operators import LinearOperator
+from spectral.operators.subject import operator_of
 
 Method = Literal["auto", "exact", "hutchinson", "hutch++", "xtrace", "xnystrace"]
 

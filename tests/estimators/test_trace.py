@@ -229,9 +229,9 @@ def test_refusals(rotated):
         trace(A, method="xnystrace", products=20)
     with pytest.raises(OptionError, match="negative eigenvalues"):
         trace(as_operator(rotated(-SPECTRA["flat"])), method="xnystrace", products=20)
-    with pytest.raises(OptionError, match="pass the noisy image"):
+    with pytest.raises(OptionError, match="needs an input"):
         trace(lambda y: y)
-    with pytest.raises(OptionError, match="asked alone"):
+    with pytest.raises(OptionError, match="given alone"):
         trace(A, torch.zeros(40))
     with pytest.raises(OptionError, match="rtol must be positive"):
         trace(A, rtol=0.0)
