@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -93,19 +93,7 @@ class Convolution:
         out_axis = 1 if self.transposed else 0
         shape = [1] * self.weight.ndim
         shape[out_axis] = -1
-        return Convolution(
-            self.inputs,
-            output,
-            self.weight * scale.view(shape),
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.transposed,
-            self.output_padding,
-            self.groups,
-            self.input_size,
-            self.output_size,
-        )
+        return replace(self, output=output, weight=self.weight * scale.view(shape))
 
     def _transposed_arguments(self) -> tuple[Any, ...]:
         axes = range(self.weight.ndim - 2)
@@ -186,7 +174,7 @@ class Linear:
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """op' g, by torch's vjp of the operation at zero."""
-        return torch.func.vjp(self.function, *(z.expand(z.shape) for z in self.zeros))[1](g)
+        return torch.func.vjp(self.function, *self.zeros)[1](g)
 
 
 @dataclass

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
@@ -116,7 +117,7 @@ class Jacobian(LinearOperator):
             raise ShapeError(f"batched: {len(y)} inputs gave an output of shape {tuple(self.output.shape)}")
         self.input_shape = tuple(y.shape[len(batch) :])
         self.output_shape = tuple(self.output.shape[len(batch) :])
-        shape = (self.output[0].numel() if batched else self.output.numel(), self.input_shape_numel)
+        shape = (math.prod(self.output_shape), math.prod(self.input_shape))
         super().__init__(shape, dtype=y.dtype, device=y.device, batch=batch)
 
         self._push: Callable[[Tensor], Tensor]
@@ -125,11 +126,6 @@ class Jacobian(LinearOperator):
         if batched and len(y) > 1:
             self._check_independence()
         self._check_adjoint()
-
-    @property
-    def input_shape_numel(self) -> int:
-        """d, the number of entries of one input."""
-        return torch.Size(self.input_shape).numel()
 
     def symmetric_part(self) -> LinearOperator:
         """(J + J') / 2, for a model whose output has the shape of its input.

@@ -22,7 +22,6 @@ from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness, unseen_bound
 from spectral.solvers.krylov import (
     check_adjoint,
-    largest_norm,
     leading_directions,
     orthogonalise,
     orthonormal_block,
@@ -168,8 +167,8 @@ class GolubKahanBasis:
         return orthonormal_block(W, held, 10 * self.eps * self.norm, self.generator)
 
     def _product(self, apply: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
-        W = product(apply, X, self.A)
-        self.norm = max(self.norm, largest_norm(W))
+        W, norm = product(apply, X, self.A)
+        self.norm = max(self.norm, norm)
         return W
 
     def _svd(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -151,8 +151,8 @@ class KrylovBasis:
 
     def product(self, X: Tensor) -> Tensor:
         """A x for each row, and a note of the largest norm seen; see `product`."""
-        W = product(self.A.apply, X, self.A)
-        self.norm = max(self.norm, largest_norm(W))
+        W, norm = product(self.A.apply, X, self.A)
+        self.norm = max(self.norm, norm)
         return W
 
     def next_block(self, W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,19 +169,20 @@ class KrylovBasis:
         return self._solved[1:]
 
 
-def product(apply: Callable[[Tensor], Tensor], X: Tensor, A: LinearOperator) -> Tensor:
-    """A x or A' x for each row of (B, b, n), whether or not A has a batch axis.
+def product(apply: Callable[[Tensor], Tensor], X: Tensor, A: LinearOperator) -> tuple[Tensor, float]:
+    """A x or A' x for each row of (B, b, n), whether or not A has a batch axis; and the largest norm of one.
 
     Raises:
         NotFiniteError: a product holds NaN or infinity.
     """
     W = apply(X) if A.batch else apply(X[0])[None]
-    if not largest_norm(W) < float("inf"):
+    norm = torch.linalg.vector_norm(W, dim=-1).max().item()
+    if not norm < float("inf"):
         raise NotFiniteError(
             f"product {A.count} with {A!r} holds NaN or infinity: the operator overflows, "
             "or its model has no derivative at y"
         )
-    return W
+    return W, norm
 
 
 def check_adjoint(forward: Tensor, backward: Tensor, norm: float, A: LinearOperator) -> None:
@@ -199,11 +200,6 @@ def check_adjoint(forward: Tensor, backward: Tensor, norm: float, A: LinearOpera
             f"{A!r} {fault}: <x, A v> and <A' x, v> differ by {apart:.1e}, where |A| is {norm:.1e}; or it is "
             "not linear: solve its symmetric part, or correct its products"
         )
-
-
-def largest_norm(W: Tensor) -> float:
-    """max |w| over rows; NaN where one is."""
-    return torch.linalg.vector_norm(W, dim=-1).max().item()
 
 
 def orthonormal_block(
