@@ -3,7 +3,7 @@
 from spectral.solvers.certificate import Completeness
 from spectral.solvers.dense import dense, dense_svd
 from spectral.solvers.golub_kahan import RitzTriplets, golub_kahan
-from spectral.solvers.lanczos import RitzPairs, lanczos
+from spectral.solvers.lanczos import RitzPairs, finish, lanczos
 from spectral.solvers.search import Progress
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "RitzTriplets",
     "dense",
     "dense_svd",
+    "finish",
     "golub_kahan",
     "lanczos",
 ]

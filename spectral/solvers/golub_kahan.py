@@ -226,6 +226,7 @@ def golub_kahan(
         krylov,
         Target(k, above, magnitude=False, tol=tol),
         limit=basis,
+        block=block,
         max_products=max_products,
         confidence=confidence,
         progress=progress,

@@ -135,8 +135,12 @@ class KrylovBasis:
         """
         self.restart(keep)
         V = self.V[:, :keep]
-        self.images = self.product(V)
-        H, W = orthogonalise(self.images, V)
+        self.hold(V, self.product(V), threshold)
+
+    def hold(self, V: Tensor, images: Tensor, threshold: float) -> None:
+        """Take orthonormal rows V (B, m, n) with their images A v as the whole basis; see `refresh`."""
+        self.V, self.images = V, images
+        H, W = orthogonalise(images, V)
         self.T = (H + H.mT) / 2
         self.X, self.C, self.F = leading_directions(W, V, threshold, self.next_block)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -71,24 +71,77 @@ def lanczos(
 
     Source: Wu and Simon (2000) for the thick restart.
     """
-    # The smallest eigenvalues of A are the largest of -A: below, only the largest are sought.
-    sign = -1.0 if which == "smallest" else 1.0
-    target = Target(k, None if above is None else sign * above, which == "magnitude", tol)
-    seeker = -1.0 * A if which == "smallest" else A
     generator = torch.Generator().manual_seed(seed)
-    first = first_block(seeker, block, start, generator)
-    krylov = KrylovBasis(seeker, first, generator, magnitude=target.magnitude)
-    found = search(
-        krylov, target, limit=basis, max_products=max_products, confidence=confidence, progress=progress
+    seek = _Seek(A, k, which, above, tol)
+    first = first_block(seek.A, block, start, generator)
+    krylov = KrylovBasis(seek.A, first, generator, magnitude=seek.target.magnitude)
+    return seek.search(
+        krylov, limit=basis, block=block, max_products=max_products, confidence=confidence, progress=progress
     )
-    return RitzPairs(
-        vectors=krylov.V[:, : krylov.size],
-        images=sign * krylov.images[:, : krylov.size],
-        completeness=Completeness(sign * found.unseen, found.confidence, found.spent["completeness"]),
-        spent=found.spent,
-        norm=krylov.norm,
-        notes=found.notes,
+
+
+def finish(
+    A: LinearOperator,
+    rows: Tensor,
+    images: Tensor,
+    k: int = 1,
+    *,
+    spent: int,
+    which: Which = "largest",
+    above: float | None = None,
+    tol: float = 1e-4,
+    block: int = 1,
+    seed: int = 0,
+    max_products: int = 10_000,
+    confidence: float = 0.99,
+    progress: Callable[[Progress], None] | None = None,
+) -> RitzPairs:
+    """Bring what another method found to the end that all share: go on where a pair is short of tol, probe
+    for missed ones, verify by fresh products.
+
+    Args:
+        rows: (B, m, n), orthonormal, m >= 1; their span holds what was found.
+        images: (B, m, n), A v for each.
+        spent: products so far, told as those of the solve.
+
+    The other arguments are those of `lanczos`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    seek = _Seek(A, k, which, above, tol)
+    krylov = KrylovBasis(seek.A, rows[:, :1], generator, magnitude=seek.target.magnitude)
+    krylov.norm = torch.linalg.vector_norm(images, dim=-1).max().item()
+    krylov.hold(rows, seek.sign * images, 0.3 * tol * krylov.norm)
+    return seek.search(
+        krylov,
+        limit=None,
+        block=block,
+        max_products=max_products,
+        confidence=confidence,
+        progress=progress,
+        spent=spent,
     )
+
+
+class _Seek:
+    """What is sought: the smallest eigenvalues of A are the largest of -A, and only those are looked for."""
+
+    def __init__(self, A: LinearOperator, k: int, which: Which, above: float | None, tol: float) -> None:
+        self.sign = -1.0 if which == "smallest" else 1.0
+        self.A = -1.0 * A if which == "smallest" else A
+        self.target = Target(k, None if above is None else self.sign * above, which == "magnitude", tol)
+
+    def search(self, krylov: KrylovBasis, **options: Any) -> RitzPairs:
+        found = search(krylov, self.target, **options)
+        return RitzPairs(
+            vectors=krylov.V[:, : krylov.size],
+            images=self.sign * krylov.images[:, : krylov.size],
+            completeness=Completeness(
+                self.sign * found.unseen, found.confidence, found.spent["completeness"]
+            ),
+            spent=found.spent,
+            norm=krylov.norm,
+            notes=found.notes,
+        )
 
 
 def first_block(A: LinearOperator, block: int, start: Tensor | None, generator: torch.Generator) -> Tensor:

@@ -132,9 +132,11 @@ def search(
     target: Target,
     *,
     limit: int | None,
+    block: int,
     max_products: int,
     confidence: float,
     progress: Callable[[Progress], None] | None,
+    spent: int = 0,
 ) -> Found:
     """Bring the wanted pairs into `basis`, alone and verified; the bases' text says what stands in it then.
 
@@ -142,12 +144,15 @@ def search(
         basis: at its start.
         target: what is wanted.
         limit: rows before a restart; by default four times the pairs sought, and at least 200 more.
+        block: vectors a probe starts from.
         max_products: stop there, converged or not.
         confidence: of the bound on what was not seen.
         progress: called after every test of convergence.
+        spent: products that brought the basis here.
     """
     solve = _Solve(basis, target, limit, max_products, progress)
-    unseen, sure = _run(solve, basis.block, confidence)
+    solve.spent["solve"] = spent
+    unseen, sure = _run(solve, block, confidence)
     _verify(solve)
     return Found(unseen, sure, solve.spent, solve.notes)
 
