@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class LinearOperator(ABC):
         dtype, device: of the vectors that `_apply` takes.
         batch: () or (B,), the problems solved in lock-step.
         symmetric: True where A = A' is known; `apply_transpose` then is `apply`.
-        count: products so far with A or A', in vectors a problem.
+        count: products so far with A or A', in vectors a problem; those of its selections too.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class LinearOperator(ABC):
             raise ShapeError(f"batch has one axis at most, got {batch}: flatten it")
         self.shape, self.dtype, self.device = shape, dtype, torch.device(device)
         self.batch, self.symmetric, self.count = batch, symmetric, 0
+        self._whole: LinearOperator | None = None  # what this was selected from
 
     @abstractmethod
     def _apply(self, V: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ class LinearOperator(ABC):
             ShapeError: V is not a block of rows of length n.
         """
         self._check(V, self.shape[1])
-        self.count += V.shape[-2]
+        self._spend(V.shape[-2])
         return self._apply(V)
 
     def apply_transpose(self, V: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ class LinearOperator(ABC):
             ShapeError: V is not a block of rows of length r.
         """
         self._check(V, self.shape[0])
-        self.count += V.shape[-2]
+        self._spend(V.shape[-2])
         return self._apply(V) if self.symmetric else self._apply_transpose(V)
 
     def __matmul__(self, other: Any) -> Any:
@@ -103,6 +104,40 @@ class LinearOperator(ABC):
         eye = torch.eye(n, dtype=self.dtype, device=self.device).expand(*self.batch, n, n)
         chunks = [self.apply(eye[..., part, :].contiguous()) for part in _slices(n, 64)]
         return torch.cat(chunks, dim=-2).mT
+
+    def select(self, index: Tensor | Sequence[int]) -> LinearOperator:
+        """The operator of some of the problems, `batch` = (len(index),), in the order of `index`.
+
+        Products with it are counted here too, so that `count` goes on telling all that was spent.
+
+        Args:
+            index: distinct numbers of problems, (p,), 0 <= number < B.
+
+        Raises:
+            ShapeError: the operator has no batch axis.
+            OptionError: index is empty, repeats a number, or names a problem that is not there.
+        """
+        if not self.batch:
+            raise ShapeError(f"{self!r} holds one problem, of which none can be selected")
+        chosen = torch.as_tensor(index, device="cpu")
+        if chosen.ndim != 1 or chosen.dtype not in (torch.int64, torch.int32) or len(chosen) == 0:
+            raise OptionError(f"index is a list of at least one problem's number, got {index!r}")
+        if chosen.min() < 0 or chosen.max() >= self.batch[0] or len(chosen.unique()) < len(chosen):
+            raise OptionError(
+                f"index names distinct problems from 0 to {self.batch[0] - 1}, got {chosen.tolist()}"
+            )
+        part = self._select(chosen.long())
+        part._whole = self
+        return part
+
+    def _select(self, index: Tensor) -> LinearOperator:
+        """As `select`, after its checks.  Without a better way the other problems are given zeros."""
+        return _Selection(self, index)
+
+    def _spend(self, products: int) -> None:
+        self.count += products
+        if self._whole is not None:
+            self._whole._spend(products)
 
     # Algebra
 
@@ -182,6 +217,28 @@ class LinearOperator(ABC):
             )
 
 
+class _Selection(LinearOperator):
+    """Some problems of A, which is applied to all, zeros in the others' place; A counts for itself."""
+
+    def __init__(self, A: LinearOperator, index: Tensor) -> None:
+        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch=(len(index),), symmetric=A.symmetric)
+        self.A, self.index = A, index.to(A.device)
+
+    def _through(self, product: Rows, V: Tensor) -> Tensor:
+        rows = V.new_zeros(*self.A.batch, *V.shape[1:])
+        rows[self.index] = V
+        return product(rows)[self.index]
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self._through(self.A._apply, V)
+
+    def _apply_transpose(self, V: Tensor) -> Tensor:
+        return self._through(self.A._apply_transpose, V)
+
+    def _select(self, index: Tensor) -> LinearOperator:
+        return _Selection(self.A, self.index[index.to(self.index.device)])
+
+
 class _Transpose(LinearOperator):
     def __init__(self, A: LinearOperator) -> None:
         super().__init__(A.shape[::-1], dtype=A.dtype, device=A.device, batch=A.batch)
@@ -196,6 +253,9 @@ class _Transpose(LinearOperator):
     @property
     def T(self) -> LinearOperator:
         return self.A
+
+    def _select(self, index: Tensor) -> LinearOperator:
+        return _Transpose(self.A.select(index))
 
 
 class _Sum(LinearOperator):
@@ -213,6 +273,9 @@ class _Sum(LinearOperator):
     def _apply_transpose(self, V: Tensor) -> Tensor:
         return self.A.apply_transpose(V) + self.B.apply_transpose(V)
 
+    def _select(self, index: Tensor) -> LinearOperator:
+        return _Sum(self.A.select(index), self.B.select(index))
+
 
 class _Scaled(LinearOperator):
     def __init__(self, scalar: float, A: LinearOperator) -> None:
@@ -224,6 +287,9 @@ class _Scaled(LinearOperator):
 
     def _apply_transpose(self, V: Tensor) -> Tensor:
         return self.scalar * self.A.apply_transpose(V)
+
+    def _select(self, index: Tensor) -> LinearOperator:
+        return _Scaled(self.scalar, self.A.select(index))
 
 
 class _Product(LinearOperator):
@@ -238,6 +304,9 @@ class _Product(LinearOperator):
 
     def _apply_transpose(self, V: Tensor) -> Tensor:
         return self.B.apply_transpose(self.A.apply_transpose(V))
+
+    def _select(self, index: Tensor) -> LinearOperator:
+        return _Product(self.A.select(index), self.B.select(index))
 
 
 class _SymmetricPart(LinearOperator):
@@ -254,6 +323,9 @@ class _SymmetricPart(LinearOperator):
 
     _apply_transpose = _apply
 
+    def _select(self, index: Tensor) -> LinearOperator:
+        return _SymmetricPart(self.A.select(index))
+
 
 class _Gram(LinearOperator):
     def __init__(self, A: LinearOperator) -> None:
@@ -265,6 +337,9 @@ class _Gram(LinearOperator):
         return self.A.apply_transpose(self.A.apply(V))
 
     _apply_transpose = _apply
+
+    def _select(self, index: Tensor) -> LinearOperator:
+        return _Gram(self.A.select(index))
 
 
 class _Cast(LinearOperator):
@@ -288,6 +363,9 @@ class _Cast(LinearOperator):
     def _apply_transpose(self, V: Tensor) -> Tensor:
         return self._through(self.A.apply_transpose, V)
 
+    def _select(self, index: Tensor) -> LinearOperator:
+        return _Cast(self.A.select(index), self.dtype)
+
 
 class _Matrix(LinearOperator):
     def __init__(self, matrix: Tensor, symmetric: bool) -> None:
@@ -306,6 +384,9 @@ class _Matrix(LinearOperator):
 
     def _apply_transpose(self, V: Tensor) -> Tensor:
         return V @ self.matrix
+
+    def _select(self, index: Tensor) -> LinearOperator:
+        return _Matrix(self.matrix[index.to(self.device)], self.symmetric)
 
 
 class _Functions(LinearOperator):

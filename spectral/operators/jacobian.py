@@ -103,6 +103,7 @@ class Jacobian(LinearOperator):
     ) -> None:
         self.notes: list[str] = []
         self._modules = _modules_in(model)
+        self._given = model, model_kwargs
         self._model = functools.partial(self._call, model, model_kwargs)
         self._y = y = _outside_inference(y)
         self._name = type(model).__name__ if isinstance(model, nn.Module) else _name_of(model)
@@ -145,6 +146,21 @@ class Jacobian(LinearOperator):
 
     def _apply_transpose(self, V: Tensor) -> Tensor:
         return self._each(self._pull, V, self.output.shape)
+
+    def _select(self, index: Tensor) -> LinearOperator:
+        """J anew at some of the inputs, once its outputs there are the same."""
+        model, keywords = self._given
+        index = index.to(self.device)
+        try:
+            part = Jacobian(model, self._y[index], True, self.method, _of_some(keywords, len(self._y), index))
+            torch.testing.assert_close(
+                part.output, self.output[index], rtol=self._tolerance, atol=self._tolerance
+            )
+        except Exception as failure:
+            # A model that takes no other number of inputs says so in exceptions of its own.
+            self._note(f"selections go through all inputs ({type(failure).__name__})")
+            return super()._select(index)
+        return part
 
     def _each(self, product: Callable[[Tensor], Tensor], V: Tensor, shape: torch.Size) -> Tensor:
         """One product a vector: on a CPU the network's own parallelism is worth as much as a batch's."""
@@ -301,6 +317,16 @@ def _first_tensor(output: Any) -> tuple[str, Tensor | None]:
         return ".sample", preferred
     tensors = ((name, value) for name, value in entries.items() if isinstance(value, Tensor))
     return next(tensors, ("", None))
+
+
+def _of_some(keywords: dict[str, Any], n: int, index: Tensor) -> dict[str, Any]:
+    """Keywords of which those with an entry an input keep the entries of some."""
+    return {
+        name: value[index.to(value.device)]
+        if isinstance(value, Tensor) and value.ndim and len(value) == n
+        else value
+        for name, value in keywords.items()
+    }
 
 
 def _outside_inference(x: Tensor) -> Tensor:

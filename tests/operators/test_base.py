@@ -59,6 +59,44 @@ def test_count_is_of_vectors_in_either_direction():
     assert B.count == 3
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.permutations(range(4)), st.integers(1, 4), st.integers(0, 1000))
+def test_selections_equal_those_of_matrices(order, kept, seed):
+    index = order[:kept]
+    M, A = pair(5, 5, seed, (4,))
+    N, B = pair(5, 5, seed + 1, (4,))
+    F = from_functions(lambda V: V @ M.mT, lambda U: U @ M, n=5, dtype=torch.float64, batch=(4,))
+    same = {
+        "itself": (A, M),
+        "transpose": (A.T, M.mT),
+        "sum": (A + B, M + N),
+        "scaled": (2.5 * A, 2.5 * M),
+        "product": (A @ B, M @ N),
+        "gram": (A.gram(), M.mT @ M),
+        "symmetric part": (A.symmetric_part(), (M + M.mT) / 2),
+        "cast": (A.to(torch.float32), M.float()),
+        "functions": (F, M),
+        "half of functions": (0.5 * F.symmetric_part(), (M + M.mT) / 4),
+    }
+    for name, (operator, matrix) in same.items():
+        part = operator.select(torch.tensor(index))
+        assert part.batch == (kept,) and part.symmetric == operator.symmetric
+        torch.testing.assert_close(part.dense(), matrix[index], msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(part.T.dense(), matrix[index].mT, msg=lambda m, name=name: f"{name}': {m}")
+        again = part.select([kept - 1])
+        torch.testing.assert_close(again.dense(), matrix[index[-1:]])
+
+
+def test_selections_count_on_the_whole():
+    for A in (pair(6, 6, batch=(3,))[1], from_functions(lambda V: V, lambda V: V, n=6, batch=(3,))):
+        S = A.symmetric_part()
+        S.apply(torch.zeros(3, 1, 6, dtype=A.dtype))
+        part = S.select([2, 0])
+        part.apply(torch.zeros(2, 4, 6, dtype=A.dtype))
+        part.select([1]).apply(torch.zeros(1, 8, 6, dtype=A.dtype))
+        assert (part.count, S.count, A.count) == (12, 13, 26)
+
+
 def test_scipy_both_ways():
     M, A = pair(4, 7)
     there = A.to_scipy()
@@ -119,6 +157,11 @@ def test_functions_without_transpose():
         (lambda _: from_functions(lambda V: V, n=0), OptionError, "at least 1"),
         (lambda _: from_functions(lambda V: V, n=(2, 3), symmetric=True), ShapeError, "cannot be symm"),
         (lambda _: as_operator(torch.zeros(2, 3, 3)).to_scipy(), ShapeError, "no batch"),
+        (lambda A: A.select([0]), ShapeError, "holds one problem"),
+        (lambda _: as_operator(torch.zeros(2, 3, 3)).select([]), OptionError, "at least one"),
+        (lambda _: as_operator(torch.zeros(2, 3, 3)).select([True, False]), OptionError, "number"),
+        (lambda _: as_operator(torch.zeros(2, 3, 3)).select([1, 1]), OptionError, "distinct"),
+        (lambda _: as_operator(torch.zeros(2, 3, 3)).select([2]), OptionError, "from 0 to 1"),
     ],
 )
 def test_wrong_input_is_refused(call, error, says):

@@ -143,6 +143,27 @@ def test_batched_holds_one_jacobian_an_image():
     torch.testing.assert_close(joint, torch.block_diag(*expected))
 
 
+@pytest.mark.parametrize("method", ["frozen", "linearize", "jvp"])
+def test_selections_of_images(method):
+    model = LabelledDenoiser().double().eval()
+    y, keywords = torch.rand(4, 1, 5, 6).double(), {"sigma": torch.rand(4, 1, 1, 1).double()}
+    keywords["label"] = torch.zeros(1, dtype=torch.int64)
+    J = spectral.jacobian(model, y, batched=True, method=method, **keywords)
+    S = J.symmetric_part()
+    before, part = J.count, S.select([3, 1])
+    torch.testing.assert_close(part.dense(), S.dense()[[3, 1]])
+    assert part.batch == (2,) and S.count == 60 and J.count == before + 120
+    torch.testing.assert_close(part.select([1]).dense(), S.dense()[[1]])
+
+
+def test_selection_from_a_model_of_one_batch_size():
+    y = torch.rand(3, 6).double()
+    J = spectral.jacobian(lambda y: torch.tanh(y) * torch.ones(3, 1).double(), y, batched=True)
+    torch.testing.assert_close(J.select([2]).dense(), J.dense()[[2]])
+    J = spectral.jacobian(lambda y: y.view(3, 2, 3).cos().reshape(3, 6), y, batched=True)
+    torch.testing.assert_close(J.select([2, 0]).dense(), J.dense()[[2, 0]])
+
+
 def test_batched_refuses_inputs_that_see_each_other():
     with pytest.raises(SpectralError, match="depends on the others"):
         spectral.jacobian(lambda y: y - y.mean(0), torch.rand(3, 4), batched=True)
