@@ -35,3 +35,11 @@ class TransposeMissingError(SpectralError, NotImplementedError):
 
 class ResultFileError(SpectralError, ValueError):
     """A file that should hold a saved result does not."""
+
+
+class NotLinearError(SpectralError, ArithmeticError):
+    """Products of an operator contradict its linearity."""
+
+
+class CheckpointError(SpectralError, ValueError):
+    """A checkpoint belongs to another problem than the one that would be resumed from it."""

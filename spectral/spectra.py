@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -43,6 +44,7 @@ def top_eigs(
     seed: int = 0,
     max_products: int = 10_000,
     progress: bool = False,
+    checkpoint: str | Path | None = None,
     **model_kwargs: Any,
 ) -> EigenPairs:
     """The k extreme eigenpairs S e = lambda e of the symmetric part S = (J + J') / 2, with proof.
@@ -71,6 +73,8 @@ def top_eigs(
         seed: of the random starts; a run repeats on one device.
         max_products: bound on the products; pairs short of tol are then marked so.
         progress: show a bar.
+        checkpoint: a file in which the solve is kept while it runs; where it exists, the solve in it is
+            resumed, also with another k, tol or max_products.  For the iterative methods.
         model_kwargs: passed to the model: noise level, label, ...
 
     Returns:
@@ -108,6 +112,7 @@ def top_eigs(
                 seed=seed,
                 max_products=max_products,
                 progress=report,
+                checkpoint=checkpoint,
             )
     skew = None
     if not problem.A.symmetric:
@@ -143,6 +148,7 @@ def top_svd(
     seed: int = 0,
     max_products: int = 10_000,
     progress: bool = False,
+    checkpoint: str | Path | None = None,
     **model_kwargs: Any,
 ) -> SingularTriplets:
     """The k largest singular triplets J v = sigma u, J' u = sigma v of a Jacobian or operator, with proof.
@@ -159,7 +165,7 @@ def top_svd(
         method: "golub-kahan" (thick restart), "dense" (form J from d products), or "auto": dense where
             d <= 128, or where k >= d / 5 and d <= 8192.
         start: (m, *y.shape), right vectors whose combination starts the solve.
-        block, batched, seed, max_products, progress, model_kwargs: as in `top_eigs`.
+        block, batched, seed, max_products, progress, checkpoint, model_kwargs: as in `top_eigs`.
 
     Returns:
         SingularTriplets, right (k, *input shape), left (k, *output shape).
@@ -191,6 +197,7 @@ def top_svd(
                 seed=seed,
                 max_products=max_products,
                 progress=report,
+                checkpoint=checkpoint,
             )
     proof = certify_triplets(found.right, found.left, found.images)
     # As eigenpairs of ((0, J), (J', 0)), whose other eigenvalues are -sigma and 0.

@@ -27,7 +27,7 @@ def write(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict[st
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     held = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     os.close(handle)
     try:
         save_file(held, partial, metadata={"kind": kind, "meta": json.dumps(meta)})

@@ -14,13 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness, unseen_bound
+from spectral.solvers.checkpoint import Checkpoint
 from spectral.solvers.krylov import (
+    Relation,
     check_adjoint,
     leading_directions,
     orthogonalise,
@@ -33,7 +36,7 @@ from spectral.solvers.lanczos import first_block
 from spectral.solvers.search import Progress, Target, search
 
 
-class GolubKahanBasis:
+class GolubKahanBasis(Relation):
     """The two bases and the projected matrix B; see the module's text.
 
     Attributes:
@@ -44,6 +47,8 @@ class GolubKahanBasis:
         images: after `refresh`, A v and A' u for the triplets in the basis, (B, size, r) and (B, size, n).
         norm: the largest |A x| seen for a unit x.
     """
+
+    HELD = ("V", "U", "B", "X", "C", "F")
 
     def __init__(self, A: LinearOperator, first: Tensor, generator: torch.Generator) -> None:
         self.A, self.generator = A, generator
@@ -58,6 +63,16 @@ class GolubKahanBasis:
         self._solved = (torch.empty(0),) * 4
         self.X, R = self.next_block(first, self.V)
         self.C = R[..., :0]
+
+    @property
+    def problems(self) -> int:
+        """The number of problems in lock-step."""
+        return len(self.B)
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """See `Relation`."""
+        return {"V": self.columns, "U": self.size}
 
     @property
     def size(self) -> int:
@@ -209,6 +224,7 @@ def golub_kahan(
     max_products: int = 10_000,
     confidence: float = 0.99,
     progress: Callable[[Progress], None] | None = None,
+    checkpoint: str | Path | None = None,
 ) -> RitzTriplets:
     """The k largest singular triplets of A (r, n), with a probe for missed ones.
 
@@ -230,14 +246,17 @@ def golub_kahan(
         max_products=max_products,
         confidence=confidence,
         progress=progress,
+        checkpoint=None if checkpoint is None else Checkpoint(checkpoint, A, "golub-kahan"),
     )
-    kept = krylov.size
     return RitzTriplets(
-        right=krylov.V[:, :kept],
-        left=krylov.U[:, :kept],
-        images=(krylov.images[0][:, :kept], krylov.images[1][:, :kept]),
+        right=found.gather(lambda basis: basis.V[:, : basis.size]),
+        left=found.gather(lambda basis: basis.U[:, : basis.size]),
+        images=(
+            found.gather(lambda basis: basis.images[0][:, : basis.size]),
+            found.gather(lambda basis: basis.images[1][:, : basis.size]),
+        ),
         completeness=Completeness(found.unseen, found.confidence, found.spent["completeness"]),
         spent=found.spent,
-        norm=krylov.norm,
+        norm=found.norm,
         notes=found.notes,
     )

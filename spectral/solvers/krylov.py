@@ -15,7 +15,9 @@ Everything carries a leading axis of B independent problems.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -25,7 +27,60 @@ from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import unseen_bound
 
 
-class KrylovBasis:
+class Relation:
+    """What every basis here is: tensors with an axis of problems, of which some can be selected, and kept.
+
+    A subclass names in HELD the tensors that make up its relation, and in `rows` how many rows of each basis
+    count; it has an operator A, a generator, and the largest |A x| seen so far, `norm`.
+    """
+
+    HELD: ClassVar[tuple[str, ...]]
+
+    A: LinearOperator
+    generator: torch.Generator
+    norm: float
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows that count, of tensors with room for more."""
+        raise NotImplementedError
+
+    def held(self) -> dict[str, Tensor]:
+        """The tensors of the relation, without the room."""
+        rows = self.rows
+        tensors = {name: getattr(self, name) for name in self.HELD}
+        return {name: t[:, : rows[name]] if name in rows else t for name, t in tensors.items()}
+
+    def select(self, index: Tensor) -> Self:
+        """The basis of some of the problems alone, index (b,) ascending; its random numbers are its own."""
+        part = copy.copy(self)
+        part.generator = torch.Generator().manual_seed(
+            int(torch.randint(2**62, (), generator=self.generator).item())
+        )
+        held = self.held()
+        if len(index) < len(held["X"]):
+            part.A = self.A.select(index)
+            for name, t in held.items():
+                setattr(part, name, t[index.to(t.device)])
+        return part
+
+    def state(self) -> dict[str, Tensor]:
+        """All that `restored` needs."""
+        norm = torch.tensor(self.norm, dtype=torch.float64)
+        return self.held() | {"norm": norm, "generator": self.generator.get_state()}
+
+    def restored(self, state: dict[str, Tensor]) -> Self:
+        """A basis of the same operator as it was at `state`."""
+        part = copy.copy(self)
+        part.generator = torch.Generator()
+        part.generator.set_state(state["generator"])
+        part.norm = state["norm"].item()
+        for name in self.HELD:
+            setattr(part, name, state[name].to(getattr(self, name).device))
+        return part
+
+
+class KrylovBasis(Relation):
     """The basis V, its projected matrix T, and the next block X; see the module's text.
 
     Attributes:
@@ -37,6 +92,8 @@ class KrylovBasis:
         images: (B, size, n) after `refresh`, A v for each v in the basis.
         norm: the largest |A x| seen for a unit x, a lower bound of |A|.
     """
+
+    HELD = ("V", "T", "X", "C", "F")
 
     def __init__(
         self, A: LinearOperator, first: Tensor, generator: torch.Generator, *, magnitude: bool = False
@@ -54,9 +111,19 @@ class KrylovBasis:
         self.C = R[..., :0]
 
     @property
+    def problems(self) -> int:
+        """B, the problems in lock-step."""
+        return len(self.T)
+
+    @property
     def size(self) -> int:
         """Rows of the basis."""
         return self.T.shape[-1]
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """See `Relation`."""
+        return {"V": self.size}
 
     @property
     def block(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness
+from spectral.solvers.checkpoint import Checkpoint
 from spectral.solvers.krylov import KrylovBasis
 from spectral.solvers.search import Progress, Target, search
 
@@ -48,6 +50,7 @@ def lanczos(
     max_products: int = 10_000,
     confidence: float = 0.99,
     progress: Callable[[Progress], None] | None = None,
+    checkpoint: str | Path | None = None,
 ) -> RitzPairs:
     """The k extreme eigenpairs of a symmetric operator, with a probe for missed ones.
 
@@ -65,9 +68,12 @@ def lanczos(
         max_products: stop there, converged or not.
         confidence: of the completeness statement.
         progress: called after every test of convergence.
+        checkpoint: a file in which the search is kept while it runs, and from which it is resumed where there
+            is one; see `spectral.solvers.checkpoint.Checkpoint`.
 
     Raises:
         NotFiniteError: a product holds NaN or infinity.
+        CheckpointError: the file belongs to another problem.
 
     Source: Wu and Simon (2000) for the thick restart.
     """
@@ -75,8 +81,15 @@ def lanczos(
     seek = _Seek(A, k, which, above, tol)
     first = first_block(seek.A, block, start, generator)
     krylov = KrylovBasis(seek.A, first, generator, magnitude=seek.target.magnitude)
+    kept = None if checkpoint is None else Checkpoint(checkpoint, A, f"lanczos for the {which}")
     return seek.search(
-        krylov, limit=basis, block=block, max_products=max_products, confidence=confidence, progress=progress
+        krylov,
+        limit=basis,
+        block=block,
+        max_products=max_products,
+        confidence=confidence,
+        progress=progress,
+        checkpoint=kept,
     )
 
 
@@ -133,13 +146,13 @@ class _Seek:
     def search(self, krylov: KrylovBasis, **options: Any) -> RitzPairs:
         found = search(krylov, self.target, **options)
         return RitzPairs(
-            vectors=krylov.V[:, : krylov.size],
-            images=self.sign * krylov.images[:, : krylov.size],
+            vectors=found.gather(lambda basis: basis.V[:, : basis.size]),
+            images=self.sign * found.gather(lambda basis: basis.images[:, : basis.size]),
             completeness=Completeness(
                 self.sign * found.unseen, found.confidence, found.spent["completeness"]
             ),
             spent=found.spent,
-            norm=krylov.norm,
+            norm=found.norm,
             notes=found.notes,
         )
 

@@ -1,21 +1,26 @@
-"""The search that every Krylov solver here makes: converge, probe for what was missed, verify.
+"""The search that every Krylov solver here makes: solve, probe for what was missed, verify.
 
 A small residual proves an eigenpair, not that it is one of the top k: a Krylov space from one start holds a
 single vector of each eigenspace, so members of clusters are missed.  When the wanted pairs have converged
 the search locks them, starts again from random vectors in their complement, and looks for anything larger.
 If it finds something it goes on, with twice as many vectors; if not, it says how large a missed value
 could be, and at what confidence (`spectral.solvers.certificate.Completeness`).
+
+Problems of a batch start in lock-step, as one group; those that reach the end of a stage before the others
+part from them and cost nothing more there.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
+
+from spectral.solvers.checkpoint import Checkpoint
 
 WIDEST_PROBE = 16
 REFRESHES = 8
@@ -29,6 +34,10 @@ class Basis(Protocol):
     n: int
     eps: float
     norm: float
+
+    @property
+    def problems(self) -> int:
+        """B, the problems in lock-step."""
 
     @property
     def size(self) -> int:
@@ -62,6 +71,15 @@ class Basis(Protocol):
 
     def unseen(self, keep: int, block: int, failure: float) -> tuple[Tensor, Tensor]:
         """The largest value seen in the complement, and a bound on all that it holds, (B,) each."""
+
+    def select(self, index: Tensor) -> Self:
+        """The basis of some of the problems alone."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that `restored` needs."""
+
+    def restored(self, state: dict[str, Tensor]) -> Self:
+        """A basis of the same operator, selected to the problems of `state`, as it was then."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +135,122 @@ class Target:
         return self.height(theta[:, wanted - 1]) + residual[:, wanted - 1]
 
 
+@dataclass
+class _Group:
+    """Problems that stand at one point of the search.
+
+    index: which problems of the batch, (b,).  stage: what comes next, one of STAGES, or "done".  block,
+    failure: vectors a probe starts from, and the chance of error left to it.  probed: whether a probe has
+    ended.  polishes: how often verification may still send the group back.  bar, wanted, most: of the probe
+    under way: what a missed value exceeds (b,), pairs locked, products it may reach.  unseen, confidence: the
+    bound (b,) on what was not seen.
+    """
+
+    index: Tensor
+    basis: Any
+    block: int
+    failure: float
+    stage: str = "solve"
+    probed: bool = False
+    polishes: int = POLISHES
+    bar: Tensor | None = None
+    wanted: int = 0
+    most: int = 0
+    unseen: Tensor = field(default_factory=lambda: torch.empty(0))
+    confidence: float = 0.0
+    spent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not len(self.unseen):
+            self.unseen = torch.full((len(self.index),), math.inf, dtype=torch.float64)
+
+    @property
+    def products(self) -> int:
+        """Products so far, for each problem."""
+        return sum(self.spent.values())
+
+    def part(self, chosen: Tensor) -> _Group:
+        """The group of the problems chosen, a mask (b,)."""
+        return replace(
+            self,
+            index=self.index[chosen],
+            basis=self.basis.select(chosen.nonzero().squeeze(-1)),
+            bar=None if self.bar is None else self.bar[chosen],
+            unseen=self.unseen[chosen],
+            spent=dict(self.spent),
+            notes=list(self.notes),
+        )
+
+    def stop(self, note: str) -> None:
+        """Leave the search as it stands, to be verified and marked."""
+        self.stage = "residuals"
+        self.notes.append(note)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON values, from which `restored` makes the group again."""
+        tensors = {f"basis.{name}": t for name, t in self.basis.state().items()}
+        tensors |= {"index": self.index, "unseen": self.unseen}
+        if self.bar is not None:
+            tensors["bar"] = self.bar
+        plain = ("block", "failure", "stage", "probed", "polishes", "wanted", "most", "confidence", "spent")
+        return tensors, {name: getattr(self, name) for name in plain}
+
+    @classmethod
+    def restored(cls, basis: Basis, tensors: dict[str, Tensor], meta: dict[str, Any]) -> _Group:
+        """The group that `state` told of, on a basis of the same operator."""
+        held = {name.removeprefix("basis."): t for name, t in tensors.items() if name.startswith("basis.")}
+        own: dict[str, Any] = {name: t for name, t in tensors.items() if not name.startswith("basis.")}
+        if meta["stage"] == "done":  # products are not kept: they are formed afresh
+            meta = meta | {"stage": "residuals"}
+        return cls(basis=basis.select(own["index"]).restored(held), **own, **meta)
+
+
 @dataclass(frozen=True)
 class Found:
-    """How a search ended: the bound (B,) on what was not seen, its confidence, products by purpose, notes."""
+    """How a search ended.
 
-    unseen: Tensor
-    confidence: float
-    spent: dict[str, int]
-    notes: list[str]
+    unseen: the bound (B,) on what was not seen; confidence: of all of them; spent: products by purpose, the
+    mean over the problems; notes for the user.
+    """
+
+    groups: list[_Group]
+
+    def gather(self, part: Callable[[Any], Tensor]) -> Tensor:
+        """part(basis) of every group's basis, its problems in the order of the batch."""
+        index = torch.cat([g.index for g in self.groups])
+        return self._ordered([part(g.basis) for g in self.groups], index)
+
+    @property
+    def unseen(self) -> Tensor:
+        """See the class."""
+        return self._ordered([g.unseen for g in self.groups], torch.cat([g.index for g in self.groups]))
+
+    @property
+    def confidence(self) -> float:
+        """See the class."""
+        return min(g.confidence for g in self.groups)
+
+    @property
+    def spent(self) -> dict[str, int]:
+        """See the class."""
+        problems = sum(len(g.index) for g in self.groups)
+        totals = {stage: sum(len(g.index) * g.spent[stage] for g in self.groups) for stage in STAGES}
+        return {stage: math.ceil(total / problems) for stage, total in totals.items()}
+
+    @property
+    def norm(self) -> float:
+        """The largest |A x| seen for a unit x."""
+        return max(g.basis.norm for g in self.groups)
+
+    @property
+    def notes(self) -> list[str]:
+        """See the class."""
+        return list(dict.fromkeys(note for g in self.groups for note in g.notes))
+
+    @staticmethod
+    def _ordered(parts: list[Tensor], index: Tensor) -> Tensor:
+        return parts[0] if len(parts) == 1 else torch.cat(parts)[torch.argsort(index).to(parts[0].device)]
 
 
 def search(
@@ -137,6 +263,7 @@ def search(
     confidence: float,
     progress: Callable[[Progress], None] | None,
     spent: int = 0,
+    checkpoint: Checkpoint | None = None,
 ) -> Found:
     """Bring the wanted pairs into `basis`, alone and verified; the bases' text says what stands in it then.
 
@@ -149,142 +276,189 @@ def search(
         confidence: of the bound on what was not seen.
         progress: called after every test of convergence.
         spent: products that brought the basis here.
+        checkpoint: where the search is kept, and resumed from.
     """
-    solve = _Solve(basis, target, limit, max_products, progress)
-    solve.spent["solve"] = spent
-    unseen, sure = _run(solve, block, confidence)
-    _verify(solve)
-    return Found(unseen, sure, solve.spent, solve.notes)
+    groups = []
+    if checkpoint is not None:
+        groups = [_Group.restored(basis, *state) for state in checkpoint.read(target)]
+    if not groups:
+        groups = [_Group(torch.arange(basis.problems), basis, block, 1 - confidence)]
+        groups[0].spent["solve"] = spent
+    return Found(_Search(target, limit, max_products, confidence, progress, checkpoint).run(groups))
 
 
-@dataclass
-class _Solve:
-    """A basis, what is sought in it, and what that has cost."""
+class _Search:
+    """The stages, each taking a group from one to the next; problems that get there first go as a group."""
 
-    basis: Basis
-    target: Target
-    limit_asked: int | None
-    max_products: int
-    progress: Callable[[Progress], None] | None
-    spent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
-    notes: list[str] = field(default_factory=list)
+    def __init__(
+        self,
+        target: Target,
+        limit: int | None,
+        max_products: int,
+        confidence: float,
+        progress: Callable[[Progress], None] | None,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.target, self.limit_asked, self.max_products = target, limit, max_products
+        self.confidence, self.progress, self.checkpoint = confidence, progress, checkpoint
+        self.groups: list[_Group] = []
 
-    @property
-    def rounding(self) -> float:
-        return 10 * self.basis.eps * self.basis.norm
+    def run(self, groups: list[_Group]) -> list[_Group]:
+        """Take every group to its end."""
+        self.groups = groups
+        stages = {"solve": self._solve, "completeness": self._probe, "residuals": self._verify}
+        interrupted = False
+        while pending := [g for g in self.groups if g.stage != "done"]:
+            group = pending[-1]
+            try:
+                parts = stages[group.stage](group)
+                self.groups = [g for g in self.groups if g is not group] + parts
+                self._keep()
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+                self._keep()
+                for g in pending:
+                    g.stop("interrupted")
+        return self.groups
 
-    @property
-    def out_of_products(self) -> bool:
-        return sum(self.spent.values()) + self.basis.block > self.max_products
+    # The stages
 
-    def limit(self, wanted: int) -> int:
+    def _solve(self, g: _Group) -> list[_Group]:
+        """Expand the basis until every wanted pair has converged."""
+        basis, target = g.basis, self.target
+        untested, refreshes = 0, 0
+        while True:
+            # An eigenproblem of 64 rows is nothing beside a product; one of thousands is not, and waits.
+            if basis.exhausted or (basis.size and untested >= basis.size // 64):
+                untested = 0
+                theta, residual = basis.ritz()
+                wanted = target.wanted(theta)
+                threshold = target.threshold(theta, _rounding(basis))
+                self._tell(g, residual[:, :wanted], threshold)
+                if basis.exhausted:
+                    g.stage, g.unseen, g.confidence = "residuals", remaining(target, theta), 1.0
+                    return [g]
+                converged = (residual[:, :wanted] <= threshold).all(-1)
+                if target.all_in_view(theta, residual, wanted):
+                    if converged.all():
+                        g.stage = "residuals" if g.probed else "completeness"
+                        return [g]
+                    if self._may_part(converged):
+                        ahead, behind = g.part(converged), g.part(~converged)
+                        ahead.stage = "residuals" if g.probed else "completeness"
+                        return [behind, ahead]
+                    stuck = (basis.in_next_block(wanted) <= 0.3 * threshold).all(-1) | converged
+                    if refreshes < REFRESHES and stuck.all():
+                        # Only what earlier probes left out of the basis stands in the way: measure it afresh.
+                        refreshes += 1
+                        g.spent["solve"] += wanted
+                        basis.refresh(wanted, 0.3 * threshold.min().item())
+                        continue
+                limit = self._limit(wanted, basis)
+                if basis.size + basis.block > limit:
+                    basis.restart(wanted + (limit - wanted - basis.block) // 2)
+                    self._keep()
+            if self._out_of_products(g):
+                g.stop(f"stopped at max_products={self.max_products}")
+                return [g]
+            self._expand(g)
+            untested += basis.block
+
+    def _probe(self, g: _Group) -> list[_Group]:
+        """Lock the wanted pairs and look for a larger eigenvalue in their complement."""
+        basis, target = g.basis, self.target
+        if g.bar is None:
+            theta, residual = basis.ritz()
+            g.wanted = target.wanted(theta)
+            g.bar = target.bar(theta, residual, g.wanted) + _rounding(basis)
+            # Each further probe may fail too: halved chances keep their sum below 1 - confidence.
+            g.failure /= 2
+            g.most = g.spent["completeness"] + max(64, g.spent["solve"] // 2)
+            basis.restart_afresh(g.wanted, g.block)
+            g.unseen = torch.full_like(g.bar, math.inf)
+        nothing = torch.zeros(len(g.index), g.wanted)
+        while g.spent["completeness"] + g.block <= g.most and not self._out_of_products(g):
+            if basis.exhausted:  # everything is in view
+                g.stage, g.bar = "solve", None
+                return [g]
+            self._expand(g)
+            self._tell(g, nothing, torch.ones(1))
+            seen, g.unseen = basis.unseen(g.wanted, g.block, g.failure)
+            missed = seen > g.bar
+            if missed.any():
+                parts = [g] if missed.all() else [g.part(~missed), g.part(missed)]
+                parts[-1].stage, parts[-1].bar = "solve", None
+                parts[-1].block = min(2 * g.block, WIDEST_PROBE)
+                return parts
+            clear = g.unseen <= g.bar
+            if clear.all():
+                break
+            if self._may_part(clear):
+                return [g.part(~clear), self._probed(g.part(clear))]
+        return [self._probed(g)]
+
+    def _probed(self, g: _Group) -> _Group:
+        g.stage, g.probed, g.bar = "residuals", True, None
+        g.confidence = self.confidence if torch.isfinite(g.unseen).all() else 0.0
+        return g
+
+    def _verify(self, g: _Group) -> list[_Group]:
+        """Measure the wanted pairs' residuals anew, and send the group back where one is above tolerance."""
+        theta, _ = g.basis.ritz()
+        wanted = self.target.wanted(theta)
+        if wanted == 0:
+            g.basis.restart(0)
+            g.stage = "done"
+            return [g]
+        threshold = self.target.threshold(theta, _rounding(g.basis))
+        g.spent["residuals"] += wanted
+        g.basis.refresh(wanted, 0.3 * threshold.min().item())
+        if g.polishes == 0 or g.notes or bool((g.basis.ritz()[1] <= threshold).all()):
+            g.stage = "done"
+        else:
+            g.stage, g.probed = "solve", True
+            g.polishes -= 1
+        return [g]
+
+    # What they share
+
+    def _expand(self, g: _Group) -> None:
+        g.spent[g.stage] += g.basis.block
+        g.basis.expand()
+        if self.checkpoint is not None and self.checkpoint.due:
+            self._keep()
+
+    def _keep(self) -> None:
+        if self.checkpoint is not None:
+            self.checkpoint.write(self.target, [g.state() for g in self.groups])
+
+    def _out_of_products(self, g: _Group) -> bool:
+        return g.products + g.basis.block > self.max_products
+
+    def _limit(self, wanted: int, basis: Basis) -> int:
         """Rows the basis may have before a restart, with room for what is kept and two blocks."""
         rows = self.limit_asked or max(4 * wanted, wanted + 200)
-        return min(self.basis.n, max(rows, wanted + 3 * self.basis.block + 2))
+        return min(basis.n, max(rows, wanted + 3 * basis.block + 2))
 
-    def expand(self, stage: str) -> None:
-        self.spent[stage] += self.basis.block
-        self.basis.expand()
+    def _may_part(self, ahead: Tensor) -> bool:
+        """Whether enough problems (b,) are ahead to part: a quarter, so that groups stay few."""
+        share = int(ahead.sum())
+        return self.target.above is None and share < len(ahead) <= 4 * share
 
-    def tell(self, stage: str, residual: Tensor, threshold: Tensor) -> None:
-        if self.progress is not None:
-            converged = int((residual <= threshold).sum(-1).min())
-            worst = residual.max().item() if residual.numel() else 0.0
-            wanted = residual.shape[-1] if self.target.above is not None else self.target.k
-            total = sum(self.spent.values())
-            self.progress(Progress(stage, total, wanted, converged, worst, threshold.min().item()))
-
-
-def _run(solve: _Solve, block: int, confidence: float) -> tuple[Tensor, float]:
-    """Alternate the two stages; return the bound on unseen eigenvalues (B,) and its confidence."""
-    failure = 1 - confidence
-    try:
-        while _converge(solve):
-            if solve.basis.exhausted:
-                return remaining(solve.target, solve.basis.ritz()[0]), 1.0
-            # Each further probe may fail too: halved chances keep their sum below 1 - confidence.
-            failure /= 2
-            unseen = _probe(solve, block, failure)
-            if unseen is not None and not solve.basis.exhausted:
-                return unseen, confidence if torch.isfinite(unseen).all() else 0.0
-            if unseen is None:
-                block = min(2 * block, WIDEST_PROBE)
-    except KeyboardInterrupt:
-        solve.notes.append("interrupted")
-    else:
-        solve.notes.append(f"stopped at max_products={solve.max_products}")
-    return torch.full((len(solve.basis.ritz()[0]),), math.inf, dtype=torch.float64), 0.0
+    def _tell(self, g: _Group, residual: Tensor, threshold: Tensor) -> None:
+        if self.progress is None:
+            return
+        converged = int((residual <= threshold).sum(-1).min())
+        worst = residual.max().item() if residual.numel() else 0.0
+        wanted = residual.shape[-1] if self.target.above is not None else self.target.k
+        self.progress(Progress(g.stage, g.products, wanted, converged, worst, threshold.min().item()))
 
 
-def _converge(solve: _Solve) -> bool:
-    """Expand the basis until every wanted pair has converged; False when the products ran out."""
-    basis, target = solve.basis, solve.target
-    untested, refreshes = 0, 0
-    while True:
-        # An eigenproblem of 64 rows is nothing beside a product; one of thousands is not, and waits a while.
-        if basis.exhausted or (basis.size and untested >= basis.size // 64):
-            untested = 0
-            theta, residual = basis.ritz()
-            wanted = target.wanted(theta)
-            threshold = target.threshold(theta, solve.rounding)
-            solve.tell("solve", residual[:, :wanted], threshold)
-            enough = target.all_in_view(theta, residual, wanted)
-            if basis.exhausted or (enough and bool((residual[:, :wanted] <= threshold).all())):
-                return True
-            reducible = basis.in_next_block(wanted)
-            if enough and refreshes < REFRESHES and bool((reducible <= 0.3 * threshold).all()):
-                # Only what earlier probes left out of the basis stands in the way: measure it afresh.
-                refreshes += 1
-                solve.spent["solve"] += wanted
-                basis.refresh(wanted, 0.3 * threshold.min().item())
-                continue
-            if basis.size + basis.block > solve.limit(wanted):
-                keep = wanted + (solve.limit(wanted) - wanted - basis.block) // 2
-                basis.restart(keep)
-        if solve.out_of_products:
-            return False
-        solve.expand("solve")
-        untested += basis.block
-
-
-def _probe(solve: _Solve, block: int, failure: float) -> Tensor | None:
-    """Lock the wanted pairs and look for a larger eigenvalue in their complement.
-
-    Returns the bound (B,) on what was not seen, or None where an eigenvalue beyond the wanted ones turned up.
-    """
-    basis, target = solve.basis, solve.target
-    theta, residual = basis.ritz()
-    wanted = target.wanted(theta)
-    bar = target.bar(theta, residual, wanted) + solve.rounding
-    basis.restart_afresh(wanted, block)
-    most = solve.spent["completeness"] + max(64, solve.spent["solve"] // 2)
-    unseen = torch.full_like(bar, math.inf)
-    while solve.spent["completeness"] + block <= most and not basis.exhausted and not solve.out_of_products:
-        solve.expand("completeness")
-        solve.tell("completeness", residual[:, :wanted], target.threshold(theta, solve.rounding))
-        seen, unseen = basis.unseen(wanted, block, failure)
-        if bool((seen > bar).any()):
-            return None
-        if bool((unseen <= bar).all()):
-            break
-    return unseen
-
-
-def _verify(solve: _Solve) -> None:
-    """Measure the wanted pairs' residuals anew, and go on where one turns out above the threshold."""
-    for left in reversed(range(POLISHES + 1)):
-        theta, _ = solve.basis.ritz()
-        wanted = solve.target.wanted(theta)
-        if wanted == 0:
-            return solve.basis.restart(0)
-        threshold = solve.target.threshold(theta, solve.rounding)
-        solve.spent["residuals"] += wanted
-        solve.basis.refresh(wanted, 0.3 * threshold.min().item())
-        if left == 0 or solve.notes or bool((solve.basis.ritz()[1] <= threshold).all()):
-            return None
-        if not _converge(solve):
-            solve.notes.append(f"stopped at max_products={solve.max_products}")
-    return None
+def _rounding(basis: Basis) -> float:
+    """Residuals below this are rounding of a product."""
+    return 10 * basis.eps * basis.norm
 
 
 def remaining(target: Target, theta: Tensor) -> Tensor:
