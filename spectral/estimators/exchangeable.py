@@ -22,6 +22,7 @@ both for k - 1 probes in place of k.  Their ratio inflates the sample variance:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.estimators.results import Estimate, plain
-from spectral.estimators.sampling import finite
+from spectral.estimators.sampling import finite, skewness
 from spectral.estimators.sketch import Sketch, inner
 from spectral.operators import LinearOperator
 
@@ -76,7 +77,9 @@ def xtrace(sketch: Sketch) -> Estimate:
     images and x = (I - Q_i Q_i') omega_i, whose direction is uniform in the complement.
     """
     core = Core.of(sketch)
-    return _estimate(xtrace_samples(core), xtrace_pairs(core), "xtrace", 2 * sketch.size, sketch.A.dtype)
+    samples = xtrace_samples(core)
+    estimate = _estimate(samples, xtrace_pairs(core), "xtrace", 2 * sketch.size, sketch.A.dtype)
+    return replace(estimate, skewness=plain(skewness(samples)))
 
 
 def xtrace_samples(core: Core) -> Tensor:
@@ -130,7 +133,8 @@ def xnystrace(A: LinearOperator, probes: Tensor, images: Tensor) -> Estimate:
 
     t_i = tr N_i + omega_i' (A - N_i) omega_i (n - k + 1)/|x_i|^2, N_i = (A Omega_i)(Omega_i' A Omega_i)^-1
     (A Omega_i)' the Nystroem approximation by the other probes and x_i = omega_i without its part in their
-    span, which A - N_i annihilates.
+    span, which A - N_i annihilates.  The interval is Student's: its samples are skewed as XTrace's, but with
+    the inflated error it covers without a farther end, and with one too often.
 
     Args:
         A: the operator, for its size and precision.

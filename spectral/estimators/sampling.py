@@ -143,7 +143,7 @@ def summary(
 ) -> Estimate:
     """g of the mean of `samples` (*batch, m, p), with its standard error by the delta method.
 
-    stderr^2 = sum_i (grad g . (q_i - mean))^2 / (m (m - 1)), m - 1 degrees of freedom.
+    With d_i = grad g . (q_i - mean), stderr^2 = sum d_i^2 / (m (m - 1)), m - 1 degrees of freedom.
 
     Raises:
         NotFiniteError: a sample is NaN or infinite.
@@ -160,7 +160,18 @@ def summary(
             (gradient,) = torch.autograd.grad(value.sum(), mean)
         value, influence = value.detach(), (deviations * gradient.unsqueeze(-2)).sum(-1)
     stderr = influence.square().sum(-1).div(m * (m - 1)).sqrt()
-    return Estimate(plain(value), plain(stderr), m, products, method, m - 1)
+    skew = plain(skewness(influence))
+    return Estimate(plain(value), plain(stderr), m, products, method, m - 1, skewness=skew)
+
+
+def skewness(samples: Tensor) -> Tensor:
+    """That of the mean of m samples: theirs over sqrt(m), (*batch, m) -> (*batch,); 0 where all are equal.
+
+    With deviations d_i from the mean, sum d_i^3 / (sum d_i^2)^(3/2).
+    """
+    deviations = samples - samples.mean(-1, keepdim=True)
+    squares = deviations.square().sum(-1)
+    return deviations.pow(3).sum(-1) / torch.where(squares > 0, squares, 1.0) ** 1.5
 
 
 def finite(products: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -155,23 +155,15 @@ def posterior(
     spread = diagonal_of(rest, shape, "auto", Budget(products), seed + 1)
     vectors = pairs.vectors.double().flatten(values.ndim)
     head = (values.unsqueeze(-1) * vectors.square()).sum(-2).reshape(y.shape)
-    variance = Estimate(
-        sigma**2 * (torch.as_tensor(spread.value) + head),
-        sigma**2 * torch.as_tensor(spread.stderr),
-        spread.samples,
-        spread.products,
-        spread.method,
-        spread.dof,
-    )
-    total = Estimate(
-        plain(sigma**2 * (torch.as_tensor(tail.value) + values.sum(-1))),
-        plain(sigma**2 * torch.as_tensor(tail.stderr)),
-        tail.samples,
-        tail.products,
-        tail.method,
-        tail.dof,
-    )
+    variance = _scaled(spread, head, sigma**2)
+    total = _scaled(tail, values.sum(-1), sigma**2)
     return PosteriorComponents(J.output.detach(), pairs, sigma, total, variance)
+
+
+def _scaled(estimate: Estimate, known: Tensor, factor: float) -> Estimate:
+    """factor (estimate + known), with its error."""
+    value, stderr = (torch.as_tensor(x, dtype=torch.float64) for x in (estimate.value, estimate.stderr))
+    return replace(estimate, value=plain(factor * (value + known)), stderr=plain(factor * stderr))
 
 
 def _without(J: LinearOperator, pairs: EigenPairs) -> LinearOperator:
