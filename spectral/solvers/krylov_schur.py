@@ -1,0 +1,318 @@
+"""Krylov-Schur: eigenpairs of an operator that need not be symmetric, with a probe for missed ones.
+
+The basis is that of `spectral.solvers.krylov`, A V' = V' T + X' C + F, with T = V A V' measured and no longer
+symmetric.  Its real Schur form takes the place of Ritz vectors: a restart keeps the leading Schur vectors,
+which stay orthonormal however far A is from normal, and never parts a complex pair (Stewart 2002).  For an
+eigenpair T y = theta y, |y| = 1, v = V' y has the residual |A v - theta v| = |(C, F) y|, so theta is an
+eigenvalue of A + E for an |E| of as much.  How far theta moves for that is the eigenvalue's condition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spectral.operators.base import LinearOperator
+from spectral.solvers.certificate import Completeness
+from spectral.solvers.checkpoint import Checkpoint
+from spectral.solvers.krylov import KrylovBasis, leading_directions, orthogonalise, reserve
+from spectral.solvers.lanczos import RitzPairs, Which, first_block
+from spectral.solvers.resolvent import unseen_height
+from spectral.solvers.schur import RealSchur
+from spectral.solvers.search import Progress, Target, remaining, search
+
+
+@dataclass(frozen=True)
+class ComplexTarget(Target):
+    """What is sought among complex eigenvalues, by real part or by modulus; pairs are wanted whole."""
+
+    def height(self, theta: Tensor) -> Tensor:
+        """The real part or the modulus."""
+        return theta.abs() if self.magnitude else theta.real
+
+    def wanted(self, theta: Tensor) -> int:
+        """k of the leading values (1, size), or k + 1 where k would part a pair; with `above`, all beyond."""
+        count = super().wanted(theta)
+        parted = self.above is None and 0 < count < theta.shape[-1] and bool(theta[0, count - 1].imag > 0)
+        return count + parted
+
+    def all_in_view(self, theta: Tensor, residual: Tensor, wanted: int) -> bool:
+        """Whether there are k values or more; with `above`, as for real ones."""
+        return wanted >= self.k if self.above is None else super().all_in_view(theta, residual, wanted)
+
+    def threshold(self, theta: Tensor, rounding: float) -> Tensor:
+        """tol max |theta| over the wanted pairs, (1, 1)."""
+        return super().threshold(theta, rounding).real
+
+    def bar(self, theta: Tensor, residual: Tensor, wanted: int) -> Tensor:
+        """The height an eigenvalue must exceed to have been missed, (1,)."""
+        return super().bar(theta, residual, wanted).real
+
+
+class KrylovSchurBasis(KrylovBasis):
+    """A Krylov basis of one operator that need not be symmetric; see the module's text.
+
+    T is not symmetric here, and the order of preference is by real part, or by modulus with `magnitude`.
+
+    Attributes:
+        conditions: after `refresh`, 1 / |w^H v| of each eigenvalue kept, w and v the eigenvectors of the larger
+            T before: lower bounds of the eigenvalues' conditions in A, (size,).
+    """
+
+    def __init__(
+        self, A: LinearOperator, first: Tensor, generator: torch.Generator, *, magnitude: bool = False
+    ) -> None:
+        super().__init__(A, first, generator, magnitude=magnitude)
+        self.target = ComplexTarget(0, None, magnitude, 0.0)
+        self.conditions = np.ones(0)
+        self._form: tuple[Tensor, RealSchur, np.ndarray] | None = None
+        self._bounded, self._bound = 0, math.inf
+
+    def expand(self) -> None:
+        """Multiply the next block by A and take it into the basis: b products.
+
+        Raises:
+            NotFiniteError: a product holds NaN or infinity.
+        """
+        e, b = self.size, self.block
+        W = self.product(self.X)
+        self.V = reserve(self.V, e, e + b)
+        self.V[:, e : e + b] = self.X
+        basis = self.V[:, : e + b]
+        H, W = orthogonalise(W, basis)
+        T = torch.zeros(1, e + b, e + b, dtype=torch.float64)
+        T[:, :e, :e], T[:, e:, :e], T[:, :, e:] = self.T, self.C, H.mT
+        F = torch.nn.functional.pad(self.F, (0, b))
+        X, R = self.next_block(W, basis)
+        C = torch.nn.functional.pad(R, (e, 0))
+        # All at once, so that an interruption leaves the relation as it was.
+        self.T, self.F, self.X, self.C = T, F, X, C
+
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """Ritz values, complex, and residuals, (1, size) each, from the highest down; pairs are adjacent."""
+        form, order = self._schur()
+        theta = torch.from_numpy(form.values[order])[None]
+        if self.exhausted:
+            return theta, torch.zeros_like(theta.real)
+        return theta, self._norms(torch.cat([self.C, self.F], dim=1), form, order)
+
+    def in_next_block(self, keep: int) -> Tensor:
+        """The part of the leading pairs' residuals that lies in the next block, (1, keep)."""
+        form, order = self._schur()
+        return self._norms(self.C, form, order[:keep])
+
+    def restart(self, keep: int) -> None:
+        """Keep the leading Schur vectors alone, with the next block; one more where `keep` parts a pair."""
+        form, order = self._schur()
+        form = form.leading(order[: self._whole(form, order, keep)])
+        keep = self._whole(form, np.arange(self.size), keep)
+        Z = torch.from_numpy(form.Z[:, :keep].copy())
+        self.V[:, :keep] = Z.mT.to(self.V) @ self.V[:, : self.size]
+        self.C, self.F = self.C @ Z, self.F @ Z
+        self.T = torch.from_numpy(form.T[:keep, :keep].copy())[None]
+
+    def restart_afresh(self, keep: int, block: int) -> None:
+        """Keep the leading Schur vectors, and go on from random vectors in their complement."""
+        super().restart_afresh(keep, block)
+        self._bounded, self._bound = 0, math.inf
+
+    def refresh(self, keep: int, threshold: float) -> None:
+        """Keep the leading Schur vectors alone, and measure their residuals by fresh products, in `images`."""
+        form, order = self._schur()
+        self.conditions = form.conditions[order[: self._whole(form, order, keep)]]
+        self.restart(keep)
+        V = self.V[:, : self.size]
+        self.hold(V, self.product(V), threshold)
+
+    def hold(self, V: Tensor, images: Tensor, threshold: float) -> None:
+        """Take orthonormal rows V (1, m, n) with their images A v as the whole basis."""
+        self.V, self.images = V, images
+        H, W = orthogonalise(images, V)
+        self.T = H.mT.contiguous()
+        self.X, self.C, self.F = leading_directions(W, V, threshold, self.next_block)
+
+    def unseen(self, keep: int, block: int, failure: float) -> tuple[Tensor, Tensor]:
+        """Beyond the leading pairs, since `restart_afresh`: what surely lies there, and a bound, (1,) each.
+
+        The first is the greatest height of a Ritz value less its residual: far from normality Ritz values
+        stand out beyond the spectrum until they converge.
+        """
+        T, C = self.T[0, keep:, keep:], self.C[:, :, keep:]
+        form = RealSchur.of(T.numpy())
+        height = self.target.height(torch.from_numpy(form.values))
+        seen = (height - self._norms(C, form, np.arange(len(T)))[0]).max().reshape(1)
+        # Any earlier bound still holds, and a bound takes longer than a product of a small matrix.
+        if len(T) >= 1.1 * self._bounded:
+            self._bounded = len(T)
+            bound = unseen_height(
+                T.numpy(),
+                C[0].numpy(),
+                block=block,
+                dimension=self.n - keep,
+                failure=failure,
+                magnitude=self.magnitude,
+            )
+            self._bound = min(self._bound, bound)
+        return seen, torch.tensor([self._bound], dtype=torch.float64)
+
+    def _schur(self) -> tuple[RealSchur, np.ndarray]:
+        """The Schur form of T, and its eigenvalues' indices in order of preference; kept until T changes."""
+        if self._form is None or self._form[0] is not self.T:
+            form = RealSchur.of(self.T[0].numpy())
+            self._form = (self.T, form, form.order(self._height))
+        return self._form[1:]
+
+    def _height(self, values: np.ndarray) -> np.ndarray:
+        return np.abs(values) if self.magnitude else values.real
+
+    @staticmethod
+    def _whole(form: RealSchur, order: np.ndarray, keep: int) -> int:
+        """keep, or one more where the pair's second value would be left out."""
+        return keep + int(0 < keep < len(order) and form.values[order[keep - 1]].imag > 0)
+
+    @staticmethod
+    def _norms(rows: Tensor, form: RealSchur, order: np.ndarray) -> Tensor:
+        """|rows y| for the eigenvectors y at the indices `order`, (1, len(order))."""
+        return torch.from_numpy(np.linalg.norm(rows[0].numpy() @ form.vectors[:, order], axis=0))[None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchurPairs(RitzPairs):
+    """What a solver for non-symmetric operators found, before certification.
+
+    vectors (1, m, n): orthonormal rows that span an invariant subspace, m = k, or k + 1 where k would part a
+    complex pair; images (1, m, n), A q for each; conditions (m,), lower bounds of the eigenvalues' conditions,
+    the highest eigenvalue first; left: the same of A', None where it was not asked for.
+    """
+
+    conditions: np.ndarray
+    left: RitzPairs | None = None
+
+
+def krylov_schur(
+    A: LinearOperator,
+    k: int = 1,
+    *,
+    which: Which = "largest",
+    above: float | None = None,
+    tol: float = 1e-4,
+    block: int = 1,
+    basis: int | None = None,
+    start: Tensor | None = None,
+    seed: int = 0,
+    max_products: int = 10_000,
+    confidence: float = 0.99,
+    left: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    checkpoint: str | Path | None = None,
+) -> SchurPairs:
+    """The invariant subspace of the k extreme eigenvalues of a real square operator, with a probe for more.
+
+    The completeness bound is on real parts, or on moduli for "magnitude", of the eigenvalues of (1 - Q' Q) A on
+    the complement of the subspace found: those of A + E that are not in it, where |E| is the residual
+    |A Q' - Q' T| (`spectral.solvers.resolvent`).
+
+    Args:
+        A: square, in float32 or float64, without a batch axis.
+        k: the number of eigenvalues, 1 <= k <= n; not used where `above` is given.
+        which: "largest" or "smallest" by real part, or "magnitude".
+        above: seek every eigenvalue with a real part (modulus) beyond this value instead.
+        left: find the left invariant subspace too, by a second solve with A', half of `max_products` for each;
+            its checkpoint is that of the right one with ".left" added.
+        tol, block, basis, start, seed, max_products, confidence, progress, checkpoint: as in `lanczos`.
+
+    Raises:
+        NotFiniteError: a product holds NaN or infinity.
+        CheckpointError: the file belongs to another problem.
+        TransposeMissingError: `left`, of an operator without products with A'.
+
+    Source: Stewart, SIAM J. Matrix Anal. Appl. 23 (2002).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sign = -1.0 if which == "smallest" else 1.0
+    target = ComplexTarget(k, None if above is None else sign * above, which == "magnitude", tol)
+    first = first_block(A, block, start, generator)
+    if left:
+        A.apply_transpose(first[0, :1])  # where there is none, before any work
+    krylov = KrylovSchurBasis(sign * A if sign < 0 else A, first, generator, magnitude=target.magnitude)
+    share = max_products // 2 if left else max_products
+    found = search(
+        krylov,
+        target,
+        limit=basis,
+        block=block,
+        max_products=share,
+        confidence=confidence,
+        progress=progress,
+        checkpoint=None if checkpoint is None else Checkpoint(checkpoint, A, "krylov-schur"),
+    )
+    unseen = sign * found.unseen.real
+    right = SchurPairs(
+        vectors=found.gather(lambda basis: basis.V[:, : basis.size]),
+        images=sign * found.gather(lambda basis: basis.images[:, : basis.size]),
+        completeness=Completeness(unseen, found.confidence, found.spent["completeness"]),
+        spent=found.spent,
+        norm=found.norm,
+        notes=found.notes,
+        conditions=found.groups[0].basis.conditions,
+    )
+    if not left:
+        return right
+    other = krylov_schur(
+        A.T,
+        k,
+        which=which,
+        above=above,
+        tol=tol,
+        block=block,
+        basis=basis,
+        # Where A is near symmetric, its left vectors are near the right ones.
+        start=right.vectors if right.vectors.shape[1] else None,
+        seed=seed + 1,
+        max_products=share,
+        confidence=confidence,
+        progress=progress,
+        checkpoint=None if checkpoint is None else f"{checkpoint}.left",
+    )
+    spent = {**right.spent, "left": 1 + sum(other.spent.values())}
+    notes = [*right.notes, *(f"left vectors: {note}" for note in other.notes)]
+    return replace(right, left=other, spent=spent, notes=notes)
+
+
+def dense_schur(
+    A: LinearOperator, k: int = 1, *, which: Which = "largest", above: float | None = None, left: bool = False
+) -> SchurPairs:
+    """The same from A's n columns, by LAPACK in float64; the bound is the next eigenvalue, at confidence 1.
+
+    Args:
+        A: square; n products form it, and n^2 float64 numbers hold it.
+        k, which, above, left: as in `krylov_schur`.
+    """
+    sign = -1.0 if which == "smallest" else 1.0
+    target = ComplexTarget(k, None if above is None else sign * above, which == "magnitude", 0.0)
+    M = A.dense().double()
+    right = _dense_schur(A, M, sign, target)
+    return replace(right, left=_dense_schur(A.T, M.mT, sign, target)) if left else right
+
+
+def _dense_schur(A: LinearOperator, M: Tensor, sign: float, target: ComplexTarget) -> SchurPairs:
+    form = RealSchur.of(sign * M.cpu().numpy())
+    order = form.order(lambda values: target.height(torch.from_numpy(values)).numpy())
+    theta = torch.from_numpy(form.values[order])[None]
+    wanted = target.wanted(theta)
+    Z = form.leading(order[:wanted]).Z[:, :wanted]
+    Q = torch.from_numpy(Z.T.copy()).to(A.device, A.dtype)[None]
+    return SchurPairs(
+        vectors=Q,
+        images=A.apply(Q[0])[None],
+        completeness=Completeness(sign * remaining(target, theta).real, 1.0, 0),
+        spent={"solve": A.shape[1], "residuals": wanted},
+        norm=np.linalg.norm(form.T, 2),
+        conditions=form.conditions[order[:wanted]],
+    )
