@@ -82,7 +82,8 @@ class Estimate:
             ResultFileError: the file holds something else.
         """
         tensors, scalars = storage.read(path, "Estimate")
-        return cls(**{name: plain(tensor) for name, tensor in tensors.items()}, **scalars)
+        value, stderr, skewness = (plain(tensors[name]) for name in ("value", "stderr", "skewness"))
+        return cls(value, stderr, skewness=skewness, **scalars)
 
     def __float__(self) -> float:
         return float(self.value)
