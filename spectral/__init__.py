@@ -1,6 +1,7 @@
 """Certified spectra of neural denoisers' Jacobians, from products with J and J' alone."""
 
 from spectral import errors
+from spectral.angles import Matching, cluster_angles, match, subspace_angles
 from spectral.estimators import (
     Density,
     Estimate,
@@ -34,12 +35,14 @@ __all__ = [
     "Estimate",
     "KLBound",
     "LinearOperator",
+    "Matching",
     "PosteriorComponents",
     "RiskCurve",
     "SingularTriplets",
     "Sure",
     "as_operator",
     "asymmetry",
+    "cluster_angles",
     "diagonal",
     "effective_rank",
     "errors",
@@ -47,12 +50,14 @@ __all__ = [
     "from_functions",
     "jacobian",
     "kl_bound",
+    "match",
     "posterior",
     "risk_curve",
     "schatten_norm",
     "sigma_by_median",
     "sigma_by_residual",
     "spectral_density",
+    "subspace_angles",
     "sure",
     "top_eigs",
     "top_svd",

@@ -20,6 +20,7 @@ from spectral.progress import bar
 from spectral.results import EigenPairs, SingularTriplets
 from spectral.solvers import Completeness, RitzPairs, RitzTriplets, dense, dense_svd, golub_kahan, lanczos
 from spectral.solvers.certificate import certify, certify_triplets, error_bounds
+from spectral.solvers.checks import check_operator
 from spectral.solvers.lanczos import Which
 
 log = logging.getLogger("spectral")
@@ -83,7 +84,8 @@ def top_eigs(
     Raises:
         OptionError: k, tol, block, max_products or above out of range, or arguments that contradict.
         ShapeError: the output's shape is not the input's, or the operator is not square.
-        NotSymmetricError: products contradict the symmetry or the transpose the operator was given with.
+        NotSymmetricError, NotLinearError: products contradict the symmetry or the transpose the operator was
+            given with, or its linearity.
         NotFiniteError, NotDeterministicError, ModelOutputError: see `jacobian`.
 
     Example:
@@ -93,7 +95,8 @@ def top_eigs(
     began = time.perf_counter()
     problem = _Problem.of(model_or_operator, y, batched, model_kwargs, symmetric=True)
     S = problem.working.symmetric_part()
-    problem.check(k, above, tol, method, ("auto", "lanczos", "dense"), block, max_products)
+    problem.refuse(k, above, tol, method, ("auto", "lanczos", "dense"), block, max_products)
+    checks = problem.examined()
     if which not in ("largest", "smallest", "magnitude"):
         raise OptionError(f'which is "largest", "smallest" or "magnitude", got {which!r}')
     if method == "dense" or (method == "auto" and problem.small(k, above)):
@@ -121,6 +124,7 @@ def top_eigs(
     descending, magnitude = which != "smallest", which == "magnitude"
     proof = certify(found.vectors, found.images, descending=descending, magnitude=magnitude)
     errors = error_bounds(proof.values, proof.residuals, found.completeness.bound, which=which)
+    found.spent.update(checks)
     return EigenPairs(
         **problem.judged(found, proof.values, proof.residuals, errors, tol),
         vectors=problem.shaped(proof.vectors, problem.input_shape),
@@ -172,7 +176,7 @@ def top_svd(
 
     Raises:
         OptionError: k, tol, block, max_products or above out of range, or arguments that contradict.
-        NotSymmetricError: the products with J' are not those of J's transpose.
+        NotSymmetricError, NotLinearError: the products with J' are not those of J's transpose, or not linear.
         NotFiniteError, NotDeterministicError, ModelOutputError: see `jacobian`.
 
     Example:
@@ -181,7 +185,8 @@ def top_svd(
     """
     began = time.perf_counter()
     problem = _Problem.of(model_or_operator, y, batched, model_kwargs, symmetric=False)
-    problem.check(k, above, tol, method, ("auto", "golub-kahan", "dense"), block, max_products)
+    problem.refuse(k, above, tol, method, ("auto", "golub-kahan", "dense"), block, max_products)
+    checks = problem.examined()
     if method == "dense" or (method == "auto" and problem.small(k, above)):
         method, found = "dense", dense_svd(problem.working, k, above=above)
     else:
@@ -205,6 +210,7 @@ def top_svd(
     unseen = found.completeness.bound.clamp(min=0)
     errors = error_bounds(proof.values, joint, unseen, which="largest")
     residuals = torch.maximum(proof.left_residuals, proof.right_residuals)
+    found.spent.update(checks)
     return SingularTriplets(
         **problem.judged(found, proof.values, residuals, errors, tol),
         left=problem.shaped(proof.left, problem.output_shape),
@@ -245,7 +251,7 @@ class _Problem:
     def n(self) -> int:
         return self.A.shape[1]
 
-    def check(
+    def refuse(
         self,
         k: int,
         above: float | None,
@@ -271,6 +277,10 @@ class _Problem:
             raise OptionError(
                 f"{k} pairs take at least {k + block} products, got max_products={max_products}"
             )
+
+    def examined(self) -> dict[str, int]:
+        """Products spent on trying an operator of unknown make; a Jacobian was tried when it was made."""
+        return {} if isinstance(self.A, Jacobian) else {"checks": check_operator(self.working)}
 
     def small(self, k: int, above: float | None) -> bool:
         """Whether forming the matrix costs less than a Krylov solve would."""

@@ -141,5 +141,5 @@ def test_refusals():
     with pytest.raises(OptionError, match="from 1 to d = 3"):
         spectral.top_svd(torch.ones(3, 5), k=4)
     A = from_functions(lambda V: V / 0, lambda V: V, n=200)
-    with pytest.raises(NotFiniteError, match="product 1"):
+    with pytest.raises(NotFiniteError, match="product 3"):
         spectral.top_svd(A, k=2)

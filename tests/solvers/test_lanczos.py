@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import spectral
-from spectral.errors import NotFiniteError, NotSymmetricError
+from spectral.errors import NotDeterministicError, NotFiniteError, NotLinearError, NotSymmetricError
 from spectral.operators import as_operator, from_functions
 from spectral.solvers.krylov import KrylovBasis
 from spectral.solvers.lanczos import lanczos
@@ -225,9 +225,15 @@ def test_an_operator_that_is_not_what_it_says_is_refused():
     skewed = from_functions(lambda V: V @ M.T, n=300, symmetric=True)
     with pytest.raises(NotSymmetricError, match="not symmetric"):
         spectral.top_eigs(skewed, k=4)
-    bent = from_functions(lambda V: V.abs(), n=300, symmetric=True)
-    with pytest.raises(NotSymmetricError, match="not linear"):
+    bent = from_functions(lambda V: V.relu(), n=300, symmetric=True)
+    with pytest.raises(NotLinearError, match="not linear"):
         spectral.top_eigs(bent, k=4)
+    noisy = from_functions(lambda V: V + 0.1 * torch.randn_like(V), n=300, symmetric=True)
+    with pytest.raises((NotLinearError, NotDeterministicError)):
+        spectral.top_eigs(noisy, k=4)
+    drifting = from_functions(lambda V: V * (1 + drifting.count // 4), n=300, symmetric=True)
+    with pytest.raises(NotDeterministicError, match="differ"):
+        spectral.top_eigs(drifting, k=4)
     wrong = from_functions(lambda V: V @ M.T, lambda V: V @ M.T, n=300)
     with pytest.raises(NotSymmetricError, match="transpose"):
         spectral.top_svd(wrong, k=4)
