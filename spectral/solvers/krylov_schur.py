@@ -61,8 +61,8 @@ class KrylovSchurBasis(KrylovBasis):
     T is not symmetric here, and the order of preference is by real part, or by modulus with `magnitude`.
 
     Attributes:
-        conditions: after `refresh`, 1 / |w^H v| of each eigenvalue kept, w and v the eigenvectors of the larger
-            T before: lower bounds of the eigenvalues' conditions in A, (size,).
+        conditions: after `refresh`, 1 / |w^H v| of each eigenvalue kept, w and v the unit eigenvectors of the
+            larger T before: lower bounds of the conditions in A, (size,).
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class KrylovSchurBasis(KrylovBasis):
         self._bounded, self._bound = 0, math.inf
 
     def refresh(self, keep: int, threshold: float) -> None:
-        """Keep the leading Schur vectors alone, and measure their residuals by fresh products, in `images`."""
+        """Keep the leading Schur vectors alone, their residuals measured by fresh products, in `images`."""
         form, order = self._schur()
         self.conditions = form.conditions[order[: self._whole(form, order, keep)]]
         self.restart(keep)
@@ -187,8 +187,8 @@ class SchurPairs(RitzPairs):
     """What a solver for non-symmetric operators found, before certification.
 
     vectors (1, m, n): orthonormal rows that span an invariant subspace, m = k, or k + 1 where k would part a
-    complex pair; images (1, m, n), A q for each; conditions (m,), lower bounds of the eigenvalues' conditions,
-    the highest eigenvalue first; left: the same of A', None where it was not asked for.
+    complex pair; images (1, m, n), A q for each; conditions (m,): lower bounds of the eigenvalues' own, the
+    highest eigenvalue first; left: the same of A', None where it was not asked for.
     """
 
     conditions: np.ndarray
@@ -214,8 +214,8 @@ def krylov_schur(
 ) -> SchurPairs:
     """The invariant subspace of the k extreme eigenvalues of a real square operator, with a probe for more.
 
-    The completeness bound is on real parts, or on moduli for "magnitude", of the eigenvalues of (1 - Q' Q) A on
-    the complement of the subspace found: those of A + E that are not in it, where |E| is the residual
+    The completeness bound is on real parts, or on moduli for "magnitude", of the eigenvalues of (1 - Q' Q) A
+    on the complement of the subspace found: those of A + E that are not in it, where |E| is the residual
     |A Q' - Q' T| (`spectral.solvers.resolvent`).
 
     Args:
@@ -223,8 +223,8 @@ def krylov_schur(
         k: the number of eigenvalues, 1 <= k <= n; not used where `above` is given.
         which: "largest" or "smallest" by real part, or "magnitude".
         above: seek every eigenvalue with a real part (modulus) beyond this value instead.
-        left: find the left invariant subspace too, by a second solve with A', half of `max_products` for each;
-            its checkpoint is that of the right one with ".left" added.
+        left: find the left invariant subspace too, by a second solve with A'; each has half of `max_products`,
+            and the checkpoint of the second has ".left" added.
         tol, block, basis, start, seed, max_products, confidence, progress, checkpoint: as in `lanczos`.
 
     Raises:
@@ -313,6 +313,6 @@ def _dense_schur(A: LinearOperator, M: Tensor, sign: float, target: ComplexTarge
         images=A.apply(Q[0])[None],
         completeness=Completeness(sign * remaining(target, theta).real, 1.0, 0),
         spent={"solve": A.shape[1], "residuals": wanted},
-        norm=np.linalg.norm(form.T, 2),
+        norm=float(np.linalg.norm(form.T, 2)),
         conditions=form.conditions[order[:wanted]],
     )

@@ -30,12 +30,12 @@ def unseen_height(
 
     But u does not depend on X_1.  Its real or its imaginary part has a length of sqrt(1/2) or more, so that
     |X_1 u|^2 is at least half a Beta(b/2, (n - b)/2) variable, and below delta^2 with probability `failure`
-    alone: otherwise g(mu) >= delta.  Right of every eigenvalue of H (outside of their circle) g is subharmonic
-    and vanishes at infinity, so its maximum over a vertical line (a circle) falls as that moves out, and all
-    that lies beyond the first line where it is below delta is excluded.  It is above on a line just if delta
-    is a singular value of C (z - H)^{-1} E_1 somewhere on it, that is, if a matrix of twice H's size has an
-    eigenvalue there.  A may be as far from normal as it likes, and no product with A' is needed; nothing
-    but X_1 is random, so the space may be stopped by what it shows.
+    alone: otherwise g(mu) >= delta.  Right of every eigenvalue of H (outside of their circle) g is
+    subharmonic and vanishes at infinity, so its maximum over a vertical line (a circle) falls as that moves
+    out, and all that lies beyond the first line where it is below delta is excluded.  It reaches delta on a
+    line just if delta is a singular value of C (z - H)^{-1} E_1 somewhere on it, that is, if a matrix of
+    twice H's size has an eigenvalue there.  A may be as far from normal as it likes, no product with A' is
+    needed, and nothing but X_1 is random, so the space may be stopped by what it shows.
 
     Args:
         H: (m, m), the projected matrix, its first `block` rows those of the start.
@@ -50,7 +50,7 @@ def unseen_height(
     """
     values = np.linalg.eigvals(H)
     rim = float((np.abs(values) if magnitude else values.real).max())
-    size, coupling = np.linalg.norm(H, 2), np.linalg.norm(C)
+    size, coupling = float(np.linalg.norm(H, 2)), float(np.linalg.norm(C))
     if coupling == 0 or block >= dimension:
         return rim
     delta = math.sqrt(scipy.special.betaincinv(block / 2, (dimension - block) / 2, failure) / 2)
@@ -77,7 +77,7 @@ class _Tests:
         m = len(H)
         self.eye, self.zero = np.eye(m), np.zeros((m, m))
         self.start = self.eye[:, :block]
-        # g v = delta u and g^H u = delta v, with p = (z - H)^{-1} E_1 v and q = (z - H)^{-H} C' u, scaled alike.
+        # C p = delta u and E_1' q = delta v, where p = (z - H)^{-1} E_1 v and q = (z - H)^{-H} C' u, q rescaled.
         weight = np.linalg.norm(C)
         self.forward = self.start @ self.start.T * (weight / delta)
         self.backward = C.T @ C / (weight * delta)

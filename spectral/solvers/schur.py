@@ -77,7 +77,7 @@ class RealSchur:
 
     @cached_property
     def conditions(self) -> np.ndarray:
-        """1 / |w^H v| of each eigenvalue (m,), w and v its unit left and right eigenvectors; up to 1 / eps."""
+        """1 / |w^H v| for the unit left and right eigenvectors of each eigenvalue, (m,); at most 1 / eps."""
         S, _ = self._complex
         right = _triangular_eigenvectors(S)
         left = _triangular_eigenvectors(S.T[::-1, ::-1])[::-1, ::-1]
