@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from spectral.solvers.search import Progress as Standing
 
@@ -28,6 +28,8 @@ def bar(shown: bool, what: str) -> Iterator[Callable[[Standing], None] | None]:
         BarColumn(),
         TextColumn("{task.fields[state]}"),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
     display = Progress(*columns, console=Console(stderr=True), transient=True)
     task = display.add_task(what, total=1.0, state="")
@@ -40,7 +42,10 @@ def bar(shown: bool, what: str) -> Iterator[Callable[[Standing], None] | None]:
         # Residuals fall geometrically, so the way to the threshold is measured in their logarithm.
         worst = math.log(max(now.worst_residual / now.threshold, 1.0)) if now.threshold > 0 else 0.0
         first[:] = first or [max(worst, 1e-9)]
-        state = f"{now.stage}: {now.converged}/{now.wanted} converged, {now.products} products"
+        state = (
+            f"{now.stage}: {now.converged}/{now.wanted} converged, residual {now.worst_residual:.0e} "
+            f"(tol {now.threshold:.0e}), {now.products} products"
+        )
         display.update(task, completed=1 - min(worst / first[0], 1.0), state=state)
 
     try:
