@@ -65,8 +65,8 @@ def batch(model: nn.Module, images: int, side: int, k: int, rounds: int) -> str:
         ],
     ]
     return (
-        f"{table(head, rows)}\n\n{images} images of {side}x{side}, k = {k}: one call takes {one / many:.2f} of "
-        f"the time; eigenvalues differ by {apart:.0e} at most; {torch.get_num_threads()} threads."
+        f"{table(head, rows)}\n\n{images} images of {side}x{side}, k = {k}: one call takes {one / many:.2f} "
+        f"of the time; eigenvalues differ by {apart:.0e} at most; {torch.get_num_threads()} threads."
     )
 
 
