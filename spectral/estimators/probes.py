@@ -59,40 +59,6 @@ def _sphere(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return z * (math.sqrt(shape[-1]) / torch.linalg.vector_norm(z, dim=-1, keepdim=True))
 
 
-_KINDS:
-        raise OptionError(f"probes are one of {', '.join(_KINDS)}; got {kind!r}")
-    generator = torch.Generator().manual_seed(seed)
-    n = A.shape[1]
-
-    def draw(m: int) -> Tensor:
-        return _KINDS[kind]((*A.batch, m, n), generator).to(A.device, A.dtype)
-
-    return draw
-
-
-def _rademacher(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.randint(0, 2, shape, generator=generator, dtype=torch.int8).float().mul_(2).sub_(1)
-
-
-def _gaussian(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
-def _sphere(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    z = _gaussian(shape, generator)
-    return z * (math.sqrt(shape[-1]) / torch.linalg.vector_norm(z, dim=-1, keepdim=True))
-
-
-def _orthogonal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    if shape[-2] > shape[-1]:
-        raise OptionError(
-            f"at most n = {shape[-1]} orthogonal probes can be drawn together, asked {shape[-2]}"
-        )
-    Q, R = torch.linalg.qr(_gaussian(shape, generator).mT)
-    # Without the signs of R's diagonal Q is not uniform.
-    return (Q * torch.diagonal(R, dim1=-2, dim2=-1).sign().unsqueeze(-2)).mT * math.sqrt(shape[-1])
-
-
 _KINDS: dict[str, Callable[[tuple[int, ...], torch.Generator], Tensor]] = {
     "rademacher": _rademacher,
     "gaussian": _gaussian,
