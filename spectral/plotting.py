@@ -15,10 +15,13 @@ from spectral.errors import OptionError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from spectral.results import EigenPairs, SingularTriplets
+    from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
 
 BLUE, ORANGE, INK = "#1f5fa8", "#d9741a", "#333333"
 STYLE: dict[str, Any] = {"fontsize": 8, "color": INK}
+
+# A text, vectors (k, ..., H, W), and what to write above each.
+Grid = tuple[str, Tensor, list[str]]
 
 
 def eigs(
@@ -38,7 +41,7 @@ def eigs(
     Raises:
         OptionError: the pairs are of several images, or of vectors that are no images.
     """
-    grids = [(f"$e_k$ of the {pairs.part} part, with $\\lambda_k$", pairs.vectors)]
+    grids = [(f"$e_k$ of the {pairs.part} part, with $\\lambda_k$", pairs.vectors, _captions(pairs.values))]
     return _figure(pairs, "\\lambda_k", "e_k", grids, (clean, noisy, denoised), title)
 
 
@@ -53,35 +56,68 @@ def svd(
 
     Arguments and errors are those of `eigs`.
     """
+    captions = _captions(triplets.values)
     grids = [
-        ("right singular vectors $v_k$, with $\\sigma_k$", triplets.right),
-        ("left singular vectors $u_k$", triplets.left),
+        ("right singular vectors $v_k$, with $\\sigma_k$", triplets.right, captions),
+        ("left singular vectors $u_k$", triplets.left, captions),
     ]
     return _figure(triplets, "\\sigma_k", "v_k", grids, (clean, noisy, denoised), title)
+
+
+def full_eigs(pairs: FullEigenPairs, title: str = "") -> Figure:
+    """Eigenvalues in the complex plane, residuals and errors, and grids of real and imaginary parts of v_k.
+
+    Of a complex pair the vector with Im lambda > 0 is shown.  The unit circle is dashed, the bound on what
+    was not seen dotted.
+
+    Args:
+        pairs: eigenpairs of an operator on images (grey or colour, the last two axes being rows and columns).
+        title: above the figure.
+
+    Raises:
+        OptionError: the vectors are no images.
+    """
+    shown = (pairs.values.imag >= 0).nonzero().squeeze(-1)
+    turning = (pairs.values.imag > 0).nonzero().squeeze(-1)
+    captions = _captions(pairs.values)
+    grids = [
+        (f"${part}\\, v_k$, with $\\lambda_k$", vectors[index], [captions[i] for i in index])
+        for part, vectors, index in (
+            ("\\mathrm{Re}", pairs.vectors.real, shown),
+            ("\\mathrm{Im}", pairs.vectors.resolve_conj().imag, turning),
+        )
+        if len(index)
+    ]
+    figure, top = _canvas(grids, title)
+    plane, misses = top.subplots(1, 2, width_ratios=[1.2, 1.0])
+    _complex_plane(plane, pairs)
+    index = np.arange(1, pairs.k + 1)
+    misses.semilogy(index, pairs.residuals, "o-", ms=3, lw=1, color=BLUE, label="residual")
+    misses.semilogy(index, pairs.errors, "s-", ms=3, lw=1, color=ORANGE, label="error, first order")
+    misses.axhline(float(pairs.tolerance), color="#bbbbbb", lw=0.8, ls="--")
+    misses.set_xlabel("k", **STYLE)
+    misses.xaxis.set_major_locator(MaxNLocator(integer=True))
+    misses.legend(fontsize=7, frameon=False)
+    for axis in (plane, misses):
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def _figure(
     spectrum: EigenPairs | SingularTriplets,
     value: str,
     vector: str,
-    grids: list[tuple[str, Tensor]],
+    grids: list[Grid],
     images: tuple[Tensor | None, ...],
     title: str,
 ) -> Figure:
-    if spectrum.values.ndim != 1 or any(vectors.ndim < 3 for _, vectors in grids):
-        shape = tuple(grids[0][1].shape)
-        raise OptionError(f"a figure takes the spectrum of one image; its vectors have shape {shape}")
-    rows = max(1, math.ceil(spectrum.k / 10))
-    columns = max(5, math.ceil(spectrum.k / rows))
-    aspect = grids[0][1].shape[-2] / grids[0][1].shape[-1]
-    height = 0.3 + rows * (1.12 * min(max(aspect, 0.5), 2.0) + 0.2)
-    figure = Figure(figsize=(12, 3.5 + len(grids) * height), layout="constrained", dpi=120)
-    if title:
-        figure.suptitle(title, fontsize=10, color=INK)
-    panels: Any = figure.subfigures(1 + len(grids), 1, height_ratios=[3.4, *[height] * len(grids)])
+    if spectrum.values.ndim != 1:
+        raise OptionError(f"a figure takes the spectrum of one image, not of {len(spectrum.values)}")
+    figure, top = _canvas(grids, title)
     names = ("clean", "noisy", "denoised")
     shown = [(name, x) for name, x in zip(names, images, strict=True) if x is not None]
-    axes = np.atleast_1d(panels[0].subplots(1, len(shown) + 1, width_ratios=[1.0] * len(shown) + [2.2]))
+    axes = np.atleast_1d(top.subplots(1, len(shown) + 1, width_ratios=[1.0] * len(shown) + [2.2]))
     for axis, (name, x) in zip(axes, shown, strict=False):
         axis.imshow(_picture(x), cmap="gray", vmin=0, vmax=1)
         axis.set_title(name, **STYLE)
@@ -89,10 +125,57 @@ def _figure(
     _values(axes[-1], spectrum, value)
     if images[0] is not None:
         _coefficients(axes[-1], spectrum.coefficients(images[0]).abs().numpy(), vector)
-    for panel, (text, vectors) in zip(panels[1:], grids, strict=True):
-        panel.suptitle(f"{text} (red positive, blue negative)", **STYLE)
-        _grid(panel.subplots(rows, columns, squeeze=False), vectors, spectrum.values)
     return figure
+
+
+def _canvas(grids: list[Grid], title: str) -> tuple[Figure, Any]:
+    """A figure with the grids of vectors in it, and the space above them."""
+    shapes = []
+    for _, vectors, _ in grids:
+        if vectors.ndim < 3:
+            raise OptionError(
+                f"a figure shows vectors that are images; these have shape {tuple(vectors.shape)}"
+            )
+        rows = max(1, math.ceil(len(vectors) / 10))
+        aspect = vectors.shape[-2] / vectors.shape[-1]
+        height = 0.3 + rows * (1.12 * min(max(aspect, 0.5), 2.0) + 0.2)
+        shapes.append((rows, max(5, math.ceil(len(vectors) / rows)), height))
+    heights = [height for *_, height in shapes]
+    figure = Figure(figsize=(12, 3.5 + sum(heights)), layout="constrained", dpi=120)
+    if title:
+        figure.suptitle(title, fontsize=10, color=INK)
+    panels: Any = np.atleast_1d(
+        np.asarray(figure.subfigures(1 + len(grids), 1, height_ratios=[3.4, *heights]))
+    )
+    for panel, (text, vectors, captions), (rows, columns, _) in zip(panels[1:], grids, shapes, strict=True):
+        panel.suptitle(f"{text} (red positive, blue negative)", **STYLE)
+        _grid(panel.subplots(rows, columns, squeeze=False), vectors, captions)
+    return figure, panels[0]
+
+
+def _captions(values: Tensor) -> list[str]:
+    """Index and value; of complex pairs both signs."""
+    turns = [f" \u00b1 {v.imag:.3f}i" if v.imag else "" for v in values.tolist()]
+    return [
+        f"{i}   {v.real:.3f}{turn}" for i, (v, turn) in enumerate(zip(values.tolist(), turns, strict=True), 1)
+    ]
+
+
+def _complex_plane(axis: Axes, pairs: FullEigenPairs) -> None:
+    angle = np.linspace(0, 2 * np.pi, 400)
+    axis.plot(np.cos(angle), np.sin(angle), color="#bbbbbb", lw=0.8, ls="--")
+    axis.axhline(0, color="#dddddd", lw=0.8, zorder=0)
+    bound = float(pairs.completeness.bound)
+    if np.isfinite(bound) and pairs.which == "magnitude":
+        axis.plot(bound * np.cos(angle), bound * np.sin(angle), color=ORANGE, lw=0.8, ls=":")
+    elif np.isfinite(bound):
+        axis.axvline(bound, color=ORANGE, lw=0.8, ls=":")
+    values = pairs.values.numpy()
+    axis.plot(values.real, values.imag, "o", ms=4, color=BLUE)
+    axis.plot(values[pairs.defective].real, values[pairs.defective].imag, "x", ms=8, color=ORANGE)
+    axis.set_aspect("equal", adjustable="datalim")
+    axis.set_xlabel("$\\mathrm{Re}\\, \\lambda_k$", **STYLE)
+    axis.set_ylabel("$\\mathrm{Im}\\, \\lambda_k$", **STYLE)
 
 
 def _values(axis: Axes, spectrum: EigenPairs | SingularTriplets, value: str) -> None:
@@ -122,14 +205,14 @@ def _coefficients(axis: Axes, size: np.ndarray, vector: str) -> None:
     axis.patch.set_visible(False)
 
 
-def _grid(axes: np.ndarray, vectors: Tensor, values: Tensor) -> None:
+def _grid(axes: np.ndarray, vectors: Tensor, captions: list[str]) -> None:
     for i, axis in enumerate(axes.flat):
         axis.set_axis_off()
         if i < len(vectors):
             e = _plane(vectors[i])
             limit = np.abs(e).max()
             axis.imshow(e, cmap="RdBu_r", vmin=-limit, vmax=limit)
-            axis.set_title(f"{i + 1}   {values[i].item():.3f}", fontsize=7, color=INK, pad=2)
+            axis.set_title(captions[i], fontsize=7, color=INK, pad=2)
 
 
 def _picture(x: Tensor) -> np.ndarray:

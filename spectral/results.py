@@ -44,6 +44,11 @@ class Spectrum:
     """
 
     symbol: ClassVar[str]
+    sides: ClassVar[dict[str, str]] = {
+        "largest": "above",
+        "smallest": "below",
+        "magnitude": "in magnitude above",
+    }
 
     values: Tensor
     residuals: Tensor
@@ -80,8 +85,12 @@ class Spectrum:
         sign = -1 if self.which == "smallest" else 1
         if self.above is not None:
             return sign * self.completeness.bound <= sign * self.above
-        last = self.values[..., -1].abs() if self.which == "magnitude" else sign * self.values[..., -1]
+        last = sign * self.height(self.values[..., -1])
         return sign * self.completeness.bound <= last + self.residuals[..., -1] + 1e-12 * last.abs()
+
+    def height(self, values: Tensor) -> Tensor:
+        """What `which` orders by and `completeness` bounds: the value, or its magnitude."""
+        return values.abs() if self.which == "magnitude" else values
 
     def save(self, path: str | Path) -> Path:
         """Write everything to one safetensors file; returns its path."""
@@ -121,7 +130,7 @@ class Spectrum:
         c = self.completeness
         if c.confidence == 0:
             return "not probed: larger ones may be missing"
-        side = {"largest": "above", "smallest": "below", "magnitude": "in magnitude above"}[self.which]
+        side = self.sides[self.which]
         bound = c.bound.max() if self.which != "smallest" else c.bound.min()
         where = f"no other {self.symbol} {side} {bound.item():.4f}" + (
             " in any image" if c.bound.ndim else ""
@@ -136,8 +145,8 @@ class Spectrum:
         count = f"{self.values.shape[0]} x {self.k}" if self.values.ndim == 2 else f"{self.k}"
         lines = [f"{type(self).__name__}({count} {self.which} {what}; {self.method})"]
         if self.values.ndim == 1 and self.k:
-            shown = [f"{v:.4f}" for v in self.values[:5].tolist()]
-            shown += ["...", f"{self.values[-1].item():.4f}"] if self.k > 5 else []
+            shown = [number(v) for v in self.values[:5].tolist()]
+            shown += ["...", number(self.values[-1].item())] if self.k > 5 else []
             lines.append(f"  values       {' '.join(shown)}")
         if self.k:
             scale = self.values.abs().amax(-1, keepdim=True).clamp(min=1e-300)
@@ -231,6 +240,82 @@ class SingularTriplets(Spectrum):
 
     def __repr__(self) -> str:
         return "\n".join([*self._lines("singular triplets"), *self._last_lines()])
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class FullEigenPairs(Spectrum):
+    """Eigenpairs J v = lambda v of a Jacobian or operator J itself, which need not be symmetric.
+
+    lambda and v are complex, in conjugate pairs that are never parted: where k would part one there are
+    k + 1.  A residual r proves lambda an eigenvalue of J + E for some |E| = r; its distance to one of J is,
+    to first order, r times its condition.
+
+    Attributes:
+        values: lambda, (k,), complex128, by real part or, for "magnitude", by modulus; Im > 0 first.
+        vectors: v, (k, *input shape), complex, of unit norm; the entry of largest modulus is positive.
+        errors: condition times residual, (k,): first-order bounds.  Without `left` the condition is what the
+            solver's basis showed of it, a lower bound, so that they are estimates.
+        left: w with w^H J = lambda w^H, (k, *input shape), of unit norm, w^H v real and positive; None where
+            they were not asked for.
+        left_residuals: |w^H J - lambda w^H|, (k,), or None.
+        condition: 1 / (w^H v), (k,), or None: how many times further than |E| a small E moves lambda.
+        defective: (k,), where lambda cannot be told from a multiple eigenvalue with too few vectors: a
+            change of the size of its residual moves it by about the square root of that.
+        schur_vectors: Q, (m, *input shape), real orthonormal, m = k or more; they span an invariant subspace,
+            which is what to trust where eigenvectors are nearly parallel.
+        schur: T, (m, m), float64, quasi-triangular, J Q' = Q' T: its eigenvalues are the values.
+        schur_residual: |J Q' - Q' T|, (); Q spans an invariant subspace of J + E, |E| being as much.
+        departure: Henrici's departure of T from normality, (|T|_F^2 - sum |lambda|^2)^(1/2), ().
+
+    `completeness` bounds the real parts (moduli) of the eigenvalues of J + E that are not here, and
+    `orthogonality` is that of Q; see `Spectrum` for the rest.
+    """
+
+    symbol = "eigenvalue"
+    sides: ClassVar[dict[str, str]] = {
+        "largest": "with a real part above",
+        "smallest": "with a real part below",
+        "magnitude": "of modulus above",
+    }
+
+    vectors: Tensor
+    left: Tensor | None
+    left_residuals: Tensor | None
+    condition: Tensor | None
+    defective: Tensor
+    schur_vectors: Tensor
+    schur: Tensor
+    schur_residual: Tensor
+    departure: Tensor
+    part: str = "full"
+
+    def height(self, values: Tensor) -> Tensor:
+        """What `which` orders by and `completeness` bounds: the real part, or the modulus."""
+        return values.abs() if self.which == "magnitude" else values.real
+
+    def plot(self) -> Figure:
+        """Eigenvalues in the complex plane, residuals and vectors; see `spectral.plotting.full_eigs`."""
+        from spectral.plotting import full_eigs  # noqa: PLC0415  matplotlib takes a second to import
+
+        return full_eigs(self)
+
+    def condition_text(self) -> str:
+        """The conditions and the departure from normality as a sentence."""
+        known = "not measured (left=True)" if self.condition is None else "none"
+        if self.condition is not None and self.k:
+            known = f"at most {self.condition.max():.3g}"
+        return (
+            f"{known}; {int(self.defective.sum())} defective; departure from normality {self.departure:.2g}"
+        )
+
+    def __repr__(self) -> str:
+        lines = self._lines("of the matrix itself")
+        return "\n".join([*lines, f"  condition    {self.condition_text()}", *self._last_lines()])
+
+
+def number(v: complex) -> str:
+    """A value with four decimals, its imaginary part only where there is one."""
+    return f"{v.real:.4f}{v.imag:+.4f}i" if v.imag else f"{v.real:.4f}"
 
 
 def _coefficients(vectors: Tensor, values: Tensor, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,16 +22,20 @@ def write(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict[st
     Args:
         path: the file; its folder is made.
         kind: what the file holds, checked by `read`.
-        tensors: any dtype and device.
+        tensors: any dtype and device; complex ones are kept as pairs of real numbers.
         meta: JSON values.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    held = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    held = {name: t.detach().cpu().resolve_conj().contiguous() for name, t in tensors.items()}
+    pairs = [name for name, t in held.items() if t.is_complex()]
+    held |= {name: torch.view_as_real(held[name]) for name in pairs}
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     os.close(handle)
     try:
-        save_file(held, partial, metadata={"kind": kind, "meta": json.dumps(meta)})
+        save_file(
+            held, partial, metadata={"kind": kind, "meta": json.dumps(meta), "complex": json.dumps(pairs)}
+        )
         Path(partial).chmod(0o644)
         Path(partial).replace(path)
     finally:
@@ -55,4 +60,5 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
         raise ResultFileError(f"{path} is not a safetensors file: {failure}") from None
     if held.get("kind") != kind:
         raise ResultFileError(f"{path} holds {held.get('kind', 'no result of this library')}, not {kind}")
+    tensors |= {name: torch.view_as_complex(tensors[name]) for name in json.loads(held.get("complex", "[]"))}
     return tensors, json.loads(held["meta"])

@@ -223,8 +223,8 @@ def krylov_schur(
         k: the number of eigenvalues, 1 <= k <= n; not used where `above` is given.
         which: "largest" or "smallest" by real part, or "magnitude".
         above: seek every eigenvalue with a real part (modulus) beyond this value instead.
-        left: find the left invariant subspace too, by a second solve with A'; each has half of `max_products`,
-            and the checkpoint of the second has ".left" added.
+        left: find the left invariant subspace too, by a second solve with A'; either has half of
+            `max_products`, and the second's checkpoint has ".left" added.
         tol, block, basis, start, seed, max_products, confidence, progress, checkpoint: as in `lanczos`.
 
     Raises:

@@ -77,7 +77,7 @@ class _Tests:
         m = len(H)
         self.eye, self.zero = np.eye(m), np.zeros((m, m))
         self.start = self.eye[:, :block]
-        # C p = delta u and E_1' q = delta v, where p = (z - H)^{-1} E_1 v and q = (z - H)^{-H} C' u, q rescaled.
+        # C p = delta u and E_1' q = delta v, p = (z - H)^{-1} E_1 v and q = (z - H)^{-H} C' u; q is rescaled.
         weight = np.linalg.norm(C)
         self.forward = self.start @ self.start.T * (weight / delta)
         self.backward = C.T @ C / (weight * delta)
@@ -94,7 +94,6 @@ class _Tests:
             # conj(z) = 2 x - z
             M = np.block([[self.H, self.forward], [-self.backward, 2 * x * self.eye - self.H.T]])
             places = np.linalg.eigvals(M).real
-        on = bool((np.abs(places - x) <= self.resolution).any())
-        return (
-            on or np.linalg.norm(self.C @ np.linalg.solve(x * self.eye - self.H, self.start), 2) >= self.delta
-        )
+        at_x = self.C @ np.linalg.solve(x * self.eye - self.H, self.start)
+        on = np.abs(places - x) <= self.resolution
+        return bool(on.any() or np.linalg.norm(at_x, 2) >= self.delta)

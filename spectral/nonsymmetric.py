@@ -1,0 +1,233 @@
+"""Eigenpairs of a matrix that need not be symmetric, from an invariant subspace, with what they are worth."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from spectral.errors import OptionError
+from spectral.progress import bar
+from spectral.results import FullEigenPairs
+from spectral.solvers.krylov_schur import ComplexTarget, SchurPairs, dense_schur, krylov_schur
+from spectral.solvers.lanczos import RitzPairs, Which
+from spectral.solvers.schur import RealSchur, departure
+
+if TYPE_CHECKING:
+    from spectral.spectra import _Problem
+
+
+def full_eigs(
+    problem: _Problem,
+    k: int,
+    *,
+    which: Which,
+    above: float | None,
+    tol: float,
+    method: str,
+    block: int,
+    start: Tensor | None,
+    seed: int,
+    max_products: int,
+    left: bool,
+    progress: bool,
+    checkpoint: str | Path | None = None,
+) -> FullEigenPairs:
+    """The k extreme eigenpairs J v = lambda v of a problem's operator itself: the front doors' `part="full"`.
+
+    Args:
+        problem: the operator and the shapes of its vectors, options already checked.
+        method: "krylov-schur", "dense" (form J from d products), or "auto", by the rule of `top_eigs`.
+        left: find left vectors and conditions too, by a second solve with J'.
+        k, which, above, tol, block, start, seed, max_products, progress, checkpoint: as in `top_eigs`;
+            "largest" and "smallest" are by real part, and so is `above`.
+
+    Raises:
+        OptionError: the problem is of several images.
+        NotFiniteError, CheckpointError, TransposeMissingError: see `krylov_schur`.
+    """
+    began = time.perf_counter()
+    J = problem.working
+    if J.batch:
+        raise OptionError('part="full" takes one image at a time: call it once an image')
+    if method == "dense" or (method == "auto" and problem.small(k, above)):
+        method, found = "dense", dense_schur(J, k, which=which, above=above, left=left)
+    else:
+        method = "krylov-schur"
+        with bar(progress, "eigenpairs of J") as report:
+            found = krylov_schur(
+                J,
+                k,
+                which=which,
+                above=above,
+                tol=tol,
+                block=min(block, problem.n),
+                start=problem.rows(start),
+                seed=seed,
+                max_products=max_products,
+                left=left,
+                progress=report,
+                checkpoint=checkpoint,
+            )
+    proof = certify_full(found, k, which=which, above=above)
+    accuracy = torch.finfo(J.dtype).eps * found.norm
+    conditions, defective = proof.judged(10 * accuracy)
+    left_rows = None if proof.left is None else problem.shaped(proof.left[None], problem.input_shape)
+    noted = replace(found, notes=[*found.notes, *_remarks(proof.values, defective, found)])
+    return FullEigenPairs(
+        **problem.judged(
+            noted, proof.values[None], proof.residuals[None], (conditions * proof.residuals)[None], tol
+        ),
+        vectors=problem.shaped(proof.vectors[None], problem.input_shape),
+        left=left_rows,
+        left_residuals=proof.left_residuals,
+        condition=proof.condition,
+        defective=defective,
+        schur_vectors=problem.shaped(proof.Q[None], problem.input_shape),
+        schur=proof.T,
+        schur_residual=proof.schur_residual,
+        departure=torch.tensor(departure(proof.T.numpy()), dtype=torch.float64),
+        orthogonality=proof.orthogonality,
+        which=which,
+        above=above,
+        tol=tol,
+        method=method,
+        seconds=time.perf_counter() - began,
+    )
+
+
+@dataclass(frozen=True)
+class CertifiedFull:
+    """Eigenpairs in an invariant subspace, and their residuals, from fresh products.
+
+    values (k,), vectors (k, n) complex, residuals |A v - lambda v| (k,); Q (m, n) orthonormal and T (m, m),
+    the ordered real Schur form on the subspace; schur_residual |A Q' - Q' T|; orthogonality max |Q Q' - I|;
+    shown (k,), lower bounds of the conditions; left, left_residuals, condition: as in `FullEigenPairs`.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    Q: Tensor
+    T: Tensor
+    schur_residual: Tensor
+    orthogonality: Tensor
+    shown: Tensor
+    left: Tensor | None = None
+    left_residuals: Tensor | None = None
+    condition: Tensor | None = None
+
+    def judged(self, rounding: float) -> tuple[Tensor, Tensor]:
+        """The conditions, as far as they are known, and which eigenvalues are defective, (k,) each.
+
+        A double eigenvalue with one vector, changed by E, splits by about |E|^(1/2), to a condition of
+        1 / (2 |E|^(1/2)).  From half of that a condition is told, |E| the residual relative to max |lambda|.
+        """
+        conditions = self.shown if self.condition is None else torch.maximum(self.condition, self.shown)
+        scale = self.values.abs().max().clamp(min=1e-300) if len(self.values) else 1.0
+        change = self.residuals.clamp(min=rounding) / scale
+        return conditions, conditions >= (0.25 / change.sqrt()).clamp(min=10.0)
+
+
+def certify_full(found: SchurPairs, k: int, *, which: Which, above: float | None = None) -> CertifiedFull:
+    """Eigenpairs of A in the span of the rows found, from fresh products.
+
+    With Q orthonormal and W = A Q', the real Schur form of T = Q W rotates both; an eigenvector y of T gives
+    v = Q' y, and |W y - lambda Q' y| with W straight from the operator.  Left vectors come from the two
+    subspaces: with L spanning the left one and Y the eigenvectors of T, the rows of (L Q' Y)^{-1} L are left
+    vectors, each orthogonal to all right ones but its own, also where eigenvalues are multiple.
+    """
+    # As in the solver, the smallest of A are the largest of -A.
+    sign = -1.0 if which == "smallest" else 1.0
+    target = ComplexTarget(k, None if above is None else sign * above, which == "magnitude", 0.0)
+    V, W = _orthonormal(found)
+    form = RealSchur.of(sign * (V @ W.mT).cpu().numpy())
+    form = form.ordered(lambda values: target.height(torch.from_numpy(values)).numpy())
+    theta = torch.from_numpy(form.values)
+    wanted = target.wanted(theta[None])
+    Z = torch.from_numpy(form.Z).to(V)
+    Q, AQ, T = Z.mT @ V, Z.mT @ W, sign * torch.from_numpy(form.T)
+    values, Y = theta, torch.from_numpy(form.vectors)
+    if sign < 0:
+        values, Y = -values.conj().resolve_conj(), Y.conj().resolve_conj()
+    Y = Y.to(V.device)
+    X, AX = (Y[:, :wanted].mT @ rows.to(Y.dtype) for rows in (V, W))
+    values = values[:wanted]
+    at = values.to(V.device).unsqueeze(-1)
+    residuals = torch.linalg.vector_norm(AX - at * X, dim=-1)
+    X = _turned(X, values)
+    dtype = torch.promote_types(found.vectors.dtype, torch.complex64)
+    gram = Q.to(found.vectors.dtype).double()
+    proof = CertifiedFull(
+        values=values,
+        vectors=X.to(dtype),
+        residuals=residuals.cpu(),
+        Q=Q.to(found.vectors.dtype),
+        T=T,
+        schur_residual=_size(AQ - T.to(V).mT @ Q),
+        orthogonality=(gram @ gram.mT - torch.eye(len(Q)).to(gram)).abs().amax().cpu()
+        if len(Q)
+        else _size(Q),
+        shown=torch.from_numpy(found.conditions)[:wanted],
+    )
+    return proof if found.left is None else _with_left(proof, found.left, V, Y, X)
+
+
+def _with_left(proof: CertifiedFull, left: RitzPairs, V: Tensor, Y: Tensor, X: Tensor) -> CertifiedFull:
+    """The same with left vectors from the rows of a left invariant subspace; X holds the right ones."""
+    L, LA = _orthonormal(left)
+    U, S, Vh = torch.linalg.svd((L @ V.mT).to(Y.dtype) @ Y, full_matrices=False)
+    # Parallel vectors have no dual basis: clamped, it tells of them by its length.
+    least = torch.finfo(torch.float64).eps * S.max() if len(S) else 1.0
+    dual = ((Vh.mH / S.clamp(min=least)) @ U.mH)[: len(proof.values)]
+    rows, images = dual @ L.to(Y.dtype), dual @ LA.to(Y.dtype)
+    size = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    overlap = (rows * X).sum(-1, keepdim=True) / size
+    scale = size * overlap / overlap.abs().clamp(min=1e-300)
+    rows, images = rows / scale, images / scale
+    at = proof.values.to(X.device).unsqueeze(-1)
+    return replace(
+        proof,
+        left=rows.conj().resolve_conj().to(proof.vectors.dtype),
+        left_residuals=torch.linalg.vector_norm(images - at * rows, dim=-1).cpu(),
+        condition=(1 / overlap.abs().squeeze(-1).clamp(min=torch.finfo(torch.float64).eps)).cpu(),
+    )
+
+
+def _orthonormal(found: RitzPairs) -> tuple[Tensor, Tensor]:
+    """Rows (m, n) orthonormal in float64, and their images."""
+    V, R = torch.linalg.qr(found.vectors[0].double().mT)
+    return V.mT, torch.linalg.solve_triangular(R.mT, found.images[0].double(), upper=False)
+
+
+def _turned(X: Tensor, values: Tensor) -> Tensor:
+    """Unit rows with the entry of largest modulus real and positive; real where the value is."""
+    if not len(X):
+        return X
+    lead = X.gather(-1, X.abs().argmax(-1, keepdim=True))
+    X = X * (lead.conj() / lead.abs().clamp(min=1e-300))
+    real = (values.imag == 0).to(X.device).unsqueeze(-1)
+    X = torch.where(real, X.real.to(X.dtype), X)
+    return X / torch.linalg.vector_norm(X, dim=-1, keepdim=True)
+
+
+def _size(M: Tensor) -> Tensor:
+    """|M|, the largest singular value; 0 for no rows."""
+    return torch.linalg.matrix_norm(M, ord=2).cpu() if len(M) else torch.zeros((), dtype=torch.float64)
+
+
+def _remarks(values: Tensor, defective: Tensor, found: SchurPairs) -> list[str]:
+    notes = []
+    if defective.any():
+        notes.append(
+            f"{int(defective.sum())} of {len(values)} eigenvalues are too ill-conditioned to be told from "
+            "defective ones at this accuracy: trust the invariant subspace (schur_vectors, schur) instead"
+        )
+    probe = found.completeness
+    if 0 < probe.confidence < 1:
+        notes.append(f"in {probe.products} products the probe saw nothing beyond the values returned")
+    return notes
