@@ -1,19 +1,22 @@
 """Denoisers of theory: shrinkage in orthonormal bases, best bandlet bases, optima of simple priors.
 
 Each is a module on images (..., H, W), made for one noise level sigma and used wherever a network is:
-forward- and reverse-mode derivatives, and vmap, go through the NumPy transforms, which run on the CPU.
+forward- and reverse-mode derivatives, and vmap, go through the transforms. Those run where the image lies: in
+NumPy on the CPU, in CuPy, where it is installed, on a GPU (not run on one so far), in torch's memory.
 """
 
 import math
+from importlib.util import find_spec
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.functional import pad
 
 from spectral.bases import BandletBasis, BandletFrame, Basis, Hartley
+from spectral.errors import OptionError, ShapeError
+from spectral.kernels.arrays import as_array, namespace
 from spectral.operators import LinearOperator, from_functions
 
 JAMES_STEIN = 4.50524  # root of t - log t = 3 (Cai 1999)
@@ -35,7 +38,7 @@ class _Change(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, basis: Basis, back: bool) -> Tensor:
         change = basis.synthesis if back else basis.analysis
-        return torch.as_tensor(change(_numpy(x))).to(x)
+        return torch.as_tensor(change(_array(x))).to(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -61,13 +64,13 @@ class Diagonal(nn.Module):
     constants where a_k is that image's own c_k^2. `power` broadcasts against coefficients (..., H, W). The
     Jacobian is Q' diag(lambda) Q, the same at every y.
 
-    Raises ValueError for sigma <= 0 or a negative power.
+    Raises OptionError for sigma <= 0 or a negative power.
     """
 
     def __init__(self, basis: Basis, power: Tensor, sigma: float) -> None:
         super().__init__()
         if not _positive(sigma) or bool((power < 0).any()):
-            raise ValueError("sigma must be positive and the power not negative")
+            raise OptionError("sigma must be positive and the power not negative")
         self.basis = basis
         self.register_buffer("gains", power / (power + sigma**2))
 
@@ -98,7 +101,7 @@ class Thresholding(nn.Module):
     "hard": s(c) = c 1{|c| > T}. "soft": s(c) = sign(c) max(|c| - T, 0). The factor is sqrt(2 ln d) unless
     given (Donoho and Johnstone 1994). The Jacobian is Q' diag(1{|c| > T}) Q for either.
 
-    Raises ValueError for sigma <= 0 or another rule.
+    Raises OptionError for sigma <= 0 or another rule.
     """
 
     def __init__(
@@ -106,7 +109,7 @@ class Thresholding(nn.Module):
     ) -> None:
         super().__init__()
         if not _positive(sigma) or rule not in ("hard", "soft"):
-            raise ValueError(f"sigma must be positive and rule hard or soft, got {sigma} and {rule!r}")
+            raise OptionError(f"sigma must be positive and rule hard or soft, got {sigma} and {rule!r}")
         factor = math.sqrt(2 * math.log(basis.shape[0] * basis.shape[1])) if factor is None else factor
         self.basis, self.rule, self.threshold = basis, rule, factor * sigma
 
@@ -123,13 +126,13 @@ class BlockJamesStein(nn.Module):
     Blocks are b x b squares of a band of the basis, b^2 about ln d, cut short at its far edges, L their size.
     The coarse scale is kept.
 
-    Raises ValueError for sigma <= 0.
+    Raises OptionError for sigma <= 0.
     """
 
     def __init__(self, basis: Basis, sigma: float) -> None:
         super().__init__()
         if not _positive(sigma):
-            raise ValueError(f"sigma must be positive, got {sigma}")
+            raise OptionError(f"sigma must be positive, got {sigma}")
         self.basis, self.sigma = basis, sigma
         self.side = max(1, round(math.sqrt(math.log(basis.shape[0] * basis.shape[1]))))
 
@@ -167,7 +170,7 @@ class BandletThresholding(nn.Module):
     penalties. The choice is locally constant, so that the Jacobian is the projection Q' diag(1{|c| > T}) Q at
     that basis.
 
-    Raises ValueError for sigma <= 0.
+    Raises OptionError for sigma <= 0.
     """
 
     def __init__(
@@ -181,13 +184,13 @@ class BandletThresholding(nn.Module):
     ) -> None:
         super().__init__()
         if not _positive(sigma):
-            raise ValueError(f"sigma must be positive, got {sigma}")
+            raise OptionError(f"sigma must be positive, got {sigma}")
         self.frame, self.threshold = frame, factor * sigma
         self.penalties = {"geometry_penalty": geometry_penalty, "split_penalty": split_penalty}
 
     def bases(self, y: Tensor) -> list[BandletBasis]:
         """The basis chosen for each image of y (..., H, W), leading axes flattened."""
-        images = _numpy(y).reshape(-1, *self.frame.base.shape)
+        images = _array(y).reshape(-1, *self.frame.base.shape)
         forests = self.frame.search(
             self.frame.base.analysis(images), [self.threshold], cost="hard", **self.penalties
         )
@@ -201,7 +204,7 @@ class BandletThresholding(nn.Module):
 class _Projections:
     """For each image, a basis and the mask of the coefficients kept: no list, which functorch would copy."""
 
-    of_images: list[tuple[BandletBasis, np.ndarray]]
+    of_images: list[tuple[BandletBasis, Any]]
 
 
 class _BandletProjection(torch.autograd.Function):
@@ -212,9 +215,9 @@ class _BandletProjection(torch.autograd.Function):
 
     @staticmethod
     def forward(y: Tensor, model: BandletThresholding, found: _Projections) -> Tensor:
-        images = _numpy(y).reshape(-1, *model.frame.base.shape)
+        images = _array(y).reshape(-1, *model.frame.base.shape)
         pairs = zip(model.bases(y), images, strict=True)
-        found.of_images = [(basis, np.abs(basis.analysis(image)) > model.threshold) for basis, image in pairs]
+        found.of_images = [(basis, abs(basis.analysis(image)) > model.threshold) for basis, image in pairs]
         return _project(y, found)
 
     @staticmethod
@@ -262,13 +265,13 @@ class _Projection(torch.autograd.Function):
 
 def _project(v: Tensor, projections: _Projections) -> Tensor:
     """P_i v_i; v is (..., n images flattened, H, W), the images its innermost leading axes."""
-    vectors = _numpy(v)
+    vectors = _array(v)
     vectors = vectors.reshape(-1, len(projections.of_images), *vectors.shape[-2:])
     columns = [
         basis.synthesis(kept * basis.analysis(vectors[:, i]))
         for i, (basis, kept) in enumerate(projections.of_images)
     ]
-    return torch.as_tensor(np.stack(columns, axis=1)).reshape(v.shape).to(v)
+    return torch.as_tensor(namespace(vectors).stack(columns, axis=1)).reshape(v.shape).to(v)
 
 
 class GaussianPosterior(nn.Module):
@@ -278,17 +281,17 @@ class GaussianPosterior(nn.Module):
     those of C, and its risk sum lambda sigma^2 / (lambda + sigma^2). covariance: (d, d); mean: (d,), zero
     unless given; images (n, ...) of d pixels.
 
-    Raises ValueError for sigma <= 0 or a covariance that is not square, symmetric and non-negative.
+    Raises OptionError for sigma <= 0 or a covariance that is not square, symmetric and non-negative.
     """
 
     def __init__(self, covariance: Tensor, sigma: float, mean: Tensor | None = None) -> None:
         super().__init__()
         d = len(covariance)
         if not _positive(sigma) or covariance.shape != (d, d) or not torch.allclose(covariance, covariance.T):
-            raise ValueError("sigma must be positive and the covariance a symmetric matrix (d, d)")
+            raise OptionError("sigma must be positive and the covariance a symmetric matrix (d, d)")
         values, vectors = torch.linalg.eigh(covariance)
         if values[0] < -1e-4 * values[-1].abs():
-            raise ValueError(
+            raise OptionError(
                 f"a covariance has no negative eigenvalues, and this one has {float(values[0]):.2e}"
             )
         self.sigma = sigma
@@ -311,13 +314,13 @@ class FiniteSet(nn.Module):
     f(y) = sum_i w_i x_i with w = softmax(-|y - x_i|^2 / 2 sigma^2), the posterior mean; its Jacobian is the
     posterior covariance over sigma^2, symmetric, non-negative and of rank at most N - 1. points: (N, ...).
 
-    Raises ValueError for sigma <= 0 or no points.
+    Raises OptionError for sigma <= 0 or no points.
     """
 
     def __init__(self, points: Tensor, sigma: float) -> None:
         super().__init__()
         if not _positive(sigma) or not len(points):
-            raise ValueError("sigma must be positive and there must be at least one point")
+            raise OptionError("sigma must be positive and there must be at least one point")
         self.sigma = sigma
         self.register_buffer("points", points)
 
@@ -333,7 +336,7 @@ class FiniteSet(nn.Module):
     def jacobian(self, y: Tensor) -> LinearOperator:
         """The exact Jacobian at one y (1, ...): sum_i w_i (x_i - f)(x_i - f)' / sigma^2."""
         if len(y) != 1:
-            raise ValueError(f"the Jacobian is taken at one y (1, ...), got {len(y)}")
+            raise ShapeError(f"the Jacobian is taken at one y (1, ...), got {len(y)}")
         spread = self._points_like(y) - self(y).flatten(1)
         factor = self.weights(y)[0].sqrt()[:, None] * spread / self.sigma
 
@@ -349,11 +352,14 @@ class FiniteSet(nn.Module):
         return torch.as_tensor(self.points, dtype=y.dtype, device=y.device).flatten(1)
 
 
-def _numpy(x: Tensor) -> np.ndarray:
-    """x for NumPy; tracers, which would take what NumPy returns for a constant, are refused."""
+def _array(x: Tensor) -> Any:
+    """x as an array, where it lies if CuPy can take it there; tracers, which would take what a transform
+    returns for a constant, are refused.
+    """
     if get_proxy_mode() is not None:
         raise NotImplementedError("NumPy transforms cannot be traced: differentiate by torch.func.jvp or vjp")
-    return x.detach().cpu().numpy()
+    x = x.detach()
+    return as_array(x if x.is_cuda and find_spec("cupy") else x.cpu())
 
 
 def _positive(sigma: float) -> bool:

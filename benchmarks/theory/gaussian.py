@@ -7,7 +7,8 @@ import scipy.fft
 import scipy.linalg
 from numpy.typing import NDArray
 
-from spectral.kernels.calpha import gain_1d, gain_2d, ingredients
+from spectral.kernels.calpha import ingredients
+from spectral.kernels.smoothness import gain_1d, gain_2d
 
 Array = NDArray[np.floating[Any]]
 

@@ -7,7 +7,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from benchmarks.theory.report import Expected, Section, cell
-from spectral.kernels.calpha import gain_1d, gain_2d
+from spectral.kernels.smoothness import gain_1d, gain_2d
 from spectral.kernels.philox import uniforms
 
 Array = NDArray[np.float64]

@@ -1,16 +1,22 @@
 """Warped Haar and Alpert multiwavelets of a square: transforms along straight lines of one direction."""
 
 from functools import lru_cache
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spectral.bases.base import Array
-from spectral.kernels.rotations import Rotations
+from spectral.errors import OptionError
+from spectral.kernels.arrays import namespace
+from spectral.kernels.cache import cached
+from spectral.kernels.rotations import Rotations, dense
 
 Indices = NDArray[np.intp]
 
 _RANK_TOLERANCE = 1e-6
+_SLOW_WIDTH = 16  # from here on the build takes longer than reading its result from disk
 
 
 def directions(width: int) -> Array:
@@ -18,7 +24,7 @@ def directions(width: int) -> Array:
     return (np.arange(2 * width) + 0.5) * np.pi / (2 * width)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 def warped_multiwavelets(width: int, moments: tuple[int, int] = (1, 1), dtype: str = "float64") -> Rotations:
     """Orthonormal multiwavelets of a w x w square along each of its `directions`.
 
@@ -29,17 +35,31 @@ def warped_multiwavelets(width: int, moments: tuple[int, int] = (1, 1), dtype: s
     full QR factorisation parts them from their complement, which is the node's wavelets. Moments (1, 1) give
     the warped Haar transform. (Alpert 1993; Le Pennec and Mallat 2005.)
 
-    Raises ValueError for a width that is not a power of two or moments below 1.
+    The last 8 asked for stay in memory (18 MB for w = 32 and moments (2, 2)); those of w >= 16 also on disk
+    (spectral/kernels/cache.py).
+
+    Raises OptionError for a width that is not a power of two or moments below 1.
     """
     if width < 2 or width & (width - 1):
-        raise ValueError(f"the width of a square must be a power of two, at least 2, got {width}")
+        raise OptionError(f"the width of a square must be a power of two, at least 2, got {width}")
     if min(moments) < 1:
-        raise ValueError(f"moments must be at least (1, 1), got {moments}")
+        raise OptionError(f"moments must be at least (1, 1), got {moments}")
+
+    def make() -> dict[str, NDArray[Any]]:
+        return _table(width, moments)._asdict()
+
+    slow = width >= _SLOW_WIDTH
+    made = cached("multiwavelets", make, width=width, moments=moments) if slow else make()
+    return Rotations(made["slots"], made["blocks"].astype(dtype), made["sizes"])
+
+
+def _table(width: int, moments: tuple[int, int]) -> Rotations:
+    """The transforms of all directions in float64, shorter rotations filled with zeros."""
     trees = [_tree(width, theta, moments) for theta in directions(width)]
     largest = max(len(slots) for tree in trees for slots, _ in tree)
     table = Rotations(
         np.zeros((len(trees), len(trees[0]), largest), np.int32),
-        np.zeros((len(trees), len(trees[0]), largest, largest), dtype),
+        np.zeros((len(trees), len(trees[0]), largest, largest)),
         np.zeros((len(trees), len(trees[0])), np.int32),
     )
     for g, tree in enumerate(trees):
@@ -47,6 +67,21 @@ def warped_multiwavelets(width: int, moments: tuple[int, int] = (1, 1), dtype: s
             m = len(slots)
             table.sizes[g, k], table.slots[g, k, :m], table.blocks[g, k, :m, :m] = m, slots, block
     return table
+
+
+def transforms(width: int, moments: tuple[int, int], like: Any) -> Rotations | Any:
+    """The `warped_multiwavelets` for squares of the dtype of `like`, where it lies.
+
+    Rotations for NumPy arrays; matrices (2w, w^2, w^2) on a GPU: 278 kB, 8.7 MB and 273 MB in float32 for w =
+    8, 16 and 32.
+    """
+    xp, dtype = namespace(like), like.dtype.name
+    return warped_multiwavelets(width, moments, dtype) if xp is np else _matrices(xp, width, moments, dtype)
+
+
+@lru_cache(maxsize=4)
+def _matrices(xp: ModuleType, width: int, moments: tuple[int, int], dtype: str) -> Any:
+    return xp.asarray(dense(warped_multiwavelets(width, moments, dtype), width**2))
 
 
 def _tree(width: int, theta: float, moments: tuple[int, int]) -> list[tuple[Indices, Array]]:

@@ -6,9 +6,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from spectral.bases.alpert import warped_multiwavelets
+from spectral.bases.alpert import transforms
 from spectral.bases.base import Array, Band, Basis, Pixels, as_images
 from spectral.bases.wavelet import Wavelet
+from spectral.errors import OptionError, ShapeError
+from spectral.kernels.arrays import namespace, on_host
 from spectral.kernels.rotations import apply, cheapest
 
 Cost = Literal["oracle", "hard"]
@@ -36,20 +38,20 @@ class BandletFrame:
     carries a forest of 25 quadtrees over squares of 8 and 4, a 10 x 10 band stays as it is. A square is left
     as it is or takes one of 2w warped multiwavelet transforms (alpert.py).
 
-    Raises ValueError where `largest` is not a power of two of at least 4, or where no band's sides are
-    multiples of 4.
+    Raises OptionError where `largest` is not a power of two of at least 4, ShapeError where no band's sides
+    are multiples of 4.
     """
 
     def __init__(self, base: Basis, moments: tuple[int, int] = (1, 1), largest: int = 16) -> None:
         if largest < _SMALLEST or largest & (largest - 1):
-            raise ValueError(
+            raise OptionError(
                 f"the largest square must be a power of two, at least {_SMALLEST}, got {largest}"
             )
         self.base, self.moments = base, moments
         self.widths = tuple(2**k for k in range(2, largest.bit_length()))
         self.bands = tuple(b for b in base.details if self._tiles(_SMALLEST, b))
         if not self.bands:
-            raise ValueError(
+            raise ShapeError(
                 f"no band of {type(base).__name__} on {base.shape} can be tiled by squares of {_SMALLEST}: "
                 "crop the images to multiples of 4, or take fewer levels"
             )
@@ -73,14 +75,16 @@ class BandletFrame:
         in the basis it is sum c^2 T^2 / (c^2 + T^2) for "oracle" (the risk of the best diagonal shrinkage at
         noise T; c from the clean image), sum min(c^2, T^2) for "hard" (model selection at threshold T; c from
         the noisy image); plus T^2 geometry_penalty for each transformed square and T^2 split_penalty for each
-        square parted in four.
+        square parted in four. The search runs where the coefficients lie, on the CPU or a GPU.
+
+        Raises ShapeError for coefficients of another shape, OptionError for thresholds that are not positive.
         """
         coefficients = as_images(coefficients, self.base.shape)
         if coefficients.ndim != 3:
-            raise ValueError(f"coefficients must be (n, H, W), got shape {coefficients.shape}")
+            raise ShapeError(f"coefficients must be (n, H, W), got shape {coefficients.shape}")
         levels = np.atleast_1d(np.asarray(thresholds, coefficients.dtype)) ** 2
         if levels.ndim != 1 or not (levels > 0).all():
-            raise ValueError(f"thresholds must be positive numbers (S,), got {thresholds!r}")
+            raise OptionError(f"thresholds must be positive numbers (S,), got {thresholds!r}")
         hard = cost == "hard"
         grown = []
         for rows, columns in self.bands:
@@ -99,7 +103,7 @@ class BandletFrame:
         """Costs and transforms (n, rows, columns, S) of a band's squares of one width, each for itself."""
         n, rows, columns = len(band), band.shape[1] // width, band.shape[2] // width
         squares = band.reshape(n, rows, width, columns, width).transpose(2, 4, 0, 1, 3).reshape(width**2, -1)
-        table = warped_multiwavelets(width, self.moments, band.dtype.name)
+        table = transforms(width, self.moments, band)
         costs, which = cheapest(squares, table, levels, (geometry_penalty * levels).astype(band.dtype), hard)
         shape = (n, rows, columns, len(levels))
         return costs.astype(np.float64).reshape(shape), which.reshape(shape)
@@ -109,11 +113,10 @@ class BandletFrame:
         bare = np.ones(self.base.shape, bool)
         for band in self.bands:
             bare[band] = False
-        energy = coefficients[:, bare].astype(np.float64) ** 2
-        costs = [
-            np.minimum(energy, t) if hard else energy * t / (energy + t) for t in levels.astype(np.float64)
-        ]
-        return np.stack([c.sum(axis=1) for c in costs], axis=1)
+        xp = namespace(coefficients)
+        energy = coefficients[:, xp.asarray(bare)].astype(np.float64) ** 2
+        costs = [xp.minimum(energy, t) if hard else energy * t / (energy + t) for t in levels.tolist()]
+        return xp.stack([c.sum(axis=1) for c in costs], axis=1)
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class Forests:
 
     costs is float64 (n, S), penalties included. depths and flows hold one integer array (n, rows, columns, S)
     a band, over the grid of its smallest squares: the square that covers a cell is 4 * 2^depth wide, and flow
-    is its direction's number, -1 where it is left as it is.
+    is its direction's number, -1 where it is left as it is. They lie where the coefficients lay.
     """
 
     frame: BandletFrame
@@ -132,8 +135,9 @@ class Forests:
 
     def basis(self, image: int = 0, threshold: int = 0) -> "BandletBasis":
         """The basis chosen for one image at one threshold."""
-        depths = [depth[image, :, :, threshold] for depth in self.depths]
-        return BandletBasis(self.frame, depths, [flow[image, :, :, threshold] for flow in self.flows])
+        depths = [on_host(depth[image, :, :, threshold]) for depth in self.depths]
+        flows = [on_host(flow[image, :, :, threshold]) for flow in self.flows]
+        return BandletBasis(self.frame, depths, flows)
 
 
 class BandletBasis:
@@ -166,12 +170,13 @@ class BandletBasis:
         return self.frame.base.synthesis(self._warp(as_images(coefficients, self.shape).copy(), inverse=True))
 
     def _warp(self, coefficients: Array, *, inverse: bool) -> Array:
-        flat = coefficients.reshape(-1, self.shape[0] * self.shape[1])
+        xp, flat = namespace(coefficients), coefficients.reshape(-1, self.shape[0] * self.shape[1])
         for width, (positions, directions) in zip(self.frame.widths, self._squares, strict=True):
-            table = warped_multiwavelets(width, self.frame.moments, coefficients.dtype.name)
-            squares = flat[:, positions].reshape(-1, width**2)
+            table = transforms(width, self.frame.moments, coefficients)
+            places = xp.asarray(positions)
+            squares = flat[:, places].reshape(-1, width**2)
             apply(squares, np.tile(directions, len(flat)), table, inverse)
-            flat[:, positions] = squares.reshape(len(flat), *positions.shape)
+            flat[:, places] = squares.reshape(len(flat), *positions.shape)
         return flat.reshape(coefficients.shape)
 
 
@@ -183,15 +188,16 @@ def _grow(
     Bottom-up: four squares merge where the merged one costs no more than the four and the split.
     """
     best, flow = quads[0]
-    depth = np.zeros_like(flow)
+    xp = namespace(best)
+    depth, split_cost = xp.zeros_like(flow), xp.asarray(split_cost)
     for level, (cost, merged_flow) in enumerate(quads[1:], start=1):
         n, rows, columns, s = cost.shape
         split = best.reshape(n, rows, 2, columns, 2, s).sum(axis=(2, 4)) + split_cost
         merge = cost <= split
-        best = np.where(merge, cost, split)
+        best = xp.where(merge, cost, split)
         cells = _spread(merge, 2**level)
-        depth = np.where(cells, level, depth)
-        flow = np.where(cells, _spread(merged_flow, 2**level), flow)
+        depth = xp.where(cells, level, depth)
+        flow = xp.where(cells, _spread(merged_flow, 2**level), flow)
     return best.sum(axis=(1, 2)), depth, flow
 
 

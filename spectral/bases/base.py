@@ -5,6 +5,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from spectral.errors import ShapeError
+from spectral.kernels.arrays import as_array
+
 Array = NDArray[np.floating[Any]]
 Band = tuple[slice, slice]
 
@@ -13,7 +16,8 @@ class Basis(Protocol):
     """An orthonormal basis of images of one shape (H, W).
 
     Coefficients are laid out as an image, so that analysis Q and synthesis Q' map (..., H, W) to (..., H, W),
-    in float32 or float64, whichever comes in; Q Q' = Q' Q = I.
+    in float32 or float64, whichever comes in; Q Q' = Q' Q = I. NumPy arrays, CuPy arrays and torch tensors
+    may come in; the work is done where they lie, and a NumPy or CuPy array comes out.
     """
 
     shape: tuple[int, int]
@@ -46,13 +50,13 @@ class Pixels:
 
 
 def as_images(x: Array, shape: tuple[int, int]) -> Array:
-    """x as a float32 or float64 array (..., H, W).
+    """x as a float32 or float64 array (..., H, W), on the device where it lies.
 
-    Raises ValueError where the last two axes are not `shape`, TypeError where x is not real.
+    Raises ShapeError where the last two axes are not `shape`, TypeError where x is not real.
     """
-    x = np.asarray(x)
+    x = as_array(x)
     if x.dtype.kind not in "fiub":
         raise TypeError(f"images must be real numbers, got {x.dtype}")
     if x.shape[-2:] != shape:
-        raise ValueError(f"this basis is for images (..., {shape[0]}, {shape[1]}), got shape {x.shape}")
+        raise ShapeError(f"this basis is for images (..., {shape[0]}, {shape[1]}), got shape {x.shape}")
     return x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)

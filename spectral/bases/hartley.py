@@ -1,9 +1,7 @@
 """The Hartley basis: the real orthonormal basis in which stationary images are uncorrelated."""
 
-import numpy as np
-import scipy.fft
-
 from spectral.bases.base import Array, Band, as_images
+from spectral.kernels.arrays import companion, namespace
 
 
 class Hartley:
@@ -19,8 +17,9 @@ class Hartley:
 
     def analysis(self, images: Array) -> Array:
         """Hartley coefficients (..., H, W) of images (..., H, W), frequencies in the order of fftfreq."""
-        spectrum = scipy.fft.fft2(as_images(images, self.shape), norm="ortho")
-        return np.asarray(spectrum.real - spectrum.imag)
+        x = as_images(images, self.shape)
+        spectrum = companion(namespace(x), "fft").fft2(x, norm="ortho")
+        return spectrum.real - spectrum.imag
 
     def synthesis(self, coefficients: Array) -> Array:
         """Images (..., H, W) from Hartley coefficients (..., H, W)."""

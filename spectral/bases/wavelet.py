@@ -4,6 +4,8 @@ import numpy as np
 import pywt
 
 from spectral.bases.base import Array, Band, as_images
+from spectral.errors import OptionError, ShapeError
+from spectral.kernels.arrays import namespace
 
 
 class Wavelet:
@@ -17,20 +19,20 @@ class Wavelet:
     `name` is any orthogonal wavelet of PyWavelets ("haar", "db4", "sym8"); take one with at least as many
     vanishing moments as the images are regular. `levels` defaults to as many as both sides can be halved.
 
-    Raises ValueError where a side is not a multiple of 2^levels (a periodised step of an odd length is not
-    orthonormal: crop, or use fewer levels) or the wavelet is not orthogonal.
+    Raises ShapeError where a side is not a multiple of 2^levels (a periodised step of an odd length is not
+    orthonormal: crop, or use fewer levels), OptionError where the wavelet is not orthogonal.
     """
 
     def __init__(self, shape: tuple[int, int], name: str = "db4", levels: int | None = None) -> None:
         wavelet = pywt.Wavelet(name)
         if not wavelet.orthogonal:
-            raise ValueError(
+            raise OptionError(
                 f"{name} is not an orthogonal wavelet: choose one of the haar, db, sym, coif families"
             )
         most = min(side & -side for side in shape).bit_length() - 1
         levels = most if levels is None else levels
         if not 0 <= levels <= most:
-            raise ValueError(
+            raise ShapeError(
                 f"sides {shape} halve evenly {most} times, not {levels}: crop, or ask for levels <= {most}"
             )
         self.shape, self.name, self.levels = shape, name, levels
@@ -69,22 +71,20 @@ def _orthonormal(h: Array) -> Array:
 
 def _split(x: Array, filters: Array) -> Array:
     """[low, high] along the last axis, of even length n."""
-    n, taps = x.shape[-1], filters.shape[1]
-    wrapped = x[..., np.arange(1 - taps // 2, n + taps // 2 - 1) % n]
-    halves = np.zeros((2, *x.shape[:-1], n // 2), x.dtype)
+    xp, n, taps = namespace(x), x.shape[-1], filters.shape[1]
+    wrapped = x[..., xp.arange(1 - taps // 2, n + taps // 2 - 1) % n]
+    halves = xp.zeros((2, *x.shape[:-1], n // 2), x.dtype)
     for m in range(taps):
-        for i, tap in enumerate(filters[:, m].astype(x.dtype)):
+        for i, tap in enumerate(filters[:, m].tolist()):
             halves[i] += tap * wrapped[..., m : m + n : 2]
-    return np.concatenate(tuple(halves), axis=-1)
+    return xp.concatenate((halves[0], halves[1]), axis=-1)
 
 
 def _join(c: Array, filters: Array) -> Array:
     """The transpose of `_split`."""
-    n, taps = c.shape[-1], filters.shape[1]
-    unwrapped = np.zeros((*c.shape[:-1], -(-(n + taps - 2) // n) * n), c.dtype)
+    xp, n, taps = namespace(c), c.shape[-1], filters.shape[1]
+    unwrapped = xp.zeros((*c.shape[:-1], -(-(n + taps - 2) // n) * n), c.dtype)
     for m in range(taps):
-        for half, tap in zip(
-            (c[..., : n // 2], c[..., n // 2 :]), filters[:, m].astype(c.dtype), strict=True
-        ):
+        for half, tap in zip((c[..., : n // 2], c[..., n // 2 :]), filters[:, m].tolist(), strict=True):
             unwrapped[..., m : m + n : 2] += tap * half
-    return np.roll(unwrapped.reshape(*c.shape[:-1], -1, n).sum(axis=-2), 1 - taps // 2, axis=-1)
+    return xp.roll(unwrapped.reshape(*c.shape[:-1], -1, n).sum(axis=-2), 1 - taps // 2, axis=-1)

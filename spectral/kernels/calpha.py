@@ -2,23 +2,19 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from spectral.errors import OptionError
+from spectral.kernels.arrays import device_module
+from spectral.kernels.device.calpha import synthesize as synthesize_on_device
 from spectral.kernels.philox import uniforms
+from spectral.kernels.smoothness import SHIFT, SUBCOLUMNS, Kind, gain_1d, gain_2d
 
-Kind = Literal["released", "exact"]
-
-_SUBCOLUMNS = {"released": 1, "exact": 8}  # contour samples a pixel
-_SHIFT = {
-    "released": (0.0, 0.0),
-    "exact": (0.5, 1.0),
-}  # spectral exponent less regularity: contour, background
 _CHUNK_PIXELS = 2**17  # a chunk's complex fields take 1 MB: they stay in one core's cache
 
 
@@ -31,7 +27,8 @@ def synthesize(
     kind: Kind = "released",
     seed: int = 0,
     first: int = 0,
-) -> NDArray[np.float32]:
+    device: str = "cpu",
+) -> Any:
     """Images first, ..., first + n - 1 of the C^alpha sequence `seed`, float32 (n, size, size) in [0, 1].
 
     Noise is uniform on [-1, 1]; F_s multiplies its discrete Fourier transform by |k|^-s, k in integer
@@ -49,20 +46,28 @@ def synthesize(
 
     Image i depends on (seed, i) and the other arguments alone: its draws are those of Philox4x64-10 under the
     key (seed, i), in the order contour, backgrounds, scalars. Contours are computed in float64, backgrounds
-    in float32. As many threads as numba.get_num_threads() share the images.
+    in float32. On the "cpu" as many threads as numba.get_num_threads() share the images, in a NumPy array; on
+    "cuda" the same images to float32 rounding are made on the GPU, in a CuPy array that `torch.as_tensor`
+    takes without a copy. (Of the GPU's code only the form that NumPy runs has been run so far: it is tested,
+    CuPy's arithmetic and rates are not.)
 
-    Raises ValueError for n < 0, first < 0, size < 2, a negative exponent, an unknown kind or a seed outside
-    [0, 2^64).
+    Raises OptionError for n < 0, first < 0, size < 2, a negative exponent, an unknown kind, a seed outside
+    [0, 2^64), or a device that is not there.
     """
     beta = alpha if beta is None else beta
     if n < 0 or first < 0 or size < 2:
-        raise ValueError(f"n and first must be >= 0 and size >= 2, got n={n}, first={first}, size={size}")
+        raise OptionError(f"n and first must be >= 0 and size >= 2, got n={n}, first={first}, size={size}")
     if not (alpha >= 0 and beta >= 0):
-        raise ValueError(f"alpha and beta must be >= 0, got alpha={alpha}, beta={beta}")
-    if kind not in _SUBCOLUMNS:
-        raise ValueError(f"kind must be 'released' or 'exact', got {kind!r}")
+        raise OptionError(f"alpha and beta must be >= 0, got alpha={alpha}, beta={beta}")
+    if kind not in SUBCOLUMNS:
+        raise OptionError(f"kind must be 'released' or 'exact', got {kind!r}")
     if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must lie in [0, 2^64), got {seed}")
+        raise OptionError(f"seed must lie in [0, 2^64), got {seed}")
+    xp = device_module(device)
+    if xp is not np:
+        return synthesize_on_device(
+            xp, n, size=size, alpha=alpha, beta=beta, kind=kind, seed=seed, first=first
+        )
     out = np.empty((n, size, size), np.float32)
     step = max(1, _CHUNK_PIXELS // size**2)
 
@@ -87,24 +92,14 @@ def stream(
     kind: Kind = "released",
     seed: int = 0,
     batch: int = 1024,
-) -> Iterator[NDArray[np.float32]]:
+    device: str = "cpu",
+) -> Iterator[Any]:
     """The n images of `synthesize`, `batch` of them at a time: memory for one batch, whatever n."""
     for first in range(0, n, batch):
         count = min(batch, n - first)
-        yield synthesize(count, size=size, alpha=alpha, beta=beta, kind=kind, seed=seed, first=first)
-
-
-@lru_cache(maxsize=4)
-def gain_1d(size: int, exponent: float) -> NDArray[np.float64]:
-    """|k|^-exponent at the integer frequencies of a real transform, (size // 2 + 1,); 1 at k = 0."""
-    return np.maximum(np.arange(size // 2 + 1.0), 1) ** -exponent
-
-
-@lru_cache(maxsize=4)
-def gain_2d(size: int, exponent: float) -> NDArray[np.float32]:
-    """|k|^-exponent at the integer frequencies of a complex transform, (size, size); 1 at k = 0."""
-    k = scipy.fft.fftfreq(size, 1 / size)
-    return (np.maximum(np.hypot(k[:, None], k), 1) ** -exponent).astype(np.float32)
+        yield synthesize(
+            count, size=size, alpha=alpha, beta=beta, kind=kind, seed=seed, first=first, device=device
+        )
 
 
 class Ingredients(NamedTuple):
@@ -132,17 +127,17 @@ def ingredients(
 ) -> Ingredients:
     """The contours, fields and scalars of images first, ..., first + n - 1, as `synthesize` composes them."""
     beta = alpha if beta is None else beta
-    contours = np.empty((n, size * _SUBCOLUMNS[kind]))
+    contours = np.empty((n, size * SUBCOLUMNS[kind]))
     fields = np.empty((n, size, size), np.complex64)
     scalars = np.empty((n, 3))
     _noise(np.uint64(seed), np.uint64(first), contours, fields, scalars)
-    contour_shift, background_shift = _SHIFT[kind]
+    contour_shift, background_shift = SHIFT[kind]
     contours = scipy.fft.rfft(contours) * gain_1d(contours.shape[1], alpha + contour_shift)
     # The gain is real and even, so it filters the real and the imaginary part each by itself.
     fields = scipy.fft.fft2(fields, overwrite_x=True)
     fields *= gain_2d(size, beta + background_shift)
     fields = scipy.fft.ifft2(fields, overwrite_x=True)
-    return Ingredients(scipy.fft.irfft(contours, size * _SUBCOLUMNS[kind]), fields, scalars)
+    return Ingredients(scipy.fft.irfft(contours, size * SUBCOLUMNS[kind]), fields, scalars)
 
 
 def _released(parts: Ingredients, out: NDArray[np.float32]) -> None:

@@ -7,6 +7,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from spectral.kernels.device import squares as squares_on_device
+
 Floats = NDArray[np.floating[Any]]
 
 _LANES = 16  # squares that go through one rotation together, one a vector lane
@@ -25,9 +27,27 @@ class Rotations(NamedTuple):
     sizes: NDArray[np.int32]
 
 
+def dense(table: Rotations, area: int) -> Floats:
+    """The matrices (G, w^2, w^2) of the transforms of squares of w^2 = `area` pixels."""
+    count = len(table.slots)
+    columns = np.tile(np.eye(area, dtype=table.blocks.dtype), (count, 1))
+    apply(columns, np.repeat(np.arange(count, dtype=np.int32), area), table, False)
+    return columns.reshape(count, area, area).swapaxes(1, 2)
+
+
+def apply(squares: Any, which: NDArray[np.int32], transforms: Rotations | Any, inverse: bool) -> None:
+    """Transform which[i] of each row of squares (m, w^2), in place, or its inverse, the transpose.
+
+    transforms: `Rotations`, for squares in NumPy, or matrices (G, w^2, w^2) on the squares' device.
+    """
+    if isinstance(transforms, Rotations):
+        _apply(squares, which, transforms, inverse)
+    else:
+        squares_on_device.apply(squares, which, transforms, inverse)
+
+
 @numba.njit(nogil=True, cache=True)
-def apply(squares: Floats, which: NDArray[np.int32], table: Rotations, inverse: bool) -> None:
-    """Transform which[i] of each row of squares (m, w^2), in place, or its inverse, the transpose."""
+def _apply(squares, which, table, inverse):  # type: ignore[no-untyped-def]
     slots, blocks, sizes = table
     before = np.empty(slots.shape[2], squares.dtype)
     for i in range(len(squares)):
@@ -46,22 +66,25 @@ def apply(squares: Floats, which: NDArray[np.int32], table: Rotations, inverse: 
 
 
 def cheapest(
-    squares: Floats, table: Rotations, levels: Floats, penalties: Floats, hard: bool
-) -> tuple[Floats, NDArray[np.int32]]:
+    squares: Any, transforms: Rotations | Any, levels: Floats, penalties: Floats, hard: bool
+) -> tuple[Any, Any]:
     """The cheapest transform of each square at each level: costs (m, S) and transforms (m, S), -1 for none.
 
     Squares are the COLUMNS of (w^2, m). With e the squared entries of the transformed square, the cost at
     level t is the sum of e t / (e + t) (the oracle shrinkage risk at sigma^2 = t), or of min(e, t) where
     `hard`, plus the penalty (S,) of that level unless the square is left as it is. All floats share one
-    dtype. As many threads as numba.get_num_threads() share the squares.
+    dtype. As many threads as numba.get_num_threads() share the squares; where transforms are matrices
+    (G, w^2, w^2), the squares' own device does the work, in products with all of them.
     """
+    if not isinstance(transforms, Rotations):
+        return squares_on_device.cheapest(squares, transforms, levels, penalties, hard)
     m = squares.shape[1]
     costs = np.empty((m, len(levels)), squares.dtype)
     which = np.empty((m, len(levels)), np.int32)
     share = -(-m // (numba.get_num_threads() * _LANES)) * _LANES
 
     def search(start: int) -> None:
-        _cheapest(squares, table, levels, penalties, hard, start, min(start + share, m), costs, which)
+        _cheapest(squares, transforms, levels, penalties, hard, start, min(start + share, m), costs, which)
 
     starts = range(0, m, share) if m else range(0)
     if len(starts) == 1:

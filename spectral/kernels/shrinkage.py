@@ -5,15 +5,16 @@ from typing import Any, Literal
 
 import numba
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.floating[Any]]
+from spectral.errors import OptionError
+from spectral.kernels.arrays import as_array, namespace
+from spectral.kernels.device.shrinkage import risks as risks_on_device
+
 Rule = Literal["oracle", "hard", "soft"]
 
 
-def risks(
-    coefficients: Floats, sigmas: ArrayLike, rule: Rule = "oracle", factor: float = 3.5
-) -> NDArray[np.float64]:
+def risks(coefficients: Any, sigmas: ArrayLike, rule: Rule = "oracle", factor: float = 3.5) -> Any:
     """Expected squared errors (n, S) of shrinking y = c + z, z ~ N(0, sigma^2 Id), for c (n, d), sigma (S,).
 
     "oracle": sum c^2 sigma^2 / (c^2 + sigma^2), the least risk of any multiplication by constants.
@@ -22,16 +23,21 @@ def risks(
     to be kept, in units of sigma^2: hard is m^2 (1 - R) + R + b phi(b) - a phi(a), soft is m^2 (1 - R) + (1 +
     factor^2) R + a phi(b) - b phi(a).
 
-    Sums are in float64 whatever the coefficients. Raises ValueError for a rule of another name or a sigma
-    that is not positive.
+    Sums are in float64 whatever the coefficients, on the device where they lie: a NumPy array gives one, and
+    a CuPy array or a torch tensor on a GPU gives a CuPy array.
+
+    Raises OptionError for a rule of another name or a sigma that is not positive.
     """
     rules = ("oracle", "hard", "soft")
     if rule not in rules:
-        raise ValueError(f"rule must be one of {rules}, got {rule!r}")
+        raise OptionError(f"rule must be one of {rules}, got {rule!r}")
     levels = np.atleast_1d(np.asarray(sigmas, np.float64))
     if not (levels > 0).all():
-        raise ValueError(f"noise levels must be positive, got {levels}")
-    c = np.ascontiguousarray(coefficients).reshape(len(coefficients), -1)
+        raise OptionError(f"noise levels must be positive, got {levels}")
+    c = as_array(coefficients).reshape(len(coefficients), -1)
+    if namespace(c) is not np:
+        return risks_on_device(c, levels.tolist(), rule, factor)
+    c = np.ascontiguousarray(c)
     return _oracle(c, levels) if rule == "oracle" else _thresholded(c, levels, factor, rule == "hard")
 
 
