@@ -88,8 +88,8 @@ def full_eigs(pairs: FullEigenPairs, title: str = "") -> Figure:
         )
         if len(index)
     ]
-    figure, top = _canvas(grids, title)
-    plane, misses = top.subplots(1, 2, width_ratios=[1.2, 1.0])
+    figure, panels = _canvas(grids, title)
+    plane, misses = panels[0].subplots(1, 2, width_ratios=[1.2, 1.0])
     _complex_plane(plane, pairs)
     index = np.arange(1, pairs.k + 1)
     misses.semilogy(index, pairs.residuals, "o-", ms=3, lw=1, color=BLUE, label="residual")
@@ -101,6 +101,7 @@ def full_eigs(pairs: FullEigenPairs, title: str = "") -> Figure:
     for axis in (plane, misses):
         axis.tick_params(labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
+    _fill(panels, grids)
     return figure
 
 
@@ -114,10 +115,10 @@ def _figure(
 ) -> Figure:
     if spectrum.values.ndim != 1:
         raise OptionError(f"a figure takes the spectrum of one image, not of {len(spectrum.values)}")
-    figure, top = _canvas(grids, title)
+    figure, panels = _canvas(grids, title)
     names = ("clean", "noisy", "denoised")
     shown = [(name, x) for name, x in zip(names, images, strict=True) if x is not None]
-    axes = np.atleast_1d(top.subplots(1, len(shown) + 1, width_ratios=[1.0] * len(shown) + [2.2]))
+    axes = np.atleast_1d(panels[0].subplots(1, len(shown) + 1, width_ratios=[1.0] * len(shown) + [2.2]))
     for axis, (name, x) in zip(axes, shown, strict=False):
         axis.imshow(_picture(x), cmap="gray", vmin=0, vmax=1)
         axis.set_title(name, **STYLE)
@@ -125,32 +126,39 @@ def _figure(
     _values(axes[-1], spectrum, value)
     if images[0] is not None:
         _coefficients(axes[-1], spectrum.coefficients(images[0]).abs().numpy(), vector)
+    _fill(panels, grids)
     return figure
 
 
-def _canvas(grids: list[Grid], title: str) -> tuple[Figure, Any]:
-    """A figure with the grids of vectors in it, and the space above them."""
+def _layout(grids: list[Grid]) -> list[tuple[int, int, float]]:
+    """Rows, columns and height of each grid; all have the same columns, so that images are of one size."""
+    most = max((len(vectors) for _, vectors, _ in grids), default=0)
+    columns = max(5, math.ceil(most / max(1, math.ceil(most / 10))))
     shapes = []
     for _, vectors, _ in grids:
         if vectors.ndim < 3:
-            raise OptionError(
-                f"a figure shows vectors that are images; these have shape {tuple(vectors.shape)}"
-            )
-        rows = max(1, math.ceil(len(vectors) / 10))
-        aspect = vectors.shape[-2] / vectors.shape[-1]
-        height = 0.3 + rows * (1.12 * min(max(aspect, 0.5), 2.0) + 0.2)
-        shapes.append((rows, max(5, math.ceil(len(vectors) / rows)), height))
-    heights = [height for *_, height in shapes]
+            shape = tuple(vectors.shape)
+            raise OptionError(f"a figure takes the spectrum of one image; its vectors have shape {shape}")
+        rows = max(1, math.ceil(len(vectors) / columns))
+        aspect = min(max(vectors.shape[-2] / vectors.shape[-1], 0.5), 2.0)
+        shapes.append((rows, columns, 0.3 + rows * (1.12 * aspect + 0.2)))
+    return shapes
+
+
+def _canvas(grids: list[Grid], title: str) -> tuple[Figure, Any]:
+    """A figure, and its panels: one above, and one for each grid."""
+    heights = [height for *_, height in _layout(grids)]
     figure = Figure(figsize=(12, 3.5 + sum(heights)), layout="constrained", dpi=120)
     if title:
         figure.suptitle(title, fontsize=10, color=INK)
-    panels: Any = np.atleast_1d(
-        np.asarray(figure.subfigures(1 + len(grids), 1, height_ratios=[3.4, *heights]))
-    )
-    for panel, (text, vectors, captions), (rows, columns, _) in zip(panels[1:], grids, shapes, strict=True):
+    return figure, figure.subfigures(1 + len(grids), 1, height_ratios=[3.4, *heights], squeeze=False)[:, 0]
+
+
+def _fill(panels: Any, grids: list[Grid]) -> None:
+    for panel, grid, (rows, columns, _) in zip(panels[1:], grids, _layout(grids), strict=True):
+        text, vectors, captions = grid
         panel.suptitle(f"{text} (red positive, blue negative)", **STYLE)
         _grid(panel.subplots(rows, columns, squeeze=False), vectors, captions)
-    return figure, panels[0]
 
 
 def _captions(values: Tensor) -> list[str]:
@@ -162,18 +170,23 @@ def _captions(values: Tensor) -> list[str]:
 
 
 def _complex_plane(axis: Axes, pairs: FullEigenPairs) -> None:
-    angle = np.linspace(0, 2 * np.pi, 400)
-    axis.plot(np.cos(angle), np.sin(angle), color="#bbbbbb", lw=0.8, ls="--")
+    values, bound = pairs.values.numpy(), float(pairs.completeness.bound)
     axis.axhline(0, color="#dddddd", lw=0.8, zorder=0)
-    bound = float(pairs.completeness.bound)
-    if np.isfinite(bound) and pairs.which == "magnitude":
-        axis.plot(bound * np.cos(angle), bound * np.sin(angle), color=ORANGE, lw=0.8, ls=":")
-    elif np.isfinite(bound):
-        axis.axvline(bound, color=ORANGE, lw=0.8, ls=":")
-    values = pairs.values.numpy()
     axis.plot(values.real, values.imag, "o", ms=4, color=BLUE)
     axis.plot(values[pairs.defective].real, values[pairs.defective].imag, "x", ms=8, color=ORANGE)
-    axis.set_aspect("equal", adjustable="datalim")
+    # The view is that of the values; imaginary parts, small beside real ones, have a scale of their own.
+    axis.margins(0.15)
+    left, right = axis.get_xlim()
+    height = max(1.2 * np.abs(values.imag).max(initial=0.0), 0.05 * np.abs(values).max(initial=1.0))
+    turn = np.exp(1j * np.linspace(0, 2 * np.pi, 2000))
+    axis.plot(turn.real, turn.imag, color="#bbbbbb", lw=0.8, ls="--")
+    if np.isfinite(bound):
+        if pairs.which == "magnitude":
+            axis.plot(bound * turn.real, bound * turn.imag, color=ORANGE, lw=0.8, ls=":")
+        else:
+            axis.axvline(bound, color=ORANGE, lw=0.8, ls=":")
+        left, right = min(left, bound), max(right, bound)
+    axis.set(xlim=(left, right), ylim=(-height, height))
     axis.set_xlabel("$\\mathrm{Re}\\, \\lambda_k$", **STYLE)
     axis.set_ylabel("$\\mathrm{Im}\\, \\lambda_k$", **STYLE)
 
