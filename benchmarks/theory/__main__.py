@@ -27,25 +27,21 @@ def slopes(
     n512: Annotated[int, typer.Option(help="Images at 512x512.")] = 6,
     references: Annotated[
         int, typer.Option(help="Images of the Gaussian reference: two 3200-row spectra each.")
-    ] = 8,
+    ] = 64,
     network: Annotated[
-        str, typer.Option(help="A denoiser trained on `released` images, for the figure; '' for none.")
+        str, typer.Option(help="A denoiser to stand beside the oracles, on the same images; '' for none.")
     ] = "calpha",
-    network_alpha: Annotated[int, typer.Option(help="The alpha whose images the network is shown.")] = 3,
     seed: Seed = 0,
     out: Out = Path("docs/theory"),
 ) -> None:
     """Tables A, B and C and the paired gains, checked against the specification."""
     small = oracle_slopes.curves_80(n, references, seed)
     large = oracle_slopes.curves_512(n512, seed)
-    networks = (
-        {network_alpha: (f"{network} network", network_curve(network, network_alpha, n, seed))}
-        if network
-        else None
-    )
+    if network:
+        for alpha, curves in small.items():
+            curves.outputs[f"{network} network"] = network_curve(network, alpha, n, seed)
     figures.save(
-        figures.psnr_curves(small, "Oracles on released C$^\\alpha$ images, 80x80", networks),
-        out / "oracle-slopes.png",
+        figures.psnr_curves(small, "Oracles on released C$^\\alpha$ images, 80x80"), out / "oracle-slopes.png"
     )
     figures.save(
         figures.psnr_curves(large, "Oracles on exact C$^\\alpha$ images, 512x512: the asymptotic window"),
@@ -93,7 +89,7 @@ def network_curve(name: str, alpha: int, n: int, seed: int) -> np.ndarray:
     """Output PSNR (n, S) of a trained denoiser on the images of Table A."""
     model = denoisers.load(name)
     clean = torch.from_numpy(synthesize(n, size=80, alpha=alpha, seed=seed)[:, None])
-    levels = oracle_slopes.sigma(np.arange(0.0, 35.0, 2.0))
+    levels = oracle_slopes.sigma(oracle_slopes.INPUTS_80)
     return torch.stack(
         [psnr(clean, denoise(model, add_noise(clean, float(s), seed))) for s in levels], 1
     ).numpy()

@@ -25,22 +25,23 @@ COLOURS = {
 NETWORK = "#c51b7d"
 
 
-def psnr_curves(
-    curves: Mapping[int, Curves], title: str, networks: Mapping[int, tuple[str, Array]] | None = None
-) -> Figure:
-    """Output against input PSNR, one panel an alpha; networks: alpha -> (name, output PSNR (n, S))."""
+def psnr_curves(curves: Mapping[int, Curves], title: str) -> Figure:
+    """Output against input PSNR, one panel an alpha."""
     figure, axes = _panels(len(ALPHAS), title)
     for axis, alpha in zip(axes, ALPHAS, strict=True):
         found = curves[alpha]
         inputs = found.inputs
-        lines = {name: (output, COLOURS[name]) for name, output in found.outputs.items()}
-        if networks and alpha in networks:
-            name, output = networks[alpha]
-            lines[name] = (output, NETWORK)
-        for name, (output, colour) in lines.items():
+        for name, output in found.outputs.items():
             slope = np.polyfit(inputs, output.mean(0), 1)[0]
             style = "--" if name == "Gaussian reference" else "-"
-            axis.plot(inputs, output.mean(0), style, color=colour, lw=1.6, label=f"{name}  {slope:.2f}")
+            axis.plot(
+                inputs,
+                output.mean(0),
+                style,
+                color=COLOURS.get(name, NETWORK),
+                lw=1.6,
+                label=f"{name}  {slope:.2f}",
+            )
         axis.set_title(
             f"$\\alpha$ = {alpha}: limit $\\alpha/(\\alpha+1)$ = {alpha / (alpha + 1):.2f}", fontsize=10
         )

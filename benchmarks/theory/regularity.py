@@ -7,8 +7,8 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from benchmarks.theory.report import Expected, Section, cell
-from spectral.kernels.smoothness import gain_1d, gain_2d
 from spectral.kernels.philox import uniforms
+from spectral.kernels.smoothness import gain_1d, gain_2d
 
 Array = NDArray[np.float64]
 EXPONENTS = (1.0, 1.5, 2.0, 3.0, 5.0)

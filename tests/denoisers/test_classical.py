@@ -1,6 +1,7 @@
 """Classical denoisers against closed forms and dense linear algebra, and their Jacobians against autodiff."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from denoisers.classical import (
     synthesis,
     wiener,
 )
-from spectral.bases import DCT, Wavelet, pixel_bandlets, wavelet_bandlets
+from spectral.bases import DCT, Basis, Wavelet, pixel_bandlets, wavelet_bandlets
 from spectral.kernels.calpha import synthesize
 from spectral.kernels.shrinkage import risks
 
@@ -37,8 +38,15 @@ CLEAN = images(3)
 NOISY = CLEAN + SIGMA * torch.randn(
     CLEAN.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
 )
+
+
+def matrix(basis: Basis) -> Tensor:
+    """Q with c = Q x."""
+    return torch.from_numpy(basis.analysis(np.eye(D).reshape(D, SIDE, SIDE)).reshape(D, D)).T
+
+
 WAVELET = Wavelet((SIDE, SIDE), "db2", 2)
-Q = torch.from_numpy(WAVELET.analysis(np.eye(D).reshape(D, SIDE, SIDE)).reshape(D, D)).T  # c = Q x
+Q = matrix(WAVELET)
 
 COVARIANCE = torch.cov(images(600, seed=5).flatten(1).T)
 
@@ -55,6 +63,78 @@ DENOISERS: dict[str, nn.Module] = {
     "gaussian": GaussianPosterior(COVARIANCE, SIGMA, COVARIANCE[0]),
     "finite set": FiniteSet(images(40, seed=2), 20 * SIGMA),
 }
+
+
+def kept(basis: Basis, threshold: float) -> Tensor:
+    """Q' diag(1{|c| > T}) Q at the first noisy image."""
+    dense = matrix(basis)
+    return dense.T @ ((dense @ NOISY[0].flatten()).abs() > threshold).double().diag() @ dense
+
+
+def bandlet_projection(name: str, factor: float) -> Tensor:
+    model = DENOISERS[name]
+    assert isinstance(model, BandletThresholding)
+    return kept(model.bases(NOISY[:1])[0], factor * SIGMA)
+
+
+def james_stein_derivative() -> Tensor:
+    """Q' D Q; where a block of L is kept, D is (1 - e) Id + 2 e c c' / |c|^2, e = t L sigma^2 / |c|^2."""
+    c, side = (Q @ NOISY[0].flatten()).reshape(SIDE, SIDE), BlockJamesStein(WAVELET, SIGMA).side
+    derivative, number = torch.eye(D, dtype=torch.float64), torch.arange(D).reshape(SIDE, SIDE)
+    for rows, columns in WAVELET.details:
+        for i in range(rows.start, rows.stop, side):
+            for j in range(columns.start, columns.stop, side):
+                block = np.s_[i : min(i + side, rows.stop), j : min(j + side, columns.stop)]
+                inside, b = number[block].flatten(), c[block].flatten()
+                excess = JAMES_STEIN * len(b) * SIGMA**2 / b.square().sum()
+                within = (1 - excess) * torch.eye(len(b), dtype=b.dtype) + 2 * excess * b.outer(
+                    b
+                ) / b.square().sum()
+                derivative[inside[:, None], inside] = within * (excess < 1)
+    return Q.T @ derivative @ Q
+
+
+def wiener_convolution() -> Tensor:
+    """The circulant matrix of the filter power / (power + sigma^2)."""
+    power = torch.fft.fft2(images(50, seed=1), norm="ortho").abs().square().mean((0, 1))
+    deltas = torch.eye(D, dtype=torch.float64).reshape(D, SIDE, SIDE)
+    return torch.fft.ifft2(torch.fft.fft2(deltas) * power / (power + SIGMA**2)).real.reshape(D, D).T
+
+
+def softmax_covariance() -> Tensor:
+    """sum_i w_i (x_i - f)(x_i - f)' / sigma^2."""
+    points, s = images(40, seed=2).flatten(1), 20 * SIGMA
+    w = (-(NOISY[0].flatten() - points).square().sum(1) / (2 * s**2)).softmax(0)
+    return torch.cov(points.T, correction=0, aweights=w) / s**2
+
+
+CLOSED_FORMS: dict[str, Callable[[], Tensor]] = {
+    "oracle": lambda: Q.T @ ((c2 := (Q @ CLEAN[0].flatten()) ** 2) / (c2 + SIGMA**2)).diag() @ Q,
+    "wiener": wiener_convolution,
+    "hard": lambda: kept(WAVELET, 3.0 * SIGMA),
+    "soft": lambda: kept(DCT((SIDE, SIDE)), 1.5 * SIGMA),
+    "james-stein": james_stein_derivative,
+    "bandlets": lambda: bandlet_projection("bandlets", 3.5),
+    "pixel alpert": lambda: bandlet_projection("pixel alpert", 3.3),
+    "gaussian": lambda: torch.linalg.solve(
+        COVARIANCE + SIGMA**2 * torch.eye(D, dtype=torch.float64), COVARIANCE
+    ),
+    "finite set": softmax_covariance,
+}
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_jacobians_are_closed_forms_and_their_spectra_are_found(name: str) -> None:
+    """`top_eigs` takes each as it takes a network; its pairs belong to the matrix written down by hand."""
+    expected = CLOSED_FORMS[name]()
+    J = spectral.jacobian(DENOISERS[name], NOISY[:1]).dense()
+    torch.testing.assert_close(J, expected, atol=1e-10, rtol=0)
+    pairs = spectral.top_eigs(DENOISERS[name], NOISY[:1], 5, tol=1e-6)
+    values = torch.linalg.eigvalsh(expected).flip(0)[:5]
+    torch.testing.assert_close(pairs.values, values, atol=1e-6 * float(values[0]), rtol=0)
+    V = pairs.vectors.reshape(5, D)
+    residuals = (V @ expected - pairs.values[:, None] * V).norm(dim=1)
+    assert residuals.max() <= 2e-6 * float(values[0])
 
 
 @pytest.mark.parametrize("name", DENOISERS)
