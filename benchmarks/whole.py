@@ -1,0 +1,127 @@
+"""Whole solves: beside SciPy's eigsh over torch.func, and at a size where the matrix cannot exist.
+
+    python -m benchmarks.whole [--write] [--rounds 3] [--large photos ...]
+
+At 80x80, k 20, tol 1e-3: all of top_eigs (recording the network, solving, certifying) against eigsh over a
+fresh torch.func.jvp and a kept torch.func.vjp, interleaved in one run, eigenvalues compared.  --large adds
+512x512 pixels of the shipped photograph (d = 262,144), each network in a process of its own, whose peak
+memory is measured above that of the loaded model.  --write puts the tables into docs/whole.md.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor, nn
+
+import spectral
+from benchmarks.page import ROOT, insert, table
+from spectral.console import forward_seconds, load_problem
+
+K, TOL, SIGMA = 20, 1e-3, 0.15
+LAB = ROOT / "../shared/data/lab/bfcnn21_celeba160_gray.npz"
+
+
+def by_eigsh(model: nn.Module, y: Tensor) -> tuple[np.ndarray, int]:
+    """The K largest eigenvalues of (J + J')/2, and its products, as one would write it by hand."""
+    model.requires_grad_(False)
+    pull, count = torch.func.vjp(model, y)[1], 0
+
+    def product(column: np.ndarray) -> np.ndarray:
+        nonlocal count
+        count += 1
+        v = torch.as_tensor(column, dtype=y.dtype).reshape(y.shape)
+        with torch.no_grad():
+            return ((torch.func.jvp(model, (y,), (v,))[1] + pull(v)[0]) / 2).flatten().numpy()
+
+    S = LinearOperator((y.numel(),) * 2, matvec=product, dtype=np.float32)
+    start = np.random.default_rng(0).standard_normal(y.numel()).astype(np.float32)
+    return eigsh(S, K, which="LA", tol=TOL, v0=start)[0][::-1], count
+
+
+def against(name: str, denoiser: str, rounds: int) -> list[str]:
+    """Seconds of both and their ratio, medians of interleaved runs."""
+    problem = load_problem(denoiser, None, SIGMA, 0, (60, 180, 80))
+    ours, theirs, ratio = [], [], []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        pairs = spectral.top_eigs(problem.model, problem.noisy, K, tol=TOL)
+        between = time.perf_counter()
+        theta, count = by_eigsh(problem.model, problem.noisy)
+        ours.append(between - began)
+        theirs.append(time.perf_counter() - between)
+        ratio.append(theirs[-1] / ours[-1])
+    apart = np.abs(pairs.values.numpy() - theta).max()
+    if apart > 2 * TOL * theta[0]:
+        raise ArithmeticError(f"eigenvalues differ by {apart:.1e}")
+    return [
+        name,
+        f"{statistics.median(theirs):.1f} ({count})",
+        f"{statistics.median(ours):.1f} ({pairs.products})",
+        f"{statistics.median(ratio):.2f}",
+        f"{apart:.0e}",
+        "complete" if pairs.complete else pairs.completeness_text(),
+    ]
+
+
+def large(denoiser: str) -> dict[str, str | float]:
+    """One solve at 512x512: seconds, forward passes, products, and memory in GB above the loaded model."""
+    problem = load_problem(denoiser, None, SIGMA, 0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = forward_seconds(problem.model, problem.noisy, 3)
+    forward = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pairs = spectral.top_eigs(problem.model, problem.noisy, K, tol=TOL, progress=True)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "network": denoiser,
+        "seconds": f"{pairs.seconds:.0f}",
+        "forward passes": f"{pairs.seconds / unit:.0f}",
+        "products": f"{pairs.products} ({', '.join(f'{n} {p}' for n, p in pairs.spent.items())})",
+        "lambda_1, lambda_20": f"{pairs.values[0]:.4f}, {pairs.values[-1]:.4f}",
+        "worst residual": f"{(pairs.residuals.max() / pairs.values[0]).item():.1e}",
+        "certificate": pairs.completeness_text(),
+        "forward, GB": f"{(forward - before) / 2**20:.2f}",
+        "solve, GB": f"{(after - before) / 2**20:.2f}",
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/whole.md")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--large", nargs="*", default=[], metavar="DENOISER")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(large(options.one)))
+        sys.exit()
+    tables = {}
+    if options.rounds:
+        head = [
+            "network",
+            "eigsh, s (products)",
+            "`top_eigs`, s (products)",
+            "ratio",
+            "difference",
+            "certificate",
+        ]
+        subjects = [("`photos`", "photos"), *([("BF-CNN, 21 layers", str(LAB))] if LAB.is_file() else [])]
+        tables["against"] = table(head, [against(*subject, options.rounds) for subject in subjects])
+    if options.large:
+        command = [sys.executable, "-m", "benchmarks.whole", "--one"]
+        told = [
+            json.loads(subprocess.run([*command, name], check=True, stdout=subprocess.PIPE).stdout)
+            for name in options.large
+        ]
+        tables["large"] = table(list(told[0]), [list(row.values()) for row in told])
+    for name, text in tables.items():
+        print(text, end="\n\n")
+        if options.write:
+            insert(ROOT / "docs/whole.md", name, text)
