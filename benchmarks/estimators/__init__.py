@@ -1,0 +1,1 @@
+"""Errors, coverage and costs of the estimators: the tables and figures of docs/estimators."""
