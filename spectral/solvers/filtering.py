@@ -1,0 +1,502 @@
+"""Chebyshev filtering: eigenpairs at an end of the spectrum, or inside it, by Lanczos on a polynomial p(A).
+
+p is a bell, 1 at its centre and near 0 far from it, made of Chebyshev polynomials, so that the eigenvalues
+sought are the largest ones of p(A):
+
+    p(t) = sum_j g_j T_j(gamma) T_j(t) / norm,    t = (lambda - c) / h in [-1, 1]
+
+with g_j Jackson's damping, which keeps p from ringing, and gamma such that p is the same at both ends of an
+interval.  A filter is an operator like any other, so the search, the probe for what was missed and the
+verification are those of `lanczos`, and what the probe says of p(A) is told of A through p's monotone sides
+(Fang and Saad 2012: filtered Lanczos).  Subspace iteration with the same filter would need a block as wide as
+the answer and several passes; Lanczos takes fewer products with the filter, and a block of any width.
+
+A product with p(A) takes as many with A as p's degree: at an end of the spectrum Lanczos on A itself always
+needs fewer.  What a filter saves there is vectors to hold and to orthogonalise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import scipy.fft
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spectral.errors import OptionError
+from spectral.operators.base import LinearOperator
+from spectral.solvers.certificate import Completeness, unseen_bound
+from spectral.solvers.dense import dense
+from spectral.solvers.krylov import KrylovBasis, product
+from spectral.solvers.lanczos import RitzPairs, Which, finish, first_block, lanczos
+from spectral.solvers.search import STAGES, Progress
+
+EDGE, FOOT = 0.9, 0.1
+SURVEY_STEPS = 60
+HIGHEST_DEGREE = 4000
+FORMED_AT_MOST = 8192
+PRODUCTS_A_PAIR = 3  # of Lanczos
+
+
+class ChebyshevFilter(LinearOperator):
+    """p(A) = sum_j a_j T_j((A - c) / h), by the three-term recurrence: as many products with A as p's degree.
+
+    Attributes:
+        A: symmetric.
+        coefficients: a_0, ..., a_m.
+        centre, radius: c and h; the spectrum of A lies within [c - h, c + h].
+    """
+
+    def __init__(
+        self, A: LinearOperator, coefficients: NDArray[np.float64], centre: float, radius: float
+    ) -> None:
+        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True)
+        self.A, self.coefficients, self.centre, self.radius = A, coefficients, centre, radius
+
+    @property
+    def degree(self) -> int:
+        """m."""
+        return len(self.coefficients) - 1
+
+    def at(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """p of eigenvalues of A."""
+        t = (values - self.centre) / self.radius
+        return np.asarray(np.polynomial.chebyshev.chebval(t, self.coefficients))
+
+    def _apply(self, V: Tensor) -> Tensor:
+        a = self.coefficients.tolist()
+        before, now = V, (self.A.apply(V) - self.centre * V) / self.radius
+        total = a[0] * V + a[1] * now
+        for coefficient in a[2:]:
+            after = (2 / self.radius) * (self.A.apply(now) - self.centre * now) - before
+            before, now = now, after
+            total += coefficient * now
+        return total
+
+    _apply_transpose = _apply
+
+    def _select(self, index: Tensor) -> LinearOperator:
+        return ChebyshevFilter(self.A.select(index), self.coefficients, self.centre, self.radius)
+
+
+def chebyshev(
+    A: LinearOperator,
+    k: int = 1,
+    *,
+    which: Which = "largest",
+    above: float | None = None,
+    between: tuple[float, float] | None = None,
+    tol: float = 1e-4,
+    degree: int | None = None,
+    block: int = 1,
+    start: Tensor | None = None,
+    seed: int = 0,
+    max_products: int = 100_000,
+    confidence: float = 0.99,
+    progress: Callable[[Progress], None] | None = None,
+) -> RitzPairs:
+    """Eigenpairs of a symmetric operator through a Chebyshev filter, with a probe for missed ones.
+
+    A few Lanczos steps bound the spectrum, at a known confidence, and tell how many eigenvalues to expect.
+    Without `degree`, what the ways would take in products is compared, and where forming the matrix is
+    cheaper, or for an interval Lanczos from the nearer end, that is done and told in the notes.
+
+    Args:
+        A: symmetric, in float32 or float64.
+        between: (low, high): seek every eigenvalue inside; for one problem, not a batch.
+        tol: a pair has converged when |A v - lambda v| <= tol max |lambda|, the maximum over the pairs found;
+            with `between`, tol max(|low|, |high|).
+        degree: of p; by default the lowest at which p falls to 0.9 at the ends of what is sought; not above
+            that at which it falls to 0.1.
+        block: vectors a product.
+        k, which, above, start, seed, max_products, confidence, progress: as in `lanczos`.
+
+    Returns:
+        Pairs in the order of `which`.  With `between`, from the largest down, and `completeness.bound` is a
+        depth: no eigenvalue but those returned lies in [low + bound, high - bound].
+
+    Raises:
+        OptionError: the interval is empty or asked of a batch, or degree is below 2.
+        NotFiniteError: a product holds NaN or infinity.
+        NotSymmetricError: A is not symmetric.
+
+    Sources: Fang and Saad, SIAM J. Sci. Comput. 34 (2012), for filtered Lanczos; Weisse et al., Rev. Mod.
+    Phys. 78 (2006), for Jackson's damping.
+    """
+    if degree is not None and degree < 2:
+        raise OptionError(f"degree is that of the filter, at least 2; got {degree}")
+    if between is not None and (A.batch or not between[0] < between[1]):
+        raise OptionError(f"between is (low, high), low < high, of one problem, not a batch; got {between}")
+    solve = _Solve(A, tol, degree, block, start, seed, max_products, confidence, progress)
+    return solve.at_end(k, which, above) if between is None else solve.inside(*between)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """What a few Lanczos steps tell: safe bounds, and where the eigenvalues are.
+
+    low, high: no eigenvalue lies beyond, at the confidence asked for.  theta (B, s): Ritz values;
+    count (B, s): the number of eigenvalues about each, n times the weight that random vectors have there.
+    basis: what they were read from.
+    """
+
+    low: float
+    high: float
+    theta: Tensor
+    count: Tensor
+    basis: KrylovBasis
+
+    @property
+    def products(self) -> int:
+        """What it cost."""
+        return self.basis.size
+
+    @property
+    def exact(self) -> bool:
+        """Whether the steps spanned the whole space."""
+        return self.basis.exhausted
+
+    @property
+    def flat(self) -> bool:
+        """Whether all eigenvalues are one to rounding, or near it: no polynomial tells them apart."""
+        return self.high - self.low <= 1e4 * self.basis.eps * self.basis.norm
+
+    @property
+    def rows(self) -> Tensor:
+        """(B, s, n), orthonormal: the Krylov basis."""
+        return self.basis.V[:, : self.basis.size].contiguous()
+
+    def between(self, low: float, high: float) -> float:
+        """How many eigenvalues to expect in there, at most among the problems."""
+        inside = (self.theta > low) & (self.theta < high)
+        return (self.count * inside).sum(-1).max().item()
+
+    def quantile(self, k: float) -> float:
+        """A value above which k eigenvalues are expected, in each problem."""
+        theta, order = self.theta.sort(dim=-1, descending=True)
+        reached = (self.count.gather(-1, order).cumsum(-1) < k).sum(-1, keepdim=True)
+        return theta.gather(-1, reached.clamp(max=theta.shape[-1] - 1)).min().item()
+
+    def of(self, which: Which) -> Spectrum:
+        """That of A, -A or A^2, whose largest eigenvalues are the ones sought."""
+        if which == "largest":
+            return self
+        if which == "smallest":
+            return replace(self, low=-self.high, high=-self.low, theta=-self.theta)
+        return replace(self, low=0.0, high=max(self.low**2, self.high**2), theta=self.theta**2)
+
+
+def survey(A: LinearOperator, *, seed: int = 0, failure: float = 1e-3) -> Spectrum:
+    """`Spectrum` of a symmetric operator, the bounds failing with probability `failure` at most.
+
+    A Krylov space of two random vectors grows until the bounds lie within a twentieth of the spectrum's width
+    of the Ritz values, or for 60 steps.  With X_1 its start and T y = theta y, the count about theta is
+    n |y_1|^2 / 2, y_1 the part of y in X_1 (Lanczos quadrature of the density).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    block = min(2, A.shape[1])
+    basis = KrylovBasis(A, first_block(A, block, None, generator), generator)
+    low = high = torch.empty(0)
+    for step in range(1, SURVEY_STEPS + 1):
+        basis.expand()
+        theta, Y = torch.linalg.eigh(basis.T)
+        if basis.exhausted:
+            low, high = theta[:, 0], theta[:, -1]
+            break
+        if step % 4:
+            continue
+        high, low = (
+            sign
+            * unseen_bound(sign * basis.T, basis.C, block=block, dimension=A.shape[1], failure=failure / 2)
+            for sign in (1, -1)
+        )
+        spread = theta[:, -1] - theta[:, 0]
+        if bool(((high - theta[:, -1]).maximum(theta[:, 0] - low) <= 0.05 * spread).all()):
+            break
+    count = A.shape[1] / block * Y[:, :block].square().sum(-2)
+    return Spectrum(low.min().item(), high.max().item(), theta, count, basis)
+
+
+class _Bell:
+    """p for the eigenvalues from low to high, either of which may lie beyond the spectrum's end.
+
+    Attributes:
+        coefficients: a_0, ..., a_m.
+        edge: p at the ends that lie inside the spectrum, the lower of the two.
+        stretch: max |x - lambda| / (p(x) - p(lambda)) over ends x and lambda outside: how much larger an
+            error in A can be than one in p(A).
+    """
+
+    def __init__(self, spectrum: Spectrum, low: float, high: float, degree: int | None) -> None:
+        self.low, self.high = low, high
+        self.centre, self.radius = (spectrum.low + spectrum.high) / 2, (spectrum.high - spectrum.low) / 2
+        top, bottom = (math.acos(min(1.0, max(-1.0, (x - self.centre) / self.radius))) for x in (high, low))
+        ends = np.array([angle for angle in (top, bottom) if 0 < angle < math.pi])
+        width = (bottom - top) / len(ends)
+        # Jackson's bell is close to a Gaussian of standard deviation pi / m in the angle.
+        lowest, highest = (math.ceil(math.pi * math.sqrt(-2 * math.log(p)) / width) for p in (EDGE, FOOT))
+        m = min(degree or lowest, max(highest, 2), HIGHEST_DEGREE)
+        gamma = 0.0 if top == 0 else math.pi
+        if len(ends) == 2:
+            lower, upper = top, bottom
+            for _ in range(60):
+                gamma = (lower + upper) / 2
+                at_top, at_bottom = _bell_at(ends, _bell(m, gamma))
+                lower, upper = (gamma, upper) if at_top > at_bottom else (lower, gamma)
+        self.coefficients = _bell(m, gamma)
+        at_ends = _bell_at(ends, self.coefficients)
+        self.edge = float(at_ends.min())
+        # p at the angles j pi / N, by a cosine transform.
+        size = 16 * m
+        padded = np.zeros(size + 1)
+        padded[: m + 1] = self.coefficients / 2
+        padded[0] *= 2
+        self._p = scipy.fft.dct(padded, type=1)
+        self._angles = np.pi * np.arange(size + 1) / size
+        self._inside = (self._angles >= top) & (self._angles <= bottom)
+        x = np.cos(ends)[:, None] - np.cos(self._angles)
+        fall = at_ends[:, None] - self._p
+        told = ~self._inside & (fall > 0)
+        ratios = np.abs(x)[told] / fall[told] if told.any() else np.ones(1)
+        self.stretch = self.radius * float(ratios.max())
+
+    @property
+    def degree(self) -> int:
+        """m."""
+        return len(self.coefficients) - 1
+
+    def filter(self, A: LinearOperator) -> ChebyshevFilter:
+        """p(A)."""
+        return ChebyshevFilter(A, self.coefficients, self.centre, self.radius)
+
+    def depth(self, bound: float) -> float:
+        """How far from the ends an eigenvalue with p <= bound may lie; inf where anywhere."""
+        hidden = self._inside & (self._p <= bound)
+        if not hidden.any():
+            return 0.0
+        if bound >= 1:
+            return math.inf
+        x = self.centre + self.radius * np.cos(self._angles[hidden])
+        # One step of the grid further, since between two of its points p is not looked at.
+        step = self.radius * np.pi / (len(self._p) - 1)
+        return float(np.minimum(x - self.low, self.high - x).max()) + step
+
+
+def _bell(m: int, gamma: float) -> NDArray[np.float64]:
+    """Coefficients of Jackson's kernel of degree m about the angle gamma, 1 there."""
+    j, a = np.arange(m + 1), math.pi / (m + 2)
+    damping = ((m + 2 - j) * np.cos(a * j) + np.sin(a * j) / math.tan(a)) / (m + 2)
+    coefficients = damping * np.cos(j * gamma) * np.where(j == 0, 1, 2)
+    return coefficients / float((coefficients * np.cos(j * gamma)).sum())
+
+
+def _bell_at(angles: NDArray[np.float64], coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+    """sum_j a_j cos(j angle)."""
+    return np.cos(np.outer(angles, np.arange(len(coefficients)))) @ coefficients
+
+
+@dataclass(frozen=True)
+class _Solve:
+    """An operator, and what both kinds of question about it share; see `chebyshev`."""
+
+    A: LinearOperator
+    tol: float
+    degree: int | None
+    block: int
+    start: Tensor | None
+    seed: int
+    max_products: int
+    confidence: float
+    progress: Callable[[Progress], None] | None
+
+    def at_end(self, k: int, which: Which, above: float | None) -> RitzPairs:
+        """The k extreme pairs, or all beyond a value: found by the filter, brought to an end on A itself."""
+        known = self.survey()
+        seen = known.of(which)
+        rows, spent, interrupted = known.rows, known.products, False
+        if above is None:
+            low, expected = seen.quantile(1.5 * k + 5), float(k)
+        else:
+            low = {"largest": above, "smallest": -above, "magnitude": above * abs(above)}[which]
+            expected = seen.between(low, math.inf)
+        if not (known.exact or known.flat) and seen.low < low < seen.high:
+            bell = _Bell(seen, low, math.inf, self.degree)
+            seeker = {"largest": self.A, "smallest": -1.0 * self.A, "magnitude": self.A.gram()}[which]
+            cost = bell.degree * (2 if which == "magnitude" else 1)
+            if self.degree is None and self.formed <= cost * _applications(expected):
+                found = dense(self.A, k, which=which, above=above)
+                found.spent["solve"] += spent
+                return replace(found, notes=["the matrix was formed, which took fewer products"])
+            error = self.tol * seen.theta.abs().amax(-1).min().item()
+            # A few pairs from beyond the edge show that all within it are in view.
+            sought = {"k": k} if above is None else {"above": 0.98 * bell.edge}
+            found = self.filtered(bell, seeker, cost, error, spent, expected, **sought)
+            spent += sum(found.spent.values())
+            interrupted = "interrupted" in found.notes
+            rows = found.vectors if found.vectors.shape[1] else rows
+        found = finish(
+            self.A,
+            rows,
+            self.images(rows),
+            k,
+            spent=spent + rows.shape[1],
+            which=which,
+            above=above,
+            tol=self.tol,
+            block=self.block,
+            seed=self.seed,
+            max_products=spent if interrupted else self.max_products,
+            confidence=self.confidence,
+            progress=self.progress,
+        )
+        return replace(found, notes=["interrupted"]) if interrupted else found
+
+    def inside(self, low: float, high: float) -> RitzPairs:
+        """All pairs in an interval, in the way that takes the fewest products."""
+        known = self.survey()
+        if known.exact:
+            found = self.as_they_are(known.rows, 1.0)
+        elif high <= known.low or known.high <= low:
+            found = self.as_they_are(known.rows[:, :0], self.confidence)
+        else:
+            found = self.cheapest(known, low, high)
+        found.spent["solve"] += known.products
+        return replace(_ritz_between(found, low, high), norm=max(known.basis.norm, found.norm))
+
+    def cheapest(self, known: Spectrum, low: float, high: float) -> RitzPairs:
+        """Rows that span the pairs in an interval, by the way that promises the fewest products."""
+        filtered = not known.flat and (known.low < low or high < known.high)
+        if not filtered or self.degree is None:
+            ends: dict[Which, float] = {
+                "largest": known.between(low, math.inf),
+                "smallest": known.between(-math.inf, high),
+            }
+            end = min(ends, key=lambda which: ends[which])
+            from_end = PRODUCTS_A_PAIR * ends[end] + 100
+            bell = _Bell(known, low, high, None) if filtered else None
+            by_filter = bell.degree * _applications(known.between(low, high)) if bell else math.inf
+            if self.formed <= min(from_end, by_filter):
+                return self.by_forming(low, high)
+            if from_end <= by_filter:
+                return self.from_end(known, low, high, end)
+        return self.by_filter(known, low, high)
+
+    # The ways to an interval, each with rows that span it, and the depth in `completeness`
+
+    def by_filter(self, known: Spectrum, low: float, high: float) -> RitzPairs:
+        """The largest pairs of p(A)."""
+        bell = _Bell(known, low, high, self.degree)
+        error = self.tol * max(abs(low), abs(high))
+        expected = known.between(low, high)
+        bar = bell.edge - 1e-3
+        found = self.filtered(bell, self.A, bell.degree, error, known.products, expected, above=bar)
+        rows = self.as_they_are(found.vectors, min(self.confidence, found.completeness.confidence))
+        rows.completeness.bound[0] = bell.depth(found.completeness.bound.item())
+        rows.spent["solve"] = found.spent["solve"] + found.spent["residuals"]
+        rows.spent["completeness"] = found.completeness.products * bell.degree
+        return replace(rows, notes=found.notes)
+
+    def from_end(self, known: Spectrum, low: float, high: float, which: Which) -> RitzPairs:
+        """All pairs from an end of the spectrum to the far end of the interval, by Lanczos."""
+        largest = max(abs(known.low), abs(known.high))
+        found = lanczos(
+            self.A,
+            which=which,
+            above=low if which == "largest" else high,
+            tol=self.tol * max(abs(low), abs(high)) / largest,
+            block=self.block,
+            start=self.start,
+            seed=self.seed,
+            max_products=self.max_products - known.products,
+            confidence=self.confidence,
+            progress=self.progress,
+        )
+        bound = found.completeness.bound
+        depth = (bound - low if which == "largest" else high - bound).clamp(min=0)
+        end = "top" if which == "largest" else "bottom"
+        return replace(
+            found,
+            completeness=replace(found.completeness, bound=depth),
+            notes=[*found.notes, f"Lanczos from the {end} took fewer products than a filter would"],
+        )
+
+    def by_forming(self, low: float, high: float) -> RitzPairs:
+        """The matrix itself."""
+        M = self.A.dense().double()
+        theta, Y = torch.linalg.eigh((M + M.mT) / 2)
+        rows = Y[:, (theta > low) & (theta < high)].mT.to(self.A.dtype).contiguous()[None]
+        found = self.as_they_are(rows, 1.0)
+        found.spent["solve"] = self.A.shape[0]
+        return replace(found, notes=["the matrix was formed, which took fewer products"])
+
+    # What they are made of
+
+    @property
+    def formed(self) -> float:
+        """Products that form the matrix; infinite where it is too large to hold."""
+        return self.A.shape[0] if self.A.shape[0] <= FORMED_AT_MOST else math.inf
+
+    def survey(self) -> Spectrum:
+        """Bounds that take a tenth of the chance of error."""
+        return survey(self.A, seed=self.seed, failure=(1 - self.confidence) / 10)
+
+    def filtered(
+        self,
+        bell: _Bell,
+        seeker: LinearOperator,
+        cost: int,
+        error: float,
+        spent: int,
+        expected: float,
+        **sought: Any,
+    ) -> RitzPairs:
+        """The pairs of p(seeker) that are sought, to a residual of `error` in A; spent counts A's."""
+        tell = self.progress
+        budget = (self.max_products - spent) // cost  # verification takes a product a pair besides
+        eps = torch.finfo(self.A.dtype).eps
+        found = lanczos(
+            bell.filter(seeker),
+            tol=min(0.1, max(error / bell.stretch, 20 * eps * math.sqrt(bell.degree))),
+            block=self.block,
+            start=self.start,
+            seed=self.seed,
+            max_products=max(1, budget - min(2 * int(expected), budget // 2)),
+            confidence=1 - 0.9 * (1 - self.confidence),
+            progress=tell and (lambda now: tell(replace(now, products=spent + cost * now.products))),
+            **sought,
+        )
+        for stage in found.spent:
+            found.spent[stage] *= cost
+        stopped = [note for note in found.notes if note.startswith("stopped")]
+        notes = [f"stopped at max_products={self.max_products}"] if stopped else found.notes
+        return replace(found, notes=notes)
+
+    def as_they_are(self, rows: Tensor, confidence: float) -> RitzPairs:
+        """Rows with fresh images, nothing unseen inside the interval."""
+        complete = Completeness(torch.zeros(len(rows), dtype=torch.float64), confidence, 0)
+        spent = dict.fromkeys(STAGES, 0) | {"residuals": rows.shape[1]}
+        return RitzPairs(rows, self.images(rows), complete, spent, 0.0)
+
+    def images(self, rows: Tensor) -> Tensor:
+        """A v for each row."""
+        return product(self.A.apply, rows, self.A)[0] if rows.shape[1] else rows
+
+
+def _applications(pairs: float) -> float:
+    """Products with a filter that as many pairs take, by experience: solve, probe and verification."""
+    return 8 * pairs + 30
+
+
+def _ritz_between(found: RitzPairs, low: float, high: float) -> RitzPairs:
+    """The Ritz pairs of A from low to high in the span of the rows, from the largest down."""
+    V, W = found.vectors.double(), found.images.double()
+    H = V @ W.mT
+    theta, Y = torch.linalg.eigh((H + H.mT) / 2)
+    Y = Y[..., (theta[0] > low) & (theta[0] < high)].flip(-1).mT
+    vectors, images = ((Y @ part).to(found.vectors.dtype) for part in (V, W))
+    return replace(found, vectors=vectors, images=images)

@@ -1,0 +1,368 @@
+"""LOBPCG: vectors, their last step and their preconditioned residuals, improved together.
+
+With X the current vectors, P the directions of the last step and W preconditioned residuals, each step takes
+the best vectors in the span of all three (Knyazev 2001).  The three are all but dependent near the end, which
+is what breaks plain codes.  Here W is made orthogonal to the others twice and its dependent directions are
+dropped; P is formed from coefficients orthonormal to those of X (Hetmaniuk and Lehoucq 2006; Duersch et al.
+2018); and the overlaps that rounding leaves are measured at each step and divided out.
+
+Pairs that have converged are locked softly: they stay in the span but are multiplied no more.  Of the others
+the best `block` are, and no more: each product then goes where the span is about to converge, as in the
+generalised Davidson method with a restart by the last step (Stathopoulos and Saad 1998).  With `block` as
+large as X this is Knyazev's method, which takes up to three times the products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from spectral.errors import NotFiniteError, OptionError, ShapeError
+from spectral.operators.base import LinearOperator
+from spectral.solvers.krylov import check_adjoint, orthonormal_block, product, random_complement
+from spectral.solvers.lanczos import RitzPairs, Which, finish, first_block
+from spectral.solvers.search import Progress, Target
+
+Rows = Callable[[Tensor], Tensor]
+
+PATIENCE = 150
+
+
+def lobpcg(
+    A: LinearOperator,
+    k: int = 1,
+    *,
+    which: Which = "largest",
+    above: float | None = None,
+    tol: float = 1e-4,
+    block: int = 1,
+    width: int | None = None,
+    preconditioner: Rows | None = None,
+    constraints: Tensor | None = None,
+    start: Tensor | None = None,
+    seed: int = 0,
+    max_products: int = 10_000,
+    confidence: float = 0.99,
+    progress: Callable[[Progress], None] | None = None,
+) -> RitzPairs:
+    """The k extreme eigenpairs of a symmetric operator by LOBPCG, with a probe for missed ones.
+
+    The method for problems with a good preconditioner or a good start; without either, `lanczos` needs fewer
+    products.  Where it stagnates, or a third of the space would be needed, Lanczos goes on from its vectors.
+
+    Args:
+        A: symmetric, in float32 or float64.
+        block: residuals multiplied at a step, those of the best pairs short of tol.
+        width: vectors iterated on, at least k; by default two more, guards that hasten the last ones.
+        preconditioner: rows -> rows, (B, m, n) or, where A has no batch axis, (m, n): an approximation of
+            (A - lambda)^-1, symmetric and positive on the side that is sought, up to its sign.
+        constraints: (c, n) or (B, c, n), linearly independent rows, k + c <= n.  The eigenpairs are then
+            those of P A P on the complement of these rows, P the projector on it: `images` holds P A v.
+        start: (B, m, n), rows that are iterated on from the start, beside random ones.
+        k, which, above, tol, seed, max_products, confidence, progress: as in `lanczos`.
+
+    Raises:
+        OptionError: width is below k, or k above what the constraints leave.
+        ShapeError: constraints are not rows of length n, or not independent.
+        NotFiniteError: a product, or the preconditioner, gave NaN or infinity.
+        NotSymmetricError: A is not symmetric.
+
+    Sources: Knyazev, SIAM J. Sci. Comput. 23 (2001); Duersch, Shao, Yang and Gu, SIAM J. Sci. Comput. 40
+    (2018).
+    """
+    if constraints is not None:
+        inside = _Complement(A, constraints)
+        found = lobpcg(
+            inside,
+            k,
+            which=which,
+            above=above,
+            tol=tol,
+            block=block,
+            width=width,
+            preconditioner=None if preconditioner is None else inside.around(preconditioner),
+            start=None if start is None else inside.into(start),
+            seed=seed,
+            max_products=max_products,
+            confidence=confidence,
+            progress=progress,
+        )
+        return replace(found, vectors=inside.out_of(found.vectors), images=inside.out_of(found.images))
+    n = A.shape[1]
+    if above is None and not k <= min(n, width or n):
+        raise OptionError(f"k = {k} pairs take as many vectors, of the {width or n} at hand")
+    width = min(n, width or (k + 2 if above is None else 8))
+    sign = -1.0 if which == "smallest" else 1.0
+    target = Target(k, None if above is None else sign * above, which == "magnitude", tol)
+    generator = torch.Generator().manual_seed(seed)
+    first = _first_rows(A, width, start, generator)
+    iterate = _Iterate(sign * A, target, first, width, block, preconditioner, generator)
+    note, limit = None, max_products
+    try:
+        note = _improve(iterate, max_products, progress)
+    except KeyboardInterrupt:
+        note, limit = "interrupted", iterate.spent
+    found = finish(
+        A,
+        iterate.rows,
+        sign * iterate.images,
+        k,
+        spent=iterate.spent,
+        which=which,
+        above=above,
+        tol=tol,
+        block=block,
+        seed=seed,
+        max_products=limit,
+        confidence=confidence,
+        progress=progress,
+    )
+    notes = ["interrupted"] if note == "interrupted" else [*([note] if note else []), *found.notes]
+    return replace(found, norm=max(found.norm, iterate.norm), notes=notes)
+
+
+def _improve(iterate: _Iterate, max_products: int, progress: Callable[[Progress], None] | None) -> str | None:
+    """Step until the wanted pairs have converged; what stopped it, where something else did."""
+    best, waited = math.inf, 0
+    while True:
+        wanted, threshold = iterate.wanted, iterate.threshold
+        residual = iterate.residual[:, :wanted]
+        if progress is not None:
+            converged = int((residual <= threshold).sum(-1).min())
+            worst = residual.max().item() if wanted else 0.0
+            progress(Progress("solve", iterate.spent, wanted, converged, worst, threshold.min().item()))
+        # What is left to gain, in powers of e.
+        left = (residual / threshold).clamp(min=1).log().sum().item()
+        if (left == 0 and iterate.all_in_view) or not iterate.has_room:
+            return None
+        if iterate.spent + iterate.block > max_products:
+            return None
+        best, waited = (left, 0) if left < best - 1 else (best, waited + 1)
+        if waited > PATIENCE + iterate.width:
+            return "LOBPCG gained nothing any more, and Lanczos went on"
+        iterate.step()
+
+
+@dataclass
+class _Part:
+    """Rows (B, s, n), their images, and which of them are vectors at all (B, s): others are zero."""
+
+    rows: Tensor
+    images: Tensor
+    real: Tensor
+
+    def join(self, other: _Part) -> _Part:
+        return _Part(
+            torch.cat([self.rows, other.rows], dim=1),
+            torch.cat([self.images, other.images], dim=1),
+            torch.cat([self.real, other.real], dim=1),
+        )
+
+    def combined(self, Y: Tensor, real: Tensor) -> _Part:
+        """Y' S and Y' A S, for coefficients Y (B, s, t)."""
+        Y = Y.mT.to(self.rows)
+        return _Part(Y @ self.rows, Y @ self.images, real)
+
+
+class _Iterate:
+    """X and P of the largest eigenvalues (or magnitudes), with their images; see the module's text.
+
+    Attributes:
+        theta, residual: (B, x), of X in order of preference.
+        width: the rows that X is to have.
+        block: residuals multiplied at a step.
+        spent: products.
+        norm: the largest |A x| seen for a unit x.
+    """
+
+    def __init__(
+        self,
+        A: LinearOperator,
+        target: Target,
+        first: Tensor,
+        width: int,
+        block: int,
+        preconditioner: Rows | None,
+        generator: torch.Generator,
+    ) -> None:
+        self.A, self.target, self.width, self.block = A, target, width, block
+        self.preconditioner = preconditioner
+        self.generator, self.eps = generator, torch.finfo(first.dtype).eps
+        self.norm, self.spent = 0.0, 0
+        self.theta = self.residual = first.new_zeros(first.shape[:2], dtype=torch.float64, device="cpu")
+        self._choose(self._multiplied(first, torch.ones(first.shape[:2], dtype=torch.bool)))
+
+    @property
+    def rows(self) -> Tensor:
+        """X, (B, x, n)."""
+        return self.span.rows[:, : self.theta.shape[1]].contiguous()
+
+    @property
+    def images(self) -> Tensor:
+        """A x for each x."""
+        return self.span.images[:, : self.theta.shape[1]].contiguous()
+
+    @property
+    def wanted(self) -> int:
+        """How many of X are sought."""
+        return self.target.wanted(self.theta)
+
+    @property
+    def threshold(self) -> Tensor:
+        """What residuals must reach, (B, 1)."""
+        return self.target.threshold(self.theta, 10 * self.eps * self.norm)
+
+    @property
+    def all_in_view(self) -> bool:
+        """Whether X holds as many pairs as are sought; with `above`, whether the next is sure to be below."""
+        return self.target.all_in_view(self.theta, self.residual, self.wanted)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether X, P and W fit into the space."""
+        return 3 * self.width <= self.A.shape[1]
+
+    def step(self) -> None:
+        """Multiply the preconditioned residuals of the best pairs short of tol, and choose anew."""
+        if self.target.above is not None and 2 * self.wanted > self.width:
+            self.width = min(2 * self.width, self.span.rows.shape[1])
+        short = (self.residual > self.threshold).any(0).nonzero()[: self.block, 0].to(self.A.device)
+        X, AX = self.rows[:, short], self.images[:, short]
+        W = AX - self.theta[:, short.cpu(), None].to(X) * X
+        if self.preconditioner is not None:
+            W = self._preconditioned(W)
+        W, real = _independent(W, self.span.rows)
+        if W.shape[1] == 0:  # what was found is invariant
+            W = random_complement(self.span.rows, 1, self.generator)
+            real = torch.ones(W.shape[:2], dtype=torch.bool)
+        self._choose(self.span.join(self._multiplied(W, real)))
+
+    def _preconditioned(self, W: Tensor) -> Tensor:
+        assert self.preconditioner is not None
+        W = self.preconditioner(W) if self.A.batch else self.preconditioner(W[0])[None]
+        if not torch.isfinite(W).all():
+            raise NotFiniteError("the preconditioner gave NaN or infinity: check it on one residual")
+        return W
+
+    def _multiplied(self, rows: Tensor, real: Tensor) -> _Part:
+        images, norm = product(self.A.apply, rows, self.A)
+        self.norm, self.spent = max(self.norm, norm), self.spent + rows.shape[1]
+        return _Part(rows, images, real)
+
+    def _choose(self, S: _Part) -> None:
+        """Rayleigh-Ritz in the span of S, X first in it: the best are X, and what new rows gave them is P."""
+        T, G = ((part @ S.rows.mT).double().cpu() for part in (S.images, S.rows))
+        check_adjoint(T, T.mT, self.norm, self.A)
+        # Rows that are no vectors are kept apart by a value that no eigenvalue has.
+        void = torch.diag_embed(torch.where(S.real, 0.0, 1.0)).double()
+        L = torch.linalg.cholesky((G + G.mT) / 2 + void)
+        T = torch.linalg.solve_triangular(L, (T + T.mT) / 2, upper=False)
+        T = torch.linalg.solve_triangular(L, T.mT, upper=False) + 4 * max(self.norm, 1.0) * void
+        theta, Y = torch.linalg.eigh((T + T.mT) / 2)
+        empty = (Y.square() * (~S.real).unsqueeze(-1)).sum(-2) > 0.5
+        height = self.target.height(theta).masked_fill(empty, -math.inf)
+        order = torch.argsort(height, dim=-1, descending=True)[:, : self.width]
+        Y = Y.gather(-1, order.unsqueeze(-2).expand(-1, Y.shape[1], -1))
+
+        given = Y.clone()
+        given[:, : self.theta.shape[1]] = 0
+        Z, real = _independent(given.mT, Y.mT)
+        both = torch.linalg.solve_triangular(L.mT, torch.cat([Y, Z.mT], dim=-1), upper=True)
+        self.theta = theta.gather(-1, order)
+        self.span = S.combined(both, torch.cat([torch.ones(order.shape, dtype=torch.bool), real], dim=-1))
+        R = self.images - self.theta.unsqueeze(-1).to(self.images) * self.rows
+        self.residual = torch.linalg.vector_norm(R, dim=-1).double().cpu()
+
+
+def _independent(W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthonormal rows (B, r, n) that span W less its part in the orthonormal rows `held`; which are real.
+
+    Twice, W is freed of `held` and replaced by the singular directions of what is left, but for those that
+    rounding cannot tell from dependent ones.  Problems of a rank below the largest get rows of zeros.
+
+    Source: Stathopoulos and Wu, SIAM J. Sci. Comput. 23 (2002), for the directions from W W'.
+    """
+    eps = torch.finfo(W.dtype).eps
+    # Residuals at the end are tiny beside the vectors that they are to be freed of.
+    W = W / torch.linalg.vector_norm(W, dim=-1, keepdim=True).clamp(min=torch.finfo(W.dtype).tiny)
+    real = torch.ones(W.shape[:2], dtype=torch.bool)
+    for _ in range(2):
+        W = W - (W @ held.mT) @ held
+        gram = (W.double() @ W.double().mT).cpu()
+        size = gram.diagonal(dim1=-2, dim2=-1).sqrt()
+        # A row that lay in `held` has left nothing but rounding.
+        scale = torch.where(size > 100 * eps, 1 / size, 0.0)
+        power, U = torch.linalg.eigh(scale.unsqueeze(-1) * gram * scale.unsqueeze(-2))
+        real = power > 100 * eps * power.shape[-1]
+        rank = int(real.sum(-1).max())
+        power, U, real = (part.flip(-1)[..., :rank] for part in (power, U, real))
+        weights = torch.where(real, power.clamp(min=eps).rsqrt(), 0.0).unsqueeze(-2) * U
+        W = (scale.unsqueeze(-1) * weights).mT.to(W) @ W
+    return W, real
+
+
+def _first_rows(A: LinearOperator, width: int, start: Tensor | None, generator: torch.Generator) -> Tensor:
+    """(B, m, n) orthonormal: the rows of `start`, and random ones up to `width`."""
+    noise = first_block(A, width, None, generator)
+    if start is not None:
+        given = start.to(noise) / torch.linalg.vector_norm(start, dim=-1, keepdim=True).to(noise).clamp(
+            min=1e-30
+        )
+        noise = torch.cat([given, noise[:, : max(0, width - given.shape[1])]], dim=1)
+    eps = torch.finfo(noise.dtype).eps
+    return orthonormal_block(noise, noise[:, :0], 100 * eps, generator)[0]
+
+
+class _Complement(LinearOperator):
+    """P A P on the complement of c rows Q, as an operator on n - c coordinates.
+
+    With Q turned within its span so that its first c columns are symmetric and not negative, Q_1, and E the
+    first c rows of the unit matrix, the reflection
+
+        H = 1 - U' (1 + Q_1)^-1 U,    U = E + Q
+
+    takes E to -Q: the last n - c columns of H are an orthonormal basis of the complement.
+    """
+
+    def __init__(self, A: LinearOperator, rows: Tensor) -> None:
+        c, n = rows.shape[-2:] if rows.ndim >= 2 else (0, 0)
+        if n != A.shape[1] or rows.shape[:-2] not in ((), A.batch) or not 1 <= c < n:
+            raise ShapeError(
+                f"constraints are at least one and fewer than {A.shape[1]} rows of that length, (c, n); "
+                f"got {tuple(rows.shape)}"
+            )
+        super().__init__((n - c, n - c), dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True)
+        Q, R = torch.linalg.qr(rows.to(A.device, torch.float64).mT)
+        pivots = R.diagonal(dim1=-2, dim2=-1).abs()
+        if not bool((pivots > 1e-10 * torch.linalg.vector_norm(R, dim=-2).clamp(min=1e-300)).all()):
+            raise ShapeError("constraints must be finite and linearly independent: drop rows that depend")
+        left, _, right = torch.linalg.svd(Q[..., :c, :])
+        Q = Q @ (left @ right).mT
+        eye = torch.eye(c, dtype=Q.dtype, device=Q.device)
+        U = Q.mT + torch.nn.functional.pad(eye, (0, n - c))
+        self.A, self.c = A, c
+        self.U, self.middle = U.to(A.dtype), torch.linalg.inv(eye + Q[..., :c, :]).to(A.dtype)
+
+    def into(self, V: Tensor) -> Tensor:
+        """Coordinates (..., m, n - c) of rows (..., m, n)."""
+        return self._reflected(V.to(self.U))[..., self.c :].contiguous()
+
+    def out_of(self, V: Tensor) -> Tensor:
+        """Rows (..., m, n) of coordinates (..., m, n - c)."""
+        return self._reflected(torch.nn.functional.pad(V, (self.c, 0)))
+
+    def around(self, rows: Rows) -> Rows:
+        """The same for a map of rows."""
+        return lambda V: self.into(rows(self.out_of(V)))
+
+    def _reflected(self, V: Tensor) -> Tensor:
+        return V - ((V @ self.U.mT) @ self.middle) @ self.U
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self.into(self.A.apply(self.out_of(V)))
+
+    _apply_transpose = _apply
