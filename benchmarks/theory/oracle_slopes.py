@@ -146,7 +146,7 @@ def table_a(curves: dict[int, Curves]) -> list[Section]:
             f"{better} - {worse}, alpha = {a}",
             f"{at:g} dB",
             curves[a].gains(better, worse, at),
-            positive=True,
+            least=0.0,
         )
         for a in (3, 5)
         for worse, better in pairwise(("DCT", "db4", "bandlet on db4", "pixel Alpert"))

@@ -23,8 +23,8 @@ class Expected:
 class Cell:
     """The mean of a quantity over images, the half-width of its 95 % interval, and what it should be.
 
-    ok: |value - expected| <= max(slack, interval + expected interval), or value > 0 where the demand
-    is that it be `positive`; None where nothing is demanded.
+    ok: |value - expected| <= max(slack, interval + expected interval), value >= `least` and value <= `most`,
+    as far as they are given; None where nothing is demanded.
     """
 
     row: str
@@ -33,17 +33,21 @@ class Cell:
     interval: float
     expected: Expected | None = None
     slack: float = 0.0
-    positive: bool = False
+    least: float | None = None
+    most: float | None = None
 
     @property
     def ok(self) -> bool | None:
         """Whether the demand is met."""
-        if self.positive:
-            return self.value > 0
-        if self.expected is None:
+        if self.expected is self.least is self.most is None:
             return None
-        allowed = max(self.slack, self.interval + self.expected.interval)
-        return bool(abs(self.value - self.expected.value) <= allowed)
+        near = self.expected is None or bool(
+            abs(self.value - self.expected.value) <= max(self.slack, self.interval + self.expected.interval)
+        )
+        inside = (self.least is None or self.value >= self.least) and (
+            self.most is None or self.value <= self.most
+        )
+        return near and bool(inside)
 
     def text(self) -> str:
         """`measured +- interval (expected +- interval) ok`."""
@@ -51,6 +55,8 @@ class Cell:
         if self.expected is not None:
             text += f" ({self.expected.value:.3g}"
             text += f" ± {self.expected.interval:.2g})" if self.expected.interval else ")"
+        text += f" (at least {self.least:g})" if self.least else ""
+        text += f" (at most {self.most:g})" if self.most is not None else ""
         return text + {True: " ok", False: " FAIL", None: ""}[self.ok]
 
 
@@ -60,11 +66,11 @@ def cell(
     samples: NDArray[np.floating],
     expected: Expected | None = None,
     slack: float = 0.0,
-    positive: bool = False,
+    least: float | None = None,
 ) -> Cell:
     """The cell of one quantity measured on each image: mean and 1.96 standard errors."""
     half = 1.96 * samples.std(ddof=1) / len(samples) ** 0.5 if len(samples) > 1 else 0.0
-    return Cell(row, column, float(samples.mean()), float(half), expected, slack, positive)
+    return Cell(row, column, float(samples.mean()), float(half), expected, slack, least)
 
 
 @dataclass(frozen=True)

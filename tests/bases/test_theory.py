@@ -51,8 +51,11 @@ def test_cells_accept_within_the_larger_of_slack_and_intervals() -> None:
     assert Cell("r", "c", 0.52, 0.0, Expected(0.50), slack=0.021).ok
     assert not Cell("r", "c", 0.52, 0.0, Expected(0.50), slack=0.019).ok
     assert Cell("r", "c", 0.52, 0.011, Expected(0.50, 0.01), slack=0.0).ok
-    assert Cell("r", "c", 0.01, 9.0, positive=True).ok
-    assert Cell("r", "c", -0.01, 9.0, positive=True).ok is False
+    assert Cell("r", "c", 0.01, 9.0, least=0.0).ok
+    assert Cell("r", "c", -0.01, 9.0, least=0.0).ok is False
+    assert Cell("r", "c", 999.0, 0.0, most=1000).ok
+    assert Cell("r", "c", 1001.0, 0.0, most=1000).ok is False
+    assert "(at least 25) ok" in Cell("r", "c", 26.0, 0.0, least=25).text()
     assert Cell("r", "c", 1.0, 0.0).ok is None
     sampled = cell("r", "c", np.array([1.0, 2.0, 3.0]))
     assert sampled.value == 2
