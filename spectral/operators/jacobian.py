@@ -9,6 +9,7 @@ the graph of the reverse mode for J' u.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import inspect
 import logging
@@ -31,12 +32,25 @@ from spectral.errors import (
     SpectralError,
 )
 from spectral.operators.base import LinearOperator
-from spectral.operators.frozen import record
+from spectral.operators.chunks import Chunks, Product
+from spectral.operators.frozen import Program, record
+
+# Of a larger program (slopes) one product is checked by differences of the model, with a step of STEP |y|:
+# torch.func.jvp holds at its peak twice what a forward pass does, a program less than half of one.
+EXACTLY_CHECKED = 1 << 24
+STEP, DIFFERENCE_TOLERANCE = 1e-3, 0.05
 
 log = logging.getLogger("spectral")
 
 Method = Literal["auto", "frozen", "linearize", "jvp"]
 WAYS: tuple[Method, ...] = ("frozen", "linearize", "jvp")
+Precision = Literal["float64", "float32", "tf32", "bfloat16"]
+PRECISIONS: dict[Precision, torch.dtype] = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
 
 
 def jacobian(
@@ -45,6 +59,7 @@ def jacobian(
     *,
     batched: bool = False,
     method: Method = "auto",
+    precision: Precision | None = None,
     **model_kwargs: Any,
 ) -> Jacobian:
     """The Jacobian J = d model(y) / dy as a linear operator with products J v and J' u.
@@ -63,6 +78,7 @@ def jacobian(
             differentiates at each product, about three forward passes, and keeps nothing for J v.  "auto"
             takes the first that can follow the model, and says why where that is not "frozen".  Each is
             checked on one random vector: "frozen" against torch.func, all by <u, J v> = <J' u, v>.
+        precision: of the arithmetic inside products, by default the model's own; see `at_precision`.
         model_kwargs: passed on to the model (noise level, label, ...).
 
     Raises:
@@ -80,7 +96,8 @@ def jacobian(
         raise OptionError(f"y must be a floating-point tensor, got {kind}: images are floats in [0, 1]")
     if y.numel() == 0 or (batched and y.ndim < 2):
         raise ShapeError(f"y has shape {tuple(y.shape)}: expected at least one entry and, batched, two axes")
-    return Jacobian(model, y.detach(), batched, method, model_kwargs)
+    J = Jacobian(model, y.detach(), batched, method, model_kwargs)
+    return J if precision is None else J.at_precision(precision)
 
 
 class Jacobian(LinearOperator):
@@ -91,6 +108,7 @@ class Jacobian(LinearOperator):
         output: model(y), the denoised image.
         method: "frozen", "linearize" or "jvp", how products are formed.
         notes: what was decided on the way, for the repr.
+        precision: of the arithmetic inside products; None for the model's own.
     """
 
     def __init__(
@@ -103,7 +121,7 @@ class Jacobian(LinearOperator):
     ) -> None:
         self.notes: list[str] = []
         self._modules = _modules_in(model)
-        self._given = model, model_kwargs
+        self._given, self._working = (model, model_kwargs), y.dtype
         self._model = functools.partial(self._call, model, model_kwargs)
         self._y = y = _outside_inference(y)
         self._name = type(model).__name__ if isinstance(model, nn.Module) else _name_of(model)
@@ -121,8 +139,10 @@ class Jacobian(LinearOperator):
         shape = (math.prod(self.output_shape), math.prod(self.input_shape))
         super().__init__(shape, dtype=y.dtype, device=y.device, batch=batch)
 
-        self._push: Callable[[Tensor], Tensor]
-        self._pull: Callable[[Tensor], Tensor]
+        self.precision: Precision | None = None
+        self._push: Product
+        self._pull: Product
+        self._program: Program | None = None
         self.method = self._prepare(WAYS if method == "auto" else (method,))
         if batched and len(y) > 1:
             self._check_independence()
@@ -142,10 +162,42 @@ class Jacobian(LinearOperator):
         return super().symmetric_part()
 
     def _apply(self, V: Tensor) -> Tensor:
-        return self._each(self._push, V, self._y.shape)
+        return self._through(self._push, V, self._y.shape)
 
     def _apply_transpose(self, V: Tensor) -> Tensor:
-        return self._each(self._pull, V, self.output.shape)
+        return self._through(self._pull, V, self.output.shape)
+
+    def at_precision(self, precision: Precision) -> Jacobian:
+        """J with the arithmetic inside its products in another precision, without recording it again.
+
+        Rows come and go in at least float32.  "tf32" is float32 with the products of matrices and
+        convolutions rounded as TensorFloat-32, on GPUs that have it; "float32" forbids that.  Products are
+        counted here too.
+
+        Raises:
+            OptionError: no such precision.
+            SpectralError: products are not formed by a program, whose constants could be rounded, or it
+                holds an operation that does not exist in that precision.
+        """
+        if precision not in PRECISIONS:
+            raise OptionError(f"precision is one of {', '.join(PRECISIONS)}; got {precision!r}")
+        working = PRECISIONS[precision]
+        twin = copy.copy(self)
+        twin.count, twin._whole, twin.precision = 0, self, precision
+        twin.dtype = torch.promote_types(self.dtype, torch.promote_types(working, torch.float32))
+        twin._working, twin.notes = working, [*self.notes, f"products in {precision}"]
+        if working != self._working:
+            if self._program is None:
+                raise SpectralError(
+                    f"{self!r} has no program to form products in {precision}: convert model and y, or leave "
+                    "precision out"
+                )
+            twin._adopt(self._program.to(working))
+            try:
+                twin._check_adjoint()
+            except (RuntimeError, TypeError) as failure:
+                raise SpectralError(f"{self!r} cannot form products in {precision}: {failure}") from failure
+        return twin
 
     def _select(self, index: Tensor) -> LinearOperator:
         """J anew at some of the inputs, once its outputs there are the same."""
@@ -160,15 +212,16 @@ class Jacobian(LinearOperator):
             # A model that takes no other number of inputs says so in exceptions of its own.
             self._note(f"selections go through all inputs ({type(failure).__name__})")
             return super()._select(index)
-        return part
+        return part if self.precision is None else part.at_precision(self.precision)
 
-    def _each(self, product: Callable[[Tensor], Tensor], V: Tensor, shape: torch.Size) -> Tensor:
-        """One product a vector: on a CPU the network's own parallelism is worth as much as a batch's."""
-        with self._evaluating():
-            rows = [
-                product(v.reshape(shape)).reshape(*self.batch, -1) for v in _outside_inference(V).unbind(-2)
-            ]
-        return torch.stack(rows, dim=-2)
+    def _through(self, product: Product, V: Tensor, shape: torch.Size) -> Tensor:
+        """product of blocks (m, *shape), as one of rows (*batch, m, n)."""
+        rows = _outside_inference(V)
+        rows = (rows.transpose(0, 1) if self.batch else rows).reshape(-1, *shape)
+        with self._evaluating(), _tf32(self.precision):
+            result = product(rows.to(self._working)).to(self.dtype)
+        result = result.reshape(len(rows), *self.batch, -1)
+        return result.transpose(0, 1).contiguous() if self.batch else result
 
     def _prepare(self, ways: tuple[Method, ...]) -> Method:
         """Set up the first way that can follow the model; the last one's failure is the caller's."""
@@ -191,26 +244,46 @@ class Jacobian(LinearOperator):
 
     def _prepare_frozen(self) -> None:
         program = record(self._model, self._y)
-        self._push, self._pull = program.apply, program.transpose
+        self._check_program(program)
+        self._adopt(program)
+
+    def _adopt(self, program: Program) -> None:
+        """Form products by a program, in blocks."""
+        chunks = Chunks(program.live_entries * self._working.itemsize)
+        self._program = program
+        self._push = functools.partial(chunks, program.apply)
+        self._pull = functools.partial(chunks, program.transpose)
+
+    def _check_program(self, program: Program) -> None:
+        """One product against torch.func.jvp; where that would take several times the memory, against
+        differences of the model, which no more than smoothness tells from J."""
         v = self._random(self.shape[1]).reshape(self._y.shape)
-        exact = torch.func.jvp(self._model, (self._y,), (v,))[1]
-        error = (program.apply(v) - exact).double().norm() / exact.double().norm().clamp(min=1e-300)
-        if not error <= self._tolerance:
-            raise SpectralError(f"the recorded program differs from torch.func.jvp by {error:.1e} (relative)")
+        ours = program.apply(v.unsqueeze(0))[0]
+        if program.slopes <= EXACTLY_CHECKED:
+            name, tolerance = "torch.func.jvp", self._tolerance
+            exact = torch.func.jvp(self._model, (self._y,), (v,))[1]
+        else:
+            name, tolerance = "the model's differences", DIFFERENCE_TOLERANCE
+            h = STEP * self._y.norm() / v.norm()
+            exact = (self._model(self._y + h * v) - self._model(self._y - h * v)) / (2 * h)
+        error = (ours - exact).double().norm() / exact.double().norm().clamp(min=1e-300)
+        if not error <= tolerance:
+            raise SpectralError(f"the recorded program differs from {name} by {error:.1e} (relative)")
 
     def _prepare_linearize(self) -> None:
-        self._push = torch.func.linearize(self._model, self._y)[1]
-        self._push(torch.zeros_like(self._y))
+        push = torch.func.linearize(self._model, self._y)[1]
+        self._push = _one_by_one(push)
+        push(torch.zeros_like(self._y))
         self._keep_graph()
 
     def _prepare_jvp(self) -> None:
-        self._push = lambda v: torch.func.jvp(self._model, (self._y,), (v,))[1]
-        self._push(torch.zeros_like(self._y))
+        self._push = _one_by_one(lambda v: torch.func.jvp(self._model, (self._y,), (v,))[1])
+        self._push(torch.zeros_like(self._y).unsqueeze(0))
         self._keep_graph()
 
     def _keep_graph(self) -> None:
         pullback = torch.func.vjp(self._model, self._y)[1]
-        self._pull = lambda u: pullback(u)[0]
+        self._pull = _one_by_one(lambda u: pullback(u)[0])
 
     def _call(self, model: Callable[..., Any], model_kwargs: dict[str, Any], y: Tensor) -> Tensor:
         output = tensor = model(y, **model_kwargs)
@@ -274,7 +347,7 @@ class Jacobian(LinearOperator):
         u = torch.zeros_like(self.output)
         u[0] = 1
         with self._evaluating():
-            reached = self._pull(u)[1:].any()
+            reached = self._pull(u.unsqueeze(0))[0, 1:].any()
         if reached:
             raise SpectralError(
                 f"batched: the output of {self._name} for one input depends on the others: "
@@ -284,7 +357,7 @@ class Jacobian(LinearOperator):
     @property
     def _tolerance(self) -> float:
         """Relative disagreement that rounding may explain."""
-        return min(1e3 * torch.finfo(self.dtype).eps, 0.1)
+        return min(1e3 * torch.finfo(self._working).eps, 0.1)
 
     def _random(self, n: int, seed: int = 0) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -327,6 +400,26 @@ def _of_some(keywords: dict[str, Any], n: int, index: Tensor) -> dict[str, Any]:
         else value
         for name, value in keywords.items()
     }
+
+
+def _one_by_one(product: Product) -> Product:
+    """A product of blocks from one of single vectors."""
+    return lambda V: torch.stack([product(v) for v in V])
+
+
+@contextlib.contextmanager
+def _tf32(precision: Precision | None) -> Iterator[None]:
+    """TensorFloat-32 on or off for one call; None leaves it as it is."""
+    if precision is None:
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def _outside_inference(x: Tensor) -> Tensor:

@@ -1,0 +1,157 @@
+"""Convolutions, as the fastest kernel at hand: they are nearly all that a product costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectral.operators.frozen.steps import Leading, _cast, aten, channels_last
+
+THIN = 4  # output channels up to which a convolution is a matrix product and shifted sums
+
+
+@dataclass
+class Convolution:
+    """t -> w * t, of any stride, padding, dilation, groups and dimension, transposed or not."""
+
+    inputs: tuple[int, ...]
+    output: int
+    weight: Tensor
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    transposed: bool
+    output_padding: list[int]
+    groups: int
+    input_size: torch.Size
+    output_size: torch.Size
+    leading: Leading = "merged"
+    _forward: Kernel | None = field(default=None, repr=False)
+    _backward: Kernel | None = field(default=None, repr=False)
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """w * t."""
+        if self._forward is None:
+            self._forward = kernel(
+                self.weight,
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.transposed,
+                self.output_padding,
+                self.groups,
+                self.input_size,
+            )
+        return self._forward(tangents[0])
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """w' * g."""
+        if self._backward is None:
+            self._backward = kernel(*self._transposed_arguments())
+        return (self._backward(g),)
+
+    def scaled(self, scale: Tensor, output: int) -> Convolution:
+        """The convolution followed by a scale of its output channels (channels,)."""
+        shape = [1] * self.weight.ndim
+        shape[1 if self.transposed else 0] = -1
+        return replace(self, output=output, weight=self.weight * scale.view(shape))
+
+    def to(self, dtype: torch.dtype) -> Convolution:
+        """The kernels in another precision."""
+        return replace(self, weight=_cast(self.weight, dtype), _forward=None, _backward=None)
+
+    def _transposed_arguments(self) -> tuple[Any, ...]:
+        """Of `kernel`, for w'."""
+        axes = range(self.weight.ndim - 2)
+        none, size = [0] * len(axes), self.output_size
+        if self.transposed:
+            return self.weight, self.stride, self.padding, self.dilation, False, none, self.groups, size
+        taps = self.weight.shape[2:]
+        reach = [self.dilation[i] * (taps[i] - 1) - self.padding[i] for i in axes]
+        if self.groups == 1 and max(self.stride) == 1 and min(reach) >= 0:
+            # As a plain convolution, which is the faster kernel on CPUs and GPUs alike.
+            flipped = self.weight.flip(*range(2, self.weight.ndim)).transpose(0, 1)
+            return flipped, self.stride, reach, self.dilation, False, none, 1, size
+        lost = [
+            self.input_size[2 + i] - (size[2 + i] - 1) * self.stride[i] - 1 - reach[i] + self.padding[i]
+            for i in axes
+        ]
+        return self.weight, self.stride, self.padding, self.dilation, True, lost, self.groups, size
+
+
+class Kernel:
+    """x -> w * x by torch's convolution."""
+
+    def __init__(self, weight: Tensor, *geometry: Any) -> None:
+        self.weight, self.geometry = channels_last(weight), geometry
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """w * x."""
+        return aten.convolution(channels_last(x), self.weight, None, *self.geometry)
+
+
+class Packed(Kernel):
+    """x -> w * x by oneDNN, with the weights laid out for it once."""
+
+    def __init__(self, weight: Tensor, stride: Any, padding: Any, dilation: Any, size: torch.Size) -> None:
+        self.geometry: tuple[Any, ...] = padding, stride, dilation, 1
+        reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+        self.weight = reorder(weight.to_mkldnn(), *self.geometry, list(size))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """w * x."""
+        pointwise = torch.ops.mkldnn._convolution_pointwise
+        return pointwise(channels_last(x), self.weight, None, *self.geometry, "none", [], "")
+
+
+class Thin(Kernel):
+    """x -> w * x for few output channels and stride 1, where a convolution's kernel would sit idle.
+
+    Each tap of w is one row of a matrix; its product with the pixels is added, shifted, to the output.
+    """
+
+    def __init__(self, weight: Tensor, padding: list[int], dilation: list[int]) -> None:
+        self.taps, self.padding, self.dilation = weight.shape, padding, dilation
+        self.weight = weight.permute(0, 2, 3, 1).reshape(-1, weight.shape[1]).contiguous()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """w * x."""
+        n, channels, *sides = x.shape
+        out, _, *taps = self.taps
+        pixels = channels_last(x).permute(0, 2, 3, 1).reshape(-1, channels)
+        parts = (self.weight @ pixels.T).view(out, *taps, n, *sides)
+        reach = [d * (k - 1) for d, k in zip(self.dilation, taps, strict=True)]
+        total = x.new_zeros(out, n, *(s + r for s, r in zip(sides, reach, strict=True)))
+        for i in range(taps[0]):
+            for j in range(taps[1]):
+                top, left = reach[0] - i * self.dilation[0], reach[1] - j * self.dilation[1]
+                total[:, :, top : top + sides[0], left : left + sides[1]] += parts[:, i, j]
+        (top, left), (p, q) = reach, self.padding
+        rows, columns = sides[0] + 2 * p - top, sides[1] + 2 * q - left
+        inside = total[:, :, top - p : top - p + rows, left - q : left - q + columns]
+        return inside.transpose(0, 1).contiguous()
+
+
+def kernel(
+    weight: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+    size: torch.Size,
+) -> Kernel:
+    """The kernel for a convolution of inputs of about this size: measured choices, for CPUs."""
+    plain = weight.ndim == 4 and weight.device.type == "cpu" and not transposed and groups == 1
+    if plain and weight.dtype in (torch.float32, torch.float64):
+        out, channels, *taps = weight.shape
+        inside = all(p <= d * (k - 1) for p, d, k in zip(padding, dilation, taps, strict=True))
+        if out <= THIN and channels >= 4 * THIN and max(stride) == 1 and inside:
+            return Thin(weight, padding, dilation)
+        if weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+            return Packed(weight, stride, padding, dilation, size)
+    return Kernel(weight, stride, padding, dilation, transposed, output_padding, groups)

@@ -1,0 +1,124 @@
+"""The recorded program: its steps in order, forwards for J v and backwards for J' u."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from spectral.operators.frozen.convolution import Convolution
+from spectral.operators.frozen.steps import Diagonal, Step
+
+
+@dataclass(repr=False)
+class Program:
+    """Steps in the order of the network; slot 0 is the input, `result` the output's slot (None: constant).
+
+    A block of c vectors has the shape (c, *input_size), or (c, *output.shape) on the other side.
+
+    Attributes:
+        output: of the function at y.
+        entries: of each slot, for the memory that a product takes.
+    """
+
+    steps: list[Step]
+    result: int | None
+    input_size: torch.Size
+    output: Tensor
+    entries: dict[int, int]
+
+    def __post_init__(self) -> None:
+        last: dict[int, int] = {}
+        for at, step in enumerate(self.steps):
+            last.update(dict.fromkeys(step.inputs, at))
+        self._dead = [
+            [i for i in set(step.inputs) if last[i] == at and i != self.result]
+            for at, step in enumerate(self.steps)
+        ]
+        self._own()
+
+    def _own(self) -> None:
+        """Let gates work in place on what a convolution has just made for them alone."""
+        makers = {step.output: step for step in self.steps}
+        users: dict[int | None, list[Step | None]] = {self.result: [None]}  # the caller's
+        for step in self.steps:
+            for i in step.inputs:
+                users.setdefault(i, []).append(step)
+        for step in self.steps:
+            if isinstance(step, Diagonal) and step.keeps_size:
+                (before,), after = step.inputs, users[step.output]
+                step.owns_tangent = len(users[before]) == 1 and isinstance(makers.get(before), Convolution)
+                step.owns_cotangent = len(after) == 1 and isinstance(after[0], Convolution)
+
+    def apply(self, V: Tensor) -> Tensor:
+        """J v for each v of V (c, *input_size)."""
+        if self.result is None:
+            return V.new_zeros(len(V), *self.output.shape)
+        single = len(V) == 1
+        slots = {0: V[0] if single else V}
+        for step, dead in zip(self.steps, self._dead, strict=True):
+            tangents = [slots[i] for i in step.inputs]
+            for i in dead:
+                del slots[i]
+            slots[step.output] = step.apply(*tangents) if single else _apply(step, tangents)
+            del tangents
+        return slots[self.result].unsqueeze(0) if single else slots[self.result]
+
+    def transpose(self, U: Tensor) -> Tensor:
+        """J' u for each u of U (c, *output.shape)."""
+        single = len(U) == 1
+        slots = {} if self.result is None else {self.result: U[0] if single else U}
+        for step in reversed(self.steps):
+            if step.output not in slots:
+                continue
+            g = slots.pop(step.output)
+            parts = step.transpose(g) if single else _transpose(step, g)
+            del g
+            for i, h in zip(step.inputs, parts, strict=True):
+                slots[i] = slots[i] + h if i in slots else h
+            del parts, h
+        if 0 not in slots:
+            return U.new_zeros(len(U), *self.input_size)
+        return slots[0].unsqueeze(0) if single else slots[0]
+
+    def __repr__(self) -> str:
+        kinds = [type(step).__name__.lower() for step in self.steps]
+        return f"Program({', '.join(f'{kinds.count(kind)} {kind}' for kind in dict.fromkeys(kinds))})"
+
+    def to(self, dtype: torch.dtype) -> Program:
+        """The program with its constants in another precision."""
+        return replace(self, steps=[step.to(dtype) for step in self.steps])
+
+    @property
+    def slopes(self) -> int:
+        """Entries of all gates and slopes that are kept."""
+        return sum(step.slope.numel() for step in self.steps if isinstance(step, Diagonal))
+
+    @property
+    def live_entries(self) -> int:
+        """The most entries that one vector's product with J holds at once."""
+        live, most = {0}, 0
+        for step, dead in zip(self.steps, self._dead, strict=True):
+            live.add(step.output)
+            most = max(most, sum(self.entries[i] for i in live))
+            live.difference_update(dead)
+        return most
+
+
+def _apply(step: Step, blocks: list[Tensor]) -> Tensor:
+    """`step.apply` on blocks with a leading axis."""
+    if step.leading == "free":
+        return step.apply(*blocks)
+    if step.leading == "merged":
+        return step.apply(*(t.flatten(0, 1) for t in blocks)).unflatten(0, (len(blocks[0]), -1))
+    return torch.vmap(step.apply)(*blocks)
+
+
+def _transpose(step: Step, g: Tensor) -> tuple[Tensor, ...]:
+    """`step.transpose` on a block with a leading axis."""
+    if step.leading == "free":
+        return step.transpose(g)
+    if step.leading == "merged":
+        return tuple(h.unflatten(0, (len(g), -1)) for h in step.transpose(g.flatten(0, 1)))
+    return torch.vmap(step.transpose)(g)

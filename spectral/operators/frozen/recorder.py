@@ -1,0 +1,396 @@
+"""From a function and a point to the program of its derivative there."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functionalize
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from spectral.errors import SpectralError
+from spectral.operators.frozen.convolution import Convolution
+from spectral.operators.frozen.program import Program
+from spectral.operators.frozen.steps import (
+    Diagonal,
+    Input,
+    Linear,
+    Local,
+    Operation,
+    Step,
+    Sum,
+    aten,
+    channels_last,
+)
+
+GATES_AS_FLOATS = (
+    1 << 24
+)  # entries; more gates are kept as bytes: a quarter of the memory, and slower to apply
+
+
+def record(function: Callable[[Tensor], Tensor], y: Tensor) -> Program:
+    """The program of `function`'s derivative at y.
+
+    Raises whatever torch's tracer raises where it cannot follow (control flow that depends on data).
+    """
+
+    def of_one(x: Tensor) -> Tensor:  # the tracer looks at signatures, and options confuse it
+        return function(x)
+
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        traced = make_fx(functionalize(of_one, remove="mutations_and_views"))(y)
+        return _Recorder(traced, y).run()
+
+
+class _Recorder:
+    """Runs the traced graph at y once, with values, and turns each operation that y reaches into a step."""
+
+    def __init__(self, traced: GraphModule, y: Tensor) -> None:
+        self.traced, self.y = traced, y
+        self.values: dict[Node, Any] = {}
+        self.slots: dict[Node, int] = {}
+        self.steps: list[Step] = []
+        self.entries = {0: y.numel()}
+
+    def run(self) -> Program:
+        nodes = list(self.traced.graph.nodes)
+        last_use = {used: node for node in nodes for used in node.all_input_nodes}
+        result: Node | None = None
+        for node in nodes:
+            if node.op == "placeholder":
+                self.values[node], self.slots[node] = self.y, 0
+            elif node.op == "get_attr":
+                self.values[node] = operator.attrgetter(str(node.target))(self.traced)
+            elif node.op == "output":
+                result = node.args[0]
+            else:
+                self._call(node)
+            for used in node.all_input_nodes:
+                # A tuple is needed as long as its entries are taken from it.
+                if last_use[used] is node and node.op != "output":
+                    self.values.pop(used, None)
+        assert isinstance(result, Node)  # a model's output was checked to be one tensor
+        output = self.values.pop(result)
+        slot = self.slots.get(result)
+        steps = _merged_gates(_folded(_needed(self.steps, slot), slot), slot)
+        return Program(_gates_as_floats(steps, output.dtype), slot, self.y.shape, output, self.entries)
+
+    def _call(self, node: Node) -> None:
+        _out_of_place(node)
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self.values[n])
+        value = self.values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        reached = [n for n in dict.fromkeys(node.all_input_nodes) if n in self.slots]
+        if not reached:
+            return
+        if node.target is operator.getitem:
+            self._entry(node, args)
+        elif isinstance(value, Tensor):
+            self._step(node, reached, args, kwargs, value)
+        else:
+            # Its entries become steps, which need its inputs.
+            self.slots[node] = -1
+            self.values[node] = (
+                value,
+                [self.values[n] for n in reached],
+                reached,
+                self._operation(node, reached),
+            )
+
+    def _entry(self, node: Node, args: tuple[Any, ...]) -> None:
+        """An entry of an operation's tuple of outputs."""
+        (value, primals, reached, function), index = args
+        entry = self.values[node] = value[index]
+        if not (isinstance(entry, Tensor) and entry.is_floating_point()):
+            return
+        inputs, output = tuple(self.slots[n] for n in reached), len(self.steps) + 1
+        alone = Operation(function.target, function.arguments, index)
+        if index == 0 and len(primals) == 1 and _is_fixed_batch_norm(node.args[0]):
+            # Its slope is a number a channel.
+            slope = torch.func.vjp(alone, *primals)[1](torch.ones_like(entry))[0]
+            channels = slope.transpose(0, 1).flatten(1)[:, 0].reshape(-1, *[1] * (entry.ndim - 2))
+            self._add(node, Diagonal(inputs, output, channels.clone(), entry.shape), entry)
+        else:
+            self._add(node, Local(inputs, output, alone, tuple(primals)), entry)
+
+    def _step(self, node: Node, reached: list[Node], args: Any, kwargs: Any, value: Tensor) -> None:
+        if not value.is_floating_point():
+            return
+        target, inputs, output = node.target, tuple(self.slots[n] for n in reached), len(self.steps) + 1
+        primals = tuple(self.values[n] for n in reached)
+        factors = [a for a in node.args if isinstance(a, Node) and a in self.slots]
+        alone = len(factors) == len(reached) == 1 and node.args[0] is reached[0]
+        if target is aten.convolution.default and alone:
+            stride, padding, dilation, transposed, output_padding, groups = args[3:9]
+            step: Step = Convolution(
+                inputs,
+                output,
+                args[1],
+                list(stride),
+                list(padding),
+                list(dilation),
+                transposed,
+                list(output_padding),
+                groups,
+                primals[0].shape,
+                value.shape,
+            )
+        elif target in _POINTWISE and alone:
+            slope = channels_last(self._slope(node, reached, primals[0]))
+            step = Diagonal(inputs, output, slope, primals[0].shape)
+        elif target in (aten.mul.Tensor, aten.div.Tensor) and len(factors) == 1:
+            step = self._scale(node, reached[0], args, inputs, output, primals[0])
+        elif target is aten.neg.default:
+            step = Sum(inputs, output, (-1.0,), (value.shape,), value.shape)
+        elif target in (aten.add.Tensor, aten.sub.Tensor):
+            sign = (-1 if target is aten.sub.Tensor else 1) * kwargs.get("alpha", 1)
+            weights = dict.fromkeys(reached, 0.0)
+            for n, weight in zip(node.args, (1, sign), strict=True):
+                if n in weights:
+                    weights[n] += weight  # type: ignore[index]
+            sizes = tuple(p.shape for p in primals)
+            step = Sum(inputs, output, tuple(weights.values()), sizes, value.shape)
+        elif (
+            target in _LINEAR
+            or (target in _BILINEAR and len(factors) == 1)
+            or (target is aten.constant_pad_nd.default and not any(args[2:]))
+        ):
+            step = self._linear(node, reached, inputs, output, primals)
+        else:
+            step = Local(inputs, output, self._operation(node, reached), primals)
+        self._add(node, step, value)
+
+    def _add(self, node: Node, step: Step, value: Tensor) -> None:
+        self.steps.append(step)
+        self.slots[node] = step.output
+        self.entries[step.output] = value.numel()
+
+    def _operation(self, node: Node, reached: list[Node]) -> Operation:
+        """The operation as a function of what y reaches, all else held."""
+        place = {n: Input(i) for i, n in enumerate(reached)}
+
+        def argument(n: Node) -> Any:
+            return place[n] if n in place else self.values[n]
+
+        arguments = torch.fx.map_arg((node.args, node.kwargs), argument)
+        return Operation(node.target, arguments)  # type: ignore[arg-type]
+
+    def _linear(
+        self,
+        node: Node,
+        reached: list[Node],
+        inputs: tuple[int, ...],
+        output: int,
+        primals: tuple[Tensor, ...],
+    ) -> Linear:
+        function = self._operation(node, reached)
+        if node.target not in _BILINEAR:  # a constant image that is concatenated has no derivative
+            function = function.without_held()
+        sizes = tuple(p.shape for p in primals)
+        images = node.target in _OF_IMAGES and all(len(size) == 4 for size in sizes)
+        if node.target in (aten.cat.default, aten.slice.Tensor, aten.slice_copy.Tensor):
+            images = images and _dim(node) % 4 > 0 and len(reached) == len(node.all_input_nodes)
+        back = _back(node) if images else None
+        return Linear(inputs, output, function, sizes, images, back)
+
+    def _slope(self, node: Node, reached: list[Node], x: Tensor) -> Tensor:
+        """The local slope of a pointwise unit; a gate where the unit is a ReLU."""
+        if node.target is aten.relu.default:
+            return (x > 0).to(torch.int8)
+        return torch.func.vjp(self._operation(node, reached), x)[1](torch.ones_like(x))[0]
+
+    def _scale(
+        self, node: Node, reached: Node, args: Any, inputs: tuple[int, ...], output: int, x: Tensor
+    ) -> Step:
+        first = node.args[0] is reached
+        if node.target is aten.div.Tensor and not first:  # c / x
+            return Local(inputs, output, self._operation(node, [reached]), (x,))
+        constant = torch.as_tensor(args[1] if first else args[0], dtype=x.dtype, device=x.device)
+        slope = constant if node.target is aten.mul.Tensor else 1 / constant
+        return Diagonal(inputs, output, slope, x.shape)
+
+
+def _out_of_place(node: Node) -> None:
+    """Replace an operation in place, of which torch's own decompositions leave a few, by its plain form.
+
+    Raises:
+        SpectralError: what it overwrites is used elsewhere, or it has no plain form.
+    """
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return
+    name = schema.name.split("::")[1]
+    plain = getattr(getattr(aten, name.removesuffix("_"), None), schema.overload_name or "default", None)
+    if not name.endswith("_") or plain is None or len(node.all_input_nodes[0].users) > 1:
+        raise SpectralError(f"the operation {name} overwrites its input")
+    node.target = plain
+
+
+def _needed(steps: list[Step], result: int | None) -> list[Step]:
+    """The steps that the result depends on."""
+    wanted = {result}
+    kept = []
+    for step in reversed(steps):
+        if step.output in wanted:
+            wanted.update(step.inputs)
+            kept.append(step)
+    return kept[::-1]
+
+
+def _folded(steps: list[Step], result: int | None) -> list[Step]:
+    """Scales of channels folded into the convolutions they follow."""
+
+    def join(before: Step, step: Step) -> Step | None:
+        if isinstance(before, Convolution) and isinstance(step, Diagonal):
+            scale = _channel_scale(step.slope, before)
+            return None if scale is None else before.scaled(scale, step.output)
+        return None
+
+    return _joined(steps, result, join)
+
+
+def _merged_gates(steps: list[Step], result: int | None) -> list[Step]:
+    """Consecutive gates and slopes of one size as their product."""
+
+    def join(before: Step, step: Step) -> Step | None:
+        if (
+            isinstance(before, Diagonal)
+            and isinstance(step, Diagonal)
+            and before.keeps_size
+            and step.keeps_size
+        ):
+            return replace(before, output=step.output, slope=before.slope * step.slope)
+        return None
+
+    return _joined(steps, result, join)
+
+
+def _joined(steps: list[Step], result: int | None, join: Callable[[Step, Step], Step | None]) -> list[Step]:
+    """The steps with each one joined, where `join` can, to the one before it that nobody else uses."""
+    uses = [i for step in steps for i in step.inputs] + [-1 if result is None else result]
+    made: dict[int, int] = {}
+    kept: list[Step | None] = []
+    for step in steps:
+        before = made.get(step.inputs[0]) if len(step.inputs) == 1 else None
+        maker = None if before is None else kept[before]
+        if before is not None and maker is not None and uses.count(step.inputs[0]) == 1:
+            both = join(maker, step)
+            if both is not None:
+                kept[before] = both
+                made[step.output] = before
+                continue
+        made[step.output] = len(kept)
+        kept.append(step)
+    return [step for step in kept if step is not None]
+
+
+def _gates_as_floats(steps: list[Step], dtype: torch.dtype) -> list[Step]:
+    """Gates in the precision of the vectors they multiply, unless that is too much to keep."""
+    gates = [step for step in steps if isinstance(step, Diagonal) and step.slope.dtype == torch.int8]
+    if sum(gate.slope.numel() for gate in gates) <= GATES_AS_FLOATS:
+        for gate in gates:
+            gate.slope = gate.slope.to(dtype)
+    return steps
+
+
+def _is_fixed_batch_norm(node: Any) -> bool:
+    """Whether a node is a batch norm in evaluation mode."""
+    name = str(node.target)
+    return "batch_norm" in name and ("no_training" in name or (len(node.args) > 5 and node.args[5] is False))
+
+
+def _channel_scale(slope: Tensor, convolution: Convolution) -> Tensor | None:
+    """The slope as one number a channel, or None where it is not."""
+    if convolution.transposed and convolution.groups > 1:
+        return None
+    size = convolution.output_size
+    padded = (1,) * (len(size) - slope.ndim) + tuple(slope.shape)
+    if len(padded) != len(size) or any(s != 1 for axis, s in enumerate(padded) if axis != 1):
+        return None
+    return slope.reshape(-1).expand(size[1])
+
+
+def _dim(node: Node) -> int:
+    """The axis along which a node slices or concatenates."""
+    return node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)  # type: ignore[return-value]
+
+
+Sizes = tuple[torch.Size, ...]
+
+
+def _back(node: Node) -> Callable[[Tensor, Sizes], tuple[Tensor, ...]] | None:
+    """The transpose of an operation on images in closed form, for those met most often."""
+    if node.target is aten.cat.default and len(set(node.args[0])) == len(node.args[0]):  # type: ignore[arg-type]
+        dim = _dim(node)
+        return lambda g, sizes: g.split([size[dim] for size in sizes], dim)
+    if node.target is aten.avg_pool2d.default:
+        given: list[Any] = [*node.args[1:]]
+        given += [[], [0, 0], False, True, None][len(given) - 1 :]
+        kernel, stride, padding, *rest = given
+
+        def pool(g: Tensor, sizes: Sizes) -> tuple[Tensor, ...]:
+            like = torch.empty(sizes[0], dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
+            return (aten.avg_pool2d_backward(channels_last(g), like, kernel, stride, padding, *rest),)
+
+        return pool
+    if node.target is aten.upsample_nearest2d.default:
+        side, *scales = node.args[1:]
+        return lambda g, sizes: (aten.upsample_nearest2d_backward(g, side, list(sizes[0]), *scales),)
+    return None
+
+
+_POINTWISE = {
+    getattr(aten, name).default
+    for name in (
+        *("relu", "silu", "gelu", "sigmoid", "tanh", "softplus", "elu", "leaky_relu", "mish", "hardswish"),
+        *("hardtanh", "exp", "log", "sqrt", "rsqrt", "sin", "cos", "abs", "reciprocal", "erf", "clamp"),
+    )
+} | {aten.pow.Tensor_Scalar}
+
+_OF_IMAGES = {
+    aten.cat.default,
+    aten.slice.Tensor,
+    aten.slice_copy.Tensor,
+    aten.constant_pad_nd.default,
+    aten.reflection_pad2d.default,
+    aten.replication_pad2d.default,
+    aten.avg_pool2d.default,
+    aten.upsample_nearest2d.default,
+    aten.upsample_bilinear2d.default,
+    aten.pixel_shuffle.default,
+    aten.pixel_unshuffle.default,
+}
+
+_LINEAR = _OF_IMAGES | {
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.view_copy.default,
+    aten._reshape_copy.default,
+    aten.permute.default,
+    aten.permute_copy.default,
+    aten.transpose.int,
+    aten.transpose_copy.int,
+    aten.unsqueeze.default,
+    aten.unsqueeze_copy.default,
+    aten.squeeze.dim,
+    aten.squeeze_copy.dim,
+    aten.expand.default,
+    aten.expand_copy.default,
+    aten.clone.default,
+    aten.select.int,
+    aten.select_copy.int,
+    aten.stack.default,
+    aten.mean.dim,
+    aten.sum.dim_IntList,
+    aten.flip.default,
+    aten.roll.default,
+    aten.mul.Scalar,
+    aten.div.Scalar,
+}
+
+_BILINEAR = {aten.mm.default, aten.bmm.default}

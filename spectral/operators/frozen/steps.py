@@ -1,0 +1,235 @@
+"""The linear maps a recorded program is made of.
+
+    Convolution   t -> w * t            transpose: with flipped kernels where the stride is 1
+    Diagonal      t -> s t              slopes of pointwise units, and products with constants
+    Sum           t_1, t_2 -> t_1 + a t_2
+    Linear        t -> op(t)            an operation linear in what y reaches; transpose by torch's vjp of it
+    Local         t -> d op (t)         any other operation: torch's jvp and vjp of that one, at its inputs
+
+A block of c vectors has a leading axis, (c, *size of one).  Each step says in `leading` how it takes that
+axis: "free", its formulas hold with it as they are; "merged", it goes into the axis of images; "mapped", by
+torch.vmap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+aten = torch.ops.aten
+
+Leading = Literal["free", "merged", "mapped"]
+
+
+class Step(Protocol):
+    """One linear map of the program, from the slots `inputs` to the slot `output`."""
+
+    inputs: tuple[int, ...]
+    output: int
+
+    @property
+    def leading(self) -> Leading:
+        """How a block's leading axis is taken."""
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """The derivative of the operation, applied to tangents of its inputs."""
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """Its transpose: a cotangent for each input."""
+
+    def to(self, dtype: torch.dtype) -> Step:
+        """The step with its constants in another precision."""
+
+
+@dataclass
+class Diagonal:
+    """t -> s t, s broadcast; in place where nobody else looks (`owns_tangent`, `owns_cotangent`).
+
+    Gates, whose s is 0 or 1, may be kept as bytes.
+    """
+
+    inputs: tuple[int, ...]
+    output: int
+    slope: Tensor
+    input_size: torch.Size
+    owns_tangent: bool = False
+    owns_cotangent: bool = False
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether t is not broadcast to the slope's size."""
+        return torch.broadcast_shapes(self.slope.shape, self.input_size) == self.input_size
+
+    @property
+    def leading(self) -> Leading:
+        """Broadcasting aligns sizes at their ends, so that one more axis in front changes nothing."""
+        return "free" if self.keeps_size else "mapped"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """s t."""
+        return tangents[0].mul_(self.slope) if self.owns_tangent else tangents[0] * self.slope
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """s g, summed over what t was broadcast to."""
+        if self.keeps_size:
+            return (g.mul_(self.slope) if self.owns_cotangent else g * self.slope,)
+        return ((g * self.slope).sum_to_size(self.input_size),)
+
+    def to(self, dtype: torch.dtype) -> Diagonal:
+        """Slopes in another precision; bytes stay bytes."""
+        return replace(self, slope=_cast(self.slope, dtype))
+
+
+@dataclass
+class Sum:
+    """t_1, t_2 -> a_1 t_1 + a_2 t_2, broadcast; or one of them alone."""
+
+    inputs: tuple[int, ...]
+    output: int
+    weights: tuple[float, ...]
+    sizes: tuple[torch.Size, ...]
+    output_size: torch.Size
+
+    @property
+    def leading(self) -> Leading:
+        """Without broadcasting one more axis changes nothing."""
+        return "free" if all(size == self.output_size for size in self.sizes) else "mapped"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """sum a_i t_i."""
+        first, *rest = (t if a == 1 else a * t for a, t in zip(self.weights, tangents, strict=True))
+        if rest:
+            return first + rest[0]
+        return first if self.leading == "free" else first.expand(self.output_size)
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """a_i g."""
+        parts = (g if a == 1 else a * g for a in self.weights)
+        if self.leading == "free":
+            return tuple(parts)
+        return tuple(part.sum_to_size(size) for part, size in zip(parts, self.sizes, strict=True))
+
+    def to(self, dtype: torch.dtype) -> Sum:
+        """Itself: the weights are Python numbers."""
+        return self
+
+
+@dataclass(frozen=True)
+class Input:
+    """Stands for the i-th argument in the arguments of an `Operation`."""
+
+    i: int
+
+
+class Operation:
+    """An operation of torch as a function of what y reaches, all else held.
+
+    Args:
+        target: the operation.
+        arguments: its (args, kwargs), with an `Input` in each place that y reaches.
+        entry: of an operation with several outputs, the one that is meant.
+    """
+
+    def __init__(self, target: Callable[..., Any], arguments: Any, entry: int | None = None) -> None:
+        self.target, self.arguments, self.entry = target, arguments, entry
+        self.leaves, self.structure = pytree.tree_flatten(arguments)
+
+    def __call__(self, *primals: Tensor) -> Tensor:
+        """The operation's output."""
+        leaves = [primals[x.i] if isinstance(x, Input) else x for x in self.leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self.structure)
+        value = self.target(*args, **kwargs)
+        return value if self.entry is None else value[self.entry]
+
+    def to(self, dtype: torch.dtype) -> Operation:
+        """The operation with what is held in another precision."""
+        return self._holding(lambda t: _cast(t, dtype))
+
+    def without_held(self) -> Operation:
+        """The operation with zeros for what is held."""
+        return self._holding(lambda t: t.new_zeros(()).expand(t.shape))
+
+    def _holding(self, change: Callable[[Tensor], Tensor]) -> Operation:
+        leaves = [change(x) if isinstance(x, Tensor) else x for x in self.leaves]
+        return Operation(self.target, pytree.tree_unflatten(leaves, self.structure), self.entry)
+
+
+@dataclass
+class Linear:
+    """t -> op(t) for an operation that is linear, without constant, in what y reaches.
+
+    `images` says that it does the same to each of the images that the first axis counts; `back` is its
+    transpose (g, sizes of the inputs), where that is known.
+    """
+
+    inputs: tuple[int, ...]
+    output: int
+    function: Operation
+    sizes: tuple[torch.Size, ...]
+    images: bool = False
+    back: Callable[[Tensor, tuple[torch.Size, ...]], tuple[Tensor, ...]] | None = None
+
+    @property
+    def leading(self) -> Leading:
+        """More images are no other operation; anything else is mapped."""
+        return "merged" if self.images else "mapped"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """op(t)."""
+        return self.function(*tangents)
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """op' g."""
+        sizes = self.sizes
+        if self.images:
+            sizes = tuple(torch.Size((len(g), *size[1:])) for size in sizes)
+        if self.back is not None:
+            return self.back(g, sizes)
+        zero = g.new_zeros(())
+        return torch.func.vjp(self.function, *(zero.expand(size) for size in sizes))[1](g)
+
+    def to(self, dtype: torch.dtype) -> Linear:
+        """The factor that is held in another precision."""
+        return replace(self, function=self.function.to(dtype))
+
+
+@dataclass
+class Local:
+    """t -> d op (t) at the operation's inputs, which are kept."""
+
+    inputs: tuple[int, ...]
+    output: int
+    function: Operation
+    primals: tuple[Tensor, ...]
+    leading: Leading = "mapped"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """d op (t), by torch's jvp."""
+        return torch.func.jvp(self.function, self.primals, tangents)[1]
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """(d op)' g, by torch's vjp."""
+        return torch.func.vjp(self.function, *self.primals)[1](g)
+
+    def to(self, dtype: torch.dtype) -> Local:
+        """The operation differentiated in another precision."""
+        primals = tuple(_cast(x, dtype) for x in self.primals)
+        return replace(self, function=self.function.to(dtype), primals=primals)
+
+
+def channels_last(t: Tensor) -> Tensor:
+    """Images in the layout in which convolutions run up to twice as fast, and their gates must share it."""
+    if t.ndim != 4:
+        return t.contiguous()
+    if t.shape[1] == 1:  # both layouts at once: torch looks at the strides to tell which is meant
+        return t.reshape(len(t), *t.shape[2:], 1).permute(0, 3, 1, 2)
+    return t.contiguous(memory_format=torch.channels_last)
+
+
+def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t.to(dtype) if t.is_floating_point() else t
