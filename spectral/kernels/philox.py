@@ -16,20 +16,23 @@ _ZERO, _DISCARD = np.uint64(0), np.uint64(11)
 
 
 @intrinsic
-def _mulhi(typingctx, a, b):  # type: ignore[no-untyped-def]
-    """The upper 64 bits of the 128-bit product of two uint64."""
+def _product(typingctx, a, b):  # type: ignore[no-untyped-def]
+    """The upper and the lower 64 bits of the product of two uint64, by one instruction."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        wide = ir.IntType(128)
+        half, wide = ir.IntType(64), ir.IntType(128)
         product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
-        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
+        high = builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), half)
+        return context.make_tuple(builder, signature.return_type, [high, builder.trunc(product, half)])
 
-    return types.uint64(types.uint64, types.uint64), codegen
+    return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), codegen
 
 
 @numba.njit(nogil=True, cache=True)
 def _round(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
-    return _mulhi(_M1, c2) ^ c1 ^ k0, _M1 * c2, _mulhi(_M0, c0) ^ c3 ^ k1, _M0 * c0, k0 + _W0, k1 + _W1
+    high0, low0 = _product(_M0, c0)
+    high1, low1 = _product(_M1, c2)
+    return high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0, k0 + _W0, k1 + _W1
 
 
 @numba.njit(nogil=True, cache=True)
