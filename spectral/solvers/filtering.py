@@ -111,8 +111,8 @@ def chebyshev(
         between: (low, high): seek every eigenvalue inside; for one problem, not a batch.
         tol: a pair has converged when |A v - lambda v| <= tol max |lambda|, the maximum over the pairs found;
             with `between`, tol max(|low|, |high|).
-        degree: of p; by default the lowest at which p falls to 0.9 at the ends of what is sought; not above
-            that at which it falls to 0.1.
+        degree: of p; by default the lowest at which p falls to 0.9 at the ends of what is sought; lowered
+            where it would fall below 0.1.
         block: vectors a product.
         k, which, above, start, seed, max_products, confidence, progress: as in `lanczos`.
 
@@ -227,7 +227,7 @@ class _Bell:
 
     Attributes:
         coefficients: a_0, ..., a_m.
-        edge: p at the ends that lie inside the spectrum, the lower of the two.
+        edge: the least p inside.
         stretch: max |x - lambda| / (p(x) - p(lambda)) over ends x and lambda outside: how much larger an
             error in A can be than one in p(A).
     """
@@ -235,35 +235,43 @@ class _Bell:
     def __init__(self, spectrum: Spectrum, low: float, high: float, degree: int | None) -> None:
         self.low, self.high = low, high
         self.centre, self.radius = (spectrum.low + spectrum.high) / 2, (spectrum.high - spectrum.low) / 2
-        top, bottom = (math.acos(min(1.0, max(-1.0, (x - self.centre) / self.radius))) for x in (high, low))
-        ends = np.array([angle for angle in (top, bottom) if 0 < angle < math.pi])
-        width = (bottom - top) / len(ends)
+        self._top, self._bottom = (
+            math.acos(min(1.0, max(-1.0, (x - self.centre) / self.radius))) for x in (high, low)
+        )
+        ends = [angle for angle in (self._top, self._bottom) if 0 < angle < math.pi]
         # Jackson's bell is close to a Gaussian of standard deviation pi / m in the angle.
-        lowest, highest = (math.ceil(math.pi * math.sqrt(-2 * math.log(p)) / width) for p in (EDGE, FOOT))
-        m = min(degree or lowest, max(highest, 2), HIGHEST_DEGREE)
-        gamma = 0.0 if top == 0 else math.pi
-        if len(ends) == 2:
-            lower, upper = top, bottom
+        width = (self._bottom - self._top) / len(ends)
+        m = degree or min(math.ceil(math.pi * math.sqrt(-2 * math.log(EDGE)) / width), HIGHEST_DEGREE)
+        self._shape(m)
+        while self.edge < FOOT and m > 1:
+            m = min(m - 1, 9 * m // 10)
+            self._shape(m)
+        x = np.cos(ends)[:, None] - np.cos(self._angles)
+        fall = _bell_at(np.array(ends), self.coefficients)[:, None] - self._p
+        told = ~self._inside & (fall > 0)
+        self.stretch = self.radius * float((np.abs(x)[told] / fall[told]).max(initial=1.0))
+
+    def _shape(self, m: int) -> None:
+        """The bell of degree m, as high at one end of the interval as at the other."""
+        gamma = 0.0 if self._top == 0 else math.pi
+        if self._top > 0 and self._bottom < math.pi:
+            ends = np.array([self._top, self._bottom])
+            lower, upper = self._top, self._bottom
             for _ in range(60):
                 gamma = (lower + upper) / 2
                 at_top, at_bottom = _bell_at(ends, _bell(m, gamma))
                 lower, upper = (gamma, upper) if at_top > at_bottom else (lower, gamma)
         self.coefficients = _bell(m, gamma)
-        at_ends = _bell_at(ends, self.coefficients)
-        self.edge = float(at_ends.min())
         # p at the angles j pi / N, by a cosine transform.
-        size = 16 * m
+        size = 16 * max(m, 16)
         padded = np.zeros(size + 1)
         padded[: m + 1] = self.coefficients / 2
         padded[0] *= 2
         self._p = scipy.fft.dct(padded, type=1)
         self._angles = np.pi * np.arange(size + 1) / size
-        self._inside = (self._angles >= top) & (self._angles <= bottom)
-        x = np.cos(ends)[:, None] - np.cos(self._angles)
-        fall = at_ends[:, None] - self._p
-        told = ~self._inside & (fall > 0)
-        ratios = np.abs(x)[told] / fall[told] if told.any() else np.ones(1)
-        self.stretch = self.radius * float(ratios.max())
+        self._inside = (self._angles >= self._top) & (self._angles <= self._bottom)
+        at_ends = _bell_at(np.array([self._top, self._bottom]), self.coefficients)
+        self.edge = min(float(at_ends.min()), float(self._p[self._inside].min(initial=1.0)))
 
     @property
     def degree(self) -> int:
@@ -276,15 +284,15 @@ class _Bell:
 
     def depth(self, bound: float) -> float:
         """How far from the ends an eigenvalue with p <= bound may lie; inf where anywhere."""
-        hidden = self._inside & (self._p <= bound)
-        if not hidden.any():
+        if bound < self.edge:
             return 0.0
         if bound >= 1:
             return math.inf
+        hidden = self._inside & (self._p <= bound)
         x = self.centre + self.radius * np.cos(self._angles[hidden])
         # One step of the grid further, since between two of its points p is not looked at.
         step = self.radius * np.pi / (len(self._p) - 1)
-        return float(np.minimum(x - self.low, self.high - x).max()) + step
+        return float(np.minimum(x - self.low, self.high - x).max(initial=0.0)) + step
 
 
 def _bell(m: int, gamma: float) -> NDArray[np.float64]:

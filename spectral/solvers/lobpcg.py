@@ -94,7 +94,10 @@ def lobpcg(
         return replace(found, vectors=inside.out_of(found.vectors), images=inside.out_of(found.images))
     n = A.shape[1]
     if above is None and not k <= min(n, width or n):
-        raise OptionError(f"k = {k} pairs take as many vectors, of the {width or n} at hand")
+        raise OptionError(
+            f"k = {k} pairs take as many vectors: width, {width}, and the length less the constraints, {n}, "
+            "must be no smaller"
+        )
     width = min(n, width or (k + 2 if above is None else 8))
     sign = -1.0 if which == "smallest" else 1.0
     target = Target(k, None if above is None else sign * above, which == "magnitude", tol)
