@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spectral.errors import OptionError, ShapeError
+
 CHUNK_PIXELS = 1 << 20  # pixels denoised at a time
 
 
@@ -24,10 +26,10 @@ def psnr(x: Tensor, xhat: Tensor) -> Tensor:
     """-10 log10 of the mean squared error of each image: dB with peak 1, nothing clipped.
 
     x and xhat: (N, ...), the same shape, images in [0, 1]. Returns float64 (N,), infinite where they agree.
-    Raises ValueError where the shapes differ.
+    Raises ShapeError where the shapes differ.
     """
     if x.shape != xhat.shape:
-        raise ValueError(
+        raise ShapeError(
             f"images and estimates must have the same shape, got {tuple(x.shape)}, {tuple(xhat.shape)}"
         )
     error = (x.double() - xhat.double()).square().flatten(1).mean(1)
@@ -37,10 +39,10 @@ def psnr(x: Tensor, xhat: Tensor) -> Tensor:
 def add_noise(images: Tensor, sigma: float, seed: int) -> Tensor:
     """images + sigma z, where z depends on the seed and the shape alone: the same at every sigma.
 
-    Raises ValueError for sigma <= 0.
+    Raises OptionError for sigma <= 0.
     """
     if not sigma > 0:
-        raise ValueError(f"sigma must be positive, got {sigma}")
+        raise OptionError(f"sigma must be positive, got {sigma}")
     z = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     return images + sigma * z.to(images)
 
@@ -54,7 +56,7 @@ def psnr_table(
     """The mean over images of each image's PSNR, before and after denoising, one row a noise level.
 
     model: noisy (N, C, H, W) -> denoised, in evaluation mode if it is a module. images: (N, C, H, W) in
-    [0, 1]. Raises ValueError for sigma <= 0.
+    [0, 1]. Raises OptionError for sigma <= 0.
     """
     clean = torch.as_tensor(images)
     rows = []

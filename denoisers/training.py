@@ -29,6 +29,7 @@ from denoisers.images.calpha import synthesize
 from denoisers.images.folder import patches, read_folder, training_photographs
 from denoisers.networks import BiasFreeNorm, NoisePredictor
 from denoisers.weights import build, save
+from spectral.errors import CheckpointError, OptionError
 
 Batch = NDArray[np.float32]
 
@@ -64,13 +65,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if min(self.size, self.batch, self.steps) < 1 or self.halvings < 0:
-            raise ValueError("size, batch and steps must be >= 1 and halvings >= 0")
+            raise OptionError("size, batch and steps must be >= 1 and halvings >= 0")
         if self.noise not in ("uniform", "squared"):
-            raise ValueError(f"noise must be 'uniform' or 'squared', got {self.noise!r}")
+            raise OptionError(f"noise must be 'uniform' or 'squared', got {self.noise!r}")
         if not (self.sigma_max > 0 and self.learning_rate > 0):
-            raise ValueError("sigma_max and learning_rate must be positive")
+            raise OptionError("sigma_max and learning_rate must be positive")
         if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed must lie in [0, 2^31), got {self.seed}")
+            raise OptionError(f"seed must lie in [0, 2^31), got {self.seed}")
 
 
 RECIPES = {
@@ -101,7 +102,7 @@ def train(
     goes on from it.
 
     Raises FileExistsError where a checkpoint exists and `resume` is not set, FileNotFoundError where it is
-    set and none exists, ValueError where the checkpoint is of another configuration.
+    set and none exists, CheckpointError where the checkpoint is of another configuration.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +201,7 @@ class _Run:
             raise FileNotFoundError(f"no checkpoint at {self.file}: start without resume")
         state = torch.load(self.file, weights_only=True)
         if state["config"] != asdict(self.config):
-            raise ValueError(f"{self.file} was written by another configuration: {state['config']}")
+            raise CheckpointError(f"{self.file} was written by another configuration: {state['config']}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]

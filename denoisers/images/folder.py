@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from spectral.errors import ShapeError
+
 Grey = NDArray[np.float32]
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm", ".webp"}
@@ -79,10 +81,10 @@ def patches(images: Sequence[Grey], size: int, count: int, rng: np.random.Genera
     """`count` random patches, float32 (count, 1, size, size): an image, a place and one of 8 symmetries each.
 
     Every image is equally likely, every place in it as well, and every rotation and reflection of the square.
-    Raises ValueError where an image is smaller than the patch.
+    Raises ShapeError where an image is smaller than the patch.
     """
     if any(min(image.shape) < size for image in images):
-        raise ValueError(f"an image has a side below the patch size {size}: leave it out, or ask for less")
+        raise ShapeError(f"an image has a side below the patch size {size}: leave it out, or ask for less")
     out = np.empty((count, 1, size, size), dtype=np.float32)
     for patch in out[:, 0]:
         image = images[int(rng.integers(len(images)))]

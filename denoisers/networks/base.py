@@ -4,6 +4,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from spectral.errors import ShapeError
+
 
 class NoisePredictor(nn.Module):
     """A denoiser f(y) = y - noise(y), where `noise` is a bias-free network.
@@ -15,7 +17,7 @@ class NoisePredictor(nn.Module):
     - channels: channels of the images;
     - side_multiple: H and W must be multiples of it.
 
-    Raises ValueError where y has another number of axes or channels, or sides that the network does not take.
+    Raises ShapeError where y has another number of axes or channels, or sides that the network does not take.
     """
 
     config: dict[str, Any]
@@ -38,12 +40,12 @@ class NoisePredictor(nn.Module):
     def _check(self, y: Tensor) -> None:
         name = type(self).__name__
         if y.ndim != 4 or y.shape[1] != self.channels:
-            raise ValueError(
+            raise ShapeError(
                 f"{name} takes images of shape (N, {self.channels}, H, W), got {tuple(y.shape)}: "
                 "add or merge axes with y.reshape, or load a network with that many channels"
             )
         if y.shape[2] % self.side_multiple or y.shape[3] % self.side_multiple:
-            raise ValueError(
+            raise ShapeError(
                 f"{name} takes sides that are multiples of {self.side_multiple}, got "
                 f"{y.shape[2]} x {y.shape[3]}: crop the image, or pad it with torch.nn.functional.pad"
             )

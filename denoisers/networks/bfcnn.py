@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from denoisers.networks.base import NoisePredictor
 from denoisers.networks.layers import conv_norm_relu, convolution
+from spectral.errors import OptionError
 
 
 class BFCNN(NoisePredictor):
@@ -19,7 +20,7 @@ class BFCNN(NoisePredictor):
         self, layers: int = 21, width: int = 64, channels: int = 1, first_relu: bool = False
     ) -> None:
         if layers < 2 or min(width, channels) < 1:
-            raise ValueError(
+            raise OptionError(
                 "BFCNN needs layers >= 2, width and channels >= 1, "
                 f"got layers={layers}, width={width}, channels={channels}"
             )

@@ -6,6 +6,7 @@ from torch.nn.functional import avg_pool2d
 
 from denoisers.networks.base import NoisePredictor
 from denoisers.networks.layers import conv_norm_relu, convolution
+from spectral.errors import OptionError
 
 
 class UNet(NoisePredictor):
@@ -24,7 +25,7 @@ class UNet(NoisePredictor):
 
     def __init__(self, blocks: int = 3, width: int = 64, channels: int = 1) -> None:
         if min(blocks, width, channels) < 1:
-            raise ValueError(
+            raise OptionError(
                 "UNet needs blocks, width and channels >= 1, "
                 f"got blocks={blocks}, width={width}, channels={channels}"
             )
