@@ -78,10 +78,11 @@ def full_eigs(
     conditions, defective = proof.judged(10 * accuracy)
     left_rows = None if proof.left is None else problem.shaped(proof.left[None], problem.input_shape)
     noted = replace(found, notes=[*found.notes, *_remarks(proof.values, defective, found)])
+    judged = problem.judged(
+        noted, proof.values.abs()[None], proof.residuals[None], (conditions * proof.residuals)[None], tol
+    )
     return FullEigenPairs(
-        **problem.judged(
-            noted, proof.values[None], proof.residuals[None], (conditions * proof.residuals)[None], tol
-        ),
+        **judged | {"values": proof.values},
         vectors=problem.shaped(proof.vectors[None], problem.input_shape),
         left=left_rows,
         left_residuals=proof.left_residuals,
@@ -145,7 +146,8 @@ def certify_full(found: SchurPairs, k: int, *, which: Which, above: float | None
     sign = -1.0 if which == "smallest" else 1.0
     target = ComplexTarget(k, None if above is None else sign * above, which == "magnitude", 0.0)
     V, W = _orthonormal(found)
-    form = RealSchur.of(sign * (V @ W.mT).cpu().numpy())
+    rounding = 10 * torch.finfo(found.vectors.dtype).eps * found.norm
+    form = RealSchur.of(sign * (V @ W.mT).cpu().numpy(), rounding)
     form = form.ordered(lambda values: target.height(torch.from_numpy(values)).numpy())
     theta = torch.from_numpy(form.values)
     wanted = target.wanted(theta[None])

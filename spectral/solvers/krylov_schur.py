@@ -4,7 +4,9 @@ The basis is that of `spectral.solvers.krylov`, A V' = V' T + X' C + F, with T =
 symmetric.  Its real Schur form takes the place of Ritz vectors: a restart keeps the leading Schur vectors,
 which stay orthonormal however far A is from normal, and never parts a complex pair (Stewart 2002).  For an
 eigenpair T y = theta y, |y| = 1, v = V' y has the residual |A v - theta v| = |(C, F) y|, so theta is an
-eigenvalue of A + E for an |E| of as much.  How far theta moves for that is the eigenvalue's condition.
+eigenvalue of A + E for an |E| of as much.  How far theta moves for that is the eigenvalue's condition.  Where
+eigenvectors are nearly parallel, small residuals do not make their span invariant: the residuals |(C, F) z| of
+the Schur vectors must be small too.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectral.errors import NotFiniteError
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness
 from spectral.solvers.checkpoint import Checkpoint
@@ -58,18 +61,19 @@ class ComplexTarget(Target):
 class KrylovSchurBasis(KrylovBasis):
     """A Krylov basis of one operator that need not be symmetric; see the module's text.
 
-    T is not symmetric here, and the order of preference is by real part, or by modulus with `magnitude`.
+    T is not symmetric here.
 
     Attributes:
+        target: what is sought; Schur vectors beyond need not converge.
         conditions: after `refresh`, 1 / |w^H v| of each eigenvalue kept, w and v the unit eigenvectors of the
             larger T before: lower bounds of the conditions in A, (size,).
     """
 
     def __init__(
-        self, A: LinearOperator, first: Tensor, generator: torch.Generator, *, magnitude: bool = False
+        self, A: LinearOperator, first: Tensor, generator: torch.Generator, target: ComplexTarget
     ) -> None:
-        super().__init__(A, first, generator, magnitude=magnitude)
-        self.target = ComplexTarget(0, None, magnitude, 0.0)
+        super().__init__(A, first, generator, magnitude=target.magnitude)
+        self.target = target
         self.conditions = np.ones(0)
         self._form: tuple[Tensor, RealSchur, np.ndarray] | None = None
         self._bounded, self._bound = 0, math.inf
@@ -95,17 +99,19 @@ class KrylovSchurBasis(KrylovBasis):
         self.T, self.F, self.X, self.C = T, F, X, C
 
     def ritz(self) -> tuple[Tensor, Tensor]:
-        """Ritz values, complex, and residuals, (1, size) each, from the highest down; pairs are adjacent."""
+        """Ritz values, complex, and residuals, (1, size) each, from the highest down; pairs are adjacent.
+
+        Of the wanted ones, the larger of the residuals of eigenvector and Schur vector.
+        """
         form, order = self._schur()
         theta = torch.from_numpy(form.values[order])[None]
         if self.exhausted:
             return theta, torch.zeros_like(theta.real)
-        return theta, self._norms(torch.cat([self.C, self.F], dim=1), form, order)
+        return theta, self._residuals(torch.cat([self.C, self.F], dim=1), self.target.wanted(theta))
 
     def in_next_block(self, keep: int) -> Tensor:
         """The part of the leading pairs' residuals that lies in the next block, (1, keep)."""
-        form, order = self._schur()
-        return self._norms(self.C, form, order[:keep])
+        return self._residuals(self.C, keep)[:, :keep]
 
     def restart(self, keep: int) -> None:
         """Keep the leading Schur vectors alone, with the next block; one more where `keep` parts a pair."""
@@ -144,7 +150,7 @@ class KrylovSchurBasis(KrylovBasis):
         stand out beyond the spectrum until they converge.
         """
         T, C = self.T[0, keep:, keep:], self.C[:, :, keep:]
-        form = RealSchur.of(T.numpy())
+        form = RealSchur.of(T.numpy(), 10 * self.eps * self.norm)
         height = self.target.height(torch.from_numpy(form.values))
         seen = (height - self._norms(C, form, np.arange(len(T)))[0]).max().reshape(1)
         # Any earlier bound still holds, and a bound takes longer than a product of a small matrix.
@@ -164,9 +170,19 @@ class KrylovSchurBasis(KrylovBasis):
     def _schur(self) -> tuple[RealSchur, np.ndarray]:
         """The Schur form of T, and its eigenvalues' indices in order of preference; kept until T changes."""
         if self._form is None or self._form[0] is not self.T:
-            form = RealSchur.of(self.T[0].numpy())
+            form = RealSchur.of(self.T[0].numpy(), 10 * self.eps * self.norm)
             self._form = (self.T, form, form.order(self._height))
         return self._form[1:]
+
+    def _residuals(self, rows: Tensor, wanted: int) -> Tensor:
+        """|rows y| of the eigenvectors y, (1, size), for those wanted not below |rows z| of the Schur vectors z."""
+        form, order = self._schur()
+        norms = self._norms(rows, form, order)
+        lead = form.leading(order[:wanted])
+        inner = RealSchur(lead.T[:wanted, :wanted], np.eye(wanted)).ordered(self._height)
+        Z = torch.from_numpy(lead.Z[:, :wanted] @ inner.Z)
+        norms[:, :wanted] = torch.maximum(norms[:, :wanted], torch.linalg.vector_norm(rows @ Z, dim=1))
+        return norms
 
     def _height(self, values: np.ndarray) -> np.ndarray:
         return np.abs(values) if self.magnitude else values.real
@@ -240,7 +256,7 @@ def krylov_schur(
     first = first_block(A, block, start, generator)
     if left:
         A.apply_transpose(first[0, :1])  # where there is none, before any work
-    krylov = KrylovSchurBasis(sign * A if sign < 0 else A, first, generator, magnitude=target.magnitude)
+    krylov = KrylovSchurBasis(sign * A if sign < 0 else A, first, generator, target)
     share = max_products // 2 if left else max_products
     found = search(
         krylov,
@@ -302,7 +318,11 @@ def dense_schur(
 
 
 def _dense_schur(A: LinearOperator, M: Tensor, sign: float, target: ComplexTarget) -> SchurPairs:
-    form = RealSchur.of(sign * M.cpu().numpy())
+    if not M.isfinite().all():
+        raise NotFiniteError(f"the matrix of {A!r} holds NaN or infinity")
+    matrix = sign * M.cpu().numpy()
+    norm = float(np.linalg.norm(matrix, 2))
+    form = RealSchur.of(matrix, 10 * torch.finfo(A.dtype).eps * norm)
     order = form.order(lambda values: target.height(torch.from_numpy(values)).numpy())
     theta = torch.from_numpy(form.values[order])[None]
     wanted = target.wanted(theta)
@@ -313,6 +333,6 @@ def _dense_schur(A: LinearOperator, M: Tensor, sign: float, target: ComplexTarge
         images=A.apply(Q[0])[None],
         completeness=Completeness(sign * remaining(target, theta).real, 1.0, 0),
         spent={"solve": A.shape[1], "residuals": wanted},
-        norm=float(np.linalg.norm(form.T, 2)),
+        norm=norm,
         conditions=form.conditions[order[:wanted]],
     )

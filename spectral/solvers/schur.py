@@ -10,7 +10,7 @@ parallel, so they are what a solver keeps.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,16 +22,21 @@ Height = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class RealSchur:
-    """T and Z of a real matrix (m, m) with H = Z T Z'; see the module's text."""
+    """T and Z of a real matrix (m, m) with H = Z T Z'; see the module's text.
+
+    resolution: the error of H; eigenvalues closer than that count as this far apart, so that equal ones which
+    have as many vectors get vectors that are not parallel.
+    """
 
     T: np.ndarray
     Z: np.ndarray
+    resolution: float = 0.0
 
     @classmethod
-    def of(cls, H: np.ndarray) -> RealSchur:
+    def of(cls, H: np.ndarray, resolution: float = 0.0) -> RealSchur:
         """The Schur form of H, in the order in which LAPACK finds it."""
         T, Z = scipy.linalg.schur(H)
-        return cls(T, Z)
+        return cls(T, Z, resolution)
 
     @cached_property
     def values(self) -> np.ndarray:
@@ -52,7 +57,7 @@ class RealSchur:
         select = np.zeros(len(self.T), dtype=np.int32)
         select[chosen] = 1
         T, Z, *_ = lapack.dtrsen(select, self.T, self.Z, job=b"N")
-        return RealSchur(T, Z)
+        return replace(self, T=T, Z=Z)
 
     def ordered(self, height: Height) -> RealSchur:
         """The Schur form with its eigenvalues in order along the diagonal."""
@@ -62,7 +67,7 @@ class RealSchur:
             if best > top:
                 # Blocks too close to be told apart are left where they are.
                 T, Z, _ = lapack.dtrexc(form.T, form.Z, best + 1, top + 1)
-                form = RealSchur(T, Z)
+                form = replace(form, T=T, Z=Z)
             pair = top + 1 < len(form.T) and form.T[top + 1, top] != 0
             top += 2 if pair else 1
         return form
@@ -71,7 +76,7 @@ class RealSchur:
     def vectors(self) -> np.ndarray:
         """Unit eigenvectors of H in columns (m, m), complex, in the order of `values`."""
         S, U = self._complex
-        Y = self.Z @ (U @ _triangular_eigenvectors(S))
+        Y = self.Z @ (U @ _triangular_eigenvectors(S, self.resolution))
         # Either of a complex pair may come first on the diagonal of S.
         return np.where(np.diag(S).imag * self.values.imag < 0, Y.conj(), Y)
 
@@ -79,8 +84,8 @@ class RealSchur:
     def conditions(self) -> np.ndarray:
         """1 / |w^H v| for the unit left and right eigenvectors of each eigenvalue, (m,); at most 1 / eps."""
         S, _ = self._complex
-        right = _triangular_eigenvectors(S)
-        left = _triangular_eigenvectors(S.T[::-1, ::-1])[::-1, ::-1]
+        right = _triangular_eigenvectors(S, self.resolution)
+        left = _triangular_eigenvectors(S.T[::-1, ::-1], self.resolution)[::-1, ::-1]
         return 1 / np.maximum(np.abs((left * right).sum(0)), np.finfo(float).eps)
 
     @cached_property
@@ -95,11 +100,11 @@ def departure(T: np.ndarray) -> float:
     return float(np.sqrt(max(np.linalg.norm(T) ** 2 - (np.abs(values) ** 2).sum(), 0.0)))
 
 
-def _triangular_eigenvectors(S: np.ndarray) -> np.ndarray:
+def _triangular_eigenvectors(S: np.ndarray, resolution: float) -> np.ndarray:
     """Unit eigenvectors in columns of an upper triangular complex S, by back substitution for all at once."""
     s = np.diag(S)
-    # Equal eigenvalues are told apart by a rounding error, which makes vectors of Jordan blocks parallel.
-    least = max(np.finfo(float).eps * np.abs(S).max(initial=0.0), np.finfo(float).tiny)
+    # What keeps equal eigenvalues apart makes the vectors of Jordan blocks parallel, but for that much.
+    least = max(resolution, np.finfo(float).eps * np.abs(S).max(initial=0.0), np.finfo(float).tiny)
     Y = np.eye(len(S), dtype=complex)
     for row in range(len(S) - 2, -1, -1):
         gap = s[row + 1 :] - s[row]
