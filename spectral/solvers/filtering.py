@@ -34,6 +34,7 @@ from spectral.solvers.certificate import Completeness, unseen_bound
 from spectral.solvers.dense import dense
 from spectral.solvers.krylov import KrylovBasis, product
 from spectral.solvers.lanczos import RitzPairs, Which, finish, first_block, lanczos
+from spectral.solvers.lobpcg import fresh_seed
 from spectral.solvers.search import STAGES, Progress
 
 EDGE, FOOT = 0.9, 0.1
@@ -326,14 +327,15 @@ class _Solve:
         """The k extreme pairs, or all beyond a value: found by the filter, brought to an end on A itself."""
         known = self.survey()
         seen = known.of(which)
+        span = seen.high - seen.low
         rows, spent, interrupted = known.rows, known.products, False
         if above is None:
             low, expected = seen.quantile(1.5 * k + 5), float(k)
         else:
             low = {"largest": above, "smallest": -above, "magnitude": above * abs(above)}[which]
             expected = seen.between(low, math.inf)
-        if not (known.exact or known.flat) and seen.low < low < seen.high:
-            bell = _Bell(seen, low, math.inf, self.degree)
+        if not (known.exact or known.flat) and seen.low + 1e-3 * span < low < seen.high:
+            bell = _Bell(seen, min(low, seen.high - 1e-3 * span), math.inf, self.degree)
             seeker = {"largest": self.A, "smallest": -1.0 * self.A, "magnitude": self.A.gram()}[which]
             cost = bell.degree * (2 if which == "magnitude" else 1)
             if self.degree is None and self.formed <= cost * _applications(expected):
@@ -357,7 +359,7 @@ class _Solve:
             above=above,
             tol=self.tol,
             block=self.block,
-            seed=self.seed,
+            seed=self.seeds[2],
             max_products=spent if interrupted else self.max_products,
             confidence=self.confidence,
             progress=self.progress,
@@ -378,7 +380,8 @@ class _Solve:
 
     def cheapest(self, known: Spectrum, low: float, high: float) -> RitzPairs:
         """Rows that span the pairs in an interval, by the way that promises the fewest products."""
-        filtered = not known.flat and (known.low < low or high < known.high)
+        margin = 1e-6 * (known.high - known.low)
+        filtered = not known.flat and (known.low + margin < low or high < known.high - margin)
         if not filtered or self.degree is None:
             ends: dict[Which, float] = {
                 "largest": known.between(low, math.inf),
@@ -419,7 +422,7 @@ class _Solve:
             tol=self.tol * max(abs(low), abs(high)) / largest,
             block=self.block,
             start=self.start,
-            seed=self.seed,
+            seed=self.seeds[1],
             max_products=self.max_products - known.products,
             confidence=self.confidence,
             progress=self.progress,
@@ -445,13 +448,19 @@ class _Solve:
     # What they are made of
 
     @property
+    def seeds(self) -> list[int]:
+        """For the survey, the search and what follows: a probe must not start where the solve began."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return [fresh_seed(generator) for _ in range(3)]
+
+    @property
     def formed(self) -> float:
         """Products that form the matrix; infinite where it is too large to hold."""
         return self.A.shape[0] if self.A.shape[0] <= FORMED_AT_MOST else math.inf
 
     def survey(self) -> Spectrum:
         """Bounds that take a tenth of the chance of error."""
-        return survey(self.A, seed=self.seed, failure=(1 - self.confidence) / 10)
+        return survey(self.A, seed=self.seeds[0], failure=(1 - self.confidence) / 10)
 
     def filtered(
         self,
@@ -472,7 +481,7 @@ class _Solve:
             tol=min(0.1, max(error / bell.stretch, 20 * eps * math.sqrt(bell.degree))),
             block=self.block,
             start=self.start,
-            seed=self.seed,
+            seed=self.seeds[1],
             max_products=max(1, budget - min(2 * int(expected), budget // 2)),
             confidence=1 - 0.9 * (1 - self.confidence),
             progress=tell and (lambda now: tell(replace(now, products=spent + cost * now.products))),

@@ -119,13 +119,18 @@ def lobpcg(
         above=above,
         tol=tol,
         block=block,
-        seed=seed,
+        seed=fresh_seed(generator),
         max_products=limit,
         confidence=confidence,
         progress=progress,
     )
     notes = ["interrupted"] if note == "interrupted" else [*([note] if note else []), *found.notes]
     return replace(found, norm=max(found.norm, iterate.norm), notes=notes)
+
+
+def fresh_seed(generator: torch.Generator) -> int:
+    """A seed for what follows.  A probe from vectors that the solve began with would not see past them."""
+    return int(torch.randint(2**62, (), generator=generator).item())
 
 
 def _improve(iterate: _Iterate, max_products: int, progress: Callable[[Progress], None] | None) -> str | None:
