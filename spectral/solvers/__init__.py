@@ -2,8 +2,11 @@
 
 from spectral.solvers.certificate import Completeness
 from spectral.solvers.dense import dense, dense_svd
+from spectral.solvers.filtering import chebyshev
 from spectral.solvers.golub_kahan import RitzTriplets, golub_kahan
 from spectral.solvers.lanczos import RitzPairs, finish, lanczos
+from spectral.solvers.lobpcg import lobpcg
+from spectral.solvers.randomized import randomized, randomized_svd
 from spectral.solvers.search import Progress
 
 __all__ = [
@@ -11,9 +14,13 @@ __all__ = [
     "Progress",
     "RitzPairs",
     "RitzTriplets",
+    "chebyshev",
     "dense",
     "dense_svd",
     "finish",
     "golub_kahan",
     "lanczos",
+    "lobpcg",
+    "randomized",
+    "randomized_svd",
 ]
