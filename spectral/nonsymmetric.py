@@ -3,48 +3,46 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from spectral.errors import OptionError
-from spectral.progress import bar
 from spectral.results import FullEigenPairs
 from spectral.solvers.krylov_schur import ComplexTarget, SchurPairs, dense_schur, krylov_schur
 from spectral.solvers.lanczos import RitzPairs, Which
 from spectral.solvers.schur import RealSchur, departure
+from spectral.solvers.search import Progress
 
 if TYPE_CHECKING:
-    from spectral.spectra import _Problem
+    from spectral.problem import Problem
 
 
 def full_eigs(
-    problem: _Problem,
+    problem: Problem,
     k: int,
     *,
-    which: Which,
-    above: float | None,
-    tol: float,
-    method: str,
-    block: int,
-    start: Tensor | None,
-    seed: int,
-    max_products: int,
-    left: bool,
-    progress: bool,
+    which: Which = "largest",
+    above: float | None = None,
+    tol: float = 1e-4,
+    method: Literal["krylov-schur", "dense"] = "krylov-schur",
+    block: int = 1,
+    start: Tensor | None = None,
+    seed: int = 0,
+    max_products: int = 10_000,
+    left: bool = False,
+    progress: Callable[[Progress], None] | None = None,
     checkpoint: str | Path | None = None,
 ) -> FullEigenPairs:
-    """The k extreme eigenpairs J v = lambda v of a problem's operator itself: the front doors' `part="full"`.
+    """The k extreme eigenpairs J v = lambda v of a problem's operator itself: the front door's `part="full"`.
 
     Args:
-        problem: the operator and the shapes of its vectors, options already checked.
-        method: "krylov-schur", "dense" (form J from d products), or "auto", by the rule of `top_eigs`.
-        left: find left vectors and conditions too, by a second solve with J'.
-        k, which, above, tol, block, start, seed, max_products, progress, checkpoint: as in `top_eigs`;
-            "largest" and "smallest" are by real part, and so is `above`.
+        problem: the operator and the shapes of its vectors; the options are those of `krylov_schur`, checked.
+        method: "dense" forms J from d products.
 
     Raises:
         OptionError: the problem is of several images.
@@ -54,35 +52,33 @@ def full_eigs(
     J = problem.working
     if J.batch:
         raise OptionError('part="full" takes one image at a time: call it once an image')
-    if method == "dense" or (method == "auto" and problem.small(k, above)):
-        method, found = "dense", dense_schur(J, k, which=which, above=above, left=left)
+    if method == "dense":
+        found = dense_schur(J, k, which=which, above=above, left=left)
     else:
-        method = "krylov-schur"
-        with bar(progress, "eigenpairs of J") as report:
-            found = krylov_schur(
-                J,
-                k,
-                which=which,
-                above=above,
-                tol=tol,
-                block=min(block, problem.n),
-                start=problem.rows(start),
-                seed=seed,
-                max_products=max_products,
-                left=left,
-                progress=report,
-                checkpoint=checkpoint,
-            )
+        found = krylov_schur(
+            J,
+            k,
+            which=which,
+            above=above,
+            tol=tol,
+            block=block,
+            start=start,
+            seed=seed,
+            max_products=max_products,
+            left=left,
+            progress=progress,
+            checkpoint=checkpoint,
+        )
     proof = certify_full(found, k, which=which, above=above)
     accuracy = torch.finfo(J.dtype).eps * found.norm
     conditions, defective = proof.judged(10 * accuracy)
     left_rows = None if proof.left is None else problem.shaped(proof.left[None], problem.input_shape)
     noted = replace(found, notes=[*found.notes, *_remarks(proof.values, defective, found)])
     judged = problem.judged(
-        noted, proof.values.abs()[None], proof.residuals[None], (conditions * proof.residuals)[None], tol
+        noted, proof.values[None], proof.residuals[None], (conditions * proof.residuals)[None], tol
     )
     return FullEigenPairs(
-        **judged | {"values": proof.values},
+        **judged,
         vectors=problem.shaped(proof.vectors[None], problem.input_shape),
         left=left_rows,
         left_residuals=proof.left_residuals,

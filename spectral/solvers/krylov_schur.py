@@ -5,8 +5,8 @@ symmetric.  Its real Schur form takes the place of Ritz vectors: a restart keeps
 which stay orthonormal however far A is from normal, and never parts a complex pair (Stewart 2002).  For an
 eigenpair T y = theta y, |y| = 1, v = V' y has the residual |A v - theta v| = |(C, F) y|, so theta is an
 eigenvalue of A + E for an |E| of as much.  How far theta moves for that is the eigenvalue's condition.  Where
-eigenvectors are nearly parallel, small residuals do not make their span invariant: the residuals |(C, F) z| of
-the Schur vectors must be small too.
+eigenvectors are nearly parallel, small residuals do not make their span invariant: the residuals |(C, F) z|
+of the Schur vectors must be small too.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class KrylovSchurBasis(KrylovBasis):
         return self._form[1:]
 
     def _residuals(self, rows: Tensor, wanted: int) -> Tensor:
-        """|rows y| of the eigenvectors y, (1, size), for those wanted not below |rows z| of the Schur vectors z."""
+        """|rows y| of the eigenvectors y, (1, size); of those wanted, or |rows z| of the Schur vectors z."""
         form, order = self._schur()
         norms = self._norms(rows, form, order)
         lead = form.leading(order[:wanted])
