@@ -328,11 +328,9 @@ class _Search:
     def _solve(self, g: _Group) -> list[_Group]:
         """Expand the basis until every wanted pair has converged."""
         basis, target = g.basis, self.target
-        untested, refreshes = 0, 0
+        next_test, refreshes, pace = 1, 0, _Pace()
         while True:
-            # An eigenproblem of 64 rows is nothing beside a product; one of thousands is not, and waits.
-            if basis.exhausted or (basis.size and untested >= basis.size // 64):
-                untested = 0
+            if basis.exhausted or basis.size >= next_test:
                 theta, residual = basis.ritz()
                 wanted = target.wanted(theta)
                 threshold = target.threshold(theta, _rounding(basis))
@@ -355,16 +353,19 @@ class _Search:
                         refreshes += 1
                         g.spent["solve"] += wanted
                         basis.refresh(wanted, 0.3 * threshold.min().item())
+                        next_test = basis.size
                         continue
+                excess = (residual[:, :wanted] / threshold).max().item() if wanted else math.inf
+                wait = pace.wait(basis.size, excess)
                 limit = self._limit(wanted, basis)
                 if basis.size + basis.block > limit:
                     basis.restart(wanted + (limit - wanted - basis.block) // 2)
                     self._keep()
+                next_test = min(basis.size + wait, limit - basis.block + 1)
             if self._out_of_products(g):
                 g.stop(f"stopped at max_products={self.max_products}")
                 return [g]
             self._expand(g)
-            untested += basis.block
 
     def _probe(self, g: _Group) -> list[_Group]:
         """Lock the wanted pairs and look for a larger eigenvalue in their complement."""
@@ -454,6 +455,25 @@ class _Search:
         worst = residual.max().item() if residual.numel() else 0.0
         wanted = residual.shape[-1] if self.target.above is not None else self.target.k
         self.progress(Progress(g.stage, g.products, wanted, converged, worst, threshold.min().item()))
+
+
+class _Pace:
+    """When to test next: a test costs an eigenproblem, and a test too late costs products."""
+
+    def __init__(self) -> None:
+        self.size, self.height = 0, math.inf
+
+    def wait(self, size: int, excess: float) -> int:
+        """Rows to add before the next test, from the residual over its threshold, `excess`, at `size` rows.
+
+        A third of what the last two tests promise, since convergence quickens, and at most a sixteenth of the
+        basis.
+        """
+        height = math.log(max(excess, 1.0)) if excess > 0 else 0.0
+        rate = (self.height - height) / max(size - self.size, 1)
+        self.size, self.height = size, height
+        promised = height / rate / 3 if 0 < rate < math.inf else math.inf
+        return max(1, int(min(promised, size / 16)))
 
 
 def _rounding(basis: Basis) -> float:
