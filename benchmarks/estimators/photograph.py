@@ -49,7 +49,7 @@ def estimates(side: int = 512) -> list[str]:
     )  # fmt: skip
     timed("tr J to 0.5 %", lambda: trace(J, rtol=0.005), said)
     pixel = timed("diag J", lambda: diagonal(J, products=64, method="lattice"), _spread)
-    density = timed("density", lambda: spectral_density(J, probes=10, steps=24), _counted)
+    density = timed("density", lambda: spectral_density(J, probes=4, steps=48), _counted)
 
     size = f"photos, {side}x{side}, sigma {SIGMA:g}"
     deviation = SIGMA * torch.as_tensor(pixel.value).clamp(min=0).sqrt()

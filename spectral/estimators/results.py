@@ -10,6 +10,7 @@ from pathlib import Path
 import scipy.stats
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from spectral import storage
 from spectral.errors import OptionError
@@ -177,9 +178,10 @@ class Density:
     def distribution(self, at: float | Tensor) -> Estimate:
         """The fraction of values <= `at`, a number or (q,): (*batch,) or (*batch, q).
 
-        A rule's mass is spread half to each side up to the next node, so that the function is continuous
-        where the spectrum is; but no farther than range/steps, since nodes leave gaps beyond twice that only
-        where the spectrum has them, and not at all where the rule ended early, which makes it exact.
+        At a node half of its mass lies below; between nodes the function is a monotone cubic, so that it is
+        smooth where the spectrum is.  But mass goes no farther than range/steps, since nodes leave gaps
+        beyond twice that only where the spectrum has them, and nowhere where the rule ended early, which
+        makes it exact.
         """
         t = torch.as_tensor(at, dtype=torch.float64, device=self.nodes.device)
         share = (self.n - self.known.shape[-1]) / self.n
@@ -287,16 +289,37 @@ def _mass_below(nodes: Tensor, weights: Tensor, at: Tensor, steps: int) -> Tenso
     gaps = nodes.diff(dim=-1)
     reach = 2 * (nodes.amax(-1, keepdim=True) - nodes.amin(-1, keepdim=True)) / steps
     ended_early = (weights <= 1e-14).any(-1, keepdim=True)
+    bridged = (gaps <= reach) & (gaps > 0) & ~ended_early
+    rise = (weights[..., 1:] + weights[..., :-1]) / 2
     gaps = torch.where(gaps <= reach, gaps, reach / 2) * ~ended_early
-    none = torch.zeros_like(nodes[..., :1])
-    left, right = torch.cat([none, gaps], -1).unsqueeze(-2), torch.cat([gaps, none], -1).unsqueeze(-2)
+    secants = torch.where(bridged, rise / torch.where(bridged, gaps, 1.0), 0.0)
+    slopes = _slopes(secants, gaps, bridged)
+    bends = (slopes[..., :-1] - secants) * bridged, (slopes[..., 1:] - secants) * bridged
+    left, right = pad(gaps, (1, 0)).unsqueeze(-2), pad(gaps, (0, 1)).unsqueeze(-2)
 
     def mass(t: Tensor) -> Tensor:
         beyond = t.unsqueeze(-1) - nodes.unsqueeze(-2)
         halves = _ramp(beyond + left, left) + _ramp(beyond, right)
-        return (halves * weights.unsqueeze(-2)).sum(-1) / 2
+        straight = (halves * weights.unsqueeze(-2)).sum(-1) / 2
+        u = _ramp(beyond, right)[..., :-1]
+        bent = u * (1 - u) * (bends[0].unsqueeze(-2) * (1 - u) - bends[1].unsqueeze(-2) * u)
+        return straight + (gaps.unsqueeze(-2) * bent).sum(-1)
 
     return _in_chunks(mass, at)
+
+
+def _slopes(secants: Tensor, gaps: Tensor, bridged: Tensor) -> Tensor:
+    """Derivatives of the distribution at the nodes that keep its cubics monotone (Fritsch, Butland 1984).
+
+    A weighted harmonic mean of the secants to both sides, or the one secant where the other gap is open.
+    """
+    (a, g, left), (b, h, right) = (
+        tuple(pad(x, side) for x in (secants, gaps, bridged)) for side in ((1, 0), (0, 1))
+    )
+    rising = (a > 0) & (b > 0)
+    a_, b_ = torch.where(rising, a, 1.0), torch.where(rising, b, 1.0)
+    mean = 3 * (g + h) / ((g + 2 * h) / a_ + (2 * g + h) / b_)
+    return torch.where(left & right, torch.where(rising, mean, 0.0), a + b)
 
 
 def _ramp(x: Tensor, length: Tensor) -> Tensor:

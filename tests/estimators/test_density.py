@@ -2,11 +2,15 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.interpolate import PchipInterpolator
 
 from spectral.errors import OptionError, ResultFileError, ShapeError
 from spectral.estimators import Density, Estimate, schatten_norm, spectral_density
 from spectral.estimators.quadrature import chebyshev_rule, golub_kahan_rule, lanczos_rule
-from spectral.operators import as_operator
+from spectral.estimators.results import _mass_below
+from spectral.operators import as_operator, from_functions
 
 n = 200
 
@@ -81,6 +85,48 @@ def test_rule_that_ends_early_is_exact():
     identity = spectral_density(torch.eye(40), probes=3, steps=10)
     assert identity.count_above(0.5).value == pytest.approx(40)
     assert identity.count_above(1.1).value == pytest.approx(0, abs=1e-6)
+
+
+def measures(seed, nodes=12):
+    generator = torch.Generator().manual_seed(seed)
+    x, w = torch.rand(2, 3, nodes, generator=generator, dtype=torch.float64)
+    return x.sort(-1).values, w / w.sum(-1, keepdim=True)
+
+
+def test_distribution_is_the_monotone_cubic_through_half_masses():
+    x, w = measures(0)
+    at = torch.linspace(-0.1, 1.1, 401, dtype=torch.float64)
+    mass = _mass_below(x, w, at, steps=1)  # no gap is wider than 2 range/steps
+    for nodes, weights, found in zip(x, w, mass, strict=True):
+        inside = (at > nodes[1]) & (at < nodes[-2])
+        expected = PchipInterpolator(nodes, weights.cumsum(-1) - weights / 2)(at[inside])
+        assert (found[inside] - torch.as_tensor(expected)).abs().max() < 1e-14
+
+
+@given(st.integers(0, 10**6), st.integers(1, 40))
+@settings(max_examples=40, deadline=None)
+def test_distribution_rises_from_zero_to_one(seed, steps):
+    x, w = measures(seed)
+    mass = _mass_below(x, w, torch.linspace(-0.5, 1.5, 501, dtype=torch.float64), steps)
+    assert (mass.diff(dim=-1) > -1e-14).all()
+    assert (mass[:, 0] == 0).all() and torch.allclose(mass[:, -1], torch.ones(3, dtype=torch.float64))
+    # A gap beyond 2 range/steps is flat in its middle, with all the mass of the nodes below.
+    gaps, span = x.diff(dim=-1), x[:, -1:] - x[:, :1]
+    middles = (x[:, 1:] + x[:, :-1]) / 2
+    for row in range(3):
+        open_ = gaps[row] > 2 * span[row] / steps
+        at_middles = _mass_below(x[row : row + 1], w[row : row + 1], middles[row], steps)[0]
+        assert torch.allclose(at_middles[open_], w[row].cumsum(-1)[:-1][open_], atol=1e-14)
+
+
+def test_smooth_spectra_are_counted_far_below_the_spacing_of_nodes():
+    values = torch.randn(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    A = from_functions(lambda V: V * values, n=20_000, dtype=torch.float64, symmetric=True)
+    at = torch.linspace(-2, 2, 21)
+    found = spectral_density(A, probes=3, steps=24).count_above(at)
+    error = found.value - (values[:, None] > at).sum(0)
+    assert error.abs().max() < 250  # a node carries 800 values, and counts between probes differ by 60
+    assert (error.abs() <= found.halfwidth()).double().mean() > 0.9
 
 
 def test_published_spectrum(published):
