@@ -35,10 +35,10 @@ from spectral.operators.base import LinearOperator
 from spectral.operators.chunks import Chunks, Product
 from spectral.operators.frozen import Program, record
 
-# Of a larger program (slopes) one product is checked by differences of the model, with a step of STEP |y|:
-# torch.func.jvp holds at its peak twice what a forward pass does, a program less than half of one.
-EXACTLY_CHECKED = 1 << 24
-STEP, DIFFERENCE_TOLERANCE = 1e-3, 0.05
+# The program at a larger input (entries) is checked by differences of the model, with a step of STEP |y|:
+# torch.func.jvp holds twice what a forward pass does, which is more than the program itself ever needs.
+EXACTLY_CHECKED = 1 << 16
+STEP, DIFFERENCE_TOLERANCE = 1e-4, 0.05
 
 log = logging.getLogger("spectral")
 
@@ -243,9 +243,23 @@ class Jacobian(LinearOperator):
         raise AssertionError("unreachable")
 
     def _prepare_frozen(self) -> None:
+        v = self._random(self.shape[1]).reshape(self._y.shape)
+        name, expected, tolerance = self._tangent(v)
         program = record(self._model, self._y)
-        self._check_program(program)
+        error = (program.apply(v.unsqueeze(0))[0] - expected).double().norm()
+        error /= expected.double().norm().clamp(min=1e-300)
+        if not error <= tolerance:
+            raise SpectralError(f"the recorded program differs from {name} by {error:.1e} (relative)")
         self._adopt(program)
+
+    def _tangent(self, v: Tensor) -> tuple[str, Tensor, float]:
+        """J v that a program must agree with: where it comes from, itself, and how closely."""
+        rounding = torch.finfo(self.dtype).eps
+        if self._y.numel() <= EXACTLY_CHECKED or rounding > STEP / 100:  # half precision has no differences
+            return "torch.func.jvp", torch.func.jvp(self._model, (self._y,), (v,))[1], self._tolerance
+        h = STEP * self._y.norm() / v.norm()
+        differences = (self._model(self._y + h * v) - self._model(self._y - h * v)) / (2 * h)
+        return "the model's differences", differences, DIFFERENCE_TOLERANCE
 
     def _adopt(self, program: Program) -> None:
         """Form products by a program, in blocks."""
@@ -253,22 +267,6 @@ class Jacobian(LinearOperator):
         self._program = program
         self._push = functools.partial(chunks, program.apply)
         self._pull = functools.partial(chunks, program.transpose)
-
-    def _check_program(self, program: Program) -> None:
-        """One product against torch.func.jvp; where that would take several times the memory, against
-        differences of the model, which no more than smoothness tells from J."""
-        v = self._random(self.shape[1]).reshape(self._y.shape)
-        ours = program.apply(v.unsqueeze(0))[0]
-        if program.slopes <= EXACTLY_CHECKED:
-            name, tolerance = "torch.func.jvp", self._tolerance
-            exact = torch.func.jvp(self._model, (self._y,), (v,))[1]
-        else:
-            name, tolerance = "the model's differences", DIFFERENCE_TOLERANCE
-            h = STEP * self._y.norm() / v.norm()
-            exact = (self._model(self._y + h * v) - self._model(self._y - h * v)) / (2 * h)
-        error = (ours - exact).double().norm() / exact.double().norm().clamp(min=1e-300)
-        if not error <= tolerance:
-            raise SpectralError(f"the recorded program differs from {name} by {error:.1e} (relative)")
 
     def _prepare_linearize(self) -> None:
         push = torch.func.linearize(self._model, self._y)[1]

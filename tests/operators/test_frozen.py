@@ -1,6 +1,7 @@
 """The recorded program of linear steps, against torch.func, operation by operation and network by network."""
 
 import functools
+import importlib
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import spectral
+from benchmarks.conditional import ConditionalUNet
 from denoisers.networks import BFCNN, UNet
 from spectral.operators.frozen import record
 from spectral.operators.frozen.convolution import Convolution
-from spectral.operators.frozen.steps import Diagonal, Local
+from spectral.operators.frozen.steps import Diagonal, Local, Norm
 
 
 def agree(function, y, tolerance=1e-12):
@@ -84,6 +86,8 @@ def test_convolutions_of_every_geometry(dims, transposed, kernel, stride, paddin
         lambda x: x.chunk(2, dim=1)[1].exp() - x.split([4, 2], 1)[0][:, :3],
         lambda x: nn.functional.layer_norm(x, (6,)) * torch.linalg.vector_norm(x),
         lambda x: x.clone().mul_(2).add_(x).relu_(),
+        lambda x: torch.cat([x, torch.ones(5, 2).double(), x], 1).neg(),
+        lambda x: torch.relu(x - 0.5) * torch.arange(6.0).double().view(6) * 2,
         torch.ones_like,
         lambda x: x,
     ],
@@ -104,12 +108,19 @@ def test_operations(function):
         nn.ReflectionPad2d(2),
         nn.ZeroPad2d(1),
         nn.GroupNorm(2, 4),
+        nn.Sequential(nn.GroupNorm(4, 4, affine=False), nn.SiLU(), nn.LayerNorm(6)),
+        nn.Sequential(nn.LayerNorm((8, 6)), nn.ReLU(), nn.GroupNorm(1, 4)),
         nn.InstanceNorm2d(4),
         nn.AdaptiveAvgPool2d(3),
+        nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
+        nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(4, 1, 3)),
     ],
-    ids=lambda layer: type(layer).__name__,
+    ids=repr,
 )
 def test_layers(layer):
+    with torch.no_grad():
+        for t in layer.parameters():
+            t.uniform_(0.5, 1.5)
     agree(layer.double().eval(), torch.rand(2, 4, 8, 6, generator=torch.Generator().manual_seed(0)))
 
 
@@ -158,7 +169,7 @@ def test_attention_is_taken_in_its_plain_form():
 
 def test_program_differs_nowhere_in_float32():
     net = lively(UNet(2, 8)).float()
-    y = torch.rand(1, 1, 16, 16)
+    y = torch.rand(1, 1, 12, 8)
     frozen, plain = (spectral.jacobian(net, y, method=way) for way in ("frozen", "jvp"))
     for ours, theirs in ((frozen, plain), (frozen.T, plain.T)):
         error = (ours.dense() - theirs.dense()).norm() / theirs.dense().norm()
@@ -171,10 +182,44 @@ def test_gates_as_bytes_beyond_a_budget(monkeypatch):
     assert {step.slope.dtype for step in program.steps if isinstance(step, Diagonal)} == {torch.int8}
 
 
-def test_a_wrong_program_is_not_used(monkeypatch):
-    """A step that lies is found out by the check against torch.func, and another way is taken."""
+@pytest.mark.parametrize("exactly", [1 << 16, 0])
+def test_a_wrong_program_is_not_used(monkeypatch, exactly):
+    """A step that lies is found out against torch.func or the model's differences; another way is taken."""
+    module = importlib.import_module("spectral.operators.jacobian")  # the function has the same name
+    monkeypatch.setattr(module, "EXACTLY_CHECKED", exactly)
+    net, y = lively(BFCNN(4, 8)), torch.rand(1, 1, 8, 8).double()
+    assert spectral.jacobian(net, y).method == "frozen"
     apply = Convolution.apply
-    monkeypatch.setattr(Convolution, "apply", lambda self, *t: 1.01 * apply(self, *t))
-    net = lively(BFCNN(4, 8))
-    J = spectral.jacobian(net, torch.rand(1, 1, 8, 8).double())
-    assert J.method == "linearize" and "differs from torch.func" in repr(J)
+    monkeypatch.setattr(Convolution, "apply", lambda self, *t: 1.1 * apply(self, *t))
+    J = spectral.jacobian(net, y)
+    assert J.method == "linearize" and "the recorded program differs from" in repr(J)
+
+
+def test_thin_convolutions_in_float32():
+    """Few output channels go another way than oneDNN's; both round alike."""
+    torch.manual_seed(0)
+    for channels_out, padding, dilation in ((1, 1, 1), (3, 0, 2), (4, (2, 1), 1)):
+        layer = nn.Conv2d(32, channels_out, (5, 3), padding=padding, dilation=dilation, bias=False)
+        y = torch.rand(2, 32, 12, 13)
+        program, exact = record(layer, y), torch.func.vjp(layer.double(), y.double())
+        u = torch.randn_like(exact[0])
+        for ours, theirs in (
+            (program.apply(y[None])[0], exact[0]),
+            (program.transpose(u.float()[None])[0], exact[1](u)[0]),
+        ):
+            torch.testing.assert_close(ours.double(), theirs, atol=2e-5, rtol=2e-5)
+
+
+def test_conditional_network():
+    """Group norm, SiLU, strided convolutions, attention and a noise level."""
+    torch.manual_seed(0)
+    net = ConditionalUNet(16).double()
+    y, sigma = torch.rand(2, 1, 8, 8).double(), torch.tensor([0.1, 0.3], dtype=torch.float64)
+    program = agree(lambda x: net(x, sigma), y)
+    assert {Convolution, Norm} < set(kinds(program))
+    J = spectral.jacobian(net, y, batched=True, sigma=sigma)
+    assert J.method == "frozen" and J.notes == []
+    alone = spectral.jacobian(net, y[1:], sigma=0.3)
+    V = torch.randn(2, 3, 64).double()
+    torch.testing.assert_close(J.apply(V)[1], alone.apply(V[1]))
+    torch.testing.assert_close(J.select([1]).apply(V[1:])[0], alone.apply(V[1]))

@@ -17,6 +17,8 @@ from spectral.errors import (
     ShapeError,
     SpectralError,
 )
+from spectral.operators import chunks
+from spectral.operators.frozen.convolution import Convolution
 
 
 def network(channels=1, dropout=0.0, norm=True):
@@ -245,3 +247,121 @@ def test_wrong_derivatives_are_refused():
 
     with pytest.raises(SpectralError, match="contradict"):
         spectral.jacobian(Lies.apply, torch.rand(6))
+
+
+def products_of(m, batched=False):
+    """A network, a block of m vectors for it, and its exact products."""
+    net = network().double().eval()
+    y = torch.rand(2, 1, 5, 6, generator=torch.Generator().manual_seed(4)).double()
+    J = spectral.jacobian(net, y, batched=batched)
+    V = torch.randn(*J.batch, m, J.shape[1], dtype=torch.float64)
+    M = reference(net, y)
+    if batched:
+        M = torch.stack([M[:30, :30], M[30:, 30:]])
+    return J, V, V @ M.mT
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_blocks_in_chunks_of_any_size(batched, size):
+    J, V, exact = products_of(7, batched)
+    for product in (J._push, J._pull):
+        product.func.size, product.func.growing = size, False
+    torch.testing.assert_close(J.apply(V), exact)
+    torch.testing.assert_close(J.T.apply(J.apply(V)), J.gram().apply(V))
+    assert J.apply(V).is_contiguous()
+
+
+def test_chunks_grow_while_that_is_faster(monkeypatch):
+    """A product of c vectors in 1 + c / 8 seconds gains by blocks; one in c seconds does not."""
+    for seconds, expected in ((lambda c: 1 + c / 8, 16), (lambda c: c, 1)):
+        monkeypatch.setattr(chunks, "_seconds", lambda product, V, seconds=seconds: seconds(len(V)))
+        chosen = chunks.Chunks(8)
+        V = torch.rand(16, 3)
+        torch.testing.assert_close(chosen(torch.square, V), V**2)
+        assert chosen.size == expected
+    monkeypatch.setattr(chunks, "_seconds", lambda product, V: 1.0)
+    monkeypatch.setattr(chunks, "free_bytes", lambda device: 1000)
+    chosen = chunks.Chunks(100)
+    chosen(torch.square, V)
+    assert chosen.size == 4  # the largest power of two within half of 1000 bytes
+
+
+@pytest.mark.parametrize("failure", [torch.OutOfMemoryError("CUDA"), RuntimeError("not enough memory: 9")])
+def test_out_of_memory_halves_the_chunk(monkeypatch, failure):
+    J, V, exact = products_of(13)
+    for product in (J._push, J._pull):
+        product.func.size, product.func.growing = 8, False
+    apply = Convolution.apply
+
+    def small(step, images):
+        if len(images) > 3 * 2:
+            raise failure
+        return apply(step, images)
+
+    monkeypatch.setattr(Convolution, "apply", small)
+    torch.testing.assert_close(J.apply(V), exact)
+    assert J._push.func.size == 2
+
+    def never(step, images):
+        raise failure
+
+    monkeypatch.setattr(Convolution, "apply", never)
+    with pytest.raises(type(failure)):
+        J.apply(V)
+
+
+@pytest.mark.parametrize(
+    ("precision", "rows", "error"),
+    [
+        ("float64", torch.float64, 1e-12),
+        ("float32", torch.float64, 1e-5),
+        ("tf32", torch.float64, 1e-2),
+        ("bfloat16", torch.float64, 5e-2),
+    ],
+)
+def test_products_at_another_precision(precision, rows, error):
+    net, y = network().double().eval(), torch.rand(1, 1, 8, 8).double()
+    J = spectral.jacobian(net, y)
+    exact, before = J.dense(), J.count
+    for twin in (J.at_precision(precision), spectral.jacobian(net, y, precision=precision)):
+        assert twin.dtype == rows and twin.precision == precision and precision in repr(twin)
+        for ours, theirs in ((twin.dense(), exact), (twin.T.dense(), exact.T)):
+            relative = (ours - theirs).norm() / theirs.norm()
+            assert relative <= error
+            if precision in ("float32", "bfloat16"):
+                assert relative > 1e-3 * error  # it was that precision indeed
+    assert J.count == before + 128 and J.precision is None
+    torch.testing.assert_close(J.dense(), exact, atol=0, rtol=0)
+
+
+def test_rows_are_at_least_float32():
+    net, y = network().eval(), torch.rand(2, 1, 8, 8)
+    low = spectral.jacobian(net, y, batched=True, precision="bfloat16")
+    assert low.dtype == torch.float32 and low.symmetric_part().dtype == torch.float32
+    assert low.select([1]).precision == "bfloat16"
+    assert spectral.jacobian(net, y, precision="float64").dtype == torch.float64
+    assert spectral.jacobian(net.bfloat16(), y.bfloat16(), precision="bfloat16").dtype == torch.float32
+
+
+def test_precision_that_cannot_be_had():
+    y = torch.rand(6)
+    with pytest.raises(SpectralError, match="no program"):
+        spectral.jacobian(Branching(), y, precision="bfloat16")
+    assert spectral.jacobian(Branching(), y, precision="float32").precision == "float32"
+    with pytest.raises(OptionError, match="precision is one of"):
+        spectral.jacobian(Branching(), y, precision="half")
+
+
+def test_tensor_float_is_set_for_the_call_alone():
+    seen = []
+
+    def model(y):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return y.cos() if y.sum().item() else y
+
+    before = torch.backends.cudnn.allow_tf32
+    J = spectral.jacobian(model, torch.rand(4))
+    for precision, expected in (("tf32", True), ("float32", False)):
+        J.at_precision(precision).apply(torch.ones(1, 4))
+        assert seen[-1] == expected and torch.backends.cudnn.allow_tf32 == before

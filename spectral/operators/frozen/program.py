@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from spectral.operators.frozen.convolution import Convolution
-from spectral.operators.frozen.steps import Diagonal, Step
+from spectral.operators.frozen.steps import Diagonal, Norm, Step
+
+FRESH = (Convolution, Norm)  # steps whose results are new tensors, which nobody else holds
 
 
 @dataclass(repr=False)
@@ -39,7 +41,7 @@ class Program:
         self._own()
 
     def _own(self) -> None:
-        """Let gates work in place on what a convolution has just made for them alone."""
+        """Let gates work in place on what a step has just made for them alone."""
         makers = {step.output: step for step in self.steps}
         users: dict[int | None, list[Step | None]] = {self.result: [None]}  # the caller's
         for step in self.steps:
@@ -48,8 +50,8 @@ class Program:
         for step in self.steps:
             if isinstance(step, Diagonal) and step.keeps_size:
                 (before,), after = step.inputs, users[step.output]
-                step.owns_tangent = len(users[before]) == 1 and isinstance(makers.get(before), Convolution)
-                step.owns_cotangent = len(after) == 1 and isinstance(after[0], Convolution)
+                step.owns_tangent = len(users[before]) == 1 and isinstance(makers.get(before), FRESH)
+                step.owns_cotangent = len(after) == 1 and isinstance(after[0], FRESH)
 
     def apply(self, V: Tensor) -> Tensor:
         """J v for each v of V (c, *input_size)."""
@@ -89,11 +91,6 @@ class Program:
     def to(self, dtype: torch.dtype) -> Program:
         """The program with its constants in another precision."""
         return replace(self, steps=[step.to(dtype) for step in self.steps])
-
-    @property
-    def slopes(self) -> int:
-        """Entries of all gates and slopes that are kept."""
-        return sum(step.slope.numel() for step in self.steps if isinstance(step, Diagonal))
 
     @property
     def live_entries(self) -> int:

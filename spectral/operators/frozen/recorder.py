@@ -22,6 +22,7 @@ from spectral.operators.frozen.steps import (
     Input,
     Linear,
     Local,
+    Norm,
     Operation,
     Step,
     Sum,
@@ -109,12 +110,17 @@ class _Recorder:
         if not (isinstance(entry, Tensor) and entry.is_floating_point()):
             return
         inputs, output = tuple(self.slots[n] for n in reached), len(self.steps) + 1
-        alone = Operation(function.target, function.arguments, index)
+        target = _TUPLES.get(function.target, function.target)
+        alone = Operation(target, function.arguments, index)
         if index == 0 and len(primals) == 1 and _is_fixed_batch_norm(node.args[0]):
             # Its slope is a number a channel.
             slope = torch.func.vjp(alone, *primals)[1](torch.ones_like(entry))[0]
             channels = slope.transpose(0, 1).flatten(1)[:, 0].reshape(-1, *[1] * (entry.ndim - 2))
             self._add(node, Diagonal(inputs, output, channels.clone(), entry.shape), entry)
+        elif index == 0 and function.target in _NORMS and isinstance(function.arguments[0][0], Input):
+            self._add(node, _norm(function, inputs, output, tuple(primals)), entry)
+        elif target in _TUPLES:
+            self._add(node, Linear(inputs, output, alone, (primals[0].shape,)), entry)
         else:
             self._add(node, Local(inputs, output, alone, tuple(primals)), entry)
 
@@ -130,7 +136,7 @@ class _Recorder:
             step: Step = Convolution(
                 inputs,
                 output,
-                args[1],
+                args[1].detach(),  # the model may move to another device or precision afterwards
                 list(stride),
                 list(padding),
                 list(dilation),
@@ -213,6 +219,18 @@ class _Recorder:
         constant = torch.as_tensor(args[1] if first else args[0], dtype=x.dtype, device=x.device)
         slope = constant if node.target is aten.mul.Tensor else 1 / constant
         return Diagonal(inputs, output, slope, x.shape)
+
+
+def _norm(
+    function: Operation, inputs: tuple[int, ...], output: int, primals: tuple[Tensor, ...]
+) -> Norm | Local:
+    """The derivative of a group or layer norm, whose gain y must not reach."""
+    (x, *_), args = primals, function.arguments[0]
+    if len(primals) > 1:
+        return Local(inputs, output, Operation(function.target, function.arguments, 0), tuple(primals))
+    if function.target is aten.native_layer_norm.default:
+        return Norm.at(inputs, output, x, args[2], args[4], None, len(args[1]))
+    return Norm.at(inputs, output, x, args[1], args[7], args[6], x.ndim - 1)
 
 
 def _out_of_place(node: Node) -> None:
@@ -391,6 +409,18 @@ _LINEAR = _OF_IMAGES | {
     aten.roll.default,
     aten.mul.Scalar,
     aten.div.Scalar,
+}
+
+_NORMS = {aten.native_group_norm.default, aten.native_layer_norm.default}
+
+# Of one input, and linear in each of their outputs; copies are left out, and torch.vmap knows none of them.
+_TUPLES = {
+    aten.split.Tensor: aten.split.Tensor,
+    aten.split_copy.Tensor: aten.split.Tensor,
+    aten.split_with_sizes.default: aten.split_with_sizes.default,
+    aten.split_with_sizes_copy.default: aten.split_with_sizes.default,
+    aten.unbind.int: aten.unbind.int,
+    aten.unbind_copy.int: aten.unbind.int,
 }
 
 _BILINEAR = {aten.mm.default, aten.bmm.default}

@@ -3,6 +3,7 @@
     Convolution   t -> w * t            transpose: with flipped kernels where the stride is 1
     Diagonal      t -> s t              slopes of pointwise units, and products with constants
     Sum           t_1, t_2 -> t_1 + a t_2
+    Norm          t -> s (t - mean t - z mean(z t))       group and layer norm; z the normalised input
     Linear        t -> op(t)            an operation linear in what y reaches; transpose by torch's vjp of it
     Local         t -> d op (t)         any other operation: torch's jvp and vjp of that one, at its inputs
 
@@ -117,6 +118,72 @@ class Sum:
     def to(self, dtype: torch.dtype) -> Sum:
         """Itself: the weights are Python numbers."""
         return self
+
+
+@dataclass
+class Norm:
+    """t -> s (t - mean t - z mean(z t)): the derivative of x -> gamma z + beta, z = (x - mean x) / deviation.
+
+    Means are over all of a group, s = gamma / deviation; the transpose is g -> h - mean h - z mean(z h) with
+    h = s g.  Vectors have the shape (..., *size); `groups` splits the axis of channels, which comes second,
+    or else the last `axes` axes make one group.
+    """
+
+    inputs: tuple[int, ...]
+    output: int
+    z: Tensor
+    scale: Tensor
+    groups: int | None
+    axes: int
+    leading: Leading = "free"
+
+    @classmethod
+    def at(
+        cls,
+        inputs: tuple[int, ...],
+        output: int,
+        x: Tensor,
+        gamma: Tensor | None,
+        eps: float,
+        groups: int | None,
+        axes: int,
+    ) -> Norm:
+        """The derivative at x."""
+        step = cls(inputs, output, x, x, groups, axes)
+        centred = x - step._mean(x)
+        deviation = (step._mean(centred.square()) + eps).sqrt()
+        if gamma is None:
+            gamma = x.new_ones(())
+        elif groups is not None:
+            gamma = gamma.reshape(-1, *[1] * (x.ndim - 2))
+        step.z, step.scale = channels_last(centred / deviation), gamma / deviation
+        return step
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """s (t - mean t - z mean(z t))."""
+        return self._project(tangents[0]).mul_(self.scale)
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """h - mean h - z mean(z h), h = s g."""
+        return (self._project(g * self.scale),)
+
+    def to(self, dtype: torch.dtype) -> Norm:
+        """The normalised input and scales in another precision."""
+        return replace(self, z=_cast(self.z, dtype), scale=_cast(self.scale, dtype))
+
+    def _project(self, t: Tensor) -> Tensor:
+        return (t - self._mean(t)).addcmul_(self.z, self._mean(self.z * t), value=-1)
+
+    def _mean(self, t: Tensor) -> Tensor:
+        """The mean of each group, spread over its channels."""
+        if self.groups is None:
+            return t.mean(tuple(range(-self.axes, 0)), keepdim=True)
+        channels = -self.axes
+        split = t.unflatten(channels, (self.groups, -1))
+        mean = split.mean(tuple(range(channels, 0)), keepdim=True)
+        return mean.expand(
+            *split.shape[:channels], split.shape[channels], *mean.shape[channels:][1:]
+        ).flatten(channels - 1, channels)
 
 
 @dataclass(frozen=True)
