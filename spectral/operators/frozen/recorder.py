@@ -184,7 +184,7 @@ class _Recorder:
             return place[n] if n in place else self.values[n]
 
         arguments = torch.fx.map_arg((node.args, node.kwargs), argument)
-        return Operation(node.target, arguments)  # type: ignore[arg-type]
+        return Operation(_ANY_LAYOUT.get(node.target, node.target), arguments)
 
     def _linear(
         self,
@@ -410,6 +410,12 @@ _LINEAR = _OF_IMAGES | {
     aten.mul.Scalar,
     aten.div.Scalar,
 }
+
+# Tangents may lie in another layout than the values did: channels last.
+_ANY_LAYOUT: dict[Any, Any] = dict.fromkeys(
+    (aten.view.default, aten._unsafe_view.default, aten.view_copy.default, aten._reshape_copy.default),
+    aten.reshape.default,
+)
 
 _NORMS = {aten.native_group_norm.default, aten.native_layer_norm.default}
 
