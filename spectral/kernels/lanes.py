@@ -1,0 +1,235 @@
+"""Vectors as wide as the processor's registers, for kernels in Numba that choose their own."""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import cgutils, types
+from numba.core.imputils import lower_builtin
+from numba.core.registry import cpu_target
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, models, register_model
+
+_FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+
+BYTES = 64 if "+avx512f" in _FEATURES else 32 if {"+avx2", "+fma"} <= set(_FEATURES) else 0
+"""Bytes of a vector: 64 with AVX-512, 32 with AVX2 and FMA, 0 elsewhere: nothing here works there."""
+
+ROWS = 12 if BYTES == 64 else 6
+"""Rows of a `panel`: with its 2 columns of vectors, the sums that 32 (or 16) registers hold."""
+
+_FUSED = ("contract",)
+
+
+class Lanes(types.Type):
+    """The Numba type of BYTES / itemsize numbers of one dtype; sums, differences and products are by lane."""
+
+    def __init__(self, dtype: types.Float) -> None:
+        self.dtype = dtype
+        super().__init__(f"Lanes({dtype})")
+
+
+def _vector(dtype: types.Float) -> Any:
+    """The LLVM type of `Lanes(dtype)`."""
+    number = ir.FloatType() if dtype == types.float32 else ir.DoubleType()
+    return ir.VectorType(number, 8 * BYTES // dtype.bitwidth)
+
+
+@register_model(Lanes)
+class _Model(models.PrimitiveModel):
+    def __init__(self, manager: Any, lanes: Lanes) -> None:
+        super().__init__(manager, lanes, _vector(lanes.dtype))
+
+
+class _ByLane(AbstractTemplate):
+    """Lanes and lanes, or a number times lanes."""
+
+    key: Any
+
+    def generic(self, args: Any, kws: Any) -> Any:
+        number = isinstance(args[0], types.Float) and self.key is operator.mul
+        if isinstance(args[1], Lanes) and (number or args[0] == args[1]):
+            return signature(args[1], *args)
+        return None
+
+
+def _define(operation: Callable[..., Any], method: str) -> None:
+    infer_global(operation)(type(f"_{method}", (_ByLane,), {}))
+
+    @lower_builtin(operation, Lanes, Lanes)
+    def by_lane(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return getattr(builder, method)(*args, flags=_FUSED)
+
+
+for _operation, _method in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
+    _define(_operation, _method)
+
+
+@lower_builtin(operator.mul, types.Float, Lanes)
+def _scaled(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    number = context.cast(builder, args[0], sig.args[0], sig.args[1].dtype)
+    return builder.fmul(_repeated(builder, number, sig.args[1].dtype), args[1], flags=_FUSED)
+
+
+def _repeated(builder: Any, number: Any, dtype: types.Float) -> Any:
+    """The number in every lane."""
+    vector, i32 = _vector(dtype), ir.IntType(32)
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.Constant(i32, 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(i32, vector.count), None))
+
+
+def _read(builder: Any, pointer: Any, vector: Any, dtype: Any) -> Any:
+    return builder.load(builder.bitcast(pointer, vector.as_pointer()), align=dtype.bitwidth // 8)
+
+
+def _write(builder: Any, value: Any, pointer: Any, dtype: types.Float) -> None:
+    builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=dtype.bitwidth // 8)
+
+
+@intrinsic
+def pointer(context, address, dtype):  # type: ignore[no-untyped-def]
+    """The address (an integer) as a pointer to numbers of that dtype."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
+
+    return types.CPointer(dtype.dtype)(address, dtype), generate
+
+
+@intrinsic
+def load(context, source, at):  # type: ignore[no-untyped-def]
+    """The lanes source[at], source[at + 1], ..."""
+    dtype = source.dtype
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return _read(builder, builder.gep(args[0], [args[1]]), _vector(dtype), dtype)
+
+    return Lanes(dtype)(source, types.intp), generate
+
+
+@intrinsic
+def load_as(context, source, at, like):  # type: ignore[no-untyped-def]
+    """The lanes source[at], ... in the dtype of `like`; the source holds that dtype, or int8."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        place, vector = builder.gep(args[0], [args[1]]), _vector(like.dtype)
+        if source.dtype == like.dtype:
+            return _read(builder, place, vector, like.dtype)
+        octets = ir.VectorType(ir.IntType(8), vector.count)
+        return builder.sitofp(_read(builder, place, octets, source.dtype), vector)
+
+    return like(source, types.intp, like), generate
+
+
+@intrinsic
+def load_six(context, source, at, step):  # type: ignore[no-untyped-def]
+    """Six lanes, those at `at`, at + step, ..., at + 5 step."""
+    lanes = Lanes(source.dtype)
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        base, at, step = args
+        values = []
+        for _ in range(6):
+            values.append(_read(builder, builder.gep(base, [at]), _vector(source.dtype), source.dtype))
+            at = builder.add(at, step)
+        return cgutils.pack_array(builder, values)
+
+    return types.UniTuple(lanes, 6)(source, types.intp, types.intp), generate
+
+
+@intrinsic
+def store(context, target, at, value):  # type: ignore[no-untyped-def]
+    """target[at], target[at + 1], ... = the lanes of value."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        _write(builder, args[2], builder.gep(args[0], [args[1]]), target.dtype)
+        return context.get_dummy_value()
+
+    return types.none(target, types.intp, value), generate
+
+
+@intrinsic
+def store_all(context, target, at, step, values):  # type: ignore[no-untyped-def]
+    """The lanes of a tuple, the first at `at`, the next at at + step, ..."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        base, at, step, held = args
+        for value in cgutils.unpack_tuple(builder, held):
+            _write(builder, value, builder.gep(base, [at]), target.dtype)
+            at = builder.add(at, step)
+        return context.get_dummy_value()
+
+    return types.none(target, types.intp, types.intp, values), generate
+
+
+@intrinsic
+def panel(context, left, left_at, right, right_at, out, out_at, depth, width):  # type: ignore[no-untyped-def]
+    """ROWS rows of a matrix product, all sums in registers: O = L R, two vectors of columns.
+
+    L (ROWS, depth) has rows one after another; R (depth, two vectors) too; rows of O lie `width` apart.
+    """
+    dtype, index = left.dtype, types.intp
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        left, left_at, right, right_at, out, out_at, depth, width = args
+        vector, i64 = _vector(dtype), ir.IntType(64)
+
+        def moved(base: Any, *steps: Any) -> Any:
+            for step in steps:
+                base = builder.gep(base, [step])
+            return base
+
+        rows = [moved(left, left_at, builder.mul(depth, ir.Constant(i64, r))) for r in range(ROWS)]
+        right = moved(right, right_at)
+        before, loop, after = (
+            builder.block,
+            builder.append_basic_block("depth"),
+            builder.append_basic_block("done"),
+        )
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k = builder.phi(i64)
+        k.add_incoming(ir.Constant(i64, 0), before)
+        sums = [[builder.phi(vector) for _ in range(2)] for _ in range(ROWS)]
+        here = moved(right, builder.mul(k, ir.Constant(i64, 2 * vector.count)))
+        columns = [
+            _read(builder, moved(here, ir.Constant(i64, j * vector.count)), vector, dtype) for j in range(2)
+        ]
+        more = []
+        for row, pair in zip(rows, sums, strict=True):
+            factor = _repeated(builder, builder.load(moved(row, k)), dtype)
+            more.append(
+                [
+                    builder.fadd(total, builder.fmul(factor, column, flags=_FUSED), flags=_FUSED)
+                    for total, column in zip(pair, columns, strict=True)
+                ]
+            )
+        following = builder.add(k, ir.Constant(i64, 1))
+        k.add_incoming(following, loop)
+        for pair, new in zip(sums, more, strict=True):
+            for total, value in zip(pair, new, strict=True):
+                total.add_incoming(ir.Constant(vector, None), before)
+                total.add_incoming(value, loop)
+        builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
+        builder.position_at_end(after)
+        for r, pair in enumerate(more):
+            row = moved(out, out_at, builder.mul(width, ir.Constant(i64, r)))
+            for j, value in enumerate(pair):
+                _write(builder, value, moved(row, ir.Constant(i64, j * vector.count)), dtype)
+        return context.get_dummy_value()
+
+    return types.none(left, index, right, index, out, index, index, index), generate
+
+
+@intrinsic
+def claim(context, counters, at):  # type: ignore[no-untyped-def]
+    """The integer counters[at] (int64, a void pointer), raised by one afterwards, also among many threads."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        one = ir.Constant(ir.IntType(64), 1)
+        counters = builder.bitcast(args[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", builder.gep(counters, [args[1]]), one, "monotonic")
+
+    return types.int64(counters, types.intp), generate

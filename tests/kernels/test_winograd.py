@@ -1,0 +1,158 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from spectral.errors import OptionError, ShapeError
+from spectral.kernels import lanes, team
+from spectral.kernels.winograd import Winograd, offered
+
+pytestmark = pytest.mark.skipif(
+    lanes.BYTES == 0 or not team.at_hand(), reason="the kernel needs AVX2 and a torch with GNU OpenMP"
+)
+
+ERROR = {torch.float32: 2e-6, torch.float64: 4e-15}  # relative, of one layer
+LAYOUT = torch.channels_last
+
+
+def step(dtype: torch.dtype) -> int:
+    """Channels in two vectors."""
+    return 2 * lanes.BYTES // dtype.itemsize
+
+
+def normal(*size: int, dtype: torch.dtype, seed: int) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def error(weight: Tensor, x: Tensor, gate_in: Tensor | None = None, gate_out: Tensor | None = None) -> float:
+    """Relative to torch's convolution in float64."""
+    found = Winograd(weight).apply(x, gate_in, gate_out)
+    assert found.dtype == x.dtype
+    assert found.is_contiguous(memory_format=LAYOUT)
+    before = x.double() if gate_in is None else x.double() * gate_in
+    expected = conv2d(before, weight.double(), padding=1)
+    if gate_out is not None:
+        expected = expected * gate_out
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@given(
+    st.sampled_from([torch.float32, torch.float64]),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.tuples(st.integers(1, 3), st.integers(1, 19), st.integers(1, 19)),
+    st.sampled_from(["", "in", "out", "in out"]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 99),
+)
+@settings(max_examples=150, deadline=None)
+def test_it_is_the_convolution(
+    dtype: torch.dtype,
+    channels: int,
+    filters: int,
+    size: tuple[int, int, int],
+    sides: str,
+    bytewise: bool,
+    shared: bool,
+    seed: int,
+) -> None:
+    images, height, width = size
+    channels, filters = channels * step(dtype), filters * step(dtype)
+    weight = normal(filters, channels, 3, 3, dtype=dtype, seed=seed)
+    x = normal(images, channels, height, width, dtype=dtype, seed=seed + 1).to(memory_format=LAYOUT)
+
+    def gate(side: str, many: int) -> Tensor | None:
+        if side not in sides:
+            return None
+        slopes = normal(1 if shared else images, many, height, width, dtype=dtype, seed=seed + 2)
+        return (slopes > 0).to(torch.int8) if bytewise else slopes
+
+    assert error(weight, x, gate("in", channels), gate("out", filters)) < ERROR[dtype]
+
+
+@pytest.mark.parametrize("dtype", ERROR)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_share_the_tiles(dtype: torch.dtype, threads: int) -> None:
+    before = torch.get_num_threads()
+    weight = normal(step(dtype), step(dtype), 3, 3, dtype=dtype, seed=0)
+    x = normal(3, step(dtype), 61, 47, dtype=dtype, seed=1)
+    try:
+        torch.set_num_threads(threads)
+        assert error(weight, x) < ERROR[dtype]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_calls_from_many_threads_do_not_meet() -> None:
+    dtype = torch.float32
+    kernel = Winograd(normal(step(dtype), step(dtype), 3, 3, dtype=dtype, seed=0))
+    inputs = [normal(1, step(dtype), 40, 40, dtype=dtype, seed=seed) for seed in range(8)]
+    alone = [kernel.apply(x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            assert all(map(torch.equal, pool.map(kernel.apply, inputs), alone))
+
+
+def test_nothing_beside_an_image_is_read() -> None:
+    dtype, width = torch.float32, step(torch.float32)
+    weight = normal(width, width, 3, 3, dtype=dtype, seed=0)
+    inside = normal(1, width, 6, 7, dtype=dtype, seed=1)
+    around = torch.full((3, 6, 7, width), torch.nan)
+    around[1] = inside[0].permute(1, 2, 0)
+    assert error(weight, around.permute(0, 3, 1, 2)[1:2]) < ERROR[dtype]
+    many = torch.cat([inside, torch.full_like(inside, torch.nan), inside])
+    found = Winograd(weight).apply(many, gate_out=torch.ones_like(inside, dtype=torch.int8))
+    assert torch.equal(found[0], found[2])
+    assert not found[[0, 2]].isnan().any()
+
+
+def test_rounding_stays_within_three_times_the_definitions() -> None:
+    width = 2 * step(torch.float32)
+    weight = normal(width, width, 3, 3, dtype=torch.float32, seed=0)
+    x = normal(1, width, 40, 40, dtype=torch.float32, seed=1).to(memory_format=LAYOUT)
+    exact = conv2d(x.double(), weight.double(), padding=1)
+    direct = ((conv2d(x, weight, padding=1) - exact).norm() / exact.norm()).item()
+    assert error(weight, x) < 3 * direct
+
+
+def test_only_what_it_can_do_is_offered() -> None:
+    wide = step(torch.float32)
+    size = torch.Size((1, wide, 40, 40))
+    assert offered(torch.zeros(wide, wide, 3, 3), size)
+    assert offered(torch.zeros(wide // 2, wide // 2, 3, 3, dtype=torch.float64), size)
+    assert not offered(torch.zeros(wide, wide, 5, 5), size)
+    assert not offered(torch.zeros(wide, wide, 3), size)
+    assert not offered(torch.zeros(wide, 1, 3, 3), size)
+    assert not offered(torch.zeros(1, wide, 3, 3), size)
+    assert not offered(torch.zeros(wide, wide, 3, 3, dtype=torch.bfloat16), size)
+    assert not offered(torch.zeros(wide, wide, 3, 3, device="meta"), size)
+    assert not offered(torch.zeros(16 * wide, 16 * wide, 3, 3), size)
+    assert not offered(torch.zeros(wide, wide, 3, 3), torch.Size((1, wide, 2, 2)))
+
+
+def test_bad_arguments_are_refused() -> None:
+    wide = step(torch.float32)
+    with pytest.raises(ShapeError, match="offered"):
+        Winograd(torch.zeros(wide, 3, 3, 3))
+    kernel, x = Winograd(torch.zeros(wide, wide, 3, 3)), torch.zeros(2, wide, 5, 5)
+    with pytest.raises(ShapeError, match="x must be"):
+        kernel.apply(x.double())
+    with pytest.raises(ShapeError, match="x must be"):
+        kernel.apply(x[:, 1:])
+    for bad in (x[:, :, 1:], x.double(), x[:1].bool(), torch.zeros(3, wide, 5, 5)):
+        with pytest.raises(ShapeError, match="a gate must be"):
+            kernel.apply(x, gate_out=bad)
+    with pytest.raises(ShapeError, match="one dtype"):
+        kernel.apply(x, x, x.to(torch.int8))
+
+
+def test_without_torchs_threads_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(team, "_start", lambda: None)
+    assert not offered(torch.zeros(32, 32, 3, 3), torch.Size((1, 32, 40, 40)))
+    with pytest.raises(OptionError, match="OpenMP"):
+        team.run(0, 0, 1)
