@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ def full_eigs(
     which: Which = "largest",
     above: float | None = None,
     tol: float = 1e-4,
-    method: Literal["krylov-schur", "dense"] = "krylov-schur",
+    method: str = "krylov-schur",
     block: int = 1,
     start: Tensor | None = None,
     seed: int = 0,
@@ -42,7 +42,7 @@ def full_eigs(
 
     Args:
         problem: the operator and the shapes of its vectors; the options are those of `krylov_schur`, checked.
-        method: "dense" forms J from d products.
+        method: "krylov-schur", or "dense", which forms J from d products.
 
     Raises:
         OptionError: the problem is of several images.

@@ -76,6 +76,7 @@ class KrylovSchurBasis(KrylovBasis):
         self.target = target
         self.conditions = np.ones(0)
         self._form: tuple[Tensor, RealSchur, np.ndarray] | None = None
+        self._lead = (self.C, self.C)
         self._bounded, self._bound = 0, math.inf
 
     def expand(self) -> None:
@@ -176,13 +177,20 @@ class KrylovSchurBasis(KrylovBasis):
 
     def _residuals(self, rows: Tensor, wanted: int) -> Tensor:
         """|rows y| of the eigenvectors y, (1, size); of those wanted, or |rows z| of the Schur vectors z."""
-        form, order = self._schur()
-        norms = self._norms(rows, form, order)
-        lead = form.leading(order[:wanted])
-        inner = RealSchur(lead.T[:wanted, :wanted], np.eye(wanted)).ordered(self._height)
-        Z = torch.from_numpy(lead.Z[:, :wanted] @ inner.Z)
-        norms[:, :wanted] = torch.maximum(norms[:, :wanted], torch.linalg.vector_norm(rows @ Z, dim=1))
+        norms = self._norms(rows, *self._schur())
+        norms[:, :wanted] = torch.maximum(
+            norms[:, :wanted], torch.linalg.vector_norm(rows @ self._leading(wanted), dim=1)
+        )
         return norms
+
+    def _leading(self, wanted: int) -> Tensor:
+        """The leading Schur vectors of T in order, (size, wanted); kept until T changes."""
+        if self._lead[0] is not self.T or self._lead[1].shape[1] != wanted:
+            form, order = self._schur()
+            lead = form.leading(order[:wanted])
+            inner = RealSchur(lead.T[:wanted, :wanted], np.eye(wanted)).ordered(self._height)
+            self._lead = (self.T, torch.from_numpy(lead.Z[:, :wanted] @ inner.Z))
+        return self._lead[1]
 
     def _height(self, values: np.ndarray) -> np.ndarray:
         return np.abs(values) if self.magnitude else values.real

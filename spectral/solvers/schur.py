@@ -41,11 +41,12 @@ class RealSchur:
     @cached_property
     def values(self) -> np.ndarray:
         """Eigenvalues (m,), complex, along the diagonal of T; of a pair, the one with Im > 0 first."""
-        values = np.diag(self.T).astype(complex)
-        for i in np.flatnonzero(np.diag(self.T, -1)):
-            half = (self.T[i, i] - self.T[i + 1, i + 1]) / 2
-            root = np.emath.sqrt(half**2 + self.T[i, i + 1] * self.T[i + 1, i])
-            values[i : i + 2] = (self.T[i, i] + self.T[i + 1, i + 1]) / 2 + root * np.array([1, -1])
+        diagonal, above, below = np.diag(self.T), np.diag(self.T, 1), np.diag(self.T, -1)
+        i = np.flatnonzero(below)
+        middle, half = (diagonal[i] + diagonal[i + 1]) / 2, (diagonal[i] - diagonal[i + 1]) / 2
+        root = np.sqrt((half**2 + above[i] * below[i]).astype(complex))
+        values = diagonal.astype(complex)
+        values[i], values[i + 1] = middle + root, middle - root
         return values
 
     def order(self, height: Height) -> np.ndarray:
