@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectral.kernels.winograd import Winograd, offered
 from spectral.operators.frozen.steps import Leading, _cast, aten, channels_last
 
 THIN = 4  # output channels up to which a convolution is a matrix product and shifted sums
@@ -15,7 +16,10 @@ THIN = 4  # output channels up to which a convolution is a matrix product and sh
 
 @dataclass
 class Convolution:
-    """t -> w * t, of any stride, padding, dilation, groups and dimension, transposed or not."""
+    """t -> s (w * t), of any stride, padding, dilation, groups and dimension, transposed or not.
+
+    `slope` s, of the size of the output, is the gate that follows; None is 1.
+    """
 
     inputs: tuple[int, ...]
     output: int
@@ -28,12 +32,14 @@ class Convolution:
     groups: int
     input_size: torch.Size
     output_size: torch.Size
+    slope: Tensor | None = None
+    owns_cotangent: bool = False
     leading: Leading = "merged"
     _forward: Kernel | None = field(default=None, repr=False)
     _backward: Kernel | None = field(default=None, repr=False)
 
     def apply(self, *tangents: Tensor) -> Tensor:
-        """w * t."""
+        """s (w * t)."""
         if self._forward is None:
             self._forward = kernel(
                 self.weight,
@@ -45,13 +51,13 @@ class Convolution:
                 self.groups,
                 self.input_size,
             )
-        return self._forward(tangents[0])
+        return self._forward(tangents[0], behind=self.slope)
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
-        """w' * g."""
+        """w' * (s g)."""
         if self._backward is None:
             self._backward = kernel(*self._transposed_arguments())
-        return (self._backward(g),)
+        return (self._backward(g, before=self.slope, owned=self.owns_cotangent),)
 
     def scaled(self, scale: Tensor, output: int) -> Convolution:
         """The convolution followed by a scale of its output channels (channels,)."""
@@ -60,8 +66,9 @@ class Convolution:
         return replace(self, output=output, weight=self.weight * scale.view(shape))
 
     def to(self, dtype: torch.dtype) -> Convolution:
-        """The kernels in another precision."""
-        return replace(self, weight=_cast(self.weight, dtype), _forward=None, _backward=None)
+        """The kernels and slopes in another precision."""
+        slope = None if self.slope is None else _cast(self.slope, dtype)
+        return replace(self, weight=_cast(self.weight, dtype), slope=slope, _forward=None, _backward=None)
 
     def _transposed_arguments(self) -> tuple[Any, ...]:
         """Of `kernel`, for w'."""
@@ -83,32 +90,61 @@ class Convolution:
 
 
 class Kernel:
-    """x -> w * x by torch's convolution."""
+    """x -> s_2 (w * (s_1 x)) by torch's convolution."""
 
     def __init__(self, weight: Tensor, *geometry: Any) -> None:
         self.weight, self.geometry = channels_last(weight), geometry
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(
+        self, x: Tensor, before: Tensor | None = None, behind: Tensor | None = None, owned: bool = False
+    ) -> Tensor:
+        """The product, for slopes s_1 `before` and s_2 `behind`; an x that is `owned` may be overwritten."""
+        if before is not None:
+            x = _times(x if owned else x.clone(), before)
+        out = self.convolve(x)
+        return out if behind is None else _times(out, behind)
+
+    def convolve(self, x: Tensor) -> Tensor:
         """w * x."""
         return aten.convolution(channels_last(x), self.weight, None, *self.geometry)
 
 
 class Packed(Kernel):
-    """x -> w * x by oneDNN, with the weights laid out for it once."""
+    """By oneDNN, with the weights laid out for it once."""
 
     def __init__(self, weight: Tensor, stride: Any, padding: Any, dilation: Any, size: torch.Size) -> None:
         self.geometry: tuple[Any, ...] = padding, stride, dilation, 1
         reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
         self.weight = reorder(weight.to_mkldnn(), *self.geometry, list(size))
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def convolve(self, x: Tensor) -> Tensor:
         """w * x."""
         pointwise = torch.ops.mkldnn._convolution_pointwise
         return pointwise(channels_last(x), self.weight, None, *self.geometry, "none", [], "")
 
 
+class Minimal(Kernel):
+    """By Winograd's minimal filtering, with the slopes applied on the way in and out."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.filters = Winograd(weight)
+
+    def __call__(
+        self, x: Tensor, before: Tensor | None = None, behind: Tensor | None = None, owned: bool = False
+    ) -> Tensor:
+        """The product, for slopes `before` and `behind`."""
+        slopes = [slope for slope in (before, behind) if slope is not None]
+        if all(len(slope) in (1, len(x)) for slope in slopes):
+            return self.filters.apply(x, before, behind)
+        return super().__call__(x, before, behind, owned)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """w * x."""
+        return self.filters.apply(x)
+
+
 class Thin(Kernel):
-    """x -> w * x for few output channels and stride 1, where a convolution's kernel would sit idle.
+    """For few output channels and stride 1, where a convolution's kernel would sit idle.
 
     Each tap of w is one row of a matrix; its product with the pixels is added, shifted, to the output.
     """
@@ -117,7 +153,7 @@ class Thin(Kernel):
         self.taps, self.padding, self.dilation = weight.shape, padding, dilation
         self.weight = weight.permute(0, 2, 3, 1).reshape(-1, weight.shape[1]).contiguous()
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def convolve(self, x: Tensor) -> Tensor:
         """w * x."""
         n, channels, *sides = x.shape
         out, _, *taps = self.taps
@@ -133,6 +169,12 @@ class Thin(Kernel):
         rows, columns = sides[0] + 2 * p - top, sides[1] + 2 * q - left
         inside = total[:, :, top - p : top - p + rows, left - q : left - q + columns]
         return inside.transpose(0, 1).contiguous()
+
+
+def _times(x: Tensor, slope: Tensor) -> Tensor:
+    """x s in place, for each of the blocks of len(s) images in x."""
+    x.unflatten(0, (-1, len(slope))).mul_(slope)
+    return x
 
 
 def kernel(
@@ -152,6 +194,8 @@ def kernel(
         inside = all(p <= d * (k - 1) for p, d, k in zip(padding, dilation, taps, strict=True))
         if out <= THIN and channels >= 4 * THIN and max(stride) == 1 and inside:
             return Thin(weight, padding, dilation)
+        if max(stride + dilation) == 1 and list(padding) == [1, 1] and offered(weight, size):
+            return Minimal(weight)
         if weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
             return Packed(weight, stride, padding, dilation, size)
     return Kernel(weight, stride, padding, dilation, transposed, output_padding, groups)

@@ -48,10 +48,12 @@ class Program:
             for i in step.inputs:
                 users.setdefault(i, []).append(step)
         for step in self.steps:
-            if isinstance(step, Diagonal) and step.keeps_size:
-                (before,), after = step.inputs, users[step.output]
-                step.owns_tangent = len(users[before]) == 1 and isinstance(makers.get(before), FRESH)
+            after = users[step.output]
+            if isinstance(step, (Convolution, Diagonal)):
                 step.owns_cotangent = len(after) == 1 and isinstance(after[0], FRESH)
+            if isinstance(step, Diagonal) and step.keeps_size:
+                (before,) = step.inputs
+                step.owns_tangent = len(users[before]) == 1 and isinstance(makers.get(before), FRESH)
 
     def apply(self, V: Tensor) -> Tensor:
         """J v for each v of V (c, *input_size)."""

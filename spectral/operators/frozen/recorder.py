@@ -79,8 +79,11 @@ class _Recorder:
         assert isinstance(result, Node)  # a model's output was checked to be one tensor
         output = self.values.pop(result)
         slot = self.slots.get(result)
-        steps = _merged_gates(_folded(_needed(self.steps, slot), slot), slot)
-        return Program(_gates_as_floats(steps, output.dtype), slot, self.y.shape, output, self.entries)
+        steps = _needed(self.steps, slot)
+        for join in (_fold, _merge):
+            steps = _joined(steps, slot, join)
+        steps = _joined(_gates_as_floats(steps, output.dtype), slot, _gate)
+        return Program(steps, slot, self.y.shape, output, self.entries)
 
     def _call(self, node: Node) -> None:
         _out_of_place(node)
@@ -260,36 +263,32 @@ def _needed(steps: list[Step], result: int | None) -> list[Step]:
     return kept[::-1]
 
 
-def _folded(steps: list[Step], result: int | None) -> list[Step]:
-    """Scales of channels folded into the convolutions they follow."""
-
-    def join(before: Step, step: Step) -> Step | None:
-        if isinstance(before, Convolution) and isinstance(step, Diagonal):
-            scale = _channel_scale(step.slope, before)
-            return None if scale is None else before.scaled(scale, step.output)
-        return None
-
-    return _joined(steps, result, join)
+def _fold(before: Step, step: Step) -> Step | None:
+    """A scale of channels folded into the convolution it follows."""
+    if isinstance(before, Convolution) and isinstance(step, Diagonal):
+        scale = _channel_scale(step.slope, before)
+        return None if scale is None else before.scaled(scale, step.output)
+    return None
 
 
-def _merged_gates(steps: list[Step], result: int | None) -> list[Step]:
+def _merge(before: Step, step: Step) -> Step | None:
     """Consecutive gates and slopes of one size as their product."""
+    if isinstance(before, Diagonal) and isinstance(step, Diagonal) and before.keeps_size and step.keeps_size:
+        return replace(before, output=step.output, slope=before.slope * step.slope)
+    return None
 
-    def join(before: Step, step: Step) -> Step | None:
-        if (
-            isinstance(before, Diagonal)
-            and isinstance(step, Diagonal)
-            and before.keeps_size
-            and step.keeps_size
-        ):
-            return replace(before, output=step.output, slope=before.slope * step.slope)
+
+def _gate(before: Step, step: Step) -> Step | None:
+    """A gate applied by the convolution it follows."""
+    if not (isinstance(before, Convolution) and isinstance(step, Diagonal) and before.slope is None):
         return None
-
-    return _joined(steps, result, join)
+    if step.slope.shape != before.output_size:
+        return None
+    return replace(before, output=step.output, slope=step.slope)
 
 
 def _joined(steps: list[Step], result: int | None, join: Callable[[Step, Step], Step | None]) -> list[Step]:
-    """The steps with each one joined, where `join` can, to the one before it that nobody else uses."""
+    """The steps with each one joined, where `join` can, to the one before it whose output it alone uses."""
     uses = [i for step in steps for i in step.inputs] + [-1 if result is None else result]
     made: dict[int, int] = {}
     kept: list[Step | None] = []
