@@ -32,7 +32,7 @@ def dense(table: Rotations, area: int) -> Floats:
     count = len(table.slots)
     columns = np.tile(np.eye(area, dtype=table.blocks.dtype), (count, 1))
     apply(columns, np.repeat(np.arange(count, dtype=np.int32), area), table, False)
-    return columns.reshape(count, area, area).swapaxes(1, 2)
+    return np.ascontiguousarray(columns.reshape(count, area, area).swapaxes(1, 2))
 
 
 def apply(squares: Any, which: NDArray[np.int32], transforms: Rotations | Any, inverse: bool) -> None:
