@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
+from torch import Tensor
 
 from spectral.console import (
     Crop,
@@ -27,8 +29,10 @@ from spectral.console import (
     one_line_errors,
 )
 from spectral.estimators import commands
-from spectral.results import EigenPairs, SingularTriplets
+from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets, number
 from spectral.spectra import top_eigs, top_svd
+
+Result = EigenPairs | FullEigenPairs | SingularTriplets
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,8 +56,12 @@ def main(
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
 
 
+Method = Annotated[str, typer.Option(help="the solver, or auto")]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="keep the solve in this file, and resume the one that it holds")
+]
 Tol = Annotated[float, typer.Option(help="relative residual")]
-MaxProducts = Annotated[int, typer.Option(help="stop there, converged or not")]
+MaxProducts = Annotated[int | None, typer.Option(help="stop there, converged or not [10000]")]
 
 
 @app.command()
@@ -64,17 +72,39 @@ def eigs(
     sigma: Sigma = 0.15,
     k: Annotated[int, typer.Option("-k", help="how many eigenpairs")] = 20,
     above: Annotated[float | None, typer.Option(help="all eigenvalues above this instead")] = None,
+    between: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="all eigenvalues in this interval instead"),
+    ] = None,
+    part: Annotated[
+        Literal["symmetric", "full"], typer.Option(help="(J + J')/2, or J itself with complex eigenpairs")
+    ] = "symmetric",
     which: Annotated[
         Literal["largest", "smallest", "magnitude"], typer.Option(help="end of the spectrum")
     ] = "largest",
+    left: Annotated[
+        bool, typer.Option("--left", help="left vectors and conditions too, of the full part")
+    ] = False,
+    method: Method = "auto",
     tol: Tol = 1e-4,
-    max_products: MaxProducts = 10_000,
+    max_products: MaxProducts = None,
     seed: Seed = 0,
+    checkpoint: Checkpoint = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Certified eigenpairs of the symmetric part of a denoiser's Jacobian at a noisy picture."""
-    options = {"above": above, "which": which, "tol": tol, "max_products": max_products}
+    """Certified eigenpairs of a denoiser's Jacobian at a noisy picture."""
+    options = {
+        "above": above,
+        "between": between,
+        "part": part,
+        "which": which,
+        "left": left,
+        "method": method,
+        "tol": tol,
+        "max_products": max_products,
+        "checkpoint": checkpoint,
+    }
     _solve(top_eigs, denoiser, image, crop, sigma, k, seed, out, as_json, options)
 
 
@@ -106,19 +136,27 @@ def svd(
     sigma: Sigma = 0.15,
     k: Annotated[int, typer.Option("-k", help="how many singular triplets")] = 20,
     above: Annotated[float | None, typer.Option(help="all singular values above this instead")] = None,
+    method: Method = "auto",
     tol: Tol = 1e-4,
-    max_products: MaxProducts = 10_000,
+    max_products: MaxProducts = None,
     seed: Seed = 0,
+    checkpoint: Checkpoint = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Certified singular triplets of a denoiser's Jacobian at a noisy picture."""
-    options = {"above": above, "tol": tol, "max_products": max_products}
+    options = {
+        "above": above,
+        "method": method,
+        "tol": tol,
+        "max_products": max_products,
+        "checkpoint": checkpoint,
+    }
     _solve(top_svd, denoiser, image, crop, sigma, k, seed, out, as_json, options)
 
 
 def _solve(
-    solver: Callable[..., EigenPairs | SingularTriplets],
+    solver: Callable[..., Result],
     denoiser: str,
     image: Path | None,
     crop: tuple[int, int, int] | None,
@@ -140,57 +178,49 @@ def _solve(
         _print(spectrum, problem, denoiser, unit, files)
 
 
-def _write(spectrum: EigenPairs | SingularTriplets, problem: Problem, denoiser: str, out: Path) -> list[Path]:
+def _write(spectrum: Result, problem: Problem, denoiser: str, out: Path) -> list[Path]:
     from spectral import plotting  # noqa: PLC0415  matplotlib takes a second to import
 
     images = (problem.clean, problem.noisy, problem.denoised)
     title = f"{Path(denoiser).stem}, sigma = {problem.sigma:g}"
     if isinstance(spectrum, EigenPairs):
-        name, title = "eigs", f"{title}: {spectrum.asymmetry_text()}"
-        figure = plotting.eigs(spectrum, *images, title)
+        name, figure = "eigs", plotting.eigs(spectrum, *images, f"{title}: {spectrum.asymmetry_text()}")
+    elif isinstance(spectrum, FullEigenPairs):
+        name, figure = "full", plotting.full_eigs(spectrum, title)
     else:
-        name = "svd"
-        figure = plotting.svd(spectrum, *images, title)
+        name, figure = "svd", plotting.svd(spectrum, *images, title)
     result = spectrum.save(out / f"{name}.safetensors")
     figure.savefig(out / f"{name}.png")
     return [out / f"{name}.png", result]
 
 
-def _print(
-    spectrum: EigenPairs | SingularTriplets,
-    problem: Problem,
-    denoiser: str,
-    unit: float,
-    files: list[Path],
-) -> None:
+def _print(spectrum: Result, problem: Problem, denoiser: str, unit: float, files: list[Path]) -> None:
     console = Console()
     rows, columns = problem.clean.shape[-2:]
-    pairs = isinstance(spectrum, EigenPairs)
     table = Table(title=f"{Path(denoiser).stem}, {rows}x{columns}, sigma {problem.sigma:g}")
-    names = ("lambda", "|<x, e_k>|") if pairs else ("sigma", "|<x, v_k>|")
-    for name in ("k", names[0], "residual", "error bound", names[1], ""):
+    value = "sigma" if isinstance(spectrum, SingularTriplets) else "lambda"
+    last, cells, residual, about = _told(spectrum, problem)
+    for name in ("k", value, "residual", "error bound", last, ""):
         table.add_column(name, justify="right")
     scale = spectrum.values.abs().max().item() if spectrum.k else 1.0
-    for i, c in enumerate(spectrum.coefficients(problem.clean).abs().tolist()):
+    for i, cell in enumerate(cells):
         table.add_row(
             str(i + 1),
-            f"{spectrum.values[i].item():.5f}",
+            number(spectrum.values[i].item(), 5),
             f"{spectrum.residuals[i].item() / scale:.1e}",
             f"{spectrum.errors[i].item():.1e}",
-            f"{c:.4g}",
+            cell,
             "" if spectrum.converged[i] else "not converged",
         )
     console.print(table)
     spent = ", ".join(f"{name} {n}" for name, n in spectrum.spent.items())
+    each = "J, or J' for left vectors" if isinstance(spectrum, FullEigenPairs) else "J and one with J'"
     passes = f"{spectrum.seconds / unit:.0f} forward passes of {1e3 * unit:.1f} ms"
-    residual = (
-        "|S e - lambda e|, S = (J + J')/2," if pairs else "the larger of |J v - sigma u|, |J' u - sigma v|"
-    )
     lines = [
         ("residuals", f"{residual} over the largest value; from fresh products (tol {spectrum.tol:g})"),
         ("completeness", spectrum.completeness_text()),
-        *([("asymmetry", spectrum.asymmetry_text())] if isinstance(spectrum, EigenPairs) else []),
-        ("products", f"{spectrum.products}, each one with J and one with J': {spent}"),
+        *about,
+        ("products", f"{spectrum.products}, each one with {each}: {spent}"),
         ("time", f"{spectrum.seconds:.1f} s, {passes}"),
         *(("note", note) for note in (*problem.notes, *spectrum.notes)),
         *(("wrote", str(path)) for path in files),
@@ -199,15 +229,25 @@ def _print(
         console.print(f"{name:13} {text}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _summary(
-    spectrum: EigenPairs | SingularTriplets, problem: Problem, unit: float, files: list[Path]
-) -> dict[str, object]:
+def _told(spectrum: Result, problem: Problem) -> tuple[str, list[str], str, list[tuple[str, str]]]:
+    """What differs between the three: the last column and its cells, the residual, and a line of its own."""
+    if isinstance(spectrum, FullEigenPairs):
+        known = ["-"] * spectrum.k if spectrum.condition is None else [f"{c:.3g}" for c in spectrum.condition]
+        cells = [f"{c} defective" if d else c for c, d in zip(known, spectrum.defective, strict=True)]
+        return "condition", cells, "|J v - lambda v|", [("condition", spectrum.condition_text())]
+    cells = [f"{c:.4g}" for c in spectrum.coefficients(problem.clean).abs().tolist()]
+    if isinstance(spectrum, EigenPairs):
+        about = [("asymmetry", spectrum.asymmetry_text())]
+        return "|<x, e_k>|", cells, "|S e - lambda e|, S = (J + J')/2,", about
+    return "|<x, v_k>|", cells, "the larger of |J v - sigma u|, |J' u - sigma v|", []
+
+
+def _summary(spectrum: Result, problem: Problem, unit: float, files: list[Path]) -> dict[str, object]:
     told: dict[str, object] = {
-        "values": spectrum.values.tolist(),
+        "values": _plain(spectrum.values),
         "residuals": spectrum.residuals.tolist(),
         "errors": spectrum.errors.tolist(),
         "converged": spectrum.converged.tolist(),
-        "coefficients": spectrum.coefficients(problem.clean).abs().tolist(),
         "complete": bool(spectrum.complete),
         "bound": spectrum.completeness.bound.item(),
         "confidence": spectrum.completeness.confidence,
@@ -217,11 +257,22 @@ def _summary(
         "forward_seconds": unit,
         "which": spectrum.which,
         "tol": spectrum.tol,
+        "method": spectrum.method,
         "notes": [*problem.notes, *spectrum.notes],
         "files": [str(path) for path in files],
     }
+    if isinstance(spectrum, FullEigenPairs):
+        condition = None if spectrum.condition is None else spectrum.condition.tolist()
+        return told | {"part": "full", "condition": condition, "defective": spectrum.defective.tolist()}
+    told["coefficients"] = spectrum.coefficients(problem.clean).abs().tolist()
     if isinstance(spectrum, EigenPairs):
         skew = spectrum.asymmetry
         told["part"] = spectrum.part
         told["asymmetry"] = None if skew is None else {"value": skew.value, "stderr": skew.stderr}
     return told
+
+
+def _plain(values: Tensor) -> list[Any]:
+    """Numbers for JSON, complex ones as [real, imaginary]."""
+    plain: list[Any] = torch.view_as_real(values).tolist() if values.is_complex() else values.tolist()
+    return plain

@@ -72,6 +72,11 @@ class Spectrum:
         return self.values.shape[-1]
 
     @property
+    def sought(self) -> str:
+        """Which values were sought, in words."""
+        return self.which
+
+    @property
     def products(self) -> int:
         """Products in all, for each image."""
         return sum(self.spent.values())
@@ -137,13 +142,17 @@ class Spectrum:
         )
         if not torch.isfinite(bound):
             where = "these are all"
+        return self._sure(where)
+
+    def _sure(self, where: str) -> str:
+        c = self.completeness
         sure = "certain" if c.confidence == 1 else f"{100 * c.confidence:g} % confidence"
         verdict = "complete" if bool(self.complete.all()) else "complete but for the gap to that bound"
         return f"{where} ({sure}): {verdict}"
 
     def _lines(self, what: str) -> list[str]:
         count = f"{self.values.shape[0]} x {self.k}" if self.values.ndim == 2 else f"{self.k}"
-        lines = [f"{type(self).__name__}({count} {self.which} {what}; {self.method})"]
+        lines = [f"{type(self).__name__}({count} {self.sought} {what}; {self.method})"]
         if self.values.ndim == 1 and self.k:
             shown = [number(v) for v in self.values[:5].tolist()]
             shown += ["...", number(self.values[-1].item())] if self.k > 5 else []
@@ -171,6 +180,8 @@ class EigenPairs(Spectrum):
         asymmetry: |J - J'| / |J| in the Frobenius norm, with its standard error; None for an operator that
             is symmetric by construction.
         part: "symmetric", which matrix the pairs belong to.
+        between: the interval in which all were sought, or None; `completeness.bound` is then a depth, no
+            other eigenvalue lying in [low + bound, high - bound].
 
     `residuals` are |S e - lambda e|; see `Spectrum` for the rest.
     """
@@ -180,6 +191,30 @@ class EigenPairs(Spectrum):
     vectors: Tensor
     asymmetry: Estimate | None
     part: str = "symmetric"
+    between: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.between is not None:  # JSON knows no tuples
+            object.__setattr__(self, "between", tuple(self.between))
+
+    @property
+    def sought(self) -> str:
+        """Which values were sought, in words."""
+        return self.which if self.between is None else "in [{:g}, {:g}]".format(*self.between)
+
+    @property
+    def complete(self) -> Tensor:
+        """As in `Spectrum`; of an interval, whether it was searched to within the tolerance of its ends."""
+        return super().complete if self.between is None else self.completeness.bound <= self.tolerance
+
+    def completeness_text(self) -> str:
+        """The completeness statement as a sentence."""
+        if self.between is None or self.completeness.confidence == 0:
+            return super().completeness_text()
+        depth = self.completeness.bound.item()
+        low, high = self.between[0] + depth, self.between[1] - depth
+        where = f"no other eigenvalue in [{low:.4f}, {high:.4f}]" if depth else "these are all"
+        return self._sure(where)
 
     def coefficients(self, x: Tensor) -> Tensor:
         """<x, e_k> of an image in the basis found, (k,) or (B, k).
@@ -258,7 +293,8 @@ class FullEigenPairs(Spectrum):
         left: w with w^H J = lambda w^H, (k, *input shape), of unit norm, w^H v real and positive; None where
             they were not asked for.
         left_residuals: |w^H J - lambda w^H|, (k,), or None.
-        condition: 1 / (w^H v), (k,), or None: how many times further than |E| a small E moves lambda.
+        condition: 1 / (w^H v), (k,), or None: how many times further than |E| a small E moves lambda; of an
+            eigenvalue whose equals were left out beyond k, an upper bound.
         defective: (k,), where lambda cannot be told from a multiple eigenvalue with too few vectors: a
             change of the size of its residual moves it by about the square root of that.
         schur_vectors: Q, (m, *input shape), real orthonormal, m = k or more; they span an invariant subspace,
@@ -313,9 +349,9 @@ class FullEigenPairs(Spectrum):
         return "\n".join([*lines, f"  condition    {self.condition_text()}", *self._last_lines()])
 
 
-def number(v: complex) -> str:
-    """A value with four decimals, its imaginary part only where there is one."""
-    return f"{v.real:.4f}{v.imag:+.4f}i" if v.imag else f"{v.real:.4f}"
+def number(v: complex, decimals: int = 4) -> str:
+    """A value with so many decimals, its imaginary part only where there is one."""
+    return f"{v.real:.{decimals}f}" + (f"{v.imag:+.{decimals}f}i" if v.imag else "")
 
 
 def _coefficients(vectors: Tensor, values: Tensor, x: Tensor) -> Tensor:
