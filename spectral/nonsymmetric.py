@@ -73,7 +73,7 @@ def full_eigs(
     accuracy = torch.finfo(J.dtype).eps * found.norm
     conditions, defective = proof.judged(10 * accuracy)
     left_rows = None if proof.left is None else problem.shaped(proof.left[None], problem.input_shape)
-    noted = replace(found, notes=[*found.notes, *_remarks(proof.values, defective, found)])
+    noted = replace(found, notes=[*found.notes, *_remarks(proof, defective, found, tol)])
     judged = problem.judged(
         noted, proof.values[None], proof.residuals[None], (conditions * proof.residuals)[None], tol
     )
@@ -218,8 +218,15 @@ def _size(M: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(M, ord=2).cpu() if len(M) else torch.zeros((), dtype=torch.float64)
 
 
-def _remarks(values: Tensor, defective: Tensor, found: SchurPairs) -> list[str]:
-    notes = []
+def _remarks(proof: CertifiedFull, defective: Tensor, found: SchurPairs, tol: float) -> list[str]:
+    notes, values = [], proof.values
+    if proof.left_residuals is not None and proof.condition is not None and len(values):
+        # Of a left subspace that is good to tol the left vectors are good to tol times condition.
+        far = proof.left_residuals > 10 * tol * proof.condition * values.abs().max()
+        if far.any():
+            notes.append(
+                f"{int(far.sum())} of {len(values)} left vectors do not belong to the right ones found"
+            )
     if defective.any():
         notes.append(
             f"{int(defective.sum())} of {len(values)} eigenvalues are too ill-conditioned to be told from "

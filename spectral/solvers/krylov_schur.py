@@ -262,10 +262,11 @@ def krylov_schur(
     sign = -1.0 if which == "smallest" else 1.0
     target = ComplexTarget(k, None if above is None else sign * above, which == "magnitude", tol)
     first = first_block(A, block, start, generator)
-    if left:
+    second = left and not A.symmetric
+    if second:
         A.apply_transpose(first[0, :1])  # where there is none, before any work
     krylov = KrylovSchurBasis(sign * A if sign < 0 else A, first, generator, target)
-    share = max_products // 2 if left else max_products
+    share = max_products // 2 if second else max_products
     found = search(
         krylov,
         target,
@@ -286,8 +287,8 @@ def krylov_schur(
         notes=found.notes,
         conditions=found.groups[0].basis.conditions,
     )
-    if not left:
-        return right
+    if not second:
+        return replace(right, left=right if left else None)
     other = krylov_schur(
         A.T,
         k,
@@ -322,7 +323,9 @@ def dense_schur(
     target = ComplexTarget(k, None if above is None else sign * above, which == "magnitude", 0.0)
     M = A.dense().double()
     right = _dense_schur(A, M, sign, target)
-    return replace(right, left=_dense_schur(A.T, M.mT, sign, target)) if left else right
+    if not left:
+        return right
+    return replace(right, left=right if A.symmetric else _dense_schur(A.T, M.mT, sign, target))
 
 
 def _dense_schur(A: LinearOperator, M: Tensor, sign: float, target: ComplexTarget) -> SchurPairs:
