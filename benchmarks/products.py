@@ -1,13 +1,23 @@
-"""What a product with J or J' costs, in forward passes, beside torch's own ways.
+"""What a product with J or J' costs, in forward passes and in memory, beside torch's own ways.
 
-    python -m benchmarks.products [--write] [--side 80]
+    python -m benchmarks.products [--quick] [--sides 80 256] [--networks UNet] [--device cuda] [--write]
 
-Medians of interleaved runs; a forward pass is the model in eval mode, as it was built, without gradient.
-Each way's product is compared with torch.func in the same run.  --write puts the table into docs/products.md.
+Times are medians of interleaved runs; a forward pass is the model in eval mode, as it was built, without
+gradient.  Memory is the most that one process holds above what it held with the model loaded, in units of
+what a forward pass takes by that measure: the operator is built, and J v and J' u are formed once.
+
+In the same run J v and J' u are compared with torch.func in float64: a float32 program must agree to 1e-5, or
+to twice what torch.func in float32 does, and a float64 program to 1e-12.  --quick takes three networks at 80
+pixels, and the memory of one at 256.  --write puts the tables into docs/products.md.
 """
 
 import argparse
+import functools
+import gc
+import re
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,87 +27,258 @@ from torch import Tensor, nn
 
 import denoisers
 import spectral
+from benchmarks.conditional import ConditionalUNet
 from benchmarks.page import ROOT, insert, table
-from denoisers.networks import UNet
+from denoisers.networks import BFCNN, UNet
 
-WAYS = ("frozen", "linearize", "jvp")
-TOLERANCE = 5e-5  # rounding of float32 over 21 layers, between two memory layouts
-LAB = ROOT / "../shared/data/lab/bfcnn21_celeba160_gray.npz"
+Model = Callable[[Tensor], Tensor]
+
+LAB = ROOT / "../shared/data/lab"
+QUICK = ("photos", "UNet, 3 blocks", "BF-CNN, 21 layers")
+BLOCK = 8
+MEMORY_WAYS = ("forward", "frozen", "vjp", "linearize", "jvp")
 
 
-def networks() -> dict[str, nn.Module]:
-    """The shipped network, the paper's UNet with random weights, and a lab's BF-CNN where it is at hand."""
-    torch.manual_seed(0)
-    unet = UNet(3)
-    for name, t in unet.state_dict().items():
+def _lively(network: nn.Module) -> nn.Module:
+    """Norms of a trained size: an untrained gamma of 0.025 drives activations to denormals."""
+    for name, t in network.state_dict().items():
         if "gamma" in name:
-            t.copy_(0.5 + torch.rand(t.shape))  # an untrained gamma of 0.025 drives activations to denormals
-    found = {"`photos`, 0.46 M": denoisers.load("photos"), "UNet, 3 blocks, 7.7 M": unet.eval()}
-    if Path(LAB).is_file():
-        found["BF-CNN, 21 layers, 0.7 M"] = denoisers.load(LAB)
-    return {name: model.to(memory_format=torch.contiguous_format) for name, model in found.items()}
+            t.copy_(0.5 + torch.rand(t.shape))
+    return network
+
+
+def _conditional() -> Model:
+    return functools.partial(ConditionalUNet(), sigma=0.1)
+
+
+NETWORKS: dict[str, Callable[[], Model]] = {
+    "photos": lambda: denoisers.load("photos"),
+    **{
+        f"UNet, {n} block{'s' * (n > 1)}": functools.partial(lambda n: _lively(UNet(n)), n)
+        for n in (1, 2, 3, 4)
+    },
+    "BF-CNN, 21 layers": lambda: _lively(BFCNN()),
+    "conditional UNet": _conditional,
+    **{
+        f"lab's {name}": functools.partial(denoisers.load, LAB / file)
+        for name, file in (
+            ("BF-CNN", "bfcnn21_celeba160_gray.npz"),
+            ("bias-free DnCNN", "bfdncnn20_bsd400_gray_0-100.npz"),
+        )
+        if (LAB / file).is_file()
+    },
+}
+
+
+def build(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[Model, int]:
+    """A network in eval mode, laid out as torch lays out a new one, and its parameters."""
+    torch.manual_seed(0)
+    model = NETWORKS[name]()
+    module = model.func if isinstance(model, functools.partial) else model
+    assert isinstance(module, nn.Module)
+    module.eval().requires_grad_(False).to(device, dtype)
+    for weight in module.parameters():
+        weight.data = weight.contiguous()
+    return model, sum(p.numel() for p in module.parameters())
+
+
+def image(side: int, device: str = "cpu") -> Tensor:
+    """What the products are taken at."""
+    return torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def medians(calls: list[Callable[[], Tensor]], rounds: int) -> list[float]:
     """Seconds of each call, interleaved so that all meet the same machine."""
-    for call in calls:
-        call()
     seconds: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds):
+    for round_ in range(rounds + 1):
         for call, taken in zip(calls, seconds, strict=True):
             began = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - began)
+            if call().is_cuda:
+                torch.cuda.synchronize()
+            if round_:  # the first warms up
+                taken.append(time.perf_counter() - began)
     return [statistics.median(taken) for taken in seconds]
 
 
-def row(name: str, model: nn.Module, side: int, rounds: int) -> list[str]:
-    """Forward pass in milliseconds, and J v and J' v in forward passes for each way."""
-    model.requires_grad_(False)
-    y = torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(0))
-    v = torch.randn(1, side**2, generator=torch.Generator().manual_seed(1))
-    jacobians = [spectral.jacobian(model, y, method=way) for way in WAYS]
-    exact, back = jacobians[-1].apply(v), jacobians[-1].apply_transpose(v)
-    for J in jacobians:
-        for ours, theirs in ((J.apply(v), exact), (J.apply_transpose(v), back)):
-            error = ((ours - theirs).norm() / theirs.norm()).item()
-            if error > TOLERANCE:
-                raise ArithmeticError(f"{J!r} differs from torch.func by {error:.1e}")
-    calls: list[Callable[[], Tensor]] = [lambda: model(y)]
-    for J in jacobians[:2]:
-        calls += [lambda J=J: J.apply(v), lambda J=J: J.apply_transpose(v)]  # type: ignore[misc]
-    calls.append(lambda: jacobians[2].apply(v))
-    with torch.no_grad():
-        forward, *products = medians(calls, rounds)
-    return [name, f"{1e3 * forward:.1f}", *(f"{seconds / forward:.2f}" for seconds in products)]
+def errors(name: str, side: int, device: str) -> tuple[float, float]:
+    """The largest relative error of J v and J' u in float32, by the program and by torch.func.
+
+    Raises:
+        ArithmeticError: the program errs by over 1e-5 and twice as much as torch.func, or in float64 by
+            over 1e-12.
+    """
+    y = image(side, device)
+    v, u = torch.randn(2, *y.shape, generator=torch.Generator().manual_seed(1)).to(device)
+    (model, _), (exact, _) = build(name, device=device), build(name, torch.float64, device)
+
+    def by_program(model: Model, dtype: torch.dtype) -> list[Tensor]:
+        J = spectral.jacobian(model, y.to(dtype), method="frozen")
+        return [J.apply(v.to(dtype).view(1, -1)), J.apply_transpose(u.to(dtype).view(1, -1))]
+
+    def by_torch(model: Model, dtype: torch.dtype) -> list[Tensor]:
+        forward = torch.func.jvp(model, (y.to(dtype),), (v.to(dtype),))[1]
+        return [forward.view(1, -1), torch.func.vjp(model, y.to(dtype))[1](u.to(dtype))[0].view(1, -1)]
+
+    truth = by_torch(exact, torch.float64)
+
+    def worst(products: list[Tensor]) -> float:
+        return max(((p - t).norm() / t.norm()).item() for p, t in zip(products, truth, strict=True))
+
+    ours, theirs = worst(by_program(model, torch.float32)), worst(by_torch(model, torch.float32))
+    twice = worst(by_program(exact, torch.float64))
+    if ours > max(1e-5, 2 * theirs) or twice > 1e-12:
+        raise ArithmeticError(
+            f"{name} at {side}: the program errs by {ours:.1e} in float32, torch.func by {theirs:.1e}; "
+            f"in float64 by {twice:.1e}"
+        )
+    return ours, theirs
 
 
-def measured(side: int, rounds: int = 15) -> str:
-    """The table as Markdown."""
-    head = [
-        "network",
-        "forward, ms",
-        "frozen J v",
-        "frozen J' v",
-        "linearize J v",
-        "kept vjp J' v",
-        "jvp J v",
+TIMES = (
+    *("jvp J v", "vmap of jvp, 8", "linearize J v", "kept vjp J' u"),
+    *("**J v**", "**J' u**", "**(J + J') / 2**", "**J v, 8**", "**J' u, 8**", "J v, bfloat16"),
+)
+
+
+def times(name: str, side: int, device: str, seconds: float) -> list[str]:
+    """A row: the forward pass in milliseconds, then each of TIMES in forward passes a vector."""
+    model, parameters = build(name, device=device)
+    y = image(side, device)
+    V = torch.randn(BLOCK, y.numel(), generator=torch.Generator().manual_seed(1)).to(device)
+    v, images = V[:1], V.view(BLOCK, *y.shape)
+    J = spectral.jacobian(model, y, method="frozen")
+    S, low = J.symmetric_part(), J.at_precision("bfloat16")
+    replay, pullback = torch.func.linearize(model, y)[1], torch.func.vjp(model, y)[1]
+
+    def jvp(v: Tensor) -> Tensor:
+        return torch.func.jvp(model, (y,), (v,))[1]
+
+    calls: list[Callable[[], Tensor]] = [
+        lambda: model(y),
+        lambda: jvp(images[0]),
+        lambda: torch.vmap(jvp)(images),
+        lambda: replay(images[0]),
+        lambda: pullback(images[0])[0],
+        lambda: J.apply(v),
+        lambda: J.apply_transpose(v),
+        lambda: S.apply(v),
+        lambda: J.apply(V),
+        lambda: J.apply_transpose(V),
+        lambda: low.apply(v),
     ]
-    rows = [row(name, model, side, rounds) for name, model in networks().items()]
-    threads = torch.get_num_threads()
-    return (
-        f"{table(head, rows)}\n\n"
-        f"{side}x{side} pixels, float32, torch {torch.__version__}, {threads} threads; "
-        "products in forward passes."
-    )
+    vectors = [1, BLOCK, 1, 1, 1, 1, 1, BLOCK, BLOCK, 1]
+    with torch.no_grad():
+        once = sum(medians(calls, 1))
+        forward, *products = medians(calls, max(3, min(25, int(seconds / once))))
+    ratios = (p / n / forward for p, n in zip(products, vectors, strict=True))
+    ours, theirs = errors(name, side, device)
+    return [
+        f"{name}, {parameters / 1e6:.2g} M",
+        f"{1e3 * forward:.1f}",
+        *(f"{ratio:.2f}" for ratio in ratios),
+        f"{ours:.0e} ({theirs:.0e})",
+    ]
 
 
-if __name__ == "__main__":
+def memory(name: str, side: int) -> list[str]:
+    """A row: the forward pass in MB, then each of the other MEMORY_WAYS in its units; each in a process."""
+
+    def peak(way: str) -> float:
+        command = [sys.executable, "-m", "benchmarks.products", "--peak", way, "--networks", name]
+        command += ["--sides", str(side)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        return float(done.stdout.split()[-1])
+
+    forward, *others = (peak(way) for way in MEMORY_WAYS)
+    return [name, f"{forward:.0f}", *(f"{other / forward:.2f}" for other in others)]
+
+
+def peak_here(name: str, side: int, way: str) -> float:
+    """MB that this process holds at most, above those with the model loaded, to build and apply (Linux)."""
+    model, _ = build(name)
+
+    def use(y: Tensor) -> None:
+        with torch.no_grad():
+            if way == "forward":
+                model(y)
+            elif way == "jvp":
+                torch.func.jvp(model, (y,), (y,))
+            elif way == "frozen":
+                J, v = spectral.jacobian(model, y, method="frozen"), y.view(1, -1)
+                J.apply(v), J.apply_transpose(v)
+            elif way == "vjp":
+                torch.func.vjp(model, y)[1](y)
+            else:
+                torch.func.linearize(model, y)[1](y)
+
+    use(image(16))  # what libraries load on their first use is no part of it
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the kernel's high-water mark starts anew
+    before = _resident("VmRSS")
+    use(image(side))
+    return _resident("VmHWM") - before
+
+
+def _resident(line: str) -> float:
+    """A line of /proc/self/status, in MB."""
+    found = re.search(rf"{line}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def measured(
+    networks: list[str], sides: list[int], memory_of: list[tuple[str, int]], device: str, seconds: float
+) -> str:
+    """The tables as Markdown."""
+    head = ["network, parameters", "forward, ms", *TIMES, "error (torch.func's)"]
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
+    parts = []
+    for side in sides:
+        rows = [times(name, side, device, seconds) for name in networks]
+        parts += [
+            f"{side}x{side} pixels, float32, torch {torch.__version__}, {where}; products in forward passes "
+            "a vector, 8 being blocks of eight.",
+            table(head, rows),
+        ]
+    if memory_of:
+        parts += [
+            "Memory to build and to form J v and J' u once, above the loaded model, in forward passes.",
+            table(
+                ["network", "forward, MB", "**program**", "kept vjp", "linearize", "jvp, J v alone"],
+                [
+                    [f"{row[0]}, {side}x{side}", *row[1:]]
+                    for n, side in memory_of
+                    for row in [memory(n, side)]
+                ],
+            ),
+        ]
+    return "\n\n".join(parts)
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/products.md")
-    parser.add_argument("--side", type=int, default=80, help="of the image, a multiple of 8")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/products.md")
+    parser.add_argument("--quick", action="store_true", help="three networks at 80 pixels, memory at 256")
+    parser.add_argument(
+        "--sides", type=int, nargs="+", default=[80, 256], help="of the images, multiples of 16"
+    )
+    parser.add_argument("--networks", nargs="+", default=[""], help="parts of the names to take")
+    parser.add_argument("--seconds", type=float, default=20, help="to spend on a network at one side, about")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--peak", choices=MEMORY_WAYS, help="print the peak memory of one way, in MB")
     options = parser.parse_args()
-    text = measured(options.side)
+    names = [name for name in NETWORKS if any(part in name for part in options.networks)]
+    if options.peak:
+        print(peak_here(names[0], options.sides[0], options.peak))
+        return
+    sides, of = options.sides, [(name, side) for side in options.sides for name in names if side > 80]
+    if options.quick:
+        names, sides, of = list(QUICK), [80], [("UNet, 3 blocks", 256)]
+    text = measured(names, sides, of if options.device == "cpu" else [], options.device, options.seconds)
     print(text)
     if options.write:
         insert(ROOT / "docs/products.md", "products", text)
+
+
+if __name__ == "__main__":
+    main()
