@@ -55,6 +55,8 @@ class RealSchur:
 
     def leading(self, chosen: np.ndarray) -> RealSchur:
         """The Schur form with the eigenvalues at the indices `chosen` first (whole pairs), in any order."""
+        if not len(chosen):
+            return self
         select = np.zeros(len(self.T), dtype=np.int32)
         select[chosen] = 1
         T, Z, *_ = lapack.dtrsen(select, self.T, self.Z, job=b"N")

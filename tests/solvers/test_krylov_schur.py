@@ -437,6 +437,23 @@ def test_interrupted_solves_say_so():
     torch.testing.assert_close(found.residuals, true.norm(dim=-1), atol=1e-12, rtol=1e-6)
 
 
+@pytest.mark.parametrize("at", [1, 2])
+def test_interrupted_before_there_is_anything(at):
+    calls = 0
+
+    def apply(V):
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise KeyboardInterrupt
+        return 2 * V
+
+    found = krylov_schur(from_functions(apply, n=50, dtype=torch.float64), 4)
+    values = certify_full(found, 4, which="largest").values
+    assert found.notes == ["interrupted"] and len(values) == at - 1
+    np.testing.assert_allclose(values, 2.0)
+
+
 def test_resumed_from_a_checkpoint(tmp_path):
     A = torch.as_tensor(matrix("decaying", 200, np.random.default_rng(0)))
     path = tmp_path / "solve"
