@@ -5,13 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import cgutils, types
+from numba.core import cgutils, config, types
 from numba.core.imputils import lower_builtin
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
-_FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+_COMPILED = not config.DISABLE_JIT  # type: ignore[attr-defined]
+_FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",") if _COMPILED else []
 
 BYTES = 64 if "+avx512f" in _FEATURES else 32 if {"+avx2", "+fma"} <= set(_FEATURES) else 0
 """Bytes of a vector: 64 with AVX-512, 32 with AVX2 and FMA, 0 elsewhere: nothing here works there."""

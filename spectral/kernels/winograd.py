@@ -44,7 +44,7 @@ _CACHE = 2**19  # bytes of transformed tiles at a time: they and the weights sta
 _MOST = 128 * 128  # weights of a tap; with more, the 36 matrices come from memory for every few tiles
 
 _FIELDS = (
-    "x gate_in gate_out out weight zeros workspace images height width channels filters shared_in shared_out"
+    "x gate_in gate_out out weight zeros workspace images height width channels filters gates_in gates_out"
 )
 _TASK = np.dtype(
     [("taken", "i8"), ("workers", "i8"), ("block", "i8"), *((name, "i8") for name in _FIELDS.split())]
@@ -91,8 +91,8 @@ class Winograd:
     def apply(self, x: Tensor, gate_in: Tensor | None = None, gate_out: Tensor | None = None) -> Tensor:
         """gate_out . (w * (gate_in . x)) for x (m, C, H, W), channels last, as is the result (m, K, H, W).
 
-        Gates are (1 or m, C, H, W) before and (1 or m, K, H, W) behind, of x's dtype or, both of them, int8.
-        Tensors in another memory format are copied.
+        Gates are (g, C, H, W) before and (g, K, H, W) behind, g a divisor of m: image i has gate i mod g.
+        They are of x's dtype or, both of them, int8.  Tensors in another memory format are copied.
 
         Raises ShapeError for x or gates of another size or dtype.
         """
@@ -120,7 +120,7 @@ class Winograd:
             *(0 if gate is None else gate.data_ptr() for gate in (before, behind)),
             *(t.data_ptr() for t in (out, self.weight, self.zeros, workspace)),
             *(images, height, width, self.channels, self.filters),
-            *(gate is not None and len(gate) == 1 for gate in (before, behind)),
+            *(0 if gate is None else len(gate) for gate in (before, behind)),
         )
         team.run(_worker(x.dtype, kinds.pop()).address, task.ctypes.data, threads)
         return out
@@ -129,11 +129,11 @@ class Winograd:
         """The gate with channels last, checked."""
         if gate is None:
             return None
-        sizes = [(images, channels, *x.shape[2:]) for images in (1, len(x))]
-        if tuple(gate.shape) not in sizes or gate.dtype not in (x.dtype, torch.int8):
+        fits = gate.shape[1:] == (channels, *x.shape[2:]) and len(gate) > 0 and len(x) % len(gate) == 0
+        if not fits or gate.dtype not in (x.dtype, torch.int8):
             raise ShapeError(
-                f"a gate must be {sizes[0]} or {sizes[1]} of {x.dtype} or int8, "
-                f"got {tuple(gate.shape)} of {gate.dtype}"
+                f"gates must be (g, {channels}, {x.shape[2]}, {x.shape[3]}) of {x.dtype} or int8 and g divide "
+                f"{len(x)}, got {tuple(gate.shape)} of {gate.dtype}"
             )
         return gate.contiguous(memory_format=torch.channels_last)
 
@@ -224,7 +224,7 @@ def _tiles_in(task, first, count, tiles, space, real, slope, lanes):  # type: ig
     """B' d B of `count` tiles, and of zeros up to a multiple of ROWS."""
     height, width, channels = task.height, task.width, task.channels
     x, gate = pointer(task.x, real), pointer(task.gate_in, slope)
-    gated = task.gate_in != 0
+    gates = task.gates_in
     # Pixels outside are read from `zeros`, wherever that lies.
     outside = (task.zeros - task.x) // (BYTES // lanes)
     plane = _plane(task.block, channels, lanes)
@@ -239,11 +239,12 @@ def _tiles_in(task, first, count, tiles, space, real, slope, lanes):  # type: ig
                 pixel = row * width + column
                 inside = first + t < tiles and 0 <= row < height and 0 <= column < width
                 at[6 * i + j] = (image * height * width + pixel) * channels if inside else outside
-                gate_image = 0 if task.shared_in else image
-                gate_at[6 * i + j] = (gate_image * height * width + pixel) * channels if inside else 0
+                if gates:
+                    own = image % gates * height * width + pixel
+                    gate_at[6 * i + j] = own * channels if inside else 0
         for c in range(0, channels, lanes):
             for j in range(6):
-                if gated:
+                if gates:
                     d = (
                         _gated(x, at[j] + c, gate, gate_at[j] + c),
                         _gated(x, at[j + 6] + c, gate, gate_at[j + 6] + c),
@@ -293,7 +294,7 @@ def _tiles_out(task, first, count, space, real, slope, lanes):  # type: ignore[n
     """A' m A of `count` tiles, times the gate, into the result."""
     height, width, filters = task.height, task.width, task.filters
     out, gate = pointer(task.out, real), pointer(task.gate_out, slope)
-    gated = task.gate_out != 0
+    gates = task.gates_out
     plane = _plane(task.block, filters, lanes)
     products = 36 * _plane(task.block, task.channels, lanes)
     tile = products + 36 * plane
@@ -301,7 +302,7 @@ def _tiles_out(task, first, count, space, real, slope, lanes):  # type: ignore[n
     for t in range(count):
         image, place = divmod(first + t, _tiles(height, width))
         top, left = 4 * (place // across), 4 * (place % across)
-        gate_image = 0 if task.shared_out else image
+        gate_image = image % gates if gates else 0
         for k in range(0, filters, lanes):
             for j in range(6):
                 m = load_six(space, products + j * plane + t * filters + k, 6 * plane)
@@ -314,6 +315,6 @@ def _tiles_out(task, first, count, space, real, slope, lanes):  # type: ignore[n
                 for j in range(4):
                     if j < width - left:
                         value = y[j]
-                        if gated:
+                        if gates:
                             value = value * load_as(gate, gate_at + j * filters, value)
                         store(out, at + j * filters, value)
