@@ -13,8 +13,8 @@ import spectral
 from benchmarks.conditional import ConditionalUNet
 from denoisers.networks import BFCNN, UNet
 from spectral.operators.frozen import record
-from spectral.operators.frozen.convolution import Convolution
-from spectral.operators.frozen.steps import Diagonal, Local, Norm
+from spectral.operators.frozen.convolution import Convolution, Joint
+from spectral.operators.frozen.steps import Diagonal, Linear, Local, Norm
 
 
 def agree(function, y, tolerance=1e-12):
@@ -42,7 +42,13 @@ def agree(function, y, tolerance=1e-12):
 
 def gates(program):
     """The slopes that convolutions apply."""
-    return [step.slope for step in program.steps if getattr(step, "slope", None) is not None]
+    parts = [part for step in program.steps for part in getattr(step, "parts", [step])]
+    return [step.slope for step in parts if getattr(step, "slope", None) is not None]
+
+
+def targets(program):
+    """The operations that steps hold."""
+    return [step.function.target for step in program.steps if hasattr(step, "function")]
 
 
 def kinds(program):
@@ -149,6 +155,25 @@ def test_denoisers(network):
     assert Diagonal not in kinds(program)
     slopes = gates(program)
     assert slopes and all(((s == 0) | (s == 1)).all() for s in slopes)
+
+
+@pytest.mark.parametrize(
+    ("join", "step"),
+    [
+        (lambda x: [x.relu(), x[:, :1]], Joint),
+        (lambda x: [x.relu(), torch.ones(2, 3, 6, 7).double(), x.tanh(), x[:, 1:]], Joint),
+        (lambda x: [torch.ones(2, 1, 6, 7).double(), x.relu()], Convolution),  # a map of the noise level
+        (lambda x: [x, x], Linear),
+    ],
+)
+def test_convolutions_of_concatenations(join, step):
+    torch.manual_seed(0)
+    y = torch.rand(2, 4, 6, 7) - 0.5
+    channels = sum(part.shape[1] for part in join(y.double()))
+    layer = nn.Sequential(nn.Conv2d(channels, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 3, 1)).double()
+    program = agree(lambda x: layer(torch.cat(join(x), 1)), y)
+    found = kinds(program)
+    assert step in found and (step is Linear or torch.ops.aten.cat.default not in targets(program))
 
 
 def test_batch_norm_folds_into_its_convolution():

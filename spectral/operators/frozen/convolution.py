@@ -89,6 +89,31 @@ class Convolution:
         return self.weight, self.stride, self.padding, self.dilation, True, lost, self.groups, size
 
 
+@dataclass
+class Joint:
+    """t_1, t_2, ... -> sum_i s (w_i * t_i): a convolution of a concatenation, which is never made."""
+
+    inputs: tuple[int, ...]
+    output: int
+    parts: list[Convolution]
+    leading: Leading = "merged"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """sum_i s (w_i * t_i)."""
+        first, *rest = (part.apply(t) for part, t in zip(self.parts, tangents, strict=True))
+        for more in rest:
+            first += more
+        return first
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """w_i' * (s g) for each i."""
+        return tuple(part.transpose(g)[0] for part in self.parts)
+
+    def to(self, dtype: torch.dtype) -> Joint:
+        """The convolutions in another precision."""
+        return replace(self, parts=[part.to(dtype) for part in self.parts])
+
+
 class Kernel:
     """x -> s_2 (w * (s_1 x)) by torch's convolution."""
 
@@ -115,7 +140,7 @@ class Packed(Kernel):
     def __init__(self, weight: Tensor, stride: Any, padding: Any, dilation: Any, size: torch.Size) -> None:
         self.geometry: tuple[Any, ...] = padding, stride, dilation, 1
         reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-        self.weight = reorder(weight.to_mkldnn(), *self.geometry, list(size))
+        self.weight = reorder(weight.contiguous().to_mkldnn(), *self.geometry, list(size))
 
     def convolve(self, x: Tensor) -> Tensor:
         """w * x."""

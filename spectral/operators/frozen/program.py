@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from spectral.operators.frozen.convolution import Convolution
+from spectral.operators.frozen.convolution import Convolution, Joint
 from spectral.operators.frozen.steps import Diagonal, Norm, Step
 
-FRESH = (Convolution, Norm)  # steps whose results are new tensors, which nobody else holds
+FRESH = (Convolution, Joint, Norm)  # steps whose results are new tensors, which nobody else holds
 
 
 @dataclass(repr=False)

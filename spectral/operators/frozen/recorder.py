@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spectral.errors import SpectralError
-from spectral.operators.frozen.convolution import Convolution
+from spectral.operators.frozen.convolution import Convolution, Joint
 from spectral.operators.frozen.program import Program
 from spectral.operators.frozen.steps import (
     Diagonal,
@@ -83,6 +83,7 @@ class _Recorder:
         for join in (_fold, _merge):
             steps = _joined(steps, slot, join)
         steps = _joined(_gates_as_floats(steps, output.dtype), slot, _gate)
+        steps = _without_concatenations(steps, slot)
         return Program(steps, slot, self.y.shape, output, self.entries)
 
     def _call(self, node: Node) -> None:
@@ -304,6 +305,60 @@ def _joined(steps: list[Step], result: int | None, join: Callable[[Step, Step], 
         made[step.output] = len(kept)
         kept.append(step)
     return [step for step in kept if step is not None]
+
+
+def _without_concatenations(steps: list[Step], result: int | None) -> list[Step]:
+    """Concatenations of channels that one convolution alone looks at, left to its parts."""
+    users: dict[int | None, list[Step | None]] = {result: [None]}
+    for step in steps:
+        for i in step.inputs:
+            users.setdefault(i, []).append(step)
+    left: dict[int, tuple[tuple[int, ...], list[slice]]] = {}
+    kept: list[Step] = []
+    for step in steps:
+        (user, *others) = users[step.output]
+        plain = isinstance(user, Convolution) and not user.transposed and user.groups == 1
+        channels = _channels_of_parts(step) if plain and not others else None
+        if channels is not None:
+            left[step.output] = (step.inputs, channels)
+        elif isinstance(step, Convolution) and step.inputs[0] in left:
+            kept.append(_joint(step, *left[step.inputs[0]]))
+        else:
+            kept.append(step)
+    return kept
+
+
+def _channels_of_parts(step: Step) -> list[slice] | None:
+    """Where each input of a concatenation of images' channels comes to lie; None for any other step."""
+    if not (isinstance(step, Linear) and step.function.target is aten.cat.default):
+        return None
+    *parts, dim = step.function.leaves
+    if dim not in (1, -3) or any(len(size) != 4 for size in step.sizes):
+        return None
+    channels, at = {}, 0
+    for part in parts:
+        width = step.sizes[part.i][1] if isinstance(part, Input) else part.shape[1]
+        if isinstance(part, Input):
+            if part.i in channels:
+                return None
+            channels[part.i] = slice(at, at + width)
+        at += width
+    return [channels[i] for i in range(len(step.inputs))]
+
+
+def _joint(step: Convolution, inputs: tuple[int, ...], channels: list[slice]) -> Step:
+    """The convolution of a concatenation from its parts; what is constant in it has no derivative."""
+    images, _, *sides = step.input_size
+    parts = [
+        replace(
+            step,
+            inputs=(i,),
+            weight=step.weight[:, part],
+            input_size=torch.Size((images, part.stop - part.start, *sides)),
+        )
+        for i, part in zip(inputs, channels, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else Joint(inputs, step.output, parts)
 
 
 def _gates_as_floats(steps: list[Step], dtype: torch.dtype) -> list[Step]:
