@@ -1,23 +1,49 @@
-"""Wall time of the solver and of SciPy's eigsh over the same operator, accuracy checked in the same run."""
+"""Wall time of the solvers and of SciPy's over the same operator, accuracy checked in the same run."""
 
 import numpy as np
 import pytest
 import torch
+from scipy.sparse.linalg import svds
 
 import spectral
-from benchmarks.solvers import SPECTRA, arpack, diagonal
+from benchmarks.solvers import SPECTRA, arpack, diagonal, plain, well
+from spectral import solvers
 from spectral.console import load_problem
 
 
-@pytest.mark.parametrize("solver", ["top_eigs", "eigsh"])
+@pytest.mark.parametrize("solver", ["lanczos", "lobpcg", "randomized", "chebyshev", "eigsh"])
 @pytest.mark.parametrize("name", SPECTRA)
 def test_diagonal(benchmark, name, solver):
-    values, _ = SPECTRA[name]
+    values = SPECTRA[name]
     found = benchmark(_solve, diagonal(values), 10, 1e-6, solver)
     assert np.abs(found - values[:10].numpy()).max() < 1e-9
 
 
-@pytest.mark.parametrize("solver", ["top_eigs", "eigsh"])
+@pytest.mark.parametrize("solver", ["golub-kahan", "arpack", "propack"])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_singular_values(benchmark, name, solver):
+    values = SPECTRA[name]
+
+    def solve():
+        A = plain(values)
+        if solver == "golub-kahan":
+            return torch.linalg.vector_norm(solvers.golub_kahan(A, 10, tol=1e-6).images[0][0], dim=-1).numpy()
+        return np.sort(svds(A.to_scipy(), 10, tol=1e-6, solver=solver)[1])[::-1]
+
+    assert np.abs(benchmark(solve) - values[:10].numpy()).max() < 1e-9
+
+
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_well(benchmark, preconditioned):
+    A, inverse = well()
+    found = benchmark(
+        solvers.lobpcg, A, 8, which="smallest", tol=1e-6, preconditioner=inverse if preconditioned else None
+    )
+    exact = solvers.lanczos(A, 8, which="smallest", tol=1e-10)
+    assert (_values(found) - _values(exact)).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("solver", ["lanczos", "eigsh"])
 def test_shipped_network(benchmark, solver):
     problem = load_problem("photos", None, 0.15, 0, (60, 180, 80))
     S = spectral.jacobian(problem.model, problem.noisy).symmetric_part()
@@ -31,4 +57,9 @@ def test_shipped_network(benchmark, solver):
 def _solve(S, k, tol, solver):
     if solver == "eigsh":
         return arpack(S, k, tol)[0]
-    return spectral.top_eigs(S, k=k, tol=tol, method="lanczos").values.numpy()
+    budget = {"max_products": 500} if solver == "randomized" else {}
+    return spectral.top_eigs(S, k=k, tol=tol, method=solver, **budget).values.numpy()
+
+
+def _values(found):
+    return (found.vectors * found.images).sum(-1)[0]

@@ -41,7 +41,7 @@ EDGE, FOOT = 0.9, 0.1
 SURVEY_STEPS = 60
 HIGHEST_DEGREE = 4000
 FORMED_AT_MOST = 8192
-PRODUCTS_A_PAIR = 3  # of Lanczos
+PRODUCTS_A_PAIR = 5  # of Lanczos, to an end of an interval
 
 
 class ChebyshevFilter(LinearOperator):
@@ -296,6 +296,11 @@ class _Bell:
         return float(np.minimum(x - self.low, self.high - x).max(initial=0.0)) + step
 
 
+def filter_for(A: LinearOperator, low: float, high: float, *, seed: int = 0) -> ChebyshevFilter:
+    """The filter that `chebyshev` would take for an interval, its spectrum surveyed."""
+    return _Bell(survey(A, seed=seed), low, high, None).filter(A)
+
+
 def _bell(m: int, gamma: float) -> NDArray[np.float64]:
     """Coefficients of Jackson's kernel of degree m about the angle gamma, 1 there."""
     j, a = np.arange(m + 1), math.pi / (m + 2)
@@ -341,7 +346,9 @@ class _Solve:
             if self.degree is None and self.formed <= cost * _applications(expected):
                 found = dense(self.A, k, which=which, above=above)
                 found.spent["solve"] += spent
-                return replace(found, notes=["the matrix was formed, which took fewer products"])
+                return replace(
+                    found, notes=["by forming the matrix, expected to take fewer products than a filter"]
+                )
             error = self.tol * seen.theta.abs().amax(-1).min().item()
             # A few pairs from beyond the edge show that all within it are in view.
             sought = {"k": k} if above is None else {"above": 0.98 * bell.edge}
@@ -433,7 +440,7 @@ class _Solve:
         return replace(
             found,
             completeness=replace(found.completeness, bound=depth),
-            notes=[*found.notes, f"Lanczos from the {end} took fewer products than a filter would"],
+            notes=[*found.notes, f"by Lanczos from the {end}, expected to take fewer products than a filter"],
         )
 
     def by_forming(self, low: float, high: float) -> RitzPairs:
@@ -443,7 +450,7 @@ class _Solve:
         rows = Y[:, (theta > low) & (theta < high)].mT.to(self.A.dtype).contiguous()[None]
         found = self.as_they_are(rows, 1.0)
         found.spent["solve"] = self.A.shape[0]
-        return replace(found, notes=["the matrix was formed, which took fewer products"])
+        return replace(found, notes=["by forming the matrix, expected to take fewer products than a filter"])
 
     # What they are made of
 
@@ -506,7 +513,7 @@ class _Solve:
 
 def _applications(pairs: float) -> float:
     """Products with a filter that as many pairs take, by experience: solve, probe and verification."""
-    return 8 * pairs + 30
+    return 7 * pairs + 30
 
 
 def _ritz_between(found: RitzPairs, low: float, high: float) -> RitzPairs:

@@ -115,7 +115,7 @@ def test_where_the_matrix_is_cheaper_it_is_formed():
     values = torch.linspace(-1, 1, 700, dtype=torch.float64)
     found = chebyshev(diagonal(values), between=(0.1001, 0.1501))
     assert found.vectors.shape[1] == ((values > 0.1001) & (values < 0.1501)).sum()
-    assert any("formed" in note for note in found.notes) and found.completeness.confidence == 1
+    assert any("forming" in note for note in found.notes) and found.completeness.confidence == 1
 
 
 def test_nothing_to_find():
