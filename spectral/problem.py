@@ -131,18 +131,9 @@ class Problem:
             raise OptionError(f'checkpoint= is for Krylov solves, and method="{asked.method}" keeps none')
         return replace(asked, start=self._rows(asked.start), block=min(asked.block, self.n))
 
-    def examined(self, asked: Asked) -> tuple[dict[str, int], Asked]:
-        """Products spent on trying an operator of unknown make, and what is left to the solver.
-
-        A Jacobian was tried when it was made.
-        """
-        if isinstance(self.A, Jacobian):
-            return {}, asked
-        spent = check_operator(self.working)
-        if asked.max_products is not None:
-            left = max(asked.max_products - spent, asked.k + asked.block)
-            asked = replace(asked, max_products=left)
-        return {"checks": spent}, asked
+    def examined(self) -> dict[str, int]:
+        """Products spent on trying an operator of unknown make; a Jacobian was tried when it was made."""
+        return {} if isinstance(self.A, Jacobian) else {"checks": check_operator(self.working)}
 
     def small(self, asked: Asked) -> bool:
         """Whether forming the matrix costs less than a Krylov solve would."""

@@ -119,7 +119,8 @@ def top_eigs(
         start: (m, *y.shape), vectors whose combination starts the solve (with `batched`: (B, m, ...)), such
             as the basis at a neighbouring noise level.
         seed: of the random starts; a run repeats on one device.
-        max_products: bound on the products, 10,000 by default; pairs short of tol are then marked so.
+        max_products: bound on the products of solve and probe, 10,000 by default; pairs short of tol are then
+            marked so.
         left: for part="full", find left vectors too, and with them each eigenvalue's condition.
         progress: show a bar.
         checkpoint: a file in which the solve is kept while it runs; where it exists, the solve in it is
@@ -148,7 +149,7 @@ def top_eigs(
     problem = Problem.of(model_or_operator, y, batched, model_kwargs, square=True)
     asked = Asked(k, which, above, between, tol, method, block, start, seed, max_products, checkpoint)
     asked = problem.checked(asked, FULL if part == "full" else SYMMETRIC)
-    checks, asked = problem.examined(asked)
+    checks = problem.examined()
     if part == "full":
         if between is not None:
             raise OptionError('between= is for part="symmetric": complex eigenvalues lie in no interval')
@@ -263,7 +264,7 @@ def top_svd(
     problem = Problem.of(model_or_operator, y, batched, model_kwargs, square=False)
     asked = Asked(k, "largest", above, None, tol, method, block, start, seed, max_products, checkpoint)
     asked = problem.checked(asked, SINGULAR)
-    checks, asked = problem.examined(asked)
+    checks = problem.examined()
     with bar(progress, "singular triplets") as report:
         method, found = _singular(problem, asked, report)
     found.spent.update(checks)
