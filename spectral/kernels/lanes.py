@@ -175,50 +175,28 @@ def panel(context, left, left_at, right, right_at, out, out_at, depth, width):  
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         left, left_at, right, right_at, out, out_at, depth, width = args
-        vector, i64 = _vector(dtype), ir.IntType(64)
+        vector, pairs = _vector(dtype), [(row, column) for row in range(ROWS) for column in range(2)]
 
-        def moved(base: Any, *steps: Any) -> Any:
-            for step in steps:
-                base = builder.gep(base, [step])
-            return base
+        def place(base: Any, start: Any, stride: Any, times: int, more: Any) -> Any:
+            start = builder.add(start, builder.mul(stride, ir.Constant(stride.type, times)))
+            return builder.gep(base, [builder.add(start, more)])
 
-        rows = [moved(left, left_at, builder.mul(depth, ir.Constant(i64, r))) for r in range(ROWS)]
-        right = moved(right, right_at)
-        before, loop, after = (
-            builder.block,
-            builder.append_basic_block("depth"),
-            builder.append_basic_block("done"),
-        )
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        k = builder.phi(i64)
-        k.add_incoming(ir.Constant(i64, 0), before)
-        sums = [[builder.phi(vector) for _ in range(2)] for _ in range(ROWS)]
-        here = moved(right, builder.mul(k, ir.Constant(i64, 2 * vector.count)))
-        columns = [
-            _read(builder, moved(here, ir.Constant(i64, j * vector.count)), vector, dtype) for j in range(2)
-        ]
-        more = []
-        for row, pair in zip(rows, sums, strict=True):
-            factor = _repeated(builder, builder.load(moved(row, k)), dtype)
-            more.append(
-                [
-                    builder.fadd(total, builder.fmul(factor, column, flags=_FUSED), flags=_FUSED)
-                    for total, column in zip(pair, columns, strict=True)
-                ]
-            )
-        following = builder.add(k, ir.Constant(i64, 1))
-        k.add_incoming(following, loop)
-        for pair, new in zip(sums, more, strict=True):
-            for total, value in zip(pair, new, strict=True):
-                total.add_incoming(ir.Constant(vector, None), before)
-                total.add_incoming(value, loop)
-        builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
-        builder.position_at_end(after)
-        for r, pair in enumerate(more):
-            row = moved(out, out_at, builder.mul(width, ir.Constant(i64, r)))
-            for j, value in enumerate(pair):
-                _write(builder, value, moved(row, ir.Constant(i64, j * vector.count)), dtype)
+        zero, lanes = ir.Constant(vector, None), ir.Constant(depth.type, vector.count)
+        sums = {pair: cgutils.alloca_once_value(builder, zero) for pair in pairs}
+        with cgutils.for_range(builder, depth) as loop:
+            here = builder.mul(loop.index, ir.Constant(depth.type, 2 * vector.count))
+            columns = [
+                _read(builder, place(right, right_at, lanes, j, here), vector, dtype) for j in range(2)
+            ]
+            for row in range(ROWS):
+                entry = builder.load(place(left, left_at, depth, row, loop.index))
+                for j, column in enumerate(columns):
+                    term = builder.fmul(_repeated(builder, entry, dtype), column, flags=_FUSED)
+                    total = sums[row, j]
+                    builder.store(builder.fadd(builder.load(total), term, flags=_FUSED), total)
+        for row, j in pairs:
+            right_of = ir.Constant(depth.type, j * vector.count)
+            _write(builder, builder.load(sums[row, j]), place(out, out_at, width, row, right_of), dtype)
         return context.get_dummy_value()
 
     return types.none(left, index, right, index, out, index, index, index), generate

@@ -132,7 +132,7 @@ class Winograd:
         fits = gate.shape[1:] == (channels, *x.shape[2:]) and len(gate) > 0 and len(x) % len(gate) == 0
         if not fits or gate.dtype not in (x.dtype, torch.int8):
             raise ShapeError(
-                f"gates must be (g, {channels}, {x.shape[2]}, {x.shape[3]}) of {x.dtype} or int8 and g divide "
+                f"gates must be (g, {channels}, {x.shape[2]}, {x.shape[3]}), {x.dtype} or int8, and g divide "
                 f"{len(x)}, got {tuple(gate.shape)} of {gate.dtype}"
             )
         return gate.contiguous(memory_format=torch.channels_last)
@@ -230,6 +230,7 @@ def _tiles_in(task, first, count, tiles, space, real, slope, lanes):  # type: ig
     plane = _plane(task.block, channels, lanes)
     tile = 36 * (plane + _plane(task.block, task.filters, lanes))
     across = -(-width // 4)
+    zero = load(pointer(task.zeros, real), 0)
     at, gate_at = np.empty(36, np.intp), np.empty(36, np.intp)
     for t in range(-(-count // ROWS) * ROWS):
         image, place = divmod(first + t, _tiles(height, width))
@@ -244,24 +245,9 @@ def _tiles_in(task, first, count, tiles, space, real, slope, lanes):  # type: ig
                     gate_at[6 * i + j] = own * channels if inside else 0
         for c in range(0, channels, lanes):
             for j in range(6):
+                d = _column(x, at, j, c, zero)
                 if gates:
-                    d = (
-                        _gated(x, at[j] + c, gate, gate_at[j] + c),
-                        _gated(x, at[j + 6] + c, gate, gate_at[j + 6] + c),
-                        _gated(x, at[j + 12] + c, gate, gate_at[j + 12] + c),
-                        _gated(x, at[j + 18] + c, gate, gate_at[j + 18] + c),
-                        _gated(x, at[j + 24] + c, gate, gate_at[j + 24] + c),
-                        _gated(x, at[j + 30] + c, gate, gate_at[j + 30] + c),
-                    )
-                else:
-                    d = (
-                        load(x, at[j] + c),
-                        load(x, at[j + 6] + c),
-                        load(x, at[j + 12] + c),
-                        load(x, at[j + 18] + c),
-                        load(x, at[j + 24] + c),
-                        load(x, at[j + 30] + c),
-                    )
+                    d = _by_entry(d, _column(gate, gate_at, j, c, zero))
                 store_all(space, tile + j * lanes, 6 * lanes, _before(d))
             for i in range(6):
                 d = load_six(space, tile + 6 * i * lanes, lanes)
@@ -269,9 +255,21 @@ def _tiles_in(task, first, count, tiles, space, real, slope, lanes):  # type: ig
 
 
 @numba.njit(inline="always")
-def _gated(x, at, gate, gate_at):  # type: ignore[no-untyped-def]
-    value = load(x, at)
-    return value * load_as(gate, gate_at, value)
+def _column(source, at, j, c, like):  # type: ignore[no-untyped-def]
+    """Column j of the pixels whose places are at[6 i + j], channels c and on, in the dtype of `like`."""
+    return (
+        load_as(source, at[j] + c, like),
+        load_as(source, at[j + 6] + c, like),
+        load_as(source, at[j + 12] + c, like),
+        load_as(source, at[j + 18] + c, like),
+        load_as(source, at[j + 24] + c, like),
+        load_as(source, at[j + 30] + c, like),
+    )
+
+
+@numba.njit(inline="always")
+def _by_entry(d, s):  # type: ignore[no-untyped-def]
+    return d[0] * s[0], d[1] * s[1], d[2] * s[2], d[3] * s[3], d[4] * s[4], d[5] * s[5]
 
 
 @numba.njit(cache=True)
