@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -144,12 +145,17 @@ def certify_full(found: SchurPairs, k: int, *, which: Which, above: float | None
     V, W = _orthonormal(found)
     rounding = 10 * torch.finfo(found.vectors.dtype).eps * found.norm
     form = RealSchur.of(sign * (V @ W.mT).cpu().numpy(), rounding)
-    form = form.ordered(lambda values: target.height(torch.from_numpy(values)).numpy())
-    theta = torch.from_numpy(form.values)
+
+    def height(values: np.ndarray) -> np.ndarray:
+        return target.height(torch.from_numpy(values)).numpy()
+
+    form = form.ordered(height)
+    order = form.order(height)  # differs where blocks were too close to be exchanged
+    theta = torch.from_numpy(form.values[order])
     wanted = target.wanted(theta[None])
     Z = torch.from_numpy(form.Z).to(V)
     Q, AQ, T = Z.mT @ V, Z.mT @ W, sign * torch.from_numpy(form.T)
-    values, Y = theta, torch.from_numpy(form.vectors)
+    values, Y = theta, torch.from_numpy(form.vectors[:, order])
     if sign < 0:
         values, Y = -values.conj().resolve_conj(), Y.conj().resolve_conj()
     Y = Y.to(V.device)
