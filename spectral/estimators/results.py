@@ -140,7 +140,8 @@ class Density:
     A probe's measure puts `weights` at `nodes` and has mass one; their mean stands for the n - k unknown
     values.  Every standard error is the root of the sum of two squares: the spread between probes, and what
     the second half of the steps changed, which stands for what more of them would change (scaled so that
-    Student's factor for p - 1 degrees of freedom leaves it 1.96 at 95 %).
+    Student's factor for p - 1 degrees of freedom leaves it 1.96 at 95 %); for a distribution by "kpm" the
+    most that they changed within half of its resolution, range/steps, to either side.
 
     Attributes:
         nodes, weights: (*batch, p, m) float64, nodes ascending.
@@ -187,12 +188,20 @@ class Density:
         share = (self.n - self.known.shape[-1]) / self.n
         known = (self.known.unsqueeze(-1) <= t.reshape(-1)).double().sum(-2, keepdim=True) / self.n
 
-        def below(nodes: Tensor, weights: Tensor, steps: int) -> Tensor:
-            mass = _mass_below(nodes, weights, t.reshape(-1), steps)
-            return (share * mass + known).reshape(*nodes.shape[:-1], *t.shape)
+        def below(shift: float) -> tuple[Tensor, Tensor]:
+            moved = t.reshape(-1) + shift
+            full = _mass_below(self.nodes, self.weights, moved, self.steps)
+            half = _mass_below(self.half_nodes, self.half_weights, moved, (self.steps + 1) // 2)
+            return share * full, share * (full - half).mean(-2).abs()
 
-        coarse = below(self.half_nodes, self.half_weights, (self.steps + 1) // 2)
-        return self._mean(below(self.nodes, self.weights, self.steps), coarse)
+        mass, change = below(0.0)
+        if self.method == "kpm":
+            # The kernel's error is of one sign over its width, and its change passes through zero there.
+            low, high = self.ends
+            for shift in (-0.5, 0.5):
+                change = torch.maximum(change, below(shift * (high - low) / self.steps)[1])
+        shape = self.nodes.shape[:-1]
+        return self._mean((mass + known).reshape(shape + t.shape), change.reshape(shape[:-1] + t.shape))
 
     def count_above(self, threshold: float | Tensor) -> Estimate:
         """How many values exceed a threshold: n (1 - distribution)."""
@@ -206,7 +215,7 @@ class Density:
             unknown * (weights * f(nodes)).sum(-1) + known
             for nodes, weights in ((self.nodes, self.weights), (self.half_nodes, self.half_weights))
         )
-        return self._mean(full, half)
+        return self._mean(full, (full - half).mean(-1).abs())
 
     def curve(self, grid: Tensor, width: float | None = None) -> Estimate:
         """The density of the unknown values on a grid (q,), smoothed by a Gaussian of deviation `width`.
@@ -271,16 +280,14 @@ class Density:
             f"{self.probes} probes of {self.steps} steps, {self.products} products)"
         )
 
-    def _mean(self, each: Tensor, coarse: Tensor | None = None) -> Estimate:
-        """The mean over probes of (*batch, p, ...), with its standard error and its change from `coarse`."""
+    def _mean(self, each: Tensor, change: Tensor | None = None) -> Estimate:
+        """The mean over probes of (*batch, p, ...); its standard error contains the change that is given."""
         axis = self.nodes.ndim - 2
         mean, stderr = each.mean(axis), each.std(axis) / math.sqrt(self.probes)
-        if coarse is not None:
+        if change is not None:
             # Student's factor is for the spread between few probes, and this change is no such spread.
-            change = (mean - coarse.mean(axis)) * (
-                student_t(0.95, math.inf) / student_t(0.95, self.probes - 1)
-            )
-            stderr = torch.hypot(stderr, change)
+            factor = student_t(0.95, math.inf) / student_t(0.95, self.probes - 1)
+            stderr = torch.hypot(stderr, factor * change)
         return Estimate(plain(mean), plain(stderr), self.probes, self.products, self.method, self.probes - 1)
 
 

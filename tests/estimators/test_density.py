@@ -235,6 +235,16 @@ def test_chebyshev_ends_enclose_steep_spectra(steps):
         assert abs(total.value - values.sum()) < 5 * total.stderr + 0.02
 
 
+@pytest.mark.parametrize("method", ["slq", "kpm"])
+def test_counts_are_covered_where_steps_are_few(method):
+    values = 0.99 ** torch.arange(1, 401, dtype=torch.float64)
+    at = torch.logspace(-1.5, -0.02, 30)
+    A = from_functions(lambda V: V * values, n=400, dtype=torch.float64, batch=(30,), symmetric=True)
+    low, high = spectral_density(A, method=method, probes=8, steps=15).count_above(at).interval()
+    truth = (values[:, None] > at).sum(0)
+    assert ((low <= truth) & (truth <= high)).double().mean() > 0.93
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_tiny(size, dtype):
