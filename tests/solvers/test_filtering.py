@@ -200,3 +200,32 @@ def test_bad_input_is_refused():
         chebyshev(from_functions(lambda V: V @ M.T, n=300, symmetric=True), 4)
     with pytest.raises(NotFiniteError):
         chebyshev(from_functions(lambda V: V / 0, n=300, symmetric=True), 4)
+
+
+@pytest.mark.parametrize("degree", [None, 4])
+def test_batched_problems_equal_single_ones(degree):
+    rng = np.random.default_rng(1)
+    kinds = ("cluster", "low rank", "indefinite", "identity")
+    M = torch.stack([torch.as_tensor(matrix(spectrum(kind, 150, rng), rng)) for kind in kinds])
+    together = chebyshev(as_operator(M, symmetric=True), 7, tol=1e-8, degree=degree)
+    expected = torch.linalg.eigvalsh(M).flip(-1)[:, :7]
+    torch.testing.assert_close(values_of(together), expected, atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("between", [None, (0.2, 0.3)])
+@pytest.mark.parametrize("after", [10, 150])
+def test_interrupted_solve_returns_what_it_has(between, after):
+    def product(V):
+        if A.count > after:
+            A.forward = lambda V: V * BELL
+            raise KeyboardInterrupt
+        return V * BELL
+
+    A = from_functions(product, n=4096, symmetric=True, dtype=torch.float64)
+    if after == 10:  # while the spectrum is surveyed there is nothing to return
+        with pytest.raises(KeyboardInterrupt):
+            chebyshev(A, 20, between=between, degree=8)
+        return
+    found = chebyshev(A, 20, between=between, degree=8)
+    assert found.notes == ["interrupted"] and found.completeness.confidence == 0
+    assert between or found.vectors.shape[1] == 20
