@@ -241,6 +241,11 @@ def test_thin_convolutions_in_float32():
             torch.testing.assert_close(ours.double(), theirs, atol=2e-5, rtol=2e-5)
 
 
+def test_control_flow_that_depends_on_constants():
+    gain = torch.tensor(2.0, dtype=torch.float64)
+    agree(lambda x: x.sin() * gain if gain.item() > 1 else x, torch.rand(5))
+
+
 def test_conditional_network():
     """Group norm, SiLU, strided convolutions, attention and a noise level."""
     torch.manual_seed(0)

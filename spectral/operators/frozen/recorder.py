@@ -44,8 +44,14 @@ def record(function: Callable[[Tensor], Tensor], y: Tensor) -> Program:
     def of_one(x: Tensor) -> Tensor:  # the tracer looks at signatures, and options confuse it
         return function(x)
 
+    functional = functionalize(of_one, remove="mutations_and_views")
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        traced = make_fx(functionalize(of_one, remove="mutations_and_views"))(y)
+        try:
+            # Without values, hence without their memory.
+            traced = make_fx(functional, tracing_mode="fake", _allow_non_fake_inputs=True)(y)
+        except Exception:
+            # Control flow may depend on values of constants, whatever torch calls that.
+            traced = make_fx(functional)(y)
         return _Recorder(traced, y).run()
 
 
