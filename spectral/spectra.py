@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -13,7 +15,8 @@ from torch import Tensor
 from spectral.errors import OptionError
 from spectral.estimators.norms import asymmetry
 from spectral.nonsymmetric import full_eigs
-from spectral.operators import LinearOperator
+from spectral.operators import Jacobian, LinearOperator
+from spectral.operators.jacobian import Precision
 from spectral.problem import Asked, Problem
 from spectral.progress import bar
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
@@ -79,6 +82,7 @@ def top_eigs(
     seed: int = 0,
     max_products: int | None = None,
     left: bool = False,
+    precision: Precision | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
     **model_kwargs: Any,
@@ -121,6 +125,8 @@ def top_eigs(
         seed: of the random starts; a run repeats on one device.
         max_products: bound on the products of solve and probe, 10,000 by default; pairs short of tol are then
             marked so.
+        precision: "bfloat16", "tf32", "float32" or "float64": solve with products formed at it, then polish
+            in the model's own by LOBPCG; certificates are always the model's own.  With k and method="auto".
         left: for part="full", find left vectors too, and with them each eigenvalue's condition.
         progress: show a bar.
         checkpoint: a file in which the solve is kept while it runs; where it exists, the solve in it is
@@ -144,6 +150,10 @@ def top_eigs(
         >>> pairs.values, pairs.vectors, pairs.residuals
     """
     began = time.perf_counter()
+    if precision is not None and (
+        part == "full" or method != "auto" or above is not None or between is not None
+    ):
+        raise OptionError('precision= is for k pairs of the symmetric part with method="auto"')
     if part not in ("symmetric", "full"):
         raise OptionError(f'part is "symmetric" or "full", got {part!r}')
     problem = Problem.of(model_or_operator, y, batched, model_kwargs, square=True)
@@ -162,7 +172,7 @@ def top_eigs(
     if left:
         raise OptionError('left= is for part="full": the symmetric part has the same vectors on both sides')
     with bar(progress, "eigenpairs") as report:
-        method, found = _symmetric(problem, asked, report)
+        method, found = _symmetric(problem, asked, precision, report)
     skew = None
     if not problem.A.symmetric:
         skew = asymmetry(problem.working, products=2 * ASYMMETRY_PROBES, seed=seed)
@@ -189,7 +199,10 @@ def top_eigs(
 
 
 def _symmetric(
-    problem: Problem, asked: Asked, report: Callable[[Progress], None] | None
+    problem: Problem,
+    asked: Asked,
+    precision: Precision | None,
+    report: Callable[[Progress], None] | None,
 ) -> tuple[str, RitzPairs]:
     """The method taken, and what it found of the symmetric part."""
     S, k, which = problem.working.symmetric_part(), asked.k, asked.which
@@ -201,6 +214,8 @@ def _symmetric(
     if method == "auto":
         method = "dense" if problem.small(asked) else "lanczos"
     options = asked.options(report, which=which)
+    if precision is not None:
+        return method, _polished(problem, S, k, precision, options)
     if method == "dense":
         return method, dense(S, k, which=which, above=asked.above)
     if method == "lobpcg":
@@ -210,6 +225,29 @@ def _symmetric(
     if method == "randomized":
         return method, randomized(S, k, **asked.budget(options))
     return method, lanczos(S, k, checkpoint=asked.checkpoint, **options)
+
+
+def _polished(
+    problem: Problem, S: LinearOperator, k: int, precision: Precision, options: dict[str, Any]
+) -> RitzPairs:
+    """Pairs solved for at another precision, and polished at the model's own.
+
+    The products differ by nu = |(S - S~) x| / |S x|, measured on a random x, so that the first solve stops
+    at max(tol, nu): beyond, it would converge to the eigenpairs of S~.
+    """
+    if not isinstance(problem.A, Jacobian):
+        raise OptionError("precision= is for the Jacobian of a model: convert an operator's own products")
+    coarse = problem.A.at_precision(precision).to(problem.working.dtype).symmetric_part()
+    generator = torch.Generator().manual_seed(options["seed"])
+    x = torch.randn(*S.batch, 1, S.shape[1], generator=generator).to(S.device, S.dtype)
+    norm = functools.partial(torch.linalg.vector_norm, dim=-1)
+    exact = S.apply(x)
+    nu = (norm(coarse.apply(x) - exact) / norm(exact)).max().item()
+    first = lanczos(coarse, k, **options | {"tol": max(options["tol"], nu), "confidence": 0.0})
+    found = lobpcg(S, k, **options | {"start": first.vectors})
+    note = f"solved with products in {precision}, {nu:.0e} off, and polished in {problem.A.dtype}"
+    spent = {precision: sum(first.spent.values()), **found.spent}
+    return replace(found, spent=spent, notes=[note, *found.notes])
 
 
 def top_svd(

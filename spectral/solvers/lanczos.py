@@ -66,7 +66,7 @@ def lanczos(
         start: (B, m, n), rows whose random combinations start the solve.
         seed: of the random starts.
         max_products: stop there, converged or not.
-        confidence: of the completeness statement.
+        confidence: of the completeness statement; 0 to do without the probe.
         progress: called after every test of convergence.
         checkpoint: a file in which the search is kept while it runs, and from which it is resumed where there
             is one; see `spectral.solvers.checkpoint.Checkpoint`.

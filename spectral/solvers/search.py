@@ -273,7 +273,7 @@ def search(
         limit: rows before a restart; by default four times the pairs sought, and at least 200 more.
         block: vectors a probe starts from.
         max_products: stop there, converged or not.
-        confidence: of the bound on what was not seen.
+        confidence: of the bound on what was not seen; 0 for no probe.
         progress: called after every test of convergence.
         spent: products that brought the basis here.
         checkpoint: where the search is kept, and resumed from.
@@ -340,12 +340,13 @@ class _Search:
                     return [g]
                 converged = (residual[:, :wanted] <= threshold).all(-1)
                 if target.all_in_view(theta, residual, wanted):
+                    after = "completeness" if self.confidence and not g.probed else "residuals"
                     if converged.all():
-                        g.stage = "residuals" if g.probed else "completeness"
+                        g.stage = after
                         return [g]
                     if self._may_part(converged):
                         ahead, behind = g.part(converged), g.part(~converged)
-                        ahead.stage = "residuals" if g.probed else "completeness"
+                        ahead.stage = after
                         return [behind, ahead]
                     stuck = (basis.in_next_block(wanted) <= 0.3 * threshold).all(-1) | converged
                     if refreshes < REFRESHES and stuck.all():
