@@ -121,9 +121,9 @@ class Jacobian(LinearOperator):
     ) -> None:
         self.notes: list[str] = []
         self._modules = _modules_in(model)
-        self._given, self._working = (model, model_kwargs), y.dtype
-        self._model = functools.partial(self._call, model, model_kwargs)
-        self._y = y = _outside_inference(y)
+        self._working = y.dtype
+        y = _outside_inference(y)
+        self._stand_at(model, model_kwargs, y)
         self._name = type(model).__name__ if isinstance(model, nn.Module) else _name_of(model)
         if not torch.isfinite(y).all():
             raise NotFiniteError("y holds NaN or infinity")
@@ -200,11 +200,24 @@ class Jacobian(LinearOperator):
         return twin
 
     def _select(self, index: Tensor) -> LinearOperator:
-        """J anew at some of the inputs, once its outputs there are the same."""
+        """By the program of some of the inputs, or else J anew at them, once its outputs are the same."""
         model, keywords = self._given
         index = index.to(self.device)
+        keywords = _of_some(keywords, len(self._y), index)
+        program = None if self._program is None else self._program.select(index)
+        if program is not None:
+            part = copy.copy(self)
+            part._stand_at(model, keywords, self._y[index])
+            part.output, part.batch, part.count, part.notes = (
+                self.output[index],
+                (len(index),),
+                0,
+                [*self.notes],
+            )
+            part._adopt(program)
+            return part
         try:
-            part = Jacobian(model, self._y[index], True, self.method, _of_some(keywords, len(self._y), index))
+            part = Jacobian(model, self._y[index], True, self.method, keywords)
             torch.testing.assert_close(
                 part.output, self.output[index], rtol=self._tolerance, atol=self._tolerance
             )
@@ -213,6 +226,10 @@ class Jacobian(LinearOperator):
             self._note(f"selections go through all inputs ({type(failure).__name__})")
             return super()._select(index)
         return part if self.precision is None else part.at_precision(self.precision)
+
+    def _stand_at(self, model: Callable[..., Any], keywords: dict[str, Any], y: Tensor) -> None:
+        self._given, self._y = (model, keywords), y
+        self._model = functools.partial(self._call, model, keywords)
 
     def _through(self, product: Product, V: Tensor, shape: torch.Size) -> Tensor:
         """product of blocks (m, *shape), as one of rows (*batch, m, n)."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import spectral
+from denoisers.networks import UNet
 from spectral.errors import (
     ModelOutputError,
     NotDeterministicError,
@@ -17,7 +18,7 @@ from spectral.errors import (
     ShapeError,
     SpectralError,
 )
-from spectral.operators import chunks
+from spectral.operators import Jacobian, chunks
 from spectral.operators.frozen.convolution import Convolution
 
 
@@ -54,6 +55,20 @@ class Branching(nn.Module):
         if y.sum().item() > 0:
             return torch.tanh(y) * y.mean()
         return y**2
+
+
+class NormedNetwork(nn.Module):
+    """Group norm, a skip and a concatenation."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.first, self.last = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(8, 1, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 4)
+
+    def forward(self, y):
+        x = self.first(y)
+        return y - self.last(torch.cat([nn.functional.silu(self.norm(x)), -x], 1))
 
 
 class LabelledDenoiser(nn.Module):
@@ -156,6 +171,21 @@ def test_selections_of_images(method):
     torch.testing.assert_close(part.dense(), S.dense()[[3, 1]])
     assert part.batch == (2,) and S.count == 60 and J.count == before + 120
     torch.testing.assert_close(part.select([1]).dense(), S.dense()[[1]])
+
+
+@pytest.mark.parametrize("net", [network(), UNet(2, 8), NormedNetwork()], ids=["plain", "UNet", "norms"])
+def test_selections_take_their_part_of_the_program(monkeypatch, net):
+    net = net.double().eval()
+    y = torch.rand(4, 1, 8, 12).double()
+    J = spectral.jacobian(net, y, batched=True)
+    V = torch.randn(4, 3, 96).double()
+    monkeypatch.setattr(Jacobian, "__init__", None)  # nothing is recorded again
+    part = J.select([2, 0])
+    for ours, whole in ((part, J), (part.T, J.T), (part.select([1]), J.select([0]))):
+        chosen = V[[2, 0]] if len(ours.batch) and ours.batch[0] == 2 else V[[0]]
+        expected = whole.apply(V)[[2, 0]] if whole.batch == (4,) else whole.apply(V[[0]])
+        torch.testing.assert_close(ours.apply(chosen), expected)
+    assert torch.equal(part.output, J.output[[2, 0]]) and part.method == "frozen"
 
 
 def test_selection_from_a_model_of_one_batch_size():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spectral.kernels.winograd import Winograd, offered
-from spectral.operators.frozen.steps import Leading, _cast, aten, channels_last
+from spectral.operators.frozen.steps import Leading, aten, cast, channels_last, counts, some
 
 THIN = 4  # output channels up to which a convolution is a matrix product and shifted sums
 
@@ -67,8 +67,19 @@ class Convolution:
 
     def to(self, dtype: torch.dtype) -> Convolution:
         """The kernels and slopes in another precision."""
-        slope = None if self.slope is None else _cast(self.slope, dtype)
-        return replace(self, weight=_cast(self.weight, dtype), slope=slope, _forward=None, _backward=None)
+        slope = None if self.slope is None else cast(self.slope, dtype)
+        return replace(self, weight=cast(self.weight, dtype), slope=slope, _forward=None, _backward=None)
+
+    def select(self, index: Tensor, n: int) -> Convolution | None:
+        """With the slopes of some inputs, and the same kernels."""
+        if not counts(self.input_size, n):
+            return None
+        return replace(
+            self,
+            slope=None if self.slope is None else self.slope[index],
+            input_size=some(self.input_size, index),
+            output_size=some(self.output_size, index),
+        )
 
     def _transposed_arguments(self) -> tuple[Any, ...]:
         """Of `kernel`, for w'."""
@@ -112,6 +123,12 @@ class Joint:
     def to(self, dtype: torch.dtype) -> Joint:
         """The convolutions in another precision."""
         return replace(self, parts=[part.to(dtype) for part in self.parts])
+
+    def select(self, index: Tensor, n: int) -> Joint | None:
+        """With the slopes of some inputs."""
+        parts = [part.select(index, n) for part in self.parts]
+        kept = [part for part in parts if part is not None]
+        return replace(self, parts=kept) if len(kept) == len(parts) else None
 
 
 class Kernel:

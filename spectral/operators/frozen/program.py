@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spectral.operators.frozen.convolution import Convolution, Joint
-from spectral.operators.frozen.steps import Diagonal, Norm, Step
+from spectral.operators.frozen.steps import Diagonal, Norm, Step, counts, some
 
 FRESH = (Convolution, Joint, Norm)  # steps whose results are new tensors, which nobody else holds
 
@@ -93,6 +93,16 @@ class Program:
     def to(self, dtype: torch.dtype) -> Program:
         """The program with its constants in another precision."""
         return replace(self, steps=[step.to(dtype) for step in self.steps])
+
+    def select(self, index: Tensor) -> Program | None:
+        """The program for some of the inputs that the first axis counts, where every step can tell."""
+        n = self.input_size[0]
+        steps = [step.select(index, n) for step in self.steps]
+        kept = [step for step in steps if step is not None]
+        if len(kept) < len(steps) or not counts(self.output.shape, n):
+            return None
+        entries = {slot: count * len(index) // n for slot, count in self.entries.items()}
+        return Program(kept, self.result, some(self.input_size, index), self.output[index], entries)
 
     @property
     def live_entries(self) -> int:

@@ -46,6 +46,9 @@ class Step(Protocol):
     def to(self, dtype: torch.dtype) -> Step:
         """The step with its constants in another precision."""
 
+    def select(self, index: Tensor, n: int) -> Step | None:
+        """The step for some of the n inputs that the first axis counts; None where that cannot be told."""
+
 
 @dataclass
 class Diagonal:
@@ -83,7 +86,15 @@ class Diagonal:
 
     def to(self, dtype: torch.dtype) -> Diagonal:
         """Slopes in another precision; bytes stay bytes."""
-        return replace(self, slope=_cast(self.slope, dtype))
+        return replace(self, slope=cast(self.slope, dtype))
+
+    def select(self, index: Tensor, n: int) -> Diagonal | None:
+        """With the slopes of some inputs."""
+        if not (self.keeps_size and counts(self.input_size, n)):
+            return None
+        whole = self.slope.ndim == len(self.input_size) and len(self.slope) == n
+        slope = self.slope[index] if whole else self.slope
+        return replace(self, slope=slope, input_size=some(self.input_size, index))
 
 
 @dataclass
@@ -118,6 +129,13 @@ class Sum:
     def to(self, dtype: torch.dtype) -> Sum:
         """Itself: the weights are Python numbers."""
         return self
+
+    def select(self, index: Tensor, n: int) -> Sum | None:
+        """With other sizes."""
+        if self.leading != "free" or not counts(self.output_size, n):
+            return None
+        size = some(self.output_size, index)
+        return replace(self, sizes=(size,) * len(self.sizes), output_size=size)
 
 
 @dataclass
@@ -169,7 +187,13 @@ class Norm:
 
     def to(self, dtype: torch.dtype) -> Norm:
         """The normalised input and scales in another precision."""
-        return replace(self, z=_cast(self.z, dtype), scale=_cast(self.scale, dtype))
+        return replace(self, z=cast(self.z, dtype), scale=cast(self.scale, dtype))
+
+    def select(self, index: Tensor, n: int) -> Norm | None:
+        """With what is kept of some inputs."""
+        if not (counts(self.z.shape, n) and self.z.ndim > self.axes):
+            return None
+        return replace(self, z=self.z[index], scale=self.scale[index])
 
     def _project(self, t: Tensor) -> Tensor:
         return (t - self._mean(t)).addcmul_(self.z, self._mean(self.z * t), value=-1)
@@ -215,7 +239,7 @@ class Operation:
 
     def to(self, dtype: torch.dtype) -> Operation:
         """The operation with what is held in another precision."""
-        return self._holding(lambda t: _cast(t, dtype))
+        return self._holding(lambda t: cast(t, dtype))
 
     def without_held(self) -> Operation:
         """The operation with zeros for what is held."""
@@ -264,6 +288,12 @@ class Linear:
         """The factor that is held in another precision."""
         return replace(self, function=self.function.to(dtype))
 
+    def select(self, index: Tensor, n: int) -> Linear | None:
+        """With other sizes, for an operation on images."""
+        if not (self.images and all(counts(size, n) for size in self.sizes)):
+            return None
+        return replace(self, sizes=tuple(some(size, index) for size in self.sizes))
+
 
 @dataclass
 class Local:
@@ -285,8 +315,11 @@ class Local:
 
     def to(self, dtype: torch.dtype) -> Local:
         """The operation differentiated in another precision."""
-        primals = tuple(_cast(x, dtype) for x in self.primals)
+        primals = tuple(cast(x, dtype) for x in self.primals)
         return replace(self, function=self.function.to(dtype), primals=primals)
+
+    def select(self, index: Tensor, n: int) -> None:
+        """An operation of any kind may treat its inputs differently."""
 
 
 def channels_last(t: Tensor) -> Tensor:
@@ -298,5 +331,16 @@ def channels_last(t: Tensor) -> Tensor:
     return t.contiguous(memory_format=torch.channels_last)
 
 
-def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
+def cast(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """t in another precision, unless it holds integers."""
     return t.to(dtype) if t.is_floating_point() else t
+
+
+def counts(size: torch.Size, n: int) -> bool:
+    """Whether the first axis of a size counts n inputs."""
+    return len(size) > 1 and size[0] == n
+
+
+def some(size: torch.Size, index: Tensor) -> torch.Size:
+    """The size of some of the inputs that its first axis counts."""
+    return torch.Size((len(index), *size[1:]))
