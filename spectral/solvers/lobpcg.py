@@ -144,7 +144,8 @@ def _improve(iterate: _Iterate, max_products: int, progress: Callable[[Progress]
             worst = residual.max().item() if wanted else 0.0
             progress(Progress("solve", iterate.spent, wanted, converged, worst, threshold.min().item()))
         # What is left to gain, in powers of e.
-        left = (residual / threshold).clamp(min=1).log().sum().item()
+        over = residual / threshold.clamp(min=torch.finfo(residual.dtype).tiny)
+        left = over.clamp(min=1).log().sum().item()
         if (left == 0 and iterate.all_in_view) or not iterate.has_room:
             return None
         if iterate.spent + iterate.block > max_products:

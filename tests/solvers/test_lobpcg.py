@@ -156,6 +156,13 @@ def test_a_useless_preconditioner_ends_in_lanczos():
     assert any("Lanczos went on" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_multiple_of_the_identity_takes_few_products(value):
+    found = lobpcg(diagonal(torch.full((500,), value, dtype=torch.float64)), 4)
+    assert found.spent["solve"] < 10
+    torch.testing.assert_close(values_of(found), torch.full((1, 4), value, dtype=torch.float64))
+
+
 def test_budget_is_kept():
     found = lobpcg(diagonal(torch.linspace(0, 1, 2000, dtype=torch.float64)), 5, max_products=60)
     assert found.spent["solve"] + found.spent["completeness"] <= 60
