@@ -15,51 +15,60 @@ GAIN = 0.95  # twice as many at once must take less than this share of the time,
 
 
 class Chunks:
-    """A product of blocks, in chunks of the size that was fastest, fewer where memory runs out.
+    """A product of blocks, in chunks of the size that is fastest, fewer where memory runs out.
 
-    The first blocks are timed, in chunks of 1, 2, 4, ... vectors as long as that gains and there is room; on
-    a CPU one image often keeps every core busy.  Rounding may differ between sizes, in the last digits.
+    Sizes 1, 2, 4, ... are timed on the blocks that come, as long as that gains and there is room; on a CPU
+    one image often keeps every core busy.  Rounding may differ between sizes, in the last digits.
 
     Attributes:
         size: vectors at once.
-        growing: whether a larger size is still to be tried.
+        growing: whether twice as many are still to be tried.
     """
 
     def __init__(self, vector_bytes: int) -> None:
         self.vector_bytes = vector_bytes
         self.size, self.growing = 1, True
+        self._taken: dict[int, list[float]] = {}
 
     def __call__(self, product: Product, V: Tensor) -> Tensor:
         """product(V) for V (m, ...), chunk by chunk."""
-        if self.growing and len(V) >= 2 * self.size:
-            self._grow(product, V)
         done: list[Tensor] = []
         at = 0
         while at < len(V):
+            size = self._next(len(V) - at, V.device)
+            began = time.perf_counter()
             try:
-                done.append(product(V[at : at + self.size]))
+                done.append(product(V[at : at + size]))
             except RuntimeError as failure:
-                if self.size == 1 or not _out_of_memory(failure):
+                if size == 1 or not _out_of_memory(failure):
                     raise
-                self.size, self.growing = self.size // 2, False
-            else:
-                at += self.size
+                self.size, self.growing = size // 2, False
+                continue
+            at += size
+            if self.growing:
+                if V.is_cuda:
+                    torch.cuda.synchronize(V.device)
+                self._learn(size, time.perf_counter() - began)
         return done[0] if len(done) == 1 else torch.cat(done)
 
-    def _grow(self, product: Product, V: Tensor) -> None:
-        room = free_bytes(V.device) // (2 * max(self.vector_bytes, 1))
-        seconds = _seconds(product, V[: self.size])
-        while 2 * self.size <= min(len(V), room):
-            try:
-                twice = _seconds(product, V[: 2 * self.size])
-            except RuntimeError as failure:
-                if not _out_of_memory(failure):
-                    raise
-                twice = torch.inf
-            if twice > 2 * GAIN * seconds:
+    def _next(self, left: int, device: torch.device) -> int:
+        """The size in use; once it was timed, twice that."""
+        twice = 2 * self.size
+        if self.growing and twice <= left and len(self._taken.get(self.size, ())) > 1:
+            room = free_bytes(device) // (2 * max(self.vector_bytes, 1))
+            if twice <= room:
+                return twice
+        return min(self.size, left)
+
+    def _learn(self, size: int, seconds: float) -> None:
+        """Two timings of a size decide, the first being the dearer for what it sets up."""
+        taken = self._taken.setdefault(size, [])
+        taken.append(seconds / size)
+        if size > self.size and len(taken) > 1:
+            if min(taken) < GAIN * min(self._taken[self.size]):
+                self.size = size
+            else:
                 self.growing = False
-                break
-            self.size, seconds = 2 * self.size, twice
 
 
 def free_bytes(device: torch.device) -> int:
@@ -71,18 +80,6 @@ def free_bytes(device: torch.device) -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):  # not every system tells
         return 1 << 30
-
-
-def _seconds(product: Product, V: Tensor) -> float:
-    """Of one product, the better of two after one to warm up."""
-    taken = []
-    for _ in range(3):
-        began = time.perf_counter()
-        product(V)
-        if V.device.type == "cuda":
-            torch.cuda.synchronize(V.device)
-        taken.append(time.perf_counter() - began)
-    return min(taken[1:])
 
 
 def _out_of_memory(failure: RuntimeError) -> bool:

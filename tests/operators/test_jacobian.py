@@ -3,6 +3,7 @@
 import functools
 from collections import namedtuple
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -302,19 +303,26 @@ def test_blocks_in_chunks_of_any_size(batched, size):
     assert J.apply(V).is_contiguous()
 
 
-def test_chunks_grow_while_that_is_faster(monkeypatch):
-    """A product of c vectors in 1 + c / 8 seconds gains by blocks; one in c seconds does not."""
-    for seconds, expected in ((lambda c: 1 + c / 8, 16), (lambda c: c, 1)):
-        monkeypatch.setattr(chunks, "_seconds", lambda product, V, seconds=seconds: seconds(len(V)))
-        chosen = chunks.Chunks(8)
-        V = torch.rand(16, 3)
-        torch.testing.assert_close(chosen(torch.square, V), V**2)
-        assert chosen.size == expected
-    monkeypatch.setattr(chunks, "_seconds", lambda product, V: 1.0)
-    monkeypatch.setattr(chunks, "free_bytes", lambda device: 1000)
-    chosen = chunks.Chunks(100)
-    chosen(torch.square, V)
-    assert chosen.size == 4  # the largest power of two within half of 1000 bytes
+@pytest.mark.parametrize(
+    ("seconds", "free", "expected"),
+    [(lambda c: 1 + c / 8, 1 << 40, 16), (lambda c: c, 1 << 40, 1), (lambda c: 1.0, 1000, 4)],
+    ids=["blocks gain", "blocks do not gain", "1000 bytes are free, of which a vector takes 100"],
+)
+def test_chunks_grow_while_that_is_faster(monkeypatch, seconds, free, expected):
+    clock = [0.0]
+    monkeypatch.setattr(chunks, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(chunks, "free_bytes", lambda device: free)
+    chosen, through = chunks.Chunks(100), []
+
+    def product(V):
+        clock[0] += seconds(len(V))
+        through.append(len(V))
+        return V**2
+
+    for m in (1, 16, 63):
+        V = torch.rand(m, 3)
+        torch.testing.assert_close(chosen(product, V), V**2)
+    assert chosen.size == expected and sum(through) == 80  # no vector went through twice
 
 
 @pytest.mark.parametrize("failure", [torch.OutOfMemoryError("CUDA"), RuntimeError("not enough memory: 9")])

@@ -142,9 +142,9 @@ class Kernel:
     ) -> Tensor:
         """The product, for slopes s_1 `before` and s_2 `behind`; an x that is `owned` may be overwritten."""
         if before is not None:
-            x = _times(x if owned else x.clone(), before)
+            x = _times(x, before, owned)
         out = self.convolve(x)
-        return out if behind is None else _times(out, behind)
+        return out if behind is None else _times(out, behind, True)
 
     def convolve(self, x: Tensor) -> Tensor:
         """w * x."""
@@ -213,10 +213,10 @@ class Thin(Kernel):
         return inside.transpose(0, 1).contiguous()
 
 
-def _times(x: Tensor, slope: Tensor) -> Tensor:
-    """x s in place, for each of the blocks of len(s) images in x."""
-    x.unflatten(0, (-1, len(slope))).mul_(slope)
-    return x
+def _times(x: Tensor, slope: Tensor, owned: bool) -> Tensor:
+    """s x for each of the blocks of len(s) images in x; in place where x is `owned`."""
+    blocks = x.unflatten(0, (-1, len(slope)))
+    return (blocks.mul_(slope) if owned else blocks * slope).flatten(0, 1)
 
 
 def kernel(
