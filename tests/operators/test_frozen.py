@@ -112,6 +112,7 @@ def test_operations(function):
     [
         nn.AvgPool2d(2),
         nn.MaxPool2d(2),
+        nn.Sequential(nn.MaxPool2d(3, 2, 1, dilation=2), nn.Conv2d(4, 2, 2)),
         nn.Upsample(scale_factor=2),
         nn.Upsample(scale_factor=2, mode="bilinear"),
         nn.PixelShuffle(2),

@@ -68,7 +68,7 @@ class NormedNetwork(nn.Module):
         self.norm = nn.GroupNorm(2, 4)
 
     def forward(self, y):
-        x = self.first(y)
+        x = self.first(nn.functional.max_pool2d(y, 3, 1, 1))
         return y - self.last(torch.cat([nn.functional.silu(self.norm(x)), -x], 1))
 
 

@@ -19,6 +19,7 @@ from spectral.operators.frozen.convolution import Convolution, Joint
 from spectral.operators.frozen.program import Program
 from spectral.operators.frozen.steps import (
     Diagonal,
+    Gather,
     Input,
     Linear,
     Local,
@@ -129,6 +130,8 @@ class _Recorder:
             self._add(node, Diagonal(inputs, output, channels.clone(), entry.shape), entry)
         elif index == 0 and function.target in _NORMS and isinstance(function.arguments[0][0], Input):
             self._add(node, _norm(function, inputs, output, tuple(primals)), entry)
+        elif index == 0 and target is aten.max_pool2d_with_indices.default:
+            self._add(node, Gather(inputs, output, value[1], primals[0].shape[-2:]), entry)
         elif target in _TUPLES:
             self._add(node, Linear(inputs, output, alone, (primals[0].shape,)), entry)
         else:

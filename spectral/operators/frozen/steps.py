@@ -4,6 +4,7 @@
     Diagonal      t -> s t              slopes of pointwise units, and products with constants
     Sum           t_1, t_2 -> t_1 + a t_2
     Norm          t -> s (t - mean t - z mean(z t))       group and layer norm; z the normalised input
+    Gather        t -> t[where the maximum was]           maximum pooling
     Linear        t -> op(t)            an operation linear in what y reaches; transpose by torch's vjp of it
     Local         t -> d op (t)         any other operation: torch's jvp and vjp of that one, at its inputs
 
@@ -208,6 +209,37 @@ class Norm:
         return mean.expand(
             *split.shape[:channels], split.shape[channels], *mean.shape[channels:][1:]
         ).flatten(channels - 1, channels)
+
+
+@dataclass
+class Gather:
+    """t (..., H, W) -> t[..., indices], with `indices` (..., h, w) into the H W pixels of each plane."""
+
+    inputs: tuple[int, ...]
+    output: int
+    indices: Tensor
+    sides: torch.Size
+    leading: Leading = "free"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """t at the indices."""
+        t = tangents[0].flatten(-2)
+        indices = self.indices.flatten(-2).expand(*t.shape[:-1], -1)
+        return t.gather(-1, indices).unflatten(-1, self.indices.shape[-2:])
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """g added up where it came from."""
+        indices = self.indices.expand(g.shape).flatten(-2)
+        total = g.new_zeros(*g.shape[:-2], self.sides.numel())
+        return (total.scatter_add_(-1, indices, g.flatten(-2)).unflatten(-1, self.sides),)
+
+    def to(self, dtype: torch.dtype) -> Gather:
+        """Itself: indices have no precision."""
+        return self
+
+    def select(self, index: Tensor, n: int) -> Gather | None:
+        """With the indices of some inputs."""
+        return replace(self, indices=self.indices[index]) if counts(self.indices.shape, n) else None
 
 
 @dataclass(frozen=True)
