@@ -131,9 +131,11 @@ class Problem:
             raise OptionError(f'checkpoint= is for Krylov solves, and method="{asked.method}" keeps none')
         return replace(asked, start=self._rows(asked.start), block=min(asked.block, self.n))
 
-    def examined(self) -> dict[str, int]:
+    def examined(self, *, transpose: bool = True) -> dict[str, int]:
         """Products spent on trying an operator of unknown make; a Jacobian was tried when it was made."""
-        return {} if isinstance(self.A, Jacobian) else {"checks": check_operator(self.working)}
+        if isinstance(self.A, Jacobian):
+            return {}
+        return {"checks": check_operator(self.working, transpose=transpose)}
 
     def small(self, asked: Asked) -> bool:
         """Whether forming the matrix costs less than a Krylov solve would."""

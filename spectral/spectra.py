@@ -159,7 +159,7 @@ def top_eigs(
     problem = Problem.of(model_or_operator, y, batched, model_kwargs, square=True)
     asked = Asked(k, which, above, between, tol, method, block, start, seed, max_products, checkpoint)
     asked = problem.checked(asked, FULL if part == "full" else SYMMETRIC)
-    checks = problem.examined()
+    checks = problem.examined(transpose=part == "symmetric" or left)
     if part == "full":
         if between is not None:
             raise OptionError('between= is for part="symmetric": complex eigenvalues lie in no interval')

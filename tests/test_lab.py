@@ -53,6 +53,32 @@ def test_published_singular_values_through_the_network(patch, published):
     assert (found.values - torch.tensor(PUBLISHED_SINGULAR).double()).abs().max() < 1e-3
 
 
+PUBLISHED_EIGENVALUES = [1.7849, 1.4418, 1.3660, 1.2980, 1.2913, 1.2830]
+
+
+@pytest.mark.parametrize("method", ["lanczos", "lobpcg", "chebyshev"])
+def test_symmetric_part_by_every_method(patch, method):
+    pairs = spectral.top_eigs(*patch, 8, method=method, tol=1e-4)
+    assert pairs.converged.all() and pairs.complete
+    assert (pairs.values - torch.tensor(PUBLISHED_TOP).double()).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "golub-kahan"}, {"method": "randomized", "max_products": 150}]
+)
+def test_singular_values_by_every_method(patch, options):
+    found = spectral.top_svd(*patch, 8, tol=1e-3, **options)
+    assert found.converged.all() and found.complete
+    assert (found.values - torch.tensor(PUBLISHED_SINGULAR).double()).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("method", ["krylov-schur", "dense"])
+def test_eigenvalues_of_the_matrix_itself_by_every_method(patch, method):
+    pairs = spectral.top_eigs(*patch, 6, part="full", method=method, tol=1e-4)
+    assert pairs.converged.all() and pairs.complete and not pairs.defective.any()
+    assert (pairs.values.real - torch.tensor(PUBLISHED_EIGENVALUES).double()).abs().max() < 1e-3
+
+
 def test_published_asymmetry(patch):
     skew = spectral.top_eigs(*patch, 1).asymmetry
     assert abs(skew.value - 0.428) < 4 * skew.stderr < 0.1

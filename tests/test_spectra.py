@@ -55,6 +55,60 @@ def test_dense_and_lanczos_agree(problem, which):
     assert gap >= -1e-6 if which == "smallest" else gap <= 1e-6
 
 
+@pytest.mark.parametrize(
+    ("method", "more"), [("lobpcg", {}), ("chebyshev", {}), ("randomized", {"max_products": 180})]
+)
+def test_every_method_of_the_symmetric_part(problem, method, more):
+    net, y, J = problem
+    pairs = spectral.top_eigs(net, y, 5, method=method, tol=1e-5, **more)
+    exact = torch.linalg.eigvalsh((J + J.T) / 2).flip(0)[:5]
+    assert pairs.method == method and pairs.converged.all() and pairs.complete
+    torch.testing.assert_close(pairs.values, exact, atol=2e-5, rtol=0)
+
+
+def test_an_interval_inside_the_spectrum(problem, tmp_path):
+    net, y, J = problem
+    theta = torch.linalg.eigvalsh((J + J.T) / 2).flip(0)
+    low, high = ((theta[60] + theta[61]) / 2).item(), ((theta[40] + theta[41]) / 2).item()
+    pairs = spectral.top_eigs(net, y, between=(low, high), tol=1e-5)
+    torch.testing.assert_close(pairs.values, theta[41:61], atol=2e-5, rtol=0)
+    assert pairs.complete and f"in [{low:g}" in repr(pairs)
+    again = EigenPairs.load(pairs.save(tmp_path / "interval.safetensors"))
+    assert again.between == (low, high) and repr(again) == repr(pairs)
+
+
+def test_eigenpairs_of_the_jacobian_itself(problem):
+    net, y, J = problem
+    pairs = spectral.top_eigs(net, y, 6, part="full", left=True, tol=1e-5)
+    exact = torch.linalg.eigvals(J)
+    exact = exact[torch.argsort(exact.real, descending=True)][: pairs.k]
+    torch.testing.assert_close(pairs.values.real, exact.real, atol=1e-4, rtol=0)
+    assert pairs.method == "krylov-schur" and pairs.vectors.shape == (pairs.k, 1, 1, 16, 14)
+    assert pairs.condition.min() >= 1 and not pairs.defective.any()
+    no_transpose = spectral.from_functions(lambda V: V @ J.T, n=224, dtype=J.dtype)
+    alone = spectral.top_eigs(no_transpose, k=6, part="full", tol=1e-5)
+    torch.testing.assert_close(alone.values.real, exact.real, atol=1e-4, rtol=0)
+
+
+def test_solved_at_another_precision_and_polished(problem):
+    net, y, J = problem
+    exact = torch.linalg.eigvalsh((J + J.T) / 2).flip(0)[:5]
+    net, y = net.double(), y.double()
+    try:
+        straight = spectral.top_eigs(net, y, 5, tol=1e-6, method="lanczos")
+        for precision in ("float32", "bfloat16"):
+            pairs = spectral.top_eigs(net, y, 5, tol=1e-6, precision=precision)
+            assert pairs.converged.all() and pairs.complete and pairs.spent[precision] > 5
+            torch.testing.assert_close(pairs.values, exact, atol=1e-6, rtol=0)
+            assert precision in pairs.notes[-1] or precision in pairs.notes[0]
+            if precision == "float32":
+                assert pairs.spent["solve"] <= straight.spent["solve"] / 2
+        with pytest.raises(errors.OptionError, match="k pairs"):
+            spectral.top_eigs(net, y, above=0.5, precision="float32")
+    finally:
+        net.float()
+
+
 def test_small_problems_and_most_of_a_spectrum_go_dense():
     assert spectral.top_eigs(torch.eye(100), k=2).method == "dense"
     assert spectral.top_eigs(torch.eye(300), k=100).method == "dense"
@@ -147,6 +201,13 @@ def test_figure_is_drawn(problem, tmp_path):
         ({"tol": float("nan")}, errors.OptionError, "tol"),
         ({"which": "LM"}, errors.OptionError, "which"),
         ({"method": "arpack"}, errors.OptionError, "method"),
+        ({"method": "randomized"}, errors.OptionError, "max_products"),
+        ({"method": "dense", "checkpoint": "x"}, errors.OptionError, "checkpoint"),
+        ({"method": "lanczos", "between": (0, 1)}, errors.OptionError, "chebyshev"),
+        ({"above": 1.0, "between": (0, 1)}, errors.OptionError, "exclude"),
+        ({"part": "skew"}, errors.OptionError, "part"),
+        ({"part": "full", "between": (0, 1)}, errors.OptionError, "no interval"),
+        ({"left": True}, errors.OptionError, "left"),
         ({"block": 0}, errors.OptionError, "block"),
         ({"max_products": 5}, errors.OptionError, "at least 7"),
         ({"start": torch.zeros(3, 5)}, errors.ShapeError, "224 entries"),

@@ -33,8 +33,7 @@ from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness, unseen_bound
 from spectral.solvers.dense import dense
 from spectral.solvers.krylov import KrylovBasis, product
-from spectral.solvers.lanczos import RitzPairs, Which, finish, first_block, lanczos
-from spectral.solvers.lobpcg import fresh_seed
+from spectral.solvers.lanczos import RitzPairs, Which, finish, first_block, fresh_seed, lanczos
 from spectral.solvers.search import STAGES, Progress
 
 EDGE, FOOT = 0.9, 0.1

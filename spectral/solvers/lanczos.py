@@ -116,6 +116,7 @@ def finish(
         rows: (B, m, n), orthonormal, m >= 1; their span holds what was found.
         images: (B, m, n), A v for each.
         spent: products so far, told as those of the solve.
+        seed: of the probe, which must know nothing of the rows: another than that of the first method.
 
     The other arguments are those of `lanczos`.
     """
@@ -168,3 +169,8 @@ def first_block(A: LinearOperator, block: int, start: Tensor | None, generator: 
         # The noise keeps a start that lies in an invariant subspace from confining the solve to it.
         noise = combined + 1e-6 * size * noise / math.sqrt(n)
     return noise.to(A.device, A.dtype)
+
+
+def fresh_seed(generator: torch.Generator) -> int:
+    """A seed for what follows.  A probe from vectors that the solve began with would not see past them."""
+    return int(torch.randint(2**62, (), generator=generator).item())

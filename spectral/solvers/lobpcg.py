@@ -24,7 +24,7 @@ from torch import Tensor
 from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.operators.base import LinearOperator
 from spectral.solvers.krylov import check_adjoint, orthonormal_block, product, random_complement
-from spectral.solvers.lanczos import RitzPairs, Which, finish, first_block
+from spectral.solvers.lanczos import RitzPairs, Which, finish, first_block, fresh_seed
 from spectral.solvers.search import Progress, Target
 
 Rows = Callable[[Tensor], Tensor]
@@ -126,11 +126,6 @@ def lobpcg(
     )
     notes = ["interrupted"] if note == "interrupted" else [*([note] if note else []), *found.notes]
     return replace(found, norm=max(found.norm, iterate.norm), notes=notes)
-
-
-def fresh_seed(generator: torch.Generator) -> int:
-    """A seed for what follows.  A probe from vectors that the solve began with would not see past them."""
-    return int(torch.randint(2**62, (), generator=generator).item())
 
 
 def _improve(iterate: _Iterate, max_products: int, progress: Callable[[Progress], None] | None) -> str | None:

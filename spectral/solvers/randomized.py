@@ -17,8 +17,7 @@ from spectral.errors import OptionError
 from spectral.operators.base import LinearOperator
 from spectral.solvers.golub_kahan import RitzTriplets, golub_kahan
 from spectral.solvers.krylov import KrylovBasis
-from spectral.solvers.lanczos import RitzPairs, Which, finish, first_block
-from spectral.solvers.lobpcg import fresh_seed
+from spectral.solvers.lanczos import RitzPairs, Which, finish, first_block, fresh_seed
 from spectral.solvers.search import Progress, Target
 
 PROBE_SHARE = 5
@@ -45,8 +44,7 @@ def randomized(
 
     Args:
         A: symmetric, in float32 or float64.
-        products: the most that are formed, at least 2 k + 2; fewer where all is done, and k more where a
-            probe found missed pairs and those known had to be measured again.
+        products: the most that are formed, at least 2 k + 2; fewer where all is done.
         tol: stop early where |A v - lambda v| <= tol max |lambda|; tiny values spend the whole budget.
         block: b; by default k, at most a quarter of the products.
         k, which, above, start, seed, confidence, progress: as in `lanczos`.

@@ -349,7 +349,8 @@ class _Search:
                         ahead.stage = after
                         return [behind, ahead]
                     stuck = (basis.in_next_block(wanted) <= 0.3 * threshold).all(-1) | converged
-                    if refreshes < REFRESHES and stuck.all():
+                    affordable = refreshes < REFRESHES and g.products + wanted <= self.max_products
+                    if affordable and stuck.all():
                         # Only what earlier probes left out of the basis stands in the way: measure it afresh.
                         refreshes += 1
                         g.spent["solve"] += wanted
@@ -377,7 +378,7 @@ class _Search:
             g.bar = target.bar(theta, residual, g.wanted) + _rounding(basis)
             # Each further probe may fail too: halved chances keep their sum below 1 - confidence.
             g.failure /= 2
-            g.most = g.spent["completeness"] + max(64, g.spent["solve"] // 2)
+            g.most = g.spent["completeness"] + max(64, 16 * g.block, g.spent["solve"] // 2)
             basis.restart_afresh(g.wanted, g.block)
             g.unseen = torch.full_like(g.bar, math.inf)
         nothing = torch.zeros(len(g.index), g.wanted)

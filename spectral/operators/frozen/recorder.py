@@ -95,6 +95,7 @@ class _Recorder:
 
     def _call(self, node: Node) -> None:
         _out_of_place(node)
+        node.target = _VIEWS.get(node.target, node.target)
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self.values[n])
         value = self.values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         reached = [n for n in dict.fromkeys(node.all_input_nodes) if n in self.slots]
@@ -121,7 +122,7 @@ class _Recorder:
         if not (isinstance(entry, Tensor) and entry.is_floating_point()):
             return
         inputs, output = tuple(self.slots[n] for n in reached), len(self.steps) + 1
-        target = _TUPLES.get(function.target, function.target)
+        target = function.target
         alone = Operation(target, function.arguments, index)
         if index == 0 and len(primals) == 1 and _is_fixed_batch_norm(node.args[0]):
             # Its slope is a number a channel.
@@ -197,7 +198,7 @@ class _Recorder:
             return place[n] if n in place else self.values[n]
 
         arguments = torch.fx.map_arg((node.args, node.kwargs), argument)
-        return Operation(_ANY_LAYOUT.get(node.target, node.target), arguments)
+        return Operation(node.target, arguments)  # type: ignore[arg-type]
 
     def _linear(
         self,
@@ -212,7 +213,7 @@ class _Recorder:
             function = function.without_held()
         sizes = tuple(p.shape for p in primals)
         images = node.target in _OF_IMAGES and all(len(size) == 4 for size in sizes)
-        if node.target in (aten.cat.default, aten.slice.Tensor, aten.slice_copy.Tensor):
+        if node.target in (aten.cat.default, aten.slice.Tensor):
             images = images and _dim(node) % 4 > 0 and len(reached) == len(node.all_input_nodes)
         back = _back(node) if images else None
         return Linear(inputs, output, function, sizes, images, back)
@@ -436,7 +437,6 @@ _POINTWISE = {
 _OF_IMAGES = {
     aten.cat.default,
     aten.slice.Tensor,
-    aten.slice_copy.Tensor,
     aten.constant_pad_nd.default,
     aten.reflection_pad2d.default,
     aten.replication_pad2d.default,
@@ -448,23 +448,14 @@ _OF_IMAGES = {
 }
 
 _LINEAR = _OF_IMAGES | {
-    aten.view.default,
-    aten._unsafe_view.default,
-    aten.view_copy.default,
-    aten._reshape_copy.default,
+    aten.reshape.default,
     aten.permute.default,
-    aten.permute_copy.default,
     aten.transpose.int,
-    aten.transpose_copy.int,
     aten.unsqueeze.default,
-    aten.unsqueeze_copy.default,
     aten.squeeze.dim,
-    aten.squeeze_copy.dim,
     aten.expand.default,
-    aten.expand_copy.default,
     aten.clone.default,
     aten.select.int,
-    aten.select_copy.int,
     aten.stack.default,
     aten.mean.dim,
     aten.sum.dim_IntList,
@@ -474,22 +465,28 @@ _LINEAR = _OF_IMAGES | {
     aten.div.Scalar,
 }
 
-# Tangents may lie in another layout than the values did: channels last.
-_ANY_LAYOUT: dict[Any, Any] = dict.fromkeys(
-    (aten.view.default, aten._unsafe_view.default, aten.view_copy.default, aten._reshape_copy.default),
-    aten.reshape.default,
-)
+# Views for their copies, of which torch.vmap knows none; and reshapes, since tangents may lie in another layout
+# than the values did: channels last.
+_VIEWS: dict[Any, Any] = {
+    **dict.fromkeys(
+        (aten.view.default, aten._unsafe_view.default, aten.view_copy.default, aten._reshape_copy.default),
+        aten.reshape.default,
+    ),
+    aten.permute_copy.default: aten.permute.default,
+    aten.transpose_copy.int: aten.transpose.int,
+    aten.unsqueeze_copy.default: aten.unsqueeze.default,
+    aten.squeeze_copy.dim: aten.squeeze.dim,
+    aten.expand_copy.default: aten.expand.default,
+    aten.slice_copy.Tensor: aten.slice.Tensor,
+    aten.select_copy.int: aten.select.int,
+    aten.split_copy.Tensor: aten.split.Tensor,
+    aten.split_with_sizes_copy.default: aten.split_with_sizes.default,
+    aten.unbind_copy.int: aten.unbind.int,
+}
 
 _NORMS = {aten.native_group_norm.default, aten.native_layer_norm.default}
 
-# Of one input, and linear in each of their outputs; copies are left out, and torch.vmap knows none of them.
-_TUPLES = {
-    aten.split.Tensor: aten.split.Tensor,
-    aten.split_copy.Tensor: aten.split.Tensor,
-    aten.split_with_sizes.default: aten.split_with_sizes.default,
-    aten.split_with_sizes_copy.default: aten.split_with_sizes.default,
-    aten.unbind.int: aten.unbind.int,
-    aten.unbind_copy.int: aten.unbind.int,
-}
+# Of one input, and linear in each of their outputs.
+_TUPLES = {aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int}
 
 _BILINEAR = {aten.mm.default, aten.bmm.default}
