@@ -14,7 +14,7 @@ from spectral.estimators import (
     trace,
 )
 from spectral.operators import LinearOperator, as_operator, from_functions, jacobian
-from spectral.results import EigenPairs, SingularTriplets
+from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
 from spectral.risk import (
     KLBound,
     PosteriorComponents,
@@ -33,6 +33,7 @@ __all__ = [
     "Density",
     "EigenPairs",
     "Estimate",
+    "FullEigenPairs",
     "KLBound",
     "LinearOperator",
     "Matching",

@@ -36,8 +36,8 @@ class Spectrum:
         above: the value beyond which all were sought; None where k of them were.
         tol: as asked.
         method: the solver's name.
-        spent: products by purpose: solve, completeness, residuals, asymmetry.  One is a product with J and
-            one with J'.
+        spent: products by purpose: solve, completeness, residuals, asymmetry, ...  One is a product with J
+            and one with J'.  With `batched`, the mean over the images.
         seconds: of wall time.
         operator: what was solved, in words.
         notes: what the user should know: a fallback, a tolerance out of reach, an interruption.
