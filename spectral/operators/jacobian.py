@@ -238,6 +238,8 @@ class Jacobian(LinearOperator):
         with self._evaluating(), _tf32(self.precision):
             result = product(rows.to(self._working)).to(self.dtype)
         result = result.reshape(len(rows), *self.batch, -1)
+        if result.untyped_storage().data_ptr() == V.untyped_storage().data_ptr():
+            result = result.clone()  # of a model that only moves pixels
         return result.transpose(0, 1).contiguous() if self.batch else result
 
     def _prepare(self, ways: tuple[Method, ...]) -> Method:

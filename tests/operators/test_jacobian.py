@@ -227,6 +227,15 @@ def test_every_precision(dtype):
     assert (pairs.values - top).abs().max() < 4 * torch.finfo(dtype).eps + 0.02
 
 
+@pytest.mark.parametrize("model", [lambda y: y, lambda y: y.flatten(1)[:, 1:], lambda y: 2 * y])
+def test_products_are_new_tensors(model):
+    J = spectral.jacobian(model, torch.rand(2, 3, 4))
+    V = torch.rand(1, 24)
+    kept = V.clone()
+    J.T.apply(J.apply(V).mul_(2)).mul_(2)
+    assert torch.equal(V, kept)
+
+
 def test_inference_tensors_and_graphs_are_taken():
     net = network().eval()
     with torch.inference_mode():

@@ -465,8 +465,8 @@ _LINEAR = _OF_IMAGES | {
     aten.div.Scalar,
 }
 
-# Views for their copies, of which torch.vmap knows none; and reshapes, since tangents may lie in another layout
-# than the values did: channels last.
+# Views for their copies, of which torch.vmap knows none; and reshapes, since tangents may lie in another
+# layout than the values did: channels last.
 _VIEWS: dict[Any, Any] = {
     **dict.fromkeys(
         (aten.view.default, aten._unsafe_view.default, aten.view_copy.default, aten._reshape_copy.default),
