@@ -13,7 +13,7 @@ from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate, trace
 from spectral.estimators.probes import sampler
 from spectral.estimators.results import Number, plain, with_error
-from spectral.estimators.sampling import dot
+from spectral.estimators.sampling import FEWEST, dot
 from spectral.operators import LinearOperator, jacobian
 from spectral.risk.blackbox import FiniteDifference
 from spectral.risk.noise import sigma_by_median, sigma_by_residual
@@ -75,8 +75,8 @@ def sure(
 
         d^2 Var = 4 sigma^2 |y - f|^2 + 4 sigma^4 tr J^2 - 2 sigma^4 d,   tr J^2 from 4 probes.
 
-    By default tr J is probed until its share is a third of the noise's, which takes 8 probes, 16 products in
-    all, from d = 1000 or so: more would not sharpen the answer.
+    By default tr J is given as many probes as make its share a third of the noise's, as the same 4 probes
+    tell: 8 from d = 1000 or so, 16 products in all.  More would not sharpen the answer.
 
     Args:
         model: the denoiser f, any shape preserved; colour and channels count in d.
@@ -109,17 +109,15 @@ def sure(
     d, started = A.shape[1], A.count
     level = level.to(A.device)
     residual = (y - A.output).double().reshape(*A.batch, -1).square().sum(-1)
-    squared = _trace_of_square(A, seed)
+    squared, energy = _squares(A, seed)
     noise = (4 * level**2 * residual + 4 * level**4 * squared - 2 * level**4 * d).clamp(min=0).sqrt() / d
 
-    atol = None
+    how = "hutchinson" if method == "finite-difference" else method
     if products is None and rtol is None:
-        atol = float((1.96 * noise * d / (3 * 2 * level**2)).min())
-        # Where noise contributes nothing that can be told, a percent of d does.
-        atol = max(atol, 1e-2 * math.sqrt(d))
-    # That coarse a target is met by the first few probes: a sketch would only cost more.
-    how = "hutchinson" if method == "finite-difference" or (method == "auto" and atol) else method
-    divergence = trace(A, method=how, products=products, rtol=rtol, atol=atol, seed=seed + 1)
+        products = _enough(energy, noise * d / (6 * level**2), d)
+        # So few probes are better spent without a sketch.
+        how = "hutchinson" if method == "auto" and products < d else how
+    divergence = trace(A, method=how, products=products, rtol=rtol, seed=seed + 1)
 
     tr, tr_error = (torch.as_tensor(x, dtype=torch.float64) for x in (divergence.value, divergence.stderr))
     value = (residual + level**2 * (2 * tr - d)) / d
@@ -161,10 +159,21 @@ def _level(
     return value, torch.zeros_like(value), "given"
 
 
-def _trace_of_square(A: LinearOperator, seed: int) -> Tensor:
-    """tr J^2 = E <J' z, J z>; E <z, J J z> for a black box."""
+def _squares(A: LinearOperator, seed: int) -> tuple[Tensor, Tensor]:
+    """tr J^2 = E <J' z, J z>, E <z, J J z> for a black box; and |S|_F^2 = (|J|_F^2 + tr J^2)/2."""
     Z = sampler(A, seed=seed)(_PROBES)
     image = A.apply(Z)
     if isinstance(A, FiniteDifference):
-        return dot(Z, A.apply(image)).mean(-1)
-    return dot(A.apply_transpose(Z), image).mean(-1)
+        squared = dot(Z, A.apply(image)).mean(-1)
+    else:
+        squared = dot(A.apply_transpose(Z), image).mean(-1)
+    return squared, ((dot(image, image).mean(-1) + squared) / 2).clamp(min=0)
+
+
+def _enough(energy: Tensor, error: Tensor, d: int) -> int:
+    """Probes of variance 2 |S|_F^2, at least 8, that leave tr J this standard error in the worst image.
+
+    Where noise contributes nothing that can be told, half a percent of sqrt(d) is error enough.
+    """
+    needed = 2 * energy / error.clamp(min=5e-3 * math.sqrt(d)).square()
+    return min(d, max(FEWEST, math.ceil(needed.max().item())))
