@@ -36,6 +36,7 @@ Model = Callable[[Tensor], Tensor]
 LAB = ROOT / "../shared/data/lab"
 QUICK = ("photos", "UNet, 3 blocks", "BF-CNN, 21 layers")
 BLOCK = 8
+LARGEST = {"conditional UNet": 256}  # attention of every pixel to every other, in plain form
 MEMORY_WAYS = ("forward", "frozen", "vjp", "linearize", "jvp")
 
 
@@ -80,6 +81,11 @@ def build(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") ->
     for weight in module.parameters():
         weight.data = weight.contiguous()
     return model, sum(p.numel() for p in module.parameters())
+
+
+def fits(name: str, side: int) -> bool:
+    """Whether a network is meant to be taken at a side."""
+    return side <= LARGEST.get(name, side)
 
 
 def image(side: int, device: str = "cpu") -> Tensor:
@@ -234,7 +240,7 @@ def measured(
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     parts = []
     for side in sides:
-        rows = [times(name, side, device, seconds) for name in networks]
+        rows = [times(name, side, device, seconds) for name in networks if fits(name, side)]
         parts += [
             f"{side}x{side} pixels, float32, torch {torch.__version__}, {where}; products in forward passes "
             "a vector, 8 being blocks of eight.",
@@ -271,7 +277,10 @@ def main() -> None:
     if options.peak:
         print(peak_here(names[0], options.sides[0], options.peak))
         return
-    sides, of = options.sides, [(name, side) for side in options.sides for name in names if side > 80]
+    sides, of = (
+        options.sides,
+        [(name, side) for side in options.sides for name in names if side > 80 and fits(name, side)],
+    )
     if options.quick:
         names, sides, of = list(QUICK), [80], [("UNet, 3 blocks", 256)]
     text = measured(names, sides, of if options.device == "cpu" else [], options.device, options.seconds)
