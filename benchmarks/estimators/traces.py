@@ -35,14 +35,15 @@ def errors(trials: int = 200) -> list[str]:
         means, cells = {}, [name, str(budget)]
         for column, method in enumerate(METHODS):
             if method == "auto":  # a batch would decide for its worst problem
-                found = torch.tensor([float(trace(A, products=budget, seed=s)) for s in range(trials)])
+                each = [float(trace(A, products=budget, seed=s)) for s in range(trials)]
+                found = torch.tensor(each, dtype=torch.float64)
             else:
                 blocks = [
                     trace(copies(A, 25), method=method, products=budget, seed=s).value
                     for s in range(trials // 25)
                 ]
                 found = torch.cat([torch.as_tensor(block) for block in blocks])
-            off = (found.double() - truth).abs() / truth
+            off = (found - truth).abs() / truth
             mean, error = off.mean().item(), off.std().item() / math.sqrt(trials)
             means[method], known = mean, ""
             if column < 3:
