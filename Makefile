@@ -23,12 +23,13 @@ check: $(STAMP)  ## lint, format and types
 bench: $(STAMP)  ## the timed suites
 	$(BIN)/python -m pytest benchmarks --benchmark-only -o addopts="--import-mode=importlib"
 
-docs: $(STAMP)  ## the tables and figures of README and docs, measured anew
+docs: $(STAMP)  ## the tables and figures of README and docs, measured anew: hours
 	$(BIN)/spectral eigs --denoiser photos --crop 60 180 128 --sigma 0.15 -k 20 --out docs/figures
-	$(BIN)/python -m benchmarks.sketch --write
-	$(BIN)/python -m benchmarks.solvers --write
-	$(BIN)/python -m benchmarks.products --write
-	$(BIN)/python -m benchmarks.quality --write
+	$(BIN)/spectral eigs --denoiser photos --crop 60 180 64 --part full --left -k 12 --out docs/figures
+	for page in sketch whole products many solvers nonsymmetric quality; do \
+		$(BIN)/python -m benchmarks.$$page --write || exit 1; done
+	$(BIN)/python -m benchmarks.estimators all
+	for part in oracle-slopes mterm regularity speed; do $(BIN)/python -m benchmarks.theory $$part || exit 1; done
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'

@@ -220,12 +220,12 @@ def peak_here(name: str, side: int, way: str) -> float:
     use(image(16))  # what libraries load on their first use is no part of it
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the kernel's high-water mark starts anew
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     use(image(side))
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
-def _resident(line: str) -> float:
+def resident(line: str) -> float:
     """A line of /proc/self/status, in MB."""
     found = re.search(rf"{line}:\s*(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from denoisers import weights
 from denoisers.networks import BFCNN, UNet
 from spectral.cli import app
-from spectral.results import EigenPairs, SingularTriplets
+from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
 
 run = CliRunner().invoke
 
@@ -90,6 +90,34 @@ def test_above(files):
     bar = (everything[3] + everything[4]) / 2
     above = json.loads(eigs(files, "--above", str(bar), "--json").stdout)["values"]
     np.testing.assert_allclose(above, everything[:4], atol=1e-4)
+
+
+def test_between(files):
+    everything = json.loads(eigs(files, "-k", "8", "--json").stdout)["values"]
+    low, high = ((everything[i] + everything[i + 1]) / 2 for i in (5, 1))
+    inside = json.loads(eigs(files, "--between", str(low), str(high), "--json").stdout)
+    np.testing.assert_allclose(inside["values"], everything[2:6], atol=1e-4)
+    assert inside["method"] == "chebyshev"
+
+
+def test_full_part(files, tmp_path):
+    result = eigs(files, "--part", "full", "--left", "-k", "3", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "condition" in result.output and "departure from normality" in result.output
+    pairs = FullEigenPairs.load(tmp_path / "full.safetensors")
+    assert pairs.vectors.shape == (pairs.k, 1, 1, 20, 28) and pairs.left is not None
+    assert (tmp_path / "full.png").stat().st_size > 10_000
+    told = json.loads(eigs(files, "--part", "full", "-k", "3", "--json").stdout)
+    np.testing.assert_allclose([v[0] for v in told["values"]], pairs.values.real, atol=1e-3)
+
+
+def test_checkpoint(files, tmp_path):
+    options = ["-k", "4", "--json", "--checkpoint", str(tmp_path / "solve")]
+    first, second = (json.loads(eigs(files, *options).stdout) for _ in range(2))
+    np.testing.assert_allclose(second["values"], first["values"], atol=1e-5)
+    assert first["complete"] and second["complete"]
+    other = eigs(files, *options, "--sigma", "0.4")
+    assert other.exit_code == 2 and "another model or image" in other.stderr
 
 
 @pytest.mark.parametrize(

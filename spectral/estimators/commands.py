@@ -30,6 +30,7 @@ from spectral.estimators import diagonal
 from spectral.estimators import spectral_density as estimate_density
 from spectral.estimators import trace as estimate_trace
 from spectral.estimators.results import Estimate, with_error
+from spectral.risk import risk_curve
 from spectral.risk import sure as estimate_sure
 from spectral.spectra import top_eigs
 
@@ -86,9 +87,10 @@ def sure(
     products: Products = None,
     rtol: Rtol = None,
     seed: Seed = 0,
+    out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """A denoiser's error estimated from the noisy picture alone, beside its true error."""
+    """A denoiser's error from the noisy picture alone, beside the true one; with --out over noise levels."""
     with one_line_errors():
         problem = load_problem(denoiser, image, sigma, seed, crop)
         unit = forward_seconds(problem.model, problem.noisy)
@@ -103,6 +105,7 @@ def sure(
             seed=seed,
         )
         seconds = time.perf_counter() - began
+        files = _write_risk(problem, denoiser, products, seed, out) if out else []
     truth = (problem.denoised - problem.clean).double().square().mean().item()
     if as_json:
         summary = {
@@ -118,7 +121,7 @@ def sure(
             "seconds": seconds,
             "forward_seconds": unit,
         }
-        _print_json(summary, problem, [])
+        _print_json(summary, problem, files)
         return
     low, high = found.interval()
     verdict = "inside" if low <= truth <= high else "outside"
@@ -130,7 +133,7 @@ def sure(
         (f"sigma ({found.rule})", with_error(float(found.sigma), 1.96 * float(found.sigma_error))),
         ("tr J", _interval(found.divergence)),
     ]
-    _print(f"SURE, {_title(denoiser, problem)}", rows, found, seconds, unit, problem, [])
+    _print(f"SURE, {_title(denoiser, problem)}", rows, found, seconds, unit, problem, files)
 
 
 def density(
@@ -218,6 +221,17 @@ def _write_diagonal(
     )
     figure.savefig(out / "diagonal.png")
     return [out / "diagonal.png", found.save(out / "diagonal.safetensors")]
+
+
+def _write_risk(problem: Problem, denoiser: str, products: int | None, seed: int, out: Path) -> list[Path]:
+    """SURE, the true error and sigma^2 tr J from a quarter of the noise level to four times as much."""
+    from spectral.estimators.figures import risk  # noqa: PLC0415  matplotlib takes a second to import
+
+    sigmas = [problem.sigma * factor for factor in (0.25, 0.5, 1.0, 2.0, 4.0)]
+    curve = risk_curve(problem.model, problem.clean, sigmas, products=products, seed=seed)
+    out.mkdir(parents=True, exist_ok=True)
+    risk(curve, f"{Path(denoiser).stem}, one picture").savefig(out / "risk.png")
+    return [out / "risk.png"]
 
 
 def _write_density(found: Any, threshold: float, title: str, out: Path) -> list[Path]:

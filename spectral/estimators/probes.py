@@ -16,7 +16,7 @@ from torch import Tensor
 from spectral.errors import OptionError
 from spectral.operators import LinearOperator
 
-Kind = Literal["rademacher", "gaussian", "sphere"]
+Kind = Literal["rademacher", "gaussian", "sphere", "orthogonal"]
 Sampler = Callable[[int], Tensor]
 
 
@@ -25,20 +25,23 @@ def sampler(A: LinearOperator, kind: Kind = "rademacher", seed: int = 0) -> Samp
 
     Args:
         A: names n, batch, dtype and device.
-        kind: "rademacher", entries +-1; "gaussian", N(0, 1); "sphere", uniform on |z|^2 = n.
+        kind: "rademacher", entries +-1; "gaussian", N(0, 1); "sphere", uniform on |z|^2 = n; "orthogonal",
+            the same with all rows of one sampler, n at most, orthogonal to each other: a random frame.
         seed: of the generator.
 
     Variance of z' A z, S = (A + A')/2: 2 (|S|_F^2 - sum S_ii^2), 2 |S|_F^2, and
-    2n/(n + 2) (|S|_F^2 - (tr A)^2/n).  Rows orthogonal to each other would take the share m/n off the
-    variance of a mean of m, like draws without replacement: nothing for images, where m << n.
+    2n/(n + 2) (|S|_F^2 - (tr A)^2/n).  A frame's forms add up to n tr A, so that a mean of m of them varies
+    like one of m draws without replacement from n: by the factor (n - m)/(n - 1) less than on the sphere.
 
     Raises:
-        OptionError: kind is none of these.
+        OptionError: kind is none of these, or more than n orthogonal rows are drawn.
     """
-    if kind not in _KINDS:
-        raise OptionError(f"probes are one of {', '.join(_KINDS)}; got {kind!r}")
+    if kind not in _KINDS and kind != "orthogonal":
+        raise OptionError(f"probes are one of {', '.join(_KINDS)}, orthogonal; got {kind!r}")
     generator = torch.Generator().manual_seed(seed)
     n = A.shape[1]
+    if kind == "orthogonal":
+        return _Frame(A, generator)
 
     def draw(m: int) -> Tensor:
         return _KINDS[kind]((*A.batch, m, n), generator).to(A.device, A.dtype)
@@ -57,6 +60,24 @@ def _gaussian(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 def _sphere(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     z = _gaussian(shape, generator)
     return z * (math.sqrt(shape[-1]) / torch.linalg.vector_norm(z, dim=-1, keepdim=True))
+
+
+class _Frame:
+    """Rows of a random orthogonal frame, sqrt(n) long, some at a time; all are kept, m n numbers."""
+
+    def __init__(self, A: LinearOperator, generator: torch.Generator) -> None:
+        self.A, self.generator = A, generator
+        self.rows = torch.empty(*A.batch, 0, A.shape[1], dtype=torch.float64)
+
+    def __call__(self, m: int) -> Tensor:
+        n, held = self.A.shape[1], self.rows.shape[-2]
+        if held + m > n:
+            raise OptionError(f"there are {n} orthogonal rows of length {n}, and {held + m} were asked for")
+        new = _gaussian((*self.A.batch, m, n), self.generator)
+        for _ in range(2):
+            new = torch.linalg.qr((new - (new @ self.rows.mT) @ self.rows).mT)[0].mT
+        self.rows = torch.cat([self.rows, new], -2)
+        return (new * math.sqrt(n)).to(self.A.device, self.A.dtype)
 
 
 _KINDS: dict[str, Callable[[tuple[int, ...], torch.Generator], Tensor]] = {

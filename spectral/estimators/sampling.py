@@ -78,6 +78,7 @@ def sample(
     function: Callable[[Tensor], Tensor] | None = None,
     method: str = "hutchinson",
     exact: bool = True,
+    population: float = math.inf,
 ) -> Estimate:
     """g(E q(z)) from as many probes as the budget asks for.
 
@@ -91,6 +92,7 @@ def sample(
         method: name for the result.
         exact: whether the n unit vectors may stand in for the probes where the budget, or what the target is
             found to need, pays for n of them; the error then is 0.
+        population: how many samples there are, drawn without replacement.
 
     Raises:
         OptionError: the budget does not pay for two probes.
@@ -108,7 +110,7 @@ def sample(
     while True:
         samples += _drawn(integrand, draw, wanted - taken, A)
         taken = wanted
-        estimate = summary(torch.cat(samples, -2), function, A.count - started, method)
+        estimate = summary(torch.cat(samples, -2), function, A.count - started, method, population)
         excess = budget.excess(estimate)
         if excess <= 1 or taken >= limit:
             return estimate
@@ -139,11 +141,16 @@ def unit_vectors(
 
 
 def summary(
-    samples: Tensor, function: Callable[[Tensor], Tensor] | None, products: int, method: str
+    samples: Tensor,
+    function: Callable[[Tensor], Tensor] | None,
+    products: int,
+    method: str,
+    population: float = math.inf,
 ) -> Estimate:
     """g of the mean of `samples` (*batch, m, p), with its standard error by the delta method.
 
-    With d_i = grad g . (q_i - mean), stderr^2 = sum d_i^2 / (m (m - 1)), m - 1 degrees of freedom.
+    With d_i = grad g . (q_i - mean), stderr^2 = sum d_i^2 / (m (m - 1)) (1 - m / population), with m - 1
+    degrees of freedom; the last factor is that of draws without replacement.
 
     Raises:
         NotFiniteError: a sample is NaN or infinite.
@@ -159,7 +166,7 @@ def summary(
             value = function(mean)
             (gradient,) = torch.autograd.grad(value.sum(), mean)
         value, influence = value.detach(), (deviations * gradient.unsqueeze(-2)).sum(-1)
-    stderr = influence.square().sum(-1).div(m * (m - 1)).sqrt()
+    stderr = influence.square().sum(-1).div(m * (m - 1)).mul(1 - m / population).sqrt()
     skew = plain(skewness(influence))
     return Estimate(plain(value), plain(stderr), m, products, method, m - 1, skewness=skew)
 

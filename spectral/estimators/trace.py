@@ -19,7 +19,7 @@ from spectral.estimators.sketch import Sketch, inner
 from spectral.operators import LinearOperator
 from spectral.operators.subject import operator_of
 
-Method = Literal["auto", "exact", "hutchinson", "hutch++", "xtrace", "xnystrace"]
+Method = Literal["auto", "exact", "hutchinson", "orthogonal", "hutch++", "xtrace", "xnystrace"]
 
 
 def trace(
@@ -44,6 +44,7 @@ def trace(
         model_or_operator: a square operator or matrix, or a model together with y.
         y: the noisy image.
         method: "exact" sums over the n unit vectors; "hutchinson" averages z' A z over Rademacher probes;
+            "orthogonal" over rows of one random orthogonal frame, which pays where a budget comes near n;
             "hutch++" (Meyer et al. 2021) takes the trace on a sketched subspace exactly and probes the rest,
             by thirds of a budget, or with a target as much as pays (Persson et al. 2022); "xtrace" lets
             every probe both sketch and test; "xnystrace" the same at half the cost for A = A' >= 0.  "auto"
@@ -91,6 +92,13 @@ def _exact(A: LinearOperator, budget: Budget, seed: int = 0) -> Estimate:
 def _hutchinson(A: LinearOperator, budget: Budget, seed: int) -> Estimate:
     draw = sampler(A, "rademacher", seed)
     return sample(A, _form(A), draw, budget, cost=1, exact=budget.has_target)
+
+
+def _orthogonal(A: LinearOperator, budget: Budget, seed: int) -> Estimate:
+    n = A.shape[1]
+    most = dataclasses.replace(budget, products=min(budget.products or n, n))
+    draw = sampler(A, "orthogonal", seed)
+    return sample(A, _form(A), draw, most, cost=1, method="orthogonal", population=n)
 
 
 def _form(A: LinearOperator) -> Integrand:
@@ -219,6 +227,7 @@ _METHODS: dict[str, Callable[[LinearOperator, Budget, int], Estimate]] = {
     "auto": _auto,
     "exact": _exact,
     "hutchinson": _hutchinson,
+    "orthogonal": _orthogonal,
     "hutch++": _hutchpp,
     "xtrace": _xtrace,
     "xnystrace": _xnystrace,

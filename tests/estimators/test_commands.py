@@ -45,6 +45,13 @@ def test_sure_states_truth_beside_the_estimate():
     assert "the interval" in run("sure", *CROP).output
 
 
+def test_sure_draws_its_check_over_noise_levels(tmp_path):
+    files = json.loads(run("sure", *CROP, "--products", "8", "--json", "--out", str(tmp_path)).stdout)[
+        "files"
+    ]
+    assert files == [str(tmp_path / "risk.png")] and (tmp_path / "risk.png").stat().st_size > 5000
+
+
 def test_density_prints_and_writes(tmp_path):
     options = ("--probes", "4", "--steps", "12", "--deflate", "3", "--out", str(tmp_path))
     result = run("density", *CROP, *options)
