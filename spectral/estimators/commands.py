@@ -224,11 +224,12 @@ def _write_diagonal(
 
 
 def _write_risk(problem: Problem, denoiser: str, products: int | None, seed: int, out: Path) -> list[Path]:
-    """SURE, the true error and sigma^2 tr J from a quarter of the noise level to four times as much."""
+    """SURE, the true error and sigma^2 tr J from sigma / 4 to 4 sigma, over four draws of the noise."""
     from spectral.estimators.figures import risk  # noqa: PLC0415  matplotlib takes a second to import
 
     sigmas = [problem.sigma * factor for factor in (0.25, 0.5, 1.0, 2.0, 4.0)]
-    curve = risk_curve(problem.model, problem.clean, sigmas, products=products, seed=seed)
+    draws = problem.clean.repeat(4, 1, 1, 1)
+    curve = risk_curve(problem.model, draws, sigmas, products=products, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     risk(curve, f"{Path(denoiser).stem}, one picture").savefig(out / "risk.png")
     return [out / "risk.png"]
