@@ -282,7 +282,7 @@ def main() -> None:
         [(name, side) for side in options.sides for name in names if side > 80 and fits(name, side)],
     )
     if options.quick:
-        names, sides, of = list(QUICK), [80], [("UNet, 3 blocks", 256)]
+        names, sides, of = list(QUICK), [80], [("UNet, 3 blocks", 512)]
     text = measured(names, sides, of if options.device == "cpu" else [], options.device, options.seconds)
     print(text)
     if options.write:

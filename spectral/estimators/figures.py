@@ -132,6 +132,8 @@ def risk(curve: Any, title: str = "") -> Figure:
         )
     axis.set_xscale("log")
     axis.set_yscale("log")
+    # A band that reaches down to zero says no more than that, and must not set the scale.
+    axis.set_ylim(0.5 * curve.mean("mse").value.clamp(min=1e-12).sqrt().min().item(), None)
     axis.set_xticks(sigmas, [f"{sigma:g}" for sigma in sigmas])
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.yaxis.set_minor_formatter(NullFormatter())
