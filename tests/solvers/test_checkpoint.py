@@ -173,7 +173,7 @@ def test_kill_minus_nine(tmp_path, kills):
         if killed < kills:
             while not killed and not path.exists() and worker.poll() is None:
                 time.sleep(0.01)
-            time.sleep(rng.uniform(0.0, 2.5) if killed else 0)
+            time.sleep(rng.uniform(0.0, 1.4) if killed else 0)
             worker.send_signal(signal.SIGKILL)
         if worker.wait() == 0:
             break
