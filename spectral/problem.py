@@ -127,8 +127,8 @@ class Problem:
             raise OptionError(
                 f"{k} pairs take at least {fewest} products, got max_products={asked.max_products}"
             )
-        if asked.checkpoint is not None and asked.method not in KEPT:
-            raise OptionError(f'checkpoint= is for Krylov solves, and method="{asked.method}" keeps none')
+        if asked.checkpoint is not None and (asked.method not in KEPT or asked.between is not None):
+            raise OptionError("checkpoint= is for Krylov solves: lanczos, golub-kahan, krylov-schur")
         return replace(asked, start=self._rows(asked.start), block=min(asked.block, self.n))
 
     def examined(self, *, transpose: bool = True) -> dict[str, int]:
@@ -138,7 +138,9 @@ class Problem:
         return {"checks": check_operator(self.working, transpose=transpose)}
 
     def small(self, asked: Asked) -> bool:
-        """Whether forming the matrix costs less than a Krylov solve would."""
+        """Whether forming the matrix costs less than a Krylov solve would, which alone can be kept."""
+        if asked.checkpoint is not None:
+            return False
         most = asked.above is None and 5 * asked.k >= self.n and self.n <= DENSE_AT_MOST
         return self.n <= DENSE_BELOW or most
 

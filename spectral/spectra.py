@@ -150,10 +150,9 @@ def top_eigs(
         >>> pairs.values, pairs.vectors, pairs.residuals
     """
     began = time.perf_counter()
-    if precision is not None and (
-        part == "full" or method != "auto" or above is not None or between is not None
-    ):
-        raise OptionError('precision= is for k pairs of the symmetric part with method="auto"')
+    alone = (part, method, above, between, checkpoint) == ("symmetric", "auto", None, None, None)
+    if precision is not None and not alone:
+        raise OptionError('precision= is for k pairs of the symmetric part, method="auto", no checkpoint')
     if part not in ("symmetric", "full"):
         raise OptionError(f'part is "symmetric" or "full", got {part!r}')
     problem = Problem.of(model_or_operator, y, batched, model_kwargs, square=True)
@@ -215,7 +214,7 @@ def _symmetric(
         method = "dense" if problem.small(asked) else "lanczos"
     options = asked.options(report, which=which)
     if precision is not None:
-        return method, _polished(problem, S, k, precision, options)
+        return f"lanczos in {precision}, lobpcg", _polished(problem, S, k, precision, options)
     if method == "dense":
         return method, dense(S, k, which=which, above=asked.above)
     if method == "lobpcg":

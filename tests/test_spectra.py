@@ -109,10 +109,12 @@ def test_solved_at_another_precision_and_polished(problem):
         net.float()
 
 
-def test_small_problems_and_most_of_a_spectrum_go_dense():
+def test_small_problems_and_most_of_a_spectrum_go_dense(tmp_path):
     assert spectral.top_eigs(torch.eye(100), k=2).method == "dense"
     assert spectral.top_eigs(torch.eye(300), k=100).method == "dense"
     assert spectral.top_eigs(torch.eye(300), k=2).method == "lanczos"
+    assert spectral.top_eigs(torch.eye(100), k=2, checkpoint=tmp_path / "kept").method == "lanczos"
+    assert (tmp_path / "kept").is_file()
     assert spectral.top_eigs(torch.eye(7), k=7).values.tolist() == [1] * 7
 
 
@@ -203,6 +205,8 @@ def test_figure_is_drawn(problem, tmp_path):
         ({"method": "arpack"}, errors.OptionError, "method"),
         ({"method": "randomized"}, errors.OptionError, "max_products"),
         ({"method": "dense", "checkpoint": "x"}, errors.OptionError, "checkpoint"),
+        ({"between": (0, 1), "checkpoint": "x"}, errors.OptionError, "checkpoint"),
+        ({"precision": "float64", "checkpoint": "x"}, errors.OptionError, "no checkpoint"),
         ({"method": "lanczos", "between": (0, 1)}, errors.OptionError, "chebyshev"),
         ({"above": 1.0, "between": (0, 1)}, errors.OptionError, "exclude"),
         ({"part": "skew"}, errors.OptionError, "part"),
