@@ -418,8 +418,10 @@ class _Search:
         threshold = self.target.threshold(theta, _rounding(g.basis))
         g.spent["residuals"] += wanted
         g.basis.refresh(wanted, 0.3 * threshold.min().item())
-        affordable = g.polishes and g.products + g.basis.block + wanted <= self.max_products
-        if not affordable or g.notes or bool((g.basis.ritz()[1] <= threshold).all()):
+        if g.polishes == 0 or g.notes or bool((g.basis.ritz()[1] <= threshold).all()):
+            g.stage = "done"
+        elif g.products + g.basis.block + wanted > self.max_products:
+            g.notes.append(f"stopped at max_products={self.max_products}")
             g.stage = "done"
         else:
             g.stage, g.probed = "solve", True

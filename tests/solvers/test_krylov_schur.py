@@ -100,8 +100,8 @@ def check(kind, n, seed, dtype, which, k, block, limit, *, most=400):
     )
 
     converged = residuals <= max(tol * np.abs(values).max(), rounding)
-    if found.notes:
-        assert found.completeness.confidence == 0
+    if found.notes:  # of a budget that ended before the probe, or before the last residuals were small
+        assert found.completeness.confidence == 0 or not converged.all()
         return proof
     assert converged.all()
     # Against all eigenvalues of A, where they are well enough conditioned to be known.
