@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,10 +12,11 @@ from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.results import FullEigenPairs
+from spectral.solvers.certificate import rounding
 from spectral.solvers.krylov_schur import ComplexTarget, SchurPairs, dense_schur, krylov_schur
-from spectral.solvers.lanczos import RitzPairs, Which
+from spectral.solvers.lanczos import RitzPairs
 from spectral.solvers.schur import RealSchur, departure
-from spectral.solvers.search import Progress
+from spectral.solvers.search import Which
 
 if TYPE_CHECKING:
     from spectral.problem import Problem
@@ -27,23 +26,19 @@ def full_eigs(
     problem: Problem,
     k: int,
     *,
-    which: Which = "largest",
-    above: float | None = None,
-    tol: float = 1e-4,
-    method: str = "krylov-schur",
-    block: int = 1,
-    start: Tensor | None = None,
-    seed: int = 0,
-    max_products: int = 10_000,
-    left: bool = False,
-    progress: Callable[[Progress], None] | None = None,
-    checkpoint: str | Path | None = None,
+    method: str,
+    which: Which,
+    above: float | None,
+    tol: float,
+    left: bool,
+    **options: Any,
 ) -> FullEigenPairs:
     """The k extreme eigenpairs J v = lambda v of a problem's operator itself: the front door's `part="full"`.
 
     Args:
-        problem: the operator and the shapes of its vectors; the options are those of `krylov_schur`, checked.
+        problem: the operator and the shapes of its vectors.
         method: "krylov-schur", or "dense", which forms J from d products.
+        k, which, above, tol, left, options: those of `krylov_schur`, checked.
 
     Raises:
         OptionError: the problem is of several images.
@@ -56,23 +51,9 @@ def full_eigs(
     if method == "dense":
         found = dense_schur(J, k, which=which, above=above, left=left)
     else:
-        found = krylov_schur(
-            J,
-            k,
-            which=which,
-            above=above,
-            tol=tol,
-            block=block,
-            start=start,
-            seed=seed,
-            max_products=max_products,
-            left=left,
-            progress=progress,
-            checkpoint=checkpoint,
-        )
+        found = krylov_schur(J, k, which=which, above=above, tol=tol, left=left, **options)
     proof = certify_full(found, k, which=which, above=above)
-    accuracy = torch.finfo(J.dtype).eps * found.norm
-    conditions, defective = proof.judged(10 * accuracy)
+    conditions, defective = proof.judged(rounding(J.dtype, found.norm))
     left_rows = None if proof.left is None else problem.shaped(proof.left[None], problem.input_shape)
     noted = replace(found, notes=[*found.notes, *_remarks(proof, defective, found, tol)])
     judged = problem.judged(
@@ -119,7 +100,7 @@ class CertifiedFull:
     left_residuals: Tensor | None = None
     condition: Tensor | None = None
 
-    def judged(self, rounding: float) -> tuple[Tensor, Tensor]:
+    def judged(self, accuracy: float) -> tuple[Tensor, Tensor]:
         """The conditions, as far as they are known, and which eigenvalues are defective, (k,) each.
 
         A double eigenvalue with one vector, changed by E, splits by about |E|^(1/2), to a condition of
@@ -127,7 +108,7 @@ class CertifiedFull:
         """
         conditions = self.shown if self.condition is None else torch.maximum(self.condition, self.shown)
         scale = self.values.abs().max().clamp(min=1e-300) if len(self.values) else 1.0
-        change = self.residuals.clamp(min=rounding) / scale
+        change = self.residuals.clamp(min=accuracy) / scale
         return conditions, conditions >= (0.25 / change.sqrt()).clamp(min=10.0)
 
 
@@ -139,12 +120,10 @@ def certify_full(found: SchurPairs, k: int, *, which: Which, above: float | None
     subspaces: with L spanning the left one and Y the eigenvectors of T, the rows of (L Q' Y)^{-1} L are left
     vectors, each orthogonal to all right ones but its own, also where eigenvalues are multiple.
     """
-    # As in the solver, the smallest of A are the largest of -A.
-    sign = -1.0 if which == "smallest" else 1.0
-    target = ComplexTarget(k, None if above is None else sign * above, which == "magnitude", 0.0)
+    target = ComplexTarget(k, which, above)
+    sign = target.sign
     V, W = _orthonormal(found)
-    rounding = 10 * torch.finfo(found.vectors.dtype).eps * found.norm
-    form = RealSchur.of(sign * (V @ W.mT).cpu().numpy(), rounding)
+    form = RealSchur.of(sign * (V @ W.mT).cpu().numpy(), rounding(found.vectors.dtype, found.norm))
 
     def height(values: np.ndarray) -> np.ndarray:
         return target.height(torch.from_numpy(values)).numpy()

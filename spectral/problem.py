@@ -16,12 +16,12 @@ from spectral.operators import Jacobian, LinearOperator
 from spectral.operators.subject import operator_of
 from spectral.solvers import Completeness, Progress, RitzPairs, RitzTriplets
 from spectral.solvers.checks import check_operator
-from spectral.solvers.lanczos import Which
+from spectral.solvers.dense import DENSE_AT_MOST
+from spectral.solvers.search import Which
 
 log = logging.getLogger("spectral")
 
 DENSE_BELOW = 128
-DENSE_AT_MOST = 8192
 PRODUCTS = 10_000
 KEPT = ("auto", "lanczos", "golub-kahan", "krylov-schur")  # searches that a checkpoint can hold
 

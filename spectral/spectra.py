@@ -34,7 +34,7 @@ from spectral.solvers import (
     randomized_svd,
 )
 from spectral.solvers.certificate import certify, certify_triplets, error_bounds
-from spectral.solvers.lanczos import Which
+from spectral.solvers.search import Which
 
 ASYMMETRY_PROBES = 8
 

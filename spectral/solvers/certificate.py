@@ -55,6 +55,11 @@ class CertifiedTriplets:
     orthogonality: Tensor
 
 
+def rounding(dtype: torch.dtype, norm: float) -> float:
+    """Residuals below this are rounding of a product with an operator of this norm."""
+    return 10 * torch.finfo(dtype).eps * norm
+
+
 def certify(vectors: Tensor, images: Tensor, *, descending: bool, magnitude: bool) -> Certified:
     """Eigenpairs of a symmetric A in the span of `vectors`, and their residuals, from fresh products.
 

@@ -62,7 +62,7 @@ class Checkpoint:
         sends every part back to the solve.
 
         Raises:
-            CheckpointError: the file is of another operator, or of another solver.
+            CheckpointError: the file is of another operator, another solver, or another end of the spectrum.
             ResultFileError: the file is no checkpoint.
         """
         for left in self.path.parent.glob(
@@ -73,10 +73,12 @@ class Checkpoint:
             return []
         tensors, meta = storage.read(self.path, KIND)
         sample = tensors.pop("sample").to(self.sample)
-        if meta["solver"] != self.solver or sample.shape != self.sample.shape:
+        kind = meta["solver"], meta["target"].get("which"), tuple(sample.shape)
+        here = self.solver, target.which, tuple(self.sample.shape)
+        if kind != here:
             raise CheckpointError(
-                f"{self.path} holds a solve by {meta['solver']}, size {tuple(sample.shape)}, and not by "
-                f"{self.solver}, size {tuple(self.sample.shape)}: give another path"
+                "{} holds a solve by {} for the {}, size {}, and not by {} for the {}, size {}: "
+                "give another path".format(self.path, *kind, *here)
             )
         apart = torch.linalg.vector_norm(sample - self.sample, dim=-1)
         if not (apart <= 1e-2 * torch.linalg.vector_norm(sample, dim=-1)).all():

@@ -7,8 +7,10 @@ import torch
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness
 from spectral.solvers.golub_kahan import RitzTriplets
-from spectral.solvers.lanczos import RitzPairs, Which
-from spectral.solvers.search import Target, remaining
+from spectral.solvers.lanczos import RitzPairs
+from spectral.solvers.search import Target, Which, remaining
+
+DENSE_AT_MOST = 8192  # n up to which forming a matrix is thought of: 0.5 GB of float64
 
 
 def dense(
@@ -22,11 +24,10 @@ def dense(
         A: symmetric; n products form it, and n^2 float64 numbers hold it.
         k, which, above: as in `lanczos`.
     """
-    sign = -1.0 if which == "smallest" else 1.0
-    target = Target(k, None if above is None else sign * above, which == "magnitude", 0.0)
+    target = Target(k, which, above)
     M = A.dense().double()
     M = M if A.batch else M[None]
-    theta, Y = torch.linalg.eigh(sign * (M + M.mT) / 2)
+    theta, Y = torch.linalg.eigh(target.sign * (M + M.mT) / 2)
     order = torch.argsort(target.height(theta), dim=-1, descending=True)
     theta = theta.gather(-1, order)
     wanted = target.wanted(theta)
@@ -34,7 +35,7 @@ def dense(
     return RitzPairs(
         vectors=V,
         images=A.apply(V) if A.batch else A.apply(V[0])[None],
-        completeness=Completeness(sign * remaining(target, theta.cpu()), 1.0, 0),
+        completeness=Completeness(target.sign * remaining(target, theta.cpu()), 1.0, 0),
         spent={"solve": A.shape[0], "residuals": wanted},
         norm=theta.abs().max().item(),
     )
@@ -49,7 +50,7 @@ def dense_svd(A: LinearOperator, k: int = 1, *, above: float | None = None) -> R
     """
     M = A.dense().double()
     Y, sigma, Zh = torch.linalg.svd(M if A.batch else M[None], full_matrices=False)
-    target = Target(k, above, False, 0.0)
+    target = Target(k, above=above)
     wanted = target.wanted(sigma)
     U, V = (X[:, :wanted].to(A.dtype).contiguous() for X in (Y.mT, Zh))
     images = (

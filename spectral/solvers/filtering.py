@@ -31,15 +31,14 @@ from torch import Tensor
 from spectral.errors import OptionError
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness, unseen_bound
-from spectral.solvers.dense import dense
+from spectral.solvers.dense import DENSE_AT_MOST, dense
 from spectral.solvers.krylov import KrylovBasis, product
-from spectral.solvers.lanczos import RitzPairs, Which, finish, first_block, fresh_seed, lanczos
-from spectral.solvers.search import STAGES, Progress
+from spectral.solvers.lanczos import RitzPairs, finish, first_block, fresh_seed, lanczos
+from spectral.solvers.search import STAGES, Progress, Which
 
 EDGE, FOOT = 0.9, 0.1
 SURVEY_STEPS = 60
 HIGHEST_DEGREE = 4000
-FORMED_AT_MOST = 8192
 PRODUCTS_A_PAIR = 5  # of Lanczos, to an end of an interval
 
 
@@ -164,7 +163,7 @@ class Spectrum:
     @property
     def flat(self) -> bool:
         """Whether all eigenvalues are one to rounding, or near it: no polynomial tells them apart."""
-        return self.high - self.low <= 1e4 * self.basis.eps * self.basis.norm
+        return self.high - self.low <= 1e3 * self.basis.rounding
 
     @property
     def rows(self) -> Tensor:
@@ -462,7 +461,7 @@ class _Solve:
     @property
     def formed(self) -> float:
         """Products that form the matrix; infinite where it is too large to hold."""
-        return self.A.shape[0] if self.A.shape[0] <= FORMED_AT_MOST else math.inf
+        return self.A.shape[0] if self.A.shape[0] <= DENSE_AT_MOST else math.inf
 
     def survey(self) -> Spectrum:
         """Bounds that take a tenth of the chance of error."""

@@ -54,7 +54,7 @@ class GolubKahanBasis(Relation):
         self.A, self.generator = A, generator
         problems, _, self.n = first.shape
         self.r = A.shape[0]
-        self.eps, self.norm = torch.finfo(first.dtype).eps, 0.0
+        self.norm = 0.0
         self.V = first.new_empty(problems, 0, self.n)
         self.U = first.new_empty(problems, 0, self.r)
         self.B = torch.zeros(problems, 0, 0, dtype=torch.float64)
@@ -179,7 +179,7 @@ class GolubKahanBasis(Relation):
 
     def next_block(self, W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
         """`orthonormal_block` with this basis's generator and scale."""
-        return orthonormal_block(W, held, 10 * self.eps * self.norm, self.generator)
+        return orthonormal_block(W, held, self.rounding, self.generator)
 
     def _product(self, apply: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
         W, norm = product(apply, X, self.A)
@@ -240,7 +240,7 @@ def golub_kahan(
     krylov = GolubKahanBasis(A, first_block(A, block, start, generator), generator)
     found = search(
         krylov,
-        Target(k, above, magnitude=False, tol=tol),
+        Target(k, above=above, tol=tol),
         limit=basis,
         block=block,
         max_products=max_products,

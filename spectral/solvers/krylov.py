@@ -24,7 +24,7 @@ from torch import Tensor
 
 from spectral.errors import NotFiniteError, NotSymmetricError
 from spectral.operators.base import LinearOperator
-from spectral.solvers.certificate import unseen_bound
+from spectral.solvers.certificate import rounding, unseen_bound
 
 
 class Relation:
@@ -37,8 +37,14 @@ class Relation:
     HELD: ClassVar[tuple[str, ...]]
 
     A: LinearOperator
+    X: Tensor
     generator: torch.Generator
     norm: float
+
+    @property
+    def rounding(self) -> float:
+        """Residuals below this are rounding of a product."""
+        return rounding(self.A.dtype, self.norm)
 
     @property
     def rows(self) -> dict[str, int]:
@@ -106,7 +112,6 @@ class KrylovBasis(Relation):
         self.images = self.V
         self._solved = (torch.empty(0), torch.empty(0), torch.empty(0))
         self.norm = 0.0
-        self.eps = torch.finfo(first.dtype).eps
         self.X, R = self.next_block(first, self.V)
         self.C = R[..., :0]
 
@@ -148,19 +153,9 @@ class KrylovBasis(Relation):
         self.V[:, e : e + b] = self.X
         basis = self.V[:, : e + b]
         H, W = orthogonalise(W, basis)
-        if not self.F.shape[1]:
-            check_adjoint(H[..., :e], self.C, self.norm, self.A)
-        T = torch.zeros(len(self.T), e + b, e + b, dtype=torch.float64)
-        T[:, :e, :e] = self.T
-        T[:, e:, :] = H
-        T[:, :e, e:] = H[..., :e].mT
-        T[:, e:, e:] = (H[..., e:] + H[..., e:].mT) / 2
-        F = torch.zeros(*self.F.shape[:2], e + b, dtype=torch.float64)
-        F[..., :e] = self.F
-
+        T, F = self._bordered(H, e), torch.nn.functional.pad(self.F, (0, b))
         X, R = self.next_block(W, basis)
-        C = torch.zeros(len(T), X.shape[1], e + b, dtype=torch.float64)
-        C[..., e:] = R
+        C = torch.nn.functional.pad(R, (e, 0))
         # All at once, so that an interruption leaves the relation as it was.
         self.T, self.F, self.X, self.C = T, F, X, C
 
@@ -201,14 +196,14 @@ class KrylovBasis(Relation):
         replaced.
         """
         self.restart(keep)
-        V = self.V[:, :keep]
+        V = self.V[:, : self.size]
         self.hold(V, self.product(V), threshold)
 
     def hold(self, V: Tensor, images: Tensor, threshold: float) -> None:
         """Take orthonormal rows V (B, m, n) with their images A v as the whole basis; see `refresh`."""
         self.V, self.images = V, images
         H, W = orthogonalise(images, V)
-        self.T = (H + H.mT) / 2
+        self.T = self._bordered(H, 0)
         self.X, self.C, self.F = leading_directions(W, V, threshold, self.next_block)
 
     def unseen(self, keep: int, block: int, failure: float) -> tuple[Tensor, Tensor]:
@@ -220,6 +215,19 @@ class KrylovBasis(Relation):
         ends = [unseen_bound(s * T, s * C, failure=failure / 2, **chance) for s in (1, -1)]
         return torch.linalg.eigvalsh(T).abs().amax(-1), torch.maximum(*ends)
 
+    def _bordered(self, H: Tensor, held: int) -> Tensor:
+        """T of the first rows held and b more, H (B, b, held + b) the coefficients of their products.
+
+        Raises:
+            NotSymmetricError: they contradict those of the rows held.
+        """
+        if held and not self.F.shape[1]:
+            check_adjoint(H[..., :held], self.C, self.norm, self.A)
+        T = torch.nn.functional.pad(self.T[:, :held, :held], (0, H.shape[1], 0, H.shape[1]))
+        T[:, held:, :held], T[:, :held, held:] = H[..., :held], H[..., :held].mT
+        T[:, held:, held:] = (H[..., held:] + H[..., held:].mT) / 2
+        return T
+
     def product(self, X: Tensor) -> Tensor:
         """A x for each row, and a note of the largest norm seen; see `product`."""
         W, norm = product(self.A.apply, X, self.A)
@@ -228,7 +236,7 @@ class KrylovBasis(Relation):
 
     def next_block(self, W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
         """`orthonormal_block` with this basis's generator and scale."""
-        return orthonormal_block(W, held, 10 * self.eps * self.norm, self.generator)
+        return orthonormal_block(W, held, self.rounding, self.generator)
 
     def _eigh(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues of T in order of preference, and eigenvectors in columns; kept until T changes."""

@@ -22,13 +22,13 @@ from torch import Tensor
 
 from spectral.errors import NotFiniteError
 from spectral.operators.base import LinearOperator
-from spectral.solvers.certificate import Completeness
+from spectral.solvers.certificate import Completeness, rounding
 from spectral.solvers.checkpoint import Checkpoint
-from spectral.solvers.krylov import KrylovBasis, leading_directions, orthogonalise, reserve
-from spectral.solvers.lanczos import RitzPairs, Which, first_block
+from spectral.solvers.krylov import KrylovBasis
+from spectral.solvers.lanczos import RitzPairs, first_block, signed
 from spectral.solvers.resolvent import unseen_height
 from spectral.solvers.schur import RealSchur
-from spectral.solvers.search import Progress, Target, remaining, search
+from spectral.solvers.search import Progress, Target, Which, remaining, search
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class ComplexTarget(Target):
     def wanted(self, theta: Tensor) -> int:
         """k of the leading values (1, size), or k + 1 where k would part a pair; with `above`, all beyond."""
         count = super().wanted(theta)
-        parted = self.above is None and 0 < count < theta.shape[-1] and bool(theta[0, count - 1].imag > 0)
+        parted = self.level is None and 0 < count < theta.shape[-1] and bool(theta[0, count - 1].imag > 0)
         return count + parted
 
     def all_in_view(self, theta: Tensor, residual: Tensor, wanted: int) -> bool:
         """Whether there are k values or more; with `above`, as for real ones."""
-        return wanted >= self.k if self.above is None else super().all_in_view(theta, residual, wanted)
+        return wanted >= self.k if self.level is None else super().all_in_view(theta, residual, wanted)
 
     def threshold(self, theta: Tensor, rounding: float) -> Tensor:
         """tol max |theta| over the wanted pairs, (1, 1)."""
@@ -78,26 +78,6 @@ class KrylovSchurBasis(KrylovBasis):
         self._form: tuple[Tensor, RealSchur, np.ndarray] | None = None
         self._lead = (self.C, self.C)
         self._bounded, self._bound = 0, math.inf
-
-    def expand(self) -> None:
-        """Multiply the next block by A and take it into the basis: b products.
-
-        Raises:
-            NotFiniteError: a product holds NaN or infinity.
-        """
-        e, b = self.size, self.block
-        W = self.product(self.X)
-        self.V = reserve(self.V, e, e + b)
-        self.V[:, e : e + b] = self.X
-        basis = self.V[:, : e + b]
-        H, W = orthogonalise(W, basis)
-        T = torch.zeros(1, e + b, e + b, dtype=torch.float64)
-        T[:, :e, :e], T[:, e:, :e], T[:, :, e:] = self.T, self.C, H.mT
-        F = torch.nn.functional.pad(self.F, (0, b))
-        X, R = self.next_block(W, basis)
-        C = torch.nn.functional.pad(R, (e, 0))
-        # All at once, so that an interruption leaves the relation as it was.
-        self.T, self.F, self.X, self.C = T, F, X, C
 
     def ritz(self) -> tuple[Tensor, Tensor]:
         """Ritz values, complex, and residuals, (1, size) each, from the highest down; pairs are adjacent.
@@ -133,16 +113,7 @@ class KrylovSchurBasis(KrylovBasis):
         """Keep the leading Schur vectors alone, their residuals measured by fresh products, in `images`."""
         form, order = self._schur()
         self.conditions = form.conditions[order[: self._whole(form, order, keep)]]
-        self.restart(keep)
-        V = self.V[:, : self.size]
-        self.hold(V, self.product(V), threshold)
-
-    def hold(self, V: Tensor, images: Tensor, threshold: float) -> None:
-        """Take orthonormal rows V (1, m, n) with their images A v as the whole basis."""
-        self.V, self.images = V, images
-        H, W = orthogonalise(images, V)
-        self.T = H.mT.contiguous()
-        self.X, self.C, self.F = leading_directions(W, V, threshold, self.next_block)
+        super().refresh(keep, threshold)
 
     def unseen(self, keep: int, block: int, failure: float) -> tuple[Tensor, Tensor]:
         """Beyond the leading pairs, since `restart_afresh`: what surely lies there, and a bound, (1,) each.
@@ -151,7 +122,7 @@ class KrylovSchurBasis(KrylovBasis):
         stand out beyond the spectrum until they converge.
         """
         T, C = self.T[0, keep:, keep:], self.C[:, :, keep:]
-        form = RealSchur.of(T.numpy(), 10 * self.eps * self.norm)
+        form = RealSchur.of(T.numpy(), self.rounding)
         height = self.target.height(torch.from_numpy(form.values))
         seen = (height - self._norms(C, form, np.arange(len(T)))[0]).max().reshape(1)
         # Any earlier bound still holds, and a bound takes longer than a product of a small matrix.
@@ -168,10 +139,18 @@ class KrylovSchurBasis(KrylovBasis):
             self._bound = min(self._bound, bound)
         return seen, torch.tensor([self._bound], dtype=torch.float64)
 
+    def _bordered(self, H: Tensor, held: int) -> Tensor:
+        """T of the first rows held and b more, H (1, b, held + b) the coefficients of their products."""
+        T = torch.zeros(1, H.shape[-1], H.shape[-1], dtype=torch.float64)
+        if held:
+            T[:, :held, :held], T[:, held:, :held] = self.T, self.C
+        T[:, :, held:] = H.mT
+        return T
+
     def _schur(self) -> tuple[RealSchur, np.ndarray]:
         """The Schur form of T, and its eigenvalues' indices in order of preference; kept until T changes."""
         if self._form is None or self._form[0] is not self.T:
-            form = RealSchur.of(self.T[0].numpy(), 10 * self.eps * self.norm)
+            form = RealSchur.of(self.T[0].numpy(), self.rounding)
             self._form = (self.T, form, form.order(self._height))
         return self._form[1:]
 
@@ -259,13 +238,12 @@ def krylov_schur(
     Source: Stewart, SIAM J. Matrix Anal. Appl. 23 (2002).
     """
     generator = torch.Generator().manual_seed(seed)
-    sign = -1.0 if which == "smallest" else 1.0
-    target = ComplexTarget(k, None if above is None else sign * above, which == "magnitude", tol)
+    target = ComplexTarget(k, which, above, tol)
     first = first_block(A, block, start, generator)
     second = left and not A.symmetric
     if second:
         A.apply_transpose(first[0, :1])  # where there is none, before any work
-    krylov = KrylovSchurBasis(sign * A if sign < 0 else A, first, generator, target)
+    krylov = KrylovSchurBasis(signed(A, target), first, generator, target)
     share = max_products // 2 if second else max_products
     found = search(
         krylov,
@@ -277,10 +255,10 @@ def krylov_schur(
         progress=progress,
         checkpoint=None if checkpoint is None else Checkpoint(checkpoint, A, "krylov-schur"),
     )
-    unseen = sign * found.unseen.real
+    unseen = target.sign * found.unseen.real
     right = SchurPairs(
         vectors=found.gather(lambda basis: basis.V[:, : basis.size]),
-        images=sign * found.gather(lambda basis: basis.images[:, : basis.size]),
+        images=target.sign * found.gather(lambda basis: basis.images[:, : basis.size]),
         completeness=Completeness(unseen, found.confidence, found.spent["completeness"]),
         spent=found.spent,
         norm=found.norm,
@@ -319,21 +297,20 @@ def dense_schur(
         A: square; n products form it, and n^2 float64 numbers hold it.
         k, which, above, left: as in `krylov_schur`.
     """
-    sign = -1.0 if which == "smallest" else 1.0
-    target = ComplexTarget(k, None if above is None else sign * above, which == "magnitude", 0.0)
+    target = ComplexTarget(k, which, above)
     M = A.dense().double()
-    right = _dense_schur(A, M, sign, target)
+    right = _dense_schur(A, M, target)
     if not left:
         return right
-    return replace(right, left=right if A.symmetric else _dense_schur(A.T, M.mT, sign, target))
+    return replace(right, left=right if A.symmetric else _dense_schur(A.T, M.mT, target))
 
 
-def _dense_schur(A: LinearOperator, M: Tensor, sign: float, target: ComplexTarget) -> SchurPairs:
+def _dense_schur(A: LinearOperator, M: Tensor, target: ComplexTarget) -> SchurPairs:
     if not M.isfinite().all():
         raise NotFiniteError(f"the matrix of {A!r} holds NaN or infinity")
-    matrix = sign * M.cpu().numpy()
+    matrix = target.sign * M.cpu().numpy()
     norm = float(np.linalg.norm(matrix, 2))
-    form = RealSchur.of(matrix, 10 * torch.finfo(A.dtype).eps * norm)
+    form = RealSchur.of(matrix, rounding(A.dtype, norm))
     order = form.order(lambda values: target.height(torch.from_numpy(values)).numpy())
     theta = torch.from_numpy(form.values[order])[None]
     wanted = target.wanted(theta)
@@ -342,7 +319,7 @@ def _dense_schur(A: LinearOperator, M: Tensor, sign: float, target: ComplexTarge
     return SchurPairs(
         vectors=Q,
         images=A.apply(Q[0])[None],
-        completeness=Completeness(sign * remaining(target, theta).real, 1.0, 0),
+        completeness=Completeness(target.sign * remaining(target, theta).real, 1.0, 0),
         spent={"solve": A.shape[1], "residuals": wanted},
         norm=norm,
         conditions=form.conditions[order[:wanted]],

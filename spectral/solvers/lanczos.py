@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +15,7 @@ from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness
 from spectral.solvers.checkpoint import Checkpoint
 from spectral.solvers.krylov import KrylovBasis
-from spectral.solvers.search import Progress, Target, search
-
-Which = Literal["largest", "smallest", "magnitude"]
+from spectral.solvers.search import Progress, Target, Which, search
 
 
 @dataclass(frozen=True)
@@ -78,18 +76,17 @@ def lanczos(
     Source: Wu and Simon (2000) for the thick restart.
     """
     generator = torch.Generator().manual_seed(seed)
-    seek = _Seek(A, k, which, above, tol)
-    first = first_block(seek.A, block, start, generator)
-    krylov = KrylovBasis(seek.A, first, generator, magnitude=seek.target.magnitude)
-    kept = None if checkpoint is None else Checkpoint(checkpoint, A, f"lanczos for the {which}")
-    return seek.search(
-        krylov,
+    target = Target(k, which, above, tol)
+    first = first_block(A, block, start, generator)
+    return _pairs(
+        KrylovBasis(signed(A, target), first, generator, magnitude=target.magnitude),
+        target,
         limit=basis,
         block=block,
         max_products=max_products,
         confidence=confidence,
         progress=progress,
-        checkpoint=kept,
+        checkpoint=None if checkpoint is None else Checkpoint(checkpoint, A, "lanczos"),
     )
 
 
@@ -121,12 +118,13 @@ def finish(
     The other arguments are those of `lanczos`.
     """
     generator = torch.Generator().manual_seed(seed)
-    seek = _Seek(A, k, which, above, tol)
-    krylov = KrylovBasis(seek.A, rows[:, :1], generator, magnitude=seek.target.magnitude)
+    target = Target(k, which, above, tol)
+    krylov = KrylovBasis(signed(A, target), rows[:, :1], generator, magnitude=target.magnitude)
     krylov.norm = torch.linalg.vector_norm(images, dim=-1).max().item()
-    krylov.hold(rows, seek.sign * images, 0.3 * tol * krylov.norm)
-    return seek.search(
+    krylov.hold(rows, target.sign * images, 0.3 * tol * krylov.norm)
+    return _pairs(
         krylov,
+        target,
         limit=None,
         block=block,
         max_products=max_products,
@@ -136,26 +134,22 @@ def finish(
     )
 
 
-class _Seek:
-    """What is sought: the smallest eigenvalues of A are the largest of -A, and only those are looked for."""
+def _pairs(krylov: KrylovBasis, target: Target, **options: Any) -> RitzPairs:
+    """What the search finds in a basis of `signed(A, target)`, told of A."""
+    found = search(krylov, target, **options)
+    return RitzPairs(
+        vectors=found.gather(lambda basis: basis.V[:, : basis.size]),
+        images=target.sign * found.gather(lambda basis: basis.images[:, : basis.size]),
+        completeness=Completeness(target.sign * found.unseen, found.confidence, found.spent["completeness"]),
+        spent=found.spent,
+        norm=found.norm,
+        notes=found.notes,
+    )
 
-    def __init__(self, A: LinearOperator, k: int, which: Which, above: float | None, tol: float) -> None:
-        self.sign = -1.0 if which == "smallest" else 1.0
-        self.A = -1.0 * A if which == "smallest" else A
-        self.target = Target(k, None if above is None else self.sign * above, which == "magnitude", tol)
 
-    def search(self, krylov: KrylovBasis, **options: Any) -> RitzPairs:
-        found = search(krylov, self.target, **options)
-        return RitzPairs(
-            vectors=found.gather(lambda basis: basis.V[:, : basis.size]),
-            images=self.sign * found.gather(lambda basis: basis.images[:, : basis.size]),
-            completeness=Completeness(
-                self.sign * found.unseen, found.confidence, found.spent["completeness"]
-            ),
-            spent=found.spent,
-            norm=found.norm,
-            notes=found.notes,
-        )
+def signed(A: LinearOperator, target: Target) -> LinearOperator:
+    """A, or -A where its smallest eigenvalues are sought."""
+    return A if target.sign > 0 else target.sign * A
 
 
 def first_block(A: LinearOperator, block: int, start: Tensor | None, generator: torch.Generator) -> Tensor:

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.operators.base import LinearOperator
+from spectral.solvers.certificate import rounding
 from spectral.solvers.krylov import check_adjoint, orthonormal_block, product, random_complement
-from spectral.solvers.lanczos import RitzPairs, Which, finish, first_block, fresh_seed
-from spectral.solvers.search import Progress, Target
+from spectral.solvers.lanczos import RitzPairs, finish, first_block, fresh_seed, signed
+from spectral.solvers.search import Progress, Target, Which
 
 Rows = Callable[[Tensor], Tensor]
 
@@ -74,24 +75,11 @@ def lobpcg(
     Sources: Knyazev, SIAM J. Sci. Comput. 23 (2001); Duersch, Shao, Yang and Gu, SIAM J. Sci. Comput. 40
     (2018).
     """
-    if constraints is not None:
-        inside = _Complement(A, constraints)
-        found = lobpcg(
-            inside,
-            k,
-            which=which,
-            above=above,
-            tol=tol,
-            block=block,
-            width=width,
-            preconditioner=None if preconditioner is None else inside.around(preconditioner),
-            start=None if start is None else inside.into(start),
-            seed=seed,
-            max_products=max_products,
-            confidence=confidence,
-            progress=progress,
-        )
-        return replace(found, vectors=inside.out_of(found.vectors), images=inside.out_of(found.images))
+    inside = None if constraints is None else _Complement(A, constraints)
+    if inside is not None:
+        A = inside
+        preconditioner = None if preconditioner is None else inside.around(preconditioner)
+        start = None if start is None else inside.into(start)
     n = A.shape[1]
     if above is None and not k <= min(n, width or n):
         raise OptionError(
@@ -99,11 +87,10 @@ def lobpcg(
             "must be no smaller"
         )
     width = min(n, width or (k + 2 if above is None else 8))
-    sign = -1.0 if which == "smallest" else 1.0
-    target = Target(k, None if above is None else sign * above, which == "magnitude", tol)
+    target = Target(k, which, above, tol)
     generator = torch.Generator().manual_seed(seed)
     first = _first_rows(A, width, start, generator)
-    iterate = _Iterate(sign * A, target, first, width, block, preconditioner, generator)
+    iterate = _Iterate(signed(A, target), target, first, width, block, preconditioner, generator)
     note, limit = None, max_products
     try:
         note = _improve(iterate, max_products, progress)
@@ -112,7 +99,7 @@ def lobpcg(
     found = finish(
         A,
         iterate.rows,
-        sign * iterate.images,
+        target.sign * iterate.images,
         k,
         spent=iterate.spent,
         which=which,
@@ -125,7 +112,10 @@ def lobpcg(
         progress=progress,
     )
     notes = ["interrupted"] if note == "interrupted" else [*([note] if note else []), *found.notes]
-    return replace(found, norm=max(found.norm, iterate.norm), notes=notes)
+    found = replace(found, norm=max(found.norm, iterate.norm), notes=notes)
+    if inside is None:
+        return found
+    return replace(found, vectors=inside.out_of(found.vectors), images=inside.out_of(found.images))
 
 
 def _improve(iterate: _Iterate, max_products: int, progress: Callable[[Progress], None] | None) -> str | None:
@@ -135,9 +125,7 @@ def _improve(iterate: _Iterate, max_products: int, progress: Callable[[Progress]
         wanted, threshold = iterate.wanted, iterate.threshold
         residual = iterate.residual[:, :wanted]
         if progress is not None:
-            converged = int((residual <= threshold).sum(-1).min())
-            worst = residual.max().item() if wanted else 0.0
-            progress(Progress("solve", iterate.spent, wanted, converged, worst, threshold.min().item()))
+            progress(iterate.target.standing("solve", iterate.spent, residual, threshold))
         # What is left to gain, in powers of e.
         over = residual / threshold.clamp(min=torch.finfo(residual.dtype).tiny)
         left = over.clamp(min=1).log().sum().item()
@@ -195,8 +183,7 @@ class _Iterate:
     ) -> None:
         self.A, self.target, self.width, self.block = A, target, width, block
         self.preconditioner = preconditioner
-        self.generator, self.eps = generator, torch.finfo(first.dtype).eps
-        self.norm, self.spent = 0.0, 0
+        self.generator, self.norm, self.spent = generator, 0.0, 0
         self.theta = self.residual = first.new_zeros(first.shape[:2], dtype=torch.float64, device="cpu")
         self._choose(self._multiplied(first, torch.ones(first.shape[:2], dtype=torch.bool)))
 
@@ -218,7 +205,7 @@ class _Iterate:
     @property
     def threshold(self) -> Tensor:
         """What residuals must reach, (B, 1)."""
-        return self.target.threshold(self.theta, 10 * self.eps * self.norm)
+        return self.target.threshold(self.theta, rounding(self.A.dtype, self.norm))
 
     @property
     def all_in_view(self) -> bool:

@@ -17,8 +17,8 @@ from spectral.errors import OptionError
 from spectral.operators.base import LinearOperator
 from spectral.solvers.golub_kahan import RitzTriplets, golub_kahan
 from spectral.solvers.krylov import KrylovBasis
-from spectral.solvers.lanczos import RitzPairs, Which, finish, first_block, fresh_seed
-from spectral.solvers.search import Progress, Target
+from spectral.solvers.lanczos import RitzPairs, finish, first_block, fresh_seed, signed
+from spectral.solvers.search import Progress, Target, Which
 
 PROBE_SHARE = 5
 
@@ -61,11 +61,10 @@ def randomized(
     Source: Musco and Musco, Randomized block Krylov methods, NeurIPS 2015.
     """
     width = min(_block(products, k if above is None else None, block), A.shape[1])
-    sign = -1.0 if which == "smallest" else 1.0
-    target = Target(k, None if above is None else sign * above, which == "magnitude", tol)
+    target = Target(k, which, above, tol)
     generator = torch.Generator().manual_seed(seed)
     first = first_block(A, width, start, generator)
-    basis = KrylovBasis(sign * A, first, generator, magnitude=target.magnitude)
+    basis = KrylovBasis(signed(A, target), first, generator, magnitude=target.magnitude)
     wanted, reached = _grow(basis, target, products, progress)
     spent = basis.size
     if not basis.exhausted:
@@ -78,7 +77,7 @@ def randomized(
     found = finish(
         A,
         rows,
-        sign * images,
+        target.sign * images,
         k,
         spent=spent,
         which=which,
@@ -149,12 +148,10 @@ def _grow(
         basis.expand()
         theta, residual = basis.ritz()
         wanted = target.wanted(theta)
-        threshold = target.threshold(theta, 10 * basis.eps * basis.norm)
+        threshold = target.threshold(theta, basis.rounding)
         short = residual[:, :wanted]
         if progress is not None:
-            converged = int((short <= threshold).sum(-1).min())
-            worst = short.max().item() if wanted else 0.0
-            progress(Progress("solve", basis.size, wanted, converged, worst, threshold.min().item()))
+            progress(target.standing("solve", basis.size, short, threshold))
         done = target.all_in_view(theta, residual, wanted) and bool((short <= threshold).all())
         left = products - basis.size - wanted
         least = 1 if target.above is not None else target.k

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -27,13 +27,18 @@ REFRESHES = 8
 POLISHES = 3
 STAGES = ("solve", "completeness", "residuals")
 
+Which = Literal["largest", "smallest", "magnitude"]
+
 
 class Basis(Protocol):
     """What the search asks of a Krylov basis; Ritz pairs come in order of preference, the best first."""
 
     n: int
-    eps: float
     norm: float
+
+    @property
+    def rounding(self) -> float:
+        """Residuals below this are rounding of a product."""
 
     @property
     def problems(self) -> int:
@@ -96,26 +101,47 @@ class Progress:
 
 @dataclass(frozen=True)
 class Target:
-    """Which pairs are sought, among Ritz pairs in the order of preference, and when they are good enough."""
+    """Which pairs are sought, among Ritz pairs in the order of preference, and when they are good enough.
+
+    The smallest eigenvalues of A are the largest of -A, and only those are looked for: the Ritz values here
+    are those of `sign` A.
+
+    k, which, above, tol: as in `spectral.solvers.lanczos.lanczos`.
+    """
 
     k: int
-    above: float | None
-    magnitude: bool
-    tol: float
+    which: Which = "largest"
+    above: float | None = None
+    tol: float = 0.0
+
+    @property
+    def sign(self) -> float:
+        """-1 where the smallest are sought."""
+        return -1.0 if self.which == "smallest" else 1.0
+
+    @property
+    def magnitude(self) -> bool:
+        """Whether the order is by magnitude."""
+        return self.which == "magnitude"
+
+    @property
+    def level(self) -> float | None:
+        """The height that every pair sought exceeds, where it is not their number that is given."""
+        return None if self.above is None else self.sign * self.above
 
     def wanted(self, theta: Tensor) -> int:
         """How many of the leading Ritz values (B, size) are sought."""
-        if self.above is None:
+        if self.level is None:
             return min(self.k, theta.shape[-1])
-        return int((self.height(theta) > self.above).sum(-1).max())
+        return int((self.height(theta) > self.level).sum(-1).max())
 
     def all_in_view(self, theta: Tensor, residual: Tensor, wanted: int) -> bool:
         """Whether there are k pairs; with `above`, whether the next pair is sure to stay below it."""
-        if self.above is None:
+        if self.level is None:
             return wanted == self.k
         if wanted == theta.shape[-1]:
             return False
-        return bool((self.height(theta[:, wanted]) + residual[:, wanted] <= self.above).all())
+        return bool((self.height(theta[:, wanted]) + residual[:, wanted] <= self.level).all())
 
     def height(self, theta: Tensor) -> Tensor:
         """What the order is by: the value, or its magnitude."""
@@ -130,9 +156,20 @@ class Target:
 
     def bar(self, theta: Tensor, residual: Tensor, wanted: int) -> Tensor:
         """What an eigenvalue must exceed to have been missed, (B,)."""
-        if self.above is not None:
-            return torch.full((len(theta),), self.above, dtype=theta.dtype)
+        if self.level is not None:
+            return torch.full((len(theta),), self.level, dtype=theta.dtype)
         return self.height(theta[:, wanted - 1]) + residual[:, wanted - 1]
+
+    def standing(self, stage: str, products: int, residual: Tensor, threshold: Tensor) -> Progress:
+        """Where a solve stands that has brought the wanted pairs to residuals (B, wanted)."""
+        return Progress(
+            stage,
+            products,
+            wanted=residual.shape[-1] if self.level is not None else self.k,
+            converged=int((residual <= threshold).sum(-1).min()),
+            worst_residual=residual.max().item() if residual.numel() else 0.0,
+            threshold=threshold.min().item(),
+        )
 
 
 @dataclass
@@ -333,7 +370,7 @@ class _Search:
             if basis.exhausted or basis.size >= next_test:
                 theta, residual = basis.ritz()
                 wanted = target.wanted(theta)
-                threshold = target.threshold(theta, _rounding(basis))
+                threshold = target.threshold(theta, basis.rounding)
                 self._tell(g, residual[:, :wanted], threshold)
                 if basis.exhausted:
                     g.stage, g.unseen, g.confidence = "residuals", remaining(target, theta), 1.0
@@ -375,7 +412,7 @@ class _Search:
         if g.bar is None:
             theta, residual = basis.ritz()
             g.wanted = target.wanted(theta)
-            g.bar = target.bar(theta, residual, g.wanted) + _rounding(basis)
+            g.bar = target.bar(theta, residual, g.wanted) + basis.rounding
             # Each further probe may fail too: halved chances keep their sum below 1 - confidence.
             g.failure /= 2
             g.most = g.spent["completeness"] + max(64, 16 * g.block, g.spent["solve"] // 2)
@@ -415,7 +452,7 @@ class _Search:
             g.basis.restart(0)
             g.stage = "done"
             return [g]
-        threshold = self.target.threshold(theta, _rounding(g.basis))
+        threshold = self.target.threshold(theta, g.basis.rounding)
         g.spent["residuals"] += wanted
         g.basis.refresh(wanted, 0.3 * threshold.min().item())
         if g.polishes == 0 or g.notes or bool((g.basis.ritz()[1] <= threshold).all()):
@@ -454,12 +491,8 @@ class _Search:
         return self.target.above is None and share < len(ahead) <= 4 * share
 
     def _tell(self, g: _Group, residual: Tensor, threshold: Tensor) -> None:
-        if self.progress is None:
-            return
-        converged = int((residual <= threshold).sum(-1).min())
-        worst = residual.max().item() if residual.numel() else 0.0
-        wanted = residual.shape[-1] if self.target.above is not None else self.target.k
-        self.progress(Progress(g.stage, g.products, wanted, converged, worst, threshold.min().item()))
+        if self.progress is not None:
+            self.progress(self.target.standing(g.stage, g.products, residual, threshold))
 
 
 class _Pace:
@@ -479,11 +512,6 @@ class _Pace:
         self.size, self.height = size, height
         promised = height / rate / 3 if 0 < rate < math.inf else math.inf
         return max(1, int(min(promised, size / 16)))
-
-
-def _rounding(basis: Basis) -> float:
-    """Residuals below this are rounding of a product."""
-    return 10 * basis.eps * basis.norm
 
 
 def remaining(target: Target, theta: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import spectral
 from spectral.errors import CheckpointError, ResultFileError
 from spectral.operators import as_operator, from_functions
 from spectral.solvers.golub_kahan import golub_kahan
+from spectral.solvers.krylov_schur import krylov_schur
 from spectral.solvers.lanczos import lanczos
 
 VALUES = torch.linspace(0, 1, 300, dtype=torch.float64)
@@ -127,6 +128,9 @@ def test_files_of_other_problems_are_refused(tmp_path):
         lanczos(operator(values=VALUES[:200]), 3, checkpoint=path)
     with pytest.raises(CheckpointError, match="golub-kahan"):
         golub_kahan(operator(), 3, checkpoint=path)
+    krylov_schur(operator(), 3, checkpoint=path.with_suffix(".schur"))
+    with pytest.raises(CheckpointError, match="by krylov-schur for the largest.*for the magnitude"):
+        krylov_schur(operator(), 3, which="magnitude", checkpoint=path.with_suffix(".schur"))
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ResultFileError, match="not a safetensors"):
         lanczos(operator(), 3, checkpoint=path)

@@ -21,7 +21,7 @@ from spectral.solvers.schur import RealSchur, departure
 
 LAB = Path(__file__).parents[2] / "../shared/data/lab"
 EPS = {torch.float32: 1.2e-7, torch.float64: 2.2e-16}
-TARGET = ComplexTarget(1, None, False, 1e-6)
+TARGET = ComplexTarget(1, tol=1e-6)
 HEIGHT = {"largest": np.real, "smallest": lambda z: -np.real(z), "magnitude": np.abs}
 KINDS = (
     "random", "decaying", "skewed", "triangular", "grcar", "jordan", "companion", "orthogonal", "symmetric",
@@ -99,9 +99,11 @@ def check(kind, n, seed, dtype, which, k, block, limit, *, most=400):
         np.sort(HEIGHT[which](form.values))[::-1][: len(values)], height, atol=rounding
     )
 
-    converged = residuals <= max(tol * np.abs(values).max(), rounding)
+    threshold = max(tol * np.abs(values).max(), rounding / 10)
+    converged = residuals <= max(threshold, rounding)
     if found.notes:  # of a budget that ended before the probe, or before the last residuals were small
-        assert found.completeness.confidence == 0 or not converged.all()
+        short = not converged.all() or proof.schur_residual > threshold
+        assert found.completeness.confidence == 0 or short
         return proof
     assert converged.all()
     # Against all eigenvalues of A, where they are well enough conditioned to be known.

@@ -175,10 +175,7 @@ class Minimal(Kernel):
         self, x: Tensor, before: Tensor | None = None, behind: Tensor | None = None, owned: bool = False
     ) -> Tensor:
         """The product, for slopes `before` and `behind`."""
-        slopes = [slope for slope in (before, behind) if slope is not None]
-        if all(len(slope) in (1, len(x)) for slope in slopes):
-            return self.filters.apply(x, before, behind)
-        return super().__call__(x, before, behind, owned)
+        return self.filters.apply(x, before, behind)
 
     def convolve(self, x: Tensor) -> Tensor:
         """w * x."""
