@@ -18,12 +18,11 @@ from scipy.sparse.linalg import ArpackError, eigs
 from torch import Tensor
 
 import spectral
-from benchmarks.page import ROOT, insert, table
+from benchmarks.page import LAB, ROOT, insert, table
 from spectral.console import load_problem
 from spectral.operators import LinearOperator, as_operator, from_functions
 from spectral.solvers.krylov_schur import krylov_schur
 
-LAB = ROOT / "../shared/data/lab"
 N = 4096
 
 
@@ -79,9 +78,8 @@ def problems(quick: bool) -> Iterator[Case]:
     if (LAB / "Jacobian_30.npy").is_file():
         J = np.eye(900) - np.load(LAB / "Jacobian_30.npy").astype(float).reshape(900, 900)
         yield "published Jacobian, 30 x 30 pixels", lambda: as_operator(J), 20, np.linalg.eigvals(J)
-    weights = LAB / "bfcnn21_celeba160_gray.npz"
-    if weights.is_file() and not quick:
-        problem = load_problem(str(weights), None, 0.15, 0, (60, 180, 80))
+    if BFCNN.is_file() and not quick:
+        problem = load_problem(str(BFCNN), None, 0.15, 0, (60, 180, 80))
         model, noisy = problem.model.double(), problem.noisy.double()  # 1e-6 is near float32's rounding
         yield "BF-CNN, 80 x 80 pixels", lambda: spectral.jacobian(model, noisy), 20, None
 

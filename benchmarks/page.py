@@ -3,6 +3,8 @@
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+LAB = ROOT / "../shared/data/lab"  # the published networks, where they are at hand
+BFCNN = LAB / "bfcnn21_celeba160_gray.npz"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -28,12 +28,11 @@ from torch import Tensor, nn
 import denoisers
 import spectral
 from benchmarks.conditional import ConditionalUNet
-from benchmarks.page import ROOT, insert, table
+from benchmarks.page import LAB, ROOT, insert, table
 from denoisers.networks import BFCNN, UNet
 
 Model = Callable[[Tensor], Tensor]
 
-LAB = ROOT / "../shared/data/lab"
 QUICK = ("photos", "UNet, 3 blocks", "BF-CNN, 21 layers")
 BLOCK = 8
 LARGEST = {"conditional UNet": 256}  # attention of every pixel to every other, in plain form

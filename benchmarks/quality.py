@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.page import ROOT
+from benchmarks.page import LAB, ROOT
 from denoisers import load
 from denoisers.evaluation import PSNR, add_noise, psnr, psnr_table
 from denoisers.images import photograph
 from denoisers.images.calpha import synthesize
 
-LAB_DNCNN = ROOT / "../shared/data/lab/bfdncnn20_bsd400_gray_0-100.npz"
+LAB_DNCNN = LAB / "bfdncnn20_bsd400_gray_0-100.npz"
 CALPHA_SIGMAS = (0.05, 0.1, 0.3)
 PHOTO_SIGMAS = (0.05, 25 / 255, 0.1, 0.3)
 THRESHOLDS = np.arange(1.5, 6.01, 0.05)  # in units of sigma

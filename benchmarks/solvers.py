@@ -16,7 +16,6 @@ import argparse
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import scipy.fft
@@ -25,7 +24,7 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh, lobpcg, svds
 from torch import Tensor
 
 import spectral
-from benchmarks.page import ROOT, insert, table
+from benchmarks.page import BFCNN, ROOT, insert, table
 from spectral import operators, solvers
 from spectral.console import load_problem
 from spectral.solvers.filtering import filter_for
@@ -37,7 +36,6 @@ SPECTRA = {
     "0.97^i": 0.97**I,
 }
 TRAP = torch.cat([1 + 1.1e-4 * torch.linspace(0, 1, 12), 0.8 * torch.linspace(0, 1, 4084)]).double()
-LAB = ROOT / "../shared/data/lab/bfcnn21_celeba160_gray.npz"
 TOLERANCES = (1e-3, 1e-6)
 NONE = "-"
 
@@ -299,17 +297,17 @@ def singular() -> str:
 
 def bfcnn(tol: float) -> str:
     """The lab's network; exact are Ritz values of a tighter solve, good to the square of its residual."""
-    if not Path(LAB).is_file():
+    if not BFCNN.is_file():
         return ""
-    S = network(str(LAB)).symmetric_part()
+    S = network(str(BFCNN)).symmetric_part()
     exact = spectral.top_eigs(S, k=20, tol=1e-5, method="lanczos").values.double().numpy()
     return compared([(f"BF-CNN, {tol:g}", S, 20, tol, exact, False)])
 
 
 def bfcnn_svd() -> str:
-    if not Path(LAB).is_file():
+    if not BFCNN.is_file():
         return ""
-    J = network(str(LAB))
+    J = network(str(BFCNN))
     exact = spectral.top_svd(J, k=20, tol=1e-5, method="golub-kahan").values.double().numpy()
     return singular_table([("BF-CNN, 0.001", J, 20, 1e-3, exact, False)])
 

@@ -24,12 +24,11 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
 import spectral
-from benchmarks.page import ROOT, insert, table
+from benchmarks.page import BFCNN, ROOT, insert, table
 from benchmarks.products import build, resident
 from spectral.console import forward_seconds, load_problem
 
 K, TOL, SIGMA = 20, 1e-3, 0.15
-LAB = ROOT / "../shared/data/lab/bfcnn21_celeba160_gray.npz"
 
 
 def by_eigsh(model: nn.Module, y: Tensor) -> tuple[np.ndarray, int]:
@@ -117,7 +116,7 @@ if __name__ == "__main__":
             "difference",
             "certificate",
         ]
-        subjects = [("`photos`", "photos"), *([("BF-CNN, 21 layers", str(LAB))] if LAB.is_file() else [])]
+        subjects = [("`photos`", "photos"), *([("BF-CNN, 21 layers", str(BFCNN))] if BFCNN.is_file() else [])]
         tables["against"] = table(head, [against(*subject, options.rounds) for subject in subjects])
     if options.large:
         command = [sys.executable, "-m", "benchmarks.whole", "--one"]

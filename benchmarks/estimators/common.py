@@ -12,7 +12,6 @@ from spectral.estimators import Estimate
 from spectral.operators import LinearOperator, as_operator, from_functions
 
 PAGE = ROOT / "docs/estimators/index.md"
-LAB = ROOT / "../shared/data/lab"
 SIGMA = 0.15
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 import denoisers
-from benchmarks.estimators.common import LAB, PAGE, SIGMA, covered, percent, photograph, publish, share
-from benchmarks.page import table
+from benchmarks.estimators.common import PAGE, SIGMA, covered, percent, photograph, publish, share
+from benchmarks.page import BFCNN, LAB, table
 from spectral.estimators import (
     Estimate,
     asymmetry,
@@ -82,7 +82,7 @@ def densities() -> list[str]:
     Promised of 30 Lanczos probes of 60 steps, in every one of them: a Wasserstein distance below 1e-3 of the
     spectrum's width, and the count above 0.5 within 1.
     """
-    model = denoisers.load(str(LAB / "bfcnn21_celeba160_gray.npz"))
+    model = denoisers.load(str(BFCNN))
     _, y, _ = photograph(CROP, CROP)
     J = as_operator(jacobian(model, y).dense())
     S = J.symmetric_part().dense().double()

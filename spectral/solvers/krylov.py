@@ -186,8 +186,9 @@ class KrylovBasis(Relation):
         """
         self.restart(keep)
         self.F = torch.cat([self.F, self.C], dim=1)
-        self.X = random_complement(self.V[:, :keep], min(block, self.n - keep), self.generator)
-        self.C = torch.zeros(len(self.T), self.block, keep, dtype=torch.float64)
+        kept = self.V[:, : self.size]
+        self.X = random_complement(kept, min(block, self.n - self.size), self.generator)
+        self.C = torch.zeros(len(self.T), self.block, self.size, dtype=torch.float64)
 
     def refresh(self, keep: int, threshold: float) -> None:
         """Keep the leading pairs alone, and measure their residuals by fresh products, held in `images`.

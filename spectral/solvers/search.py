@@ -417,6 +417,7 @@ class _Search:
             g.failure /= 2
             g.most = g.spent["completeness"] + max(64, 16 * g.block, g.spent["solve"] // 2)
             basis.restart_afresh(g.wanted, g.block)
+            g.wanted = basis.size  # one more where a complex pair would be parted
             g.unseen = torch.full_like(g.bar, math.inf)
         nothing = torch.zeros(len(g.index), g.wanted)
         while g.spent["completeness"] + g.block <= g.most and not self._out_of_products(g):

@@ -34,6 +34,13 @@ def matrix(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (A + A.T) / 2
 
 
+def posed(kind: str, n: int, seed: int, dtype: torch.dtype) -> tuple[torch.Tensor, float]:
+    """A symmetric matrix of one kind, and a tolerance that its precision can give."""
+    rng = np.random.default_rng(seed)
+    M = matrix(spectrum(kind, n, rng), rng)
+    return torch.as_tensor(M).to(dtype), 1e-5 if dtype == torch.float32 else 1e-8
+
+
 def diagonal(values: torch.Tensor) -> LinearOperator:
     """diag(values), never formed."""
     return from_functions(lambda V: V * values, n=len(values), symmetric=True, dtype=values.dtype)

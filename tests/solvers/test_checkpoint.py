@@ -129,7 +129,7 @@ def test_files_of_other_problems_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="golub-kahan"):
         golub_kahan(operator(), 3, checkpoint=path)
     krylov_schur(operator(), 3, checkpoint=path.with_suffix(".schur"))
-    with pytest.raises(CheckpointError, match="by krylov-schur for the largest.*for the magnitude"):
+    with pytest.raises(CheckpointError, match=r"by krylov-schur for the largest.*for the magnitude"):
         krylov_schur(operator(), 3, which="magnitude", checkpoint=path.with_suffix(".schur"))
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ResultFileError, match="not a safetensors"):

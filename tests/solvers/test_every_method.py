@@ -24,9 +24,9 @@ import spectral
 from spectral.operators import as_operator
 
 sys.path.insert(0, str(Path(__file__).parent))
+from against_dense import EPS
 from spectra import KINDS, matrix, spectrum
 
-EPS = {torch.float32: 1.2e-7, torch.float64: 2.2e-16}
 METHODS = ("lanczos", "lobpcg", "chebyshev", "randomized", "dense")
 SINGULAR = ("golub-kahan", "randomized", "dense")
 CLOSED = ("laplacian", "sakurai", "lauchli")

@@ -16,7 +16,7 @@ from spectral.solvers.filtering import ChebyshevFilter, Spectrum, chebyshev, sur
 
 sys.path.insert(0, str(Path(__file__).parent))
 from against_dense import TRAP, agree, sought, values_of
-from spectra import cases, diagonal, matrix, spectrum
+from spectra import cases, diagonal, matrix, posed, spectrum
 
 I = torch.arange(4096, dtype=torch.float64)  # noqa: E741
 BELL = 1 / (1 + (I / 60) ** 2)
@@ -28,9 +28,7 @@ def test_ends_agree_with_dense(case, data):
     kind, n, seed, dtype, which = case
     k = data.draw(st.integers(1, n))
     degree = data.draw(st.sampled_from([None, 3, 12]))
-    rng = np.random.default_rng(seed)
-    M = torch.as_tensor(matrix(spectrum(kind, n, rng), rng)).to(dtype)
-    tol = 1e-5 if dtype == torch.float32 else 1e-8
+    M, tol = posed(kind, n, seed, dtype)
     found = chebyshev(as_operator(M, symmetric=True), k, which=which, tol=tol, degree=degree, seed=seed)
     agree(found, M, sought(np.linalg.eigvalsh(M.double().numpy()), which)[:k], which, tol)
 
@@ -41,13 +39,11 @@ def test_intervals_agree_with_dense(case, data):
     kind, n, seed, dtype, _ = case
     degree = data.draw(st.sampled_from([None, 3, 12]))
     ends = data.draw(st.tuples(st.floats(-1.5, 1.5), st.floats(-1.5, 1.5)))
-    rng = np.random.default_rng(seed)
-    M = torch.as_tensor(matrix(spectrum(kind, n, rng), rng)).to(dtype)
+    M, tol = posed(kind, n, seed, dtype)
     exact = np.linalg.eigvalsh(M.double().numpy())
     low, high = min(ends), max(ends) + 1e-3
     if np.abs(exact[:, None] - [low, high]).min() < 1e-4:
         return  # an eigenvalue at an end may come out on either side
-    tol = 1e-5 if dtype == torch.float32 else 1e-8
     found = chebyshev(as_operator(M, symmetric=True), between=(low, high), tol=tol, degree=degree, seed=seed)
     inside = exact[(exact > low) & (exact < high)][::-1]
     assert found.completeness.bound.item() == 0

@@ -17,21 +17,8 @@ from spectral.solvers.krylov import KrylovBasis
 from spectral.solvers.lanczos import lanczos
 
 sys.path.insert(0, str(Path(__file__).parent))
-from spectra import cases, diagonal, matrix, spectrum
-
-EPS = {torch.float32: 1.2e-7, torch.float64: 2.2e-16}
-
-
-def sought(values: np.ndarray, which: str) -> np.ndarray:
-    """The spectrum in the order in which `which` seeks it."""
-    if which == "magnitude":
-        return values[np.argsort(-np.abs(values), kind="stable")]
-    return np.sort(values) if which == "smallest" else np.sort(values)[::-1]
-
-
-def values_of(found):
-    """Rayleigh quotients of what the solver returned."""
-    return (found.vectors * found.images).sum(-1)
+from against_dense import EPS, TRAP, sought, values_of
+from spectra import cases, diagonal, matrix, posed, spectrum
 
 
 @settings(max_examples=1000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -40,10 +27,8 @@ def test_same_eigenvalues_as_dense_and_nothing_missed(case, data):
     kind, n, seed, dtype, which = case
     k = data.draw(st.integers(1, n))
     block = data.draw(st.integers(1, min(4, n)))
-    rng = np.random.default_rng(seed)
-    M = torch.as_tensor(matrix(spectrum(kind, n, rng), rng)).to(dtype)
+    M, tol = posed(kind, n, seed, dtype)
     expected = sought(np.linalg.eigvalsh(M.double().numpy()), which)[:k]
-    tol = 1e-5 if dtype == torch.float32 else 1e-8
 
     pairs = spectral.top_eigs(
         as_operator(M, symmetric=True), k=k, which=which, tol=tol, method="lanczos", block=block, seed=seed
@@ -65,21 +50,17 @@ def test_same_eigenvalues_as_dense_and_nothing_missed(case, data):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_cluster_trap(dtype):
     """Twelve eigenvalues within 1.1e-4 at tol 1e-3: one Krylov space sees few of them, the probe the rest."""
-    wide = torch.linspace(0, 1, 4096 - 12, dtype=torch.float64)
-    values = torch.cat([1 + 1.1e-4 * torch.linspace(0, 1, 12, dtype=torch.float64), 0.8 * wide]).to(dtype)
     for seed in range(8):
-        found = lanczos(diagonal(values), 10, tol=1e-3, seed=seed)
+        found = lanczos(diagonal(TRAP.to(dtype)), 10, tol=1e-3, seed=seed)
         assert values_of(found).min() > 0.9999
         assert found.spent["completeness"] < 150
 
 
 @pytest.mark.slow
 def test_cluster_trap_over_100_seeds():
-    wide = torch.linspace(0, 1, 4096 - 12, dtype=torch.float64)
-    values = torch.cat([1 + 1.1e-4 * torch.linspace(0, 1, 12, dtype=torch.float64), 0.8 * wide])
     spent = []
     for seed in range(100):
-        found = lanczos(diagonal(values), 10, tol=1e-3, seed=seed)
+        found = lanczos(diagonal(TRAP), 10, tol=1e-3, seed=seed)
         assert values_of(found).min() > 0.9999
         spent.append((found.spent["solve"], found.spent["completeness"]))
     print("mean products: solve {:.0f}, completeness {:.0f}".format(*np.mean(spent, axis=0)))
@@ -89,10 +70,8 @@ def test_one_krylov_space_alone_falls_into_the_trap():
     """What the probe is for: SciPy's eigsh, with its residuals below the tolerance, misses members."""
     from scipy.sparse.linalg import eigsh
 
-    wide = torch.linspace(0, 1, 4096 - 12, dtype=torch.float64)
-    values = torch.cat([1 + 1.1e-4 * torch.linspace(0, 1, 12, dtype=torch.float64), 0.8 * wide])
     start = np.random.default_rng(1).standard_normal(4096)
-    found = eigsh(diagonal(values).to_scipy(), 10, which="LA", tol=1e-3, v0=start, return_eigenvectors=False)
+    found = eigsh(diagonal(TRAP).to_scipy(), 10, which="LA", tol=1e-3, v0=start, return_eigenvectors=False)
     assert found.min() < 0.9
 
 

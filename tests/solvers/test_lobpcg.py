@@ -18,7 +18,7 @@ from spectral.solvers.lobpcg import lobpcg
 
 sys.path.insert(0, str(Path(__file__).parent))
 from against_dense import TRAP, agree, sought, values_of
-from spectra import cases, diagonal, matrix, spectrum
+from spectra import cases, diagonal, matrix, posed, spectrum
 
 SIDE = 24
 
@@ -37,9 +37,7 @@ def test_same_eigenvalues_as_dense_and_nothing_missed(case, data):
     k = data.draw(st.integers(1, n))
     block = data.draw(st.integers(1, 4))
     width = data.draw(st.sampled_from([None, k, k + 5]))
-    rng = np.random.default_rng(seed)
-    M = torch.as_tensor(matrix(spectrum(kind, n, rng), rng)).to(dtype)
-    tol = 1e-5 if dtype == torch.float32 else 1e-8
+    M, tol = posed(kind, n, seed, dtype)
     A = as_operator(M, symmetric=True)
     found = lobpcg(A, k, which=which, tol=tol, block=block, width=width, seed=seed)
     agree(found, M, sought(np.linalg.eigvalsh(M.double().numpy()), which)[:k], which, tol)

@@ -15,7 +15,7 @@ from spectral.solvers.randomized import randomized, randomized_svd
 
 sys.path.insert(0, str(Path(__file__).parent))
 from against_dense import EPS, TRAP, agree, sought, values_of
-from spectra import cases, diagonal, matrix, spectrum
+from spectra import cases, diagonal, matrix, posed, spectrum
 
 
 @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -24,9 +24,7 @@ def test_with_products_to_spare_it_agrees_with_dense(case, data):
     kind, n, seed, dtype, which = case
     k = data.draw(st.integers(1, n))
     block = data.draw(st.sampled_from([None, 1, 3]))
-    rng = np.random.default_rng(seed)
-    M = torch.as_tensor(matrix(spectrum(kind, n, rng), rng)).to(dtype)
-    tol = 1e-5 if dtype == torch.float32 else 1e-8
+    M, tol = posed(kind, n, seed, dtype)
     A = as_operator(M, symmetric=True)
     found = randomized(A, k, products=4 * n + 20, which=which, tol=tol, block=block, seed=seed)
     agree(found, M, sought(np.linalg.eigvalsh(M.double().numpy()), which)[:k], which, tol)
@@ -39,8 +37,7 @@ def test_within_any_budget_residuals_and_bounds_are_true(case, data):
     kind, n, seed, dtype, which = case
     k = data.draw(st.integers(1, n))
     products = data.draw(st.integers(2 * k + 2, 3 * k + 30))
-    rng = np.random.default_rng(seed)
-    M = torch.as_tensor(matrix(spectrum(kind, n, rng), rng)).to(dtype)
+    M, _ = posed(kind, n, seed, dtype)
     A = as_operator(M, symmetric=True)
     found = randomized(A, k, products=products, which=which, tol=1e-12, seed=seed)
     assert A.count <= products
