@@ -18,7 +18,7 @@ from scipy.sparse.linalg import ArpackError, eigs
 from torch import Tensor
 
 import spectral
-from benchmarks.page import LAB, ROOT, insert, table
+from benchmarks.page import BFCNN, LAB, ROOT, insert, table
 from spectral.console import load_problem
 from spectral.operators import LinearOperator, as_operator, from_functions
 from spectral.solvers.krylov_schur import krylov_schur
