@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.results import FullEigenPairs
-from spectral.solvers.certificate import rounding
+from spectral.solvers.certificate import Completeness, rounding
 from spectral.solvers.krylov_schur import ComplexTarget, SchurPairs, dense_schur, krylov_schur
 from spectral.solvers.lanczos import RitzPairs
 from spectral.solvers.schur import RealSchur, departure
@@ -55,7 +55,8 @@ def full_eigs(
     proof = certify_full(found, k, which=which, above=above)
     conditions, defective = proof.judged(rounding(J.dtype, found.norm))
     left_rows = None if proof.left is None else problem.shaped(proof.left[None], problem.input_shape)
-    noted = replace(found, notes=[*found.notes, *_remarks(proof, defective, found, tol)])
+    notes = [*found.notes, *_remarks(proof, defective, found, tol)]
+    noted = replace(found, notes=notes, completeness=proof.completeness)
     judged = problem.judged(
         noted, proof.values[None], proof.residuals[None], (conditions * proof.residuals)[None], tol
     )
@@ -85,7 +86,8 @@ class CertifiedFull:
 
     values (k,), vectors (k, n) complex, residuals |A v - lambda v| (k,); Q (m, n) orthonormal and T (m, m),
     the ordered real Schur form on the subspace; schur_residual |A Q' - Q' T|; orthogonality max |Q Q' - I|;
-    shown (k,), lower bounds of the conditions; left, left_residuals, condition: as in `FullEigenPairs`.
+    shown (k,), lower bounds of the conditions; completeness, of all eigenvalues but these; left,
+    left_residuals, condition: as in `FullEigenPairs`.
     """
 
     values: Tensor
@@ -96,6 +98,7 @@ class CertifiedFull:
     schur_residual: Tensor
     orthogonality: Tensor
     shown: Tensor
+    completeness: Completeness
     left: Tensor | None = None
     left_residuals: Tensor | None = None
     condition: Tensor | None = None
@@ -140,6 +143,8 @@ def certify_full(found: SchurPairs, k: int, *, which: Which, above: float | None
     Y = Y.to(V.device)
     X, AX = (Y[:, :wanted].mT @ rows.to(Y.dtype) for rows in (V, W))
     values = values[:wanted]
+    # Among values alike to rounding the subspace may hold more than are returned: they are not unseen.
+    beyond = [sign * found.completeness.bound, *target.height(theta[wanted:]).reshape(-1, 1)]
     at = values.to(V.device).unsqueeze(-1)
     residuals = torch.linalg.vector_norm(AX - at * X, dim=-1)
     X = _turned(X, values)
@@ -156,6 +161,7 @@ def certify_full(found: SchurPairs, k: int, *, which: Which, above: float | None
         if len(Q)
         else _size(Q),
         shown=torch.from_numpy(found.conditions)[:wanted],
+        completeness=replace(found.completeness, bound=sign * torch.stack(beyond).amax(0)),
     )
     return proof if found.left is None else _with_left(proof, found.left, V, Y, X)
 
