@@ -17,6 +17,7 @@ from denoisers.images.calpha import synthesize
 from denoisers.images.folder import photograph, read_grey
 from denoisers.training import RECIPES, TrainConfig, train
 from spectral.console import one_line_errors
+from spectral.errors import OptionError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Bias-free denoisers."
@@ -82,7 +83,7 @@ def evaluate_command(
     """PSNR before and after denoising, in dB with peak 1, mean over the images."""
     with one_line_errors():
         if image is not None and alpha is not None:
-            raise ValueError("give --image or --alpha, not both")
+            raise OptionError("give --image or --alpha, not both")
         model = zoo.load(denoiser)
         if alpha is not None:
             images = synthesize(count, size=size, alpha=alpha, seed=seed)
@@ -102,7 +103,7 @@ def _recipe(name: str, chosen: dict[str, Any]) -> TrainConfig:
     if name in RECIPES:
         return replace(RECIPES[name], **chosen)
     if "data" not in chosen:
-        raise ValueError(
+        raise OptionError(
             f"no recipe named {name!r}: give one of {', '.join(RECIPES)}, or --data for a new one"
         )
     return TrainConfig(**chosen)
@@ -112,7 +113,7 @@ def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"--network-config is not JSON: {error}") from error
+        raise OptionError(f"--network-config is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"--network-config must be a JSON object, got {text}")
+        raise OptionError(f"--network-config must be a JSON object, got {text}")
     return value

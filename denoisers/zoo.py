@@ -12,6 +12,7 @@ from torch import nn
 
 from denoisers import weights
 from denoisers.networks import BFCNN, BiasFreeNorm, NoisePredictor
+from spectral.errors import FileContentError
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -32,7 +33,7 @@ def load(name_or_path: str | Path) -> NoisePredictor:
 
     The weights are float32 on the CPU.
 
-    Raises FileNotFoundError for a name or file that does not exist, ValueError for a file it cannot read.
+    Raises FileNotFoundError for a name or file that does not exist, FileContentError for one it cannot read.
     """
     path = _find(name_or_path)
     model = _read_npz(path) if path.suffix == ".npz" else weights.read(path)[0]
@@ -50,7 +51,7 @@ def _find(name_or_path: str | Path) -> Path:
             f"give one of {', '.join(names)}, or the path of a .safetensors or .npz file"
         )
     if path.suffix not in (".safetensors", ".npz"):
-        raise ValueError(f"{path} is neither a .safetensors nor a .npz file")
+        raise FileContentError(f"{path} is neither a .safetensors nor a .npz file")
     return path
 
 
@@ -59,17 +60,17 @@ def _read_npz(path: Path) -> BFCNN:
         with np.load(path) as file:
             arrays = {key: file[key] for key in file.files}
     except (BadZipFile, ValueError) as error:
-        raise ValueError(f"{path} is not a .npz file: {error}") from error
+        raise FileContentError(f"{path} is not a .npz file: {error}") from error
     try:
         if "conv_layers.0.weight" in arrays:
             return _released_bfcnn(arrays)
         if "first_layer.weight" in arrays:
             return _released_dncnn(arrays)
     except (KeyError, RuntimeError) as error:
-        raise ValueError(
+        raise FileContentError(
             f"{path} looks like a layout that load knows, but does not fit it: {error}"
         ) from error
-    raise ValueError(
+    raise FileContentError(
         f"{path} is in an unknown layout (its first keys: {', '.join(list(arrays)[:3])}): "
         "load knows conv_layers.* + BN_layers.*, and first_layer.* + hidden_layer_list.* + bn_layer_list.*"
     )

@@ -60,7 +60,7 @@ def load_problem(
 
     Raises:
         OptionError: sigma is not positive, the crop lies outside the picture, or the network takes colour.
-        ValueError, FileNotFoundError: see `denoisers.load` and `denoisers.images.folder.read_grey`.
+        FileContentError, FileNotFoundError: see `denoisers.load` and `denoisers.images.folder.read_grey`.
     """
     # The commands are where the core meets the networks; the library itself imports nothing from them.
     import denoisers  # noqa: PLC0415
@@ -113,7 +113,7 @@ def one_line_errors() -> Iterator[None]:
     """Bad input: its message in one line on standard error, and exit code 2."""
     try:
         yield
-    except (SpectralError, ValueError, OSError, ImportError, torch.OutOfMemoryError) as failure:
+    except (SpectralError, OSError, ImportError, torch.OutOfMemoryError) as failure:
         typer.echo(f"error: {' '.join(str(failure).split())}", err=True)
         raise typer.Exit(2) from None
 

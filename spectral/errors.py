@@ -2,7 +2,7 @@
 
 
 class SpectralError(Exception):
-    """Base of every exception this library raises on purpose."""
+    """Base of every exception raised on purpose here, but for files and packages that are not there."""
 
 
 class ShapeError(SpectralError, ValueError):
@@ -33,8 +33,8 @@ class TransposeMissingError(SpectralError, NotImplementedError):
     """A product with the transpose was needed and the operator cannot form one."""
 
 
-class ResultFileError(SpectralError, ValueError):
-    """A file that should hold a saved result does not."""
+class FileContentError(SpectralError, ValueError):
+    """A file does not hold what it should: a saved result, a picture, weights."""
 
 
 class NotLinearError(SpectralError, ArithmeticError):

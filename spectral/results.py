@@ -120,7 +120,7 @@ class Spectrum:
         """Read what `save` wrote.
 
         Raises:
-            ResultFileError: the file is missing or holds something else.
+            FileContentError: the file is missing or holds something else.
         """
         tensors, meta = storage.read(path, cls.__name__)
         held: dict[str, Any] = {name: t for name, t in tensors.items() if "." not in name} | meta

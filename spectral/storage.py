@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from spectral.errors import ResultFileError
+from spectral.errors import FileContentError
 
 
 def write(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:
@@ -47,18 +47,18 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
     """The tensors and metadata that `write` put into `path`.
 
     Raises:
-        ResultFileError: there is no such file, or it holds something else.
+        FileContentError: there is no such file, or it holds something else.
     """
     path = Path(path)
     if not path.is_file():
-        raise ResultFileError(f"no file {path}")
+        raise FileContentError(f"no file {path}")
     try:
         with safe_open(path, framework="pt") as file:
             held = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
     except SafetensorError as failure:
-        raise ResultFileError(f"{path} is not a safetensors file: {failure}") from None
+        raise FileContentError(f"{path} is not a safetensors file: {failure}") from None
     if held.get("kind") != kind:
-        raise ResultFileError(f"{path} holds {held.get('kind', 'no result of this library')}, not {kind}")
+        raise FileContentError(f"{path} holds {held.get('kind', 'no result of this library')}, not {kind}")
     tensors |= {name: torch.view_as_complex(tensors[name]) for name in json.loads(held.get("complex", "[]"))}
     return tensors, json.loads(held["meta"])

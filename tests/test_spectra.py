@@ -175,11 +175,11 @@ def test_results_load_back(problem, tmp_path, batched):
 def test_files_that_are_no_results(tmp_path):
     (tmp_path / "text").write_text("no")
     for path, says in ((tmp_path / "none", "no file"), (tmp_path / "text", "not a safetensors")):
-        with pytest.raises(errors.ResultFileError, match=says):
+        with pytest.raises(errors.FileContentError, match=says):
             EigenPairs.load(path)
     estimate = spectral.top_eigs(torch.randn(20, 20), k=2).asymmetry
     estimate.save(tmp_path / "estimate")
-    with pytest.raises(errors.ResultFileError, match="holds"):
+    with pytest.raises(errors.FileContentError, match="holds"):
         EigenPairs.load(tmp_path / "estimate")
 
 

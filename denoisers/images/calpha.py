@@ -12,7 +12,7 @@ def synthesize(
 ) -> NDArray[np.float32]:
     """`spectral.kernels.calpha.synthesize` with a channel axis: float32 (n, 1, size, size) in [0, 1].
 
-    Image i depends on (seed, i) and the other arguments, never on n. Raises ValueError for arguments out of
+    Image i depends on (seed, i) and the other arguments, never on n. Raises OptionError for arguments out of
     range.
     """
     return calpha.synthesize(n, size=size, alpha=alpha, beta=beta, kind=kind, seed=seed)[:, None]

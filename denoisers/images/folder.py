@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from spectral.errors import ShapeError
+from spectral.errors import FileContentError, ShapeError
 
 Grey = NDArray[np.float32]
 
@@ -30,7 +30,7 @@ def read_grey(path: str | Path, *, convert: bool = False) -> Grey:
     """A picture file as float32 (1, 1, H, W) in [0, 1]; 8 and 16 bits a pixel.
 
     Colour is turned into luminance 0.299 R + 0.587 G + 0.114 B where `convert` is set. Raises
-    FileNotFoundError for a missing file, ValueError for a file that is no picture, or a colour picture
+    FileNotFoundError for a missing file, FileContentError for a file that is no picture, or a colour picture
     without `convert`.
     """
     path = Path(path)
@@ -40,7 +40,7 @@ def read_grey(path: str | Path, *, convert: bool = False) -> Grey:
         with Image.open(path) as picture:
             picture.load()
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} is not a picture that Pillow can read: {error}") from error
+        raise FileContentError(f"{path} is not a picture that Pillow can read: {error}") from error
     return _grey(picture, str(path), convert)[None, None]
 
 
@@ -106,5 +106,5 @@ def _grey(picture: Image.Image, name: str, convert: bool) -> Grey:
     if picture.mode not in ("1", "L"):
         rgb = np.asarray(picture.convert("RGB"))
         if not convert and (rgb != rgb[..., :1]).any():
-            raise ValueError(f"{name} is a colour picture and a grey one is needed: save it as grey")
+            raise FileContentError(f"{name} is a colour picture and a grey one is needed: save it as grey")
     return np.asarray(picture.convert("L"), dtype=np.float32) / np.float32(255)

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from spectral.errors import ShapeError
+from spectral.errors import OptionError, ShapeError
 from spectral.kernels.arrays import as_array
 
 Array = NDArray[np.floating[Any]]
@@ -52,11 +52,11 @@ class Pixels:
 def as_images(x: Array, shape: tuple[int, int]) -> Array:
     """x as a float32 or float64 array (..., H, W), on the device where it lies.
 
-    Raises ShapeError where the last two axes are not `shape`, TypeError where x is not real.
+    Raises ShapeError where the last two axes are not `shape`, OptionError where x is not real.
     """
     x = as_array(x)
     if x.dtype.kind not in "fiub":
-        raise TypeError(f"images must be real numbers, got {x.dtype}")
+        raise OptionError(f"images must be real numbers, got {x.dtype}")
     if x.shape[-2:] != shape:
         raise ShapeError(f"this basis is for images (..., {shape[0]}, {shape[1]}), got shape {x.shape}")
     return x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)

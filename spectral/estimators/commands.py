@@ -26,6 +26,7 @@ from spectral.console import (
     load_problem,
     one_line_errors,
 )
+from spectral.errors import OptionError
 from spectral.estimators import diagonal
 from spectral.estimators import spectral_density as estimate_density
 from spectral.estimators import trace as estimate_trace
@@ -161,7 +162,7 @@ def density(
     """The density of all eigenvalues or singular values of a denoiser's Jacobian, with its error."""
     with one_line_errors():
         if deflate and part != "symmetric":
-            raise ValueError(
+            raise OptionError(
                 "--deflate finds eigenpairs of the symmetric part: it does not go with --part singular"
             )
         problem = load_problem(denoiser, image, sigma, seed, crop)

@@ -80,7 +80,7 @@ class Estimate:
         """Read what `save` wrote.
 
         Raises:
-            ResultFileError: the file holds something else.
+            FileContentError: the file holds something else.
         """
         tensors, scalars = storage.read(path, "Estimate")
         value, stderr, skewness = (plain(tensors[name]) for name in ("value", "stderr", "skewness"))
@@ -266,7 +266,7 @@ class Density:
         """Read what `save` wrote.
 
         Raises:
-            ResultFileError: the file holds something else.
+            FileContentError: the file holds something else.
         """
         tensors, scalars = storage.read(path, "Density")
         return cls(**{**tensors, **scalars})

@@ -66,7 +66,7 @@ class RiskCurve:
         """Read what `save` wrote.
 
         Raises:
-            ResultFileError: the file holds something else.
+            FileContentError: the file holds something else.
         """
         tensors, scalars = storage.read(path, "RiskCurve")
         return cls(**{**tensors, **scalars})

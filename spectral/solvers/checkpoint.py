@@ -63,7 +63,7 @@ class Checkpoint:
 
         Raises:
             CheckpointError: the file is of another operator, another solver, or another end of the spectrum.
-            ResultFileError: the file is no checkpoint.
+            FileContentError: the file is no checkpoint.
         """
         for left in self.path.parent.glob(
             f".{self.path.name}.*.partial"

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from denoisers.images.folder import patches, photograph, read_folder, read_grey, training_photographs
+from spectral.errors import FileContentError, ShapeError
 
 
 def test_the_shipped_photograph_is_scikit_images_camera():
@@ -30,7 +31,7 @@ def test_grey_files_come_back_exactly(tmp_path, dtype):
 def test_colour_is_refused_unless_conversion_is_asked_for(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "colour.png")
-    with pytest.raises(ValueError, match="is a colour picture"):
+    with pytest.raises(FileContentError, match="is a colour picture"):
         read_grey(tmp_path / "colour.png")
     luminance = pixels @ np.array([0.299, 0.587, 0.114]) / 255
     np.testing.assert_allclose(
@@ -46,7 +47,7 @@ def test_grey_stored_as_colour_is_grey(tmp_path):
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match=r"broken.png is not a picture"):
+    with pytest.raises(FileContentError, match=r"broken.png is not a picture"):
         read_grey(tmp_path / "broken.png")
     with pytest.raises(FileNotFoundError, match=r"absent.png"):
         read_grey(tmp_path / "absent.png")
@@ -85,7 +86,7 @@ def test_patches_use_every_image_place_and_symmetry():
 
 
 def test_patches_refuse_images_below_their_size():
-    with pytest.raises(ValueError, match="below the patch size 5"):
+    with pytest.raises(ShapeError, match="below the patch size 5"):
         patches([np.zeros((9, 4), dtype=np.float32)], 5, 1, np.random.default_rng(0))
 
 

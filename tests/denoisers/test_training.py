@@ -21,6 +21,7 @@ from denoisers.training import (
     noisy_batch,
     train,
 )
+from spectral.errors import CheckpointError, OptionError
 
 TINY = TrainConfig(
     data="calpha", network_config={"blocks": 1, "width": 4}, size=8, batch=4, steps=12, halvings=2
@@ -117,7 +118,7 @@ def test_resuming_asks_for_the_same_configuration(tmp_path, monkeypatch):
             train(TINY, tmp_path / "a.safetensors")
     with pytest.raises(FileExistsError, match="unfinished run"):
         train(TINY, tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match="another configuration"):
+    with pytest.raises(CheckpointError, match="another configuration"):
         train(replace(TINY, batch=5), tmp_path / "a.safetensors", resume=True)
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         train(TINY, tmp_path / "b.safetensors", resume=True)
@@ -201,12 +202,12 @@ def test_calibration_is_the_mean_of_the_batches_deviations():
     [{"steps": 0}, {"batch": 0}, {"halvings": -1}, {"noise": "gaussian"}, {"sigma_max": 0.0}, {"seed": -1}],
 )
 def test_configurations_that_make_no_sense_are_refused(bad):
-    with pytest.raises(ValueError, match=next(iter(bad))):
+    with pytest.raises(OptionError, match=next(iter(bad))):
         replace(TINY, **bad)
 
 
 def test_unknown_networks_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="no network class 'ResNet'; there are: BFCNN, UNet"):
+    with pytest.raises(OptionError, match="no network class 'ResNet'; there are: BFCNN, UNet"):
         train(replace(TINY, network="ResNet"), tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match="UNet does not take"):
+    with pytest.raises(OptionError, match="UNet does not take"):
         train(replace(TINY, network_config={"depth": 3}), tmp_path / "a.safetensors")

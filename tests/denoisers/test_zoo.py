@@ -15,6 +15,7 @@ import denoisers
 from denoisers import weights
 from denoisers.networks import BFCNN, UNet
 from denoisers.training import TrainConfig, train
+from spectral.errors import FileContentError
 
 LAB = Path(__file__).resolve().parents[2] / "../shared/data/lab"
 needs_lab = pytest.mark.skipif(not LAB.exists(), reason="the lab's networks are not at ../shared/data/lab")
@@ -134,27 +135,27 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.npz"):
         denoisers.load(tmp_path / "absent.npz")
     (tmp_path / "a.pt").write_bytes(b"x")
-    with pytest.raises(ValueError, match="neither"):
+    with pytest.raises(FileContentError, match="neither"):
         denoisers.load(tmp_path / "a.pt")
     for name in ("a.npz", "a.safetensors"):
         (tmp_path / name).write_bytes(b"not an archive")
-        with pytest.raises(ValueError, match=rf"{name} is not a"):
+        with pytest.raises(FileContentError, match=rf"{name} is not a"):
             denoisers.load(tmp_path / name)
 
 
 def test_unknown_layouts_are_refused(tmp_path):
     np.savez(tmp_path / "other.npz", weight=np.zeros(3))
-    with pytest.raises(ValueError, match=r"unknown layout .*weight"):
+    with pytest.raises(FileContentError, match=r"unknown layout .*weight"):
         denoisers.load(tmp_path / "other.npz")
     arrays = released_arrays(np.random.default_rng(0), 4, 2)
     del arrays["BN_layers.1.gammas"]
     np.savez(tmp_path / "lacking.npz", **arrays)
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(FileContentError, match="does not fit"):
         denoisers.load(tmp_path / "lacking.npz")
     save_file({"x": torch.zeros(2)}, tmp_path / "bare.safetensors")
-    with pytest.raises(ValueError, match="does not say which network"):
+    with pytest.raises(FileContentError, match="does not say which network"):
         denoisers.load(tmp_path / "bare.safetensors")
     header = {"network": "UNet", "config": json.dumps({"blocks": 1, "width": 2})}
     save_file({"x": torch.zeros(2)}, tmp_path / "unfit.safetensors", header)
-    with pytest.raises(ValueError, match="does not fit the network"):
+    with pytest.raises(FileContentError, match="does not fit the network"):
         denoisers.load(tmp_path / "unfit.safetensors")

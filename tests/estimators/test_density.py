@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import PchipInterpolator
 
-from spectral.errors import OptionError, ResultFileError, ShapeError
+from spectral.errors import FileContentError, OptionError, ShapeError
 from spectral.estimators import Density, Estimate, schatten_norm, spectral_density
 from spectral.estimators.quadrature import chebyshev_rule, golub_kahan_rule, lanczos_rule
 from spectral.estimators.results import _mass_below
@@ -269,7 +269,7 @@ def test_save_load(tmp_path):
     again = Density.load(density.save(tmp_path / "density.safetensors"))
     assert repr(again) == repr(density)
     assert torch.equal(again.weights, density.weights)
-    with pytest.raises(ResultFileError, match="Density, not Estimate"):
+    with pytest.raises(FileContentError, match="Density, not Estimate"):
         Estimate.load(tmp_path / "density.safetensors")
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import spectral
-from spectral.errors import CheckpointError, ResultFileError
+from spectral.errors import CheckpointError, FileContentError
 from spectral.operators import as_operator, from_functions
 from spectral.solvers.golub_kahan import golub_kahan
 from spectral.solvers.krylov_schur import krylov_schur
@@ -132,7 +132,7 @@ def test_files_of_other_problems_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"by krylov-schur for the largest.*for the magnitude"):
         krylov_schur(operator(), 3, which="magnitude", checkpoint=path.with_suffix(".schur"))
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ResultFileError, match="not a safetensors"):
+    with pytest.raises(FileContentError, match="not a safetensors"):
         lanczos(operator(), 3, checkpoint=path)
 
 

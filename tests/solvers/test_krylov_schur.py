@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import spectral
-from spectral.errors import NotFiniteError, OptionError, ResultFileError, TransposeMissingError
+from spectral.errors import FileContentError, NotFiniteError, OptionError, TransposeMissingError
 from spectral.nonsymmetric import certify_full
 from spectral.operators import as_operator, from_functions
 from spectral.results import EigenPairs, FullEigenPairs
@@ -391,7 +391,7 @@ def test_models_and_their_shapes(tmp_path):
     again = FullEigenPairs.load(found.save(tmp_path / "full.safetensors"))
     assert repr(again) == repr(found) and torch.equal(again.left, found.left)
     assert torch.equal(again.values, found.values) and torch.equal(again.schur, found.schur)
-    with pytest.raises(ResultFileError, match="FullEigenPairs"):
+    with pytest.raises(FileContentError, match="FullEigenPairs"):
         EigenPairs.load(tmp_path / "full.safetensors")
     found.plot().savefig(tmp_path / "full.png")
     with pytest.raises(OptionError, match="one image"):
