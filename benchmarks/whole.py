@@ -4,9 +4,10 @@
 
 At 80x80, k 20, tol 1e-3: all of top_eigs (recording the network, solving, certifying) against eigsh over a
 fresh torch.func.jvp and a kept torch.func.vjp, interleaved in one run, eigenvalues compared.  --large names
-the networks for 512x512 pixels of the shipped photograph (d = 262,144), each in a process of its own, whose
-peak memory is measured above that of the loaded model; "unet" is the paper's, of 7.7 M parameters, with
-random weights.  --write puts the tables into docs/whole.md, the second into README too.
+the networks, or weights files, for 512x512 pixels of the shipped photograph (d = 262,144), each in a process
+of its own, whose peak memory is measured above that of the loaded model; by default `photos` and, where it
+has been trained (`denoisers train unet`), the paper's UNet.  --write puts the tables into docs/whole.md, the
+second into README too.
 """
 
 import argparse
@@ -15,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,11 @@ from torch import Tensor, nn
 
 import spectral
 from benchmarks.page import BFCNN, ROOT, insert, table
-from benchmarks.products import build, resident
+from benchmarks.products import resident
 from spectral.console import forward_seconds, load_problem
 
 K, TOL, SIGMA = 20, 1e-3, 0.15
+UNET = ROOT / "runs/unet.safetensors"
 
 
 def by_eigsh(model: nn.Module, y: Tensor) -> tuple[np.ndarray, int]:
@@ -75,16 +76,15 @@ def against(name: str, denoiser: str, rounds: int) -> list[str]:
 
 def large(denoiser: str) -> dict[str, str | float]:
     """One solve at 512x512: seconds, forward passes, products, and memory in GB above the loaded model."""
-    problem = load_problem("photos" if denoiser == "unet" else denoiser, None, SIGMA, 0)
-    if denoiser == "unet":
-        problem = replace(problem, model=build("UNet, 3 blocks")[0].to(memory_format=torch.channels_last))
+    problem = load_problem(denoiser, None, SIGMA, 0)
+    parameters = sum(p.numel() for p in problem.model.parameters())
     Path("/proc/self/clear_refs").write_text("5")  # the kernel's high-water mark starts anew
     loaded = resident("VmRSS")
     unit = forward_seconds(problem.model, problem.noisy, 3)
     forward = resident("VmHWM") - loaded
     pairs = spectral.top_eigs(problem.model, problem.noisy, K, tol=TOL, progress=True)
     return {
-        "network": "UNet, 3 blocks, 7.7 M, random weights" if denoiser == "unet" else f"`{denoiser}`",
+        "network": f"`{Path(denoiser).stem}`, {parameters / 1e6:.1f} M parameters",
         "seconds": f"{pairs.seconds:.0f}",
         "forward passes": f"{pairs.seconds / unit:.0f}",
         "products": f"{pairs.products} ({', '.join(f'{n} {p}' for n, p in pairs.spent.items())})",
@@ -100,7 +100,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/whole.md")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--large", nargs="*", default=["photos"], metavar="DENOISER")
+    parser.add_argument(
+        "--large", nargs="*", default=["photos", *([str(UNET)] if UNET.is_file() else [])], metavar="DENOISER"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
