@@ -18,12 +18,13 @@ from torch.nn.functional import conv2d
 
 from benchmarks.page import table
 from spectral.kernels.winograd import Winograd, offered
+from spectral.kernels.winograd import packed as as_bits
 
 HEAD = ["channels", "side", "block", "threads", "oneDNN, ms", "gate behind, ms", "gate in front, ms"]
 HEAD += ["ratio", "GFLOP/s", "offered", "oneDNN's error", "error"]
 
 
-def packed(weight: Tensor, size: torch.Size) -> Callable[[Tensor, Tensor], Tensor]:
+def by_onednn(weight: Tensor, size: torch.Size) -> Callable[[Tensor, Tensor], Tensor]:
     """x, gate -> gate . (w * x) by oneDNN."""
     geometry = (1, 1), (1, 1), (1, 1), 1
     reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
@@ -49,8 +50,8 @@ def rows(channels: int, side: int, block: int, seconds: float) -> list[list[str]
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(channels, channels, 3, 3, generator=generator) / (9 * channels) ** 0.5
     x, slope = (torch.randn(m, channels, side, side, generator=generator) for m in (block, 1))
-    x, bits = (t.contiguous(memory_format=torch.channels_last) for t in (x, (slope > 0).to(torch.int8)))
-    gate, theirs, ours = bits.to(x.dtype), packed(weight, x.shape), Winograd(weight)
+    x, gate = (t.contiguous(memory_format=torch.channels_last) for t in (x, (slope > 0).to(x.dtype)))
+    bits, theirs, ours = as_bits(gate), by_onednn(weight, x.shape), Winograd(weight)
     exact = conv2d(x.double(), weight.double(), padding=1) * gate
 
     def error(found: Tensor) -> str:

@@ -111,17 +111,24 @@ def load(context, source, at):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def load_as(context, source, at, like):  # type: ignore[no-untyped-def]
-    """The lanes source[at], ... in the dtype of `like`; the source holds that dtype, or int8."""
+def gated(context, lanes, gate, at):  # type: ignore[no-untyped-def]
+    """The lanes times gate[at], gate[at + 1], ...: numbers of their dtype, or bits, eight to a uint8."""
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        place, vector = builder.gep(args[0], [args[1]]), _vector(like.dtype)
-        if source.dtype == like.dtype:
-            return _read(builder, place, vector, like.dtype)
-        octets = ir.VectorType(ir.IntType(8), vector.count)
-        return builder.sitofp(_read(builder, place, octets, source.dtype), vector)
+        value, base, at = args
+        vector, count = _vector(lanes.dtype), _vector(lanes.dtype).count
+        if gate.dtype == lanes.dtype:
+            return builder.fmul(value, _read(builder, builder.gep(base, [at]), vector, lanes.dtype))
+        # The lowest bit of a byte is the first; lanes begin at a multiple of their number.
+        place = builder.gep(base, [builder.lshr(at, ir.Constant(at.type, 3))])
+        bits = _read(builder, place, ir.IntType(max(count, 8)), gate.dtype)
+        if count < 8:
+            within = builder.trunc(builder.and_(at, ir.Constant(at.type, 7)), bits.type)
+            bits = builder.trunc(builder.lshr(bits, within), ir.IntType(count))
+        mask = builder.bitcast(bits, ir.VectorType(ir.IntType(1), count))
+        return builder.select(mask, value, ir.Constant(vector, None))
 
-    return like(source, types.intp, like), generate
+    return lanes(lanes, gate, types.intp), generate
 
 
 @intrinsic

@@ -21,13 +21,13 @@ from numba.extending import register_jitable
 from torch import Tensor
 
 from spectral.errors import ShapeError
-from spectral.kernels import team
+from spectral.kernels import pool, team
 from spectral.kernels.lanes import (
     BYTES,
     ROWS,
     claim,
+    gated,
     load,
-    load_as,
     load_six,
     panel,
     pointer,
@@ -47,7 +47,7 @@ _FIELDS = (
     "x gate_in gate_out out weight zeros workspace images height width channels filters gates_in gates_out"
 )
 _TASK = np.dtype(
-    [("taken", "i8"), ("workers", "i8"), ("block", "i8"), *((name, "i8") for name in _FIELDS.split())]
+    [(name, "i8") for name in ("taken", "workers", "tiles", "blocks", "block", *_FIELDS.split())]
 )
 
 _REAL = {torch.float32: np.float32, torch.float64: np.float64}
@@ -87,12 +87,13 @@ class Winograd:
         self.dtype = weight.dtype
         self.weight = _transformed(weight)
         self.zeros = weight.new_zeros(self.channels)
+        self._pool = pool.shared()
 
     def apply(self, x: Tensor, gate_in: Tensor | None = None, gate_out: Tensor | None = None) -> Tensor:
         """gate_out . (w * (gate_in . x)) for x (m, C, H, W), channels last, as is the result (m, K, H, W).
 
         Gates are (g, C, H, W) before and (g, K, H, W) behind, g a divisor of m: image i has gate i mod g.
-        They are of x's dtype or, both of them, int8.  Tensors in another memory format are copied.
+        They are of x's dtype or, both of them, `packed`.  Tensors in another memory format are copied.
 
         Raises ShapeError for x or gates of another size or dtype.
         """
@@ -107,20 +108,24 @@ class Winograd:
         if len(kinds) > 1:
             raise ShapeError(f"both gates must have one dtype, got {kinds}")
         x = x.contiguous(memory_format=torch.channels_last)
-        out = x.new_empty(images, height, width, self.filters).permute(0, 3, 1, 2)
+        out = self._pool.empty((images, height, width, self.filters), x.dtype).permute(0, 3, 1, 2)
         tiles = images * _tiles(height, width)
-        threads = torch.get_num_threads()
-        bytes_of_tile = 36 * (self.channels + self.filters) * x.itemsize
-        block = ROWS * max(1, min(_CACHE // (bytes_of_tile * ROWS), -(-tiles // (threads * ROWS))))
-        threads = max(1, min(threads, -(-tiles // block)))
-        workspace = x.new_empty(threads * _workspace(block, self.channels, self.filters, BYTES // x.itemsize))
-        task = np.zeros(1, _TASK)
-        task[0] = (
-            *(0, 0, block, x.data_ptr()),
-            *(0 if gate is None else gate.data_ptr() for gate in (before, behind)),
-            *(t.data_ptr() for t in (out, self.weight, self.zeros, workspace)),
-            *(images, height, width, self.channels, self.filters),
-            *(0 if gate is None else len(gate) for gate in (before, behind)),
+        panels = -(-tiles // ROWS)
+        threads = max(1, min(torch.get_num_threads(), panels))
+        room = max(1, _CACHE // (36 * (self.channels + self.filters) * x.itemsize * ROWS))
+        blocks = min(threads * -(-panels // (threads * room)), panels)  # as many for every thread
+        block = ROWS * -(-panels // max(blocks, 1))
+        room = threads * _workspace(block, self.channels, self.filters, BYTES // x.itemsize)
+        workspace = self._pool.empty((room,), x.dtype)
+        task = np.array(
+            [
+                *(0, 0, tiles, blocks, block, x.data_ptr()),
+                *(0 if gate is None else gate.data_ptr() for gate in (before, behind)),
+                *(t.data_ptr() for t in (out, self.weight, self.zeros, workspace)),
+                *(images, height, width, self.channels, self.filters),
+                *(0 if gate is None else len(gate) for gate in (before, behind)),
+            ],
+            np.int64,
         )
         team.run(_worker(x.dtype, kinds.pop()).address, task.ctypes.data, threads)
         return out
@@ -129,13 +134,28 @@ class Winograd:
         """The gate with channels last, checked."""
         if gate is None:
             return None
-        fits = gate.shape[1:] == (channels, *x.shape[2:]) and len(gate) > 0 and len(x) % len(gate) == 0
-        if not fits or gate.dtype not in (x.dtype, torch.int8):
+        images, _, height, width = x.shape
+        bits = gate.dtype == torch.uint8
+        size = (height, width, channels // 8) if bits else (channels, height, width)
+        fits = gate.shape[1:] == size and len(gate) > 0 and images % len(gate) == 0
+        if not fits or not (bits or gate.dtype == x.dtype):
             raise ShapeError(
-                f"gates must be (g, {channels}, {x.shape[2]}, {x.shape[3]}), {x.dtype} or int8, and g divide "
-                f"{len(x)}, got {tuple(gate.shape)} of {gate.dtype}"
+                f"gates must be (g, {channels}, {height}, {width}) of {x.dtype}, or packed bits, and "
+                f"g divide {images}, got {tuple(gate.shape)} of {gate.dtype}"
             )
-        return gate.contiguous(memory_format=torch.channels_last)
+        return gate.contiguous() if bits else gate.contiguous(memory_format=torch.channels_last)
+
+
+def packed(gate: Tensor) -> Tensor:
+    """A gate (g, C, H, W) of zeros and ones as bits, uint8 (g, H, W, C / 8); C a multiple of 8."""
+    bits = np.packbits(gate.permute(0, 2, 3, 1).numpy() != 0, axis=-1, bitorder="little")
+    return torch.from_numpy(bits)
+
+
+def unpacked(bits: Tensor) -> Tensor:
+    """The gate (g, C, H, W) of `packed` bits, int8."""
+    gate = np.unpackbits(bits.numpy(), axis=-1, bitorder="little").view(np.int8)
+    return torch.from_numpy(gate).permute(0, 3, 1, 2)
 
 
 def _transformed(weight: Tensor) -> Tensor:
@@ -181,22 +201,23 @@ def _behind(m):  # type: ignore[no-untyped-def]
 def _worker(dtype: torch.dtype, gate_dtype: torch.dtype) -> Any:
     """The C function, void (*)(void *task), that takes blocks of tiles until none are left."""
     real = _REAL[dtype]
-    slope = np.int8 if gate_dtype == torch.int8 else real
+    slope = np.uint8 if gate_dtype == torch.uint8 else real
     lanes = BYTES // dtype.itemsize
 
     @numba.cfunc(types.void(types.voidptr), cache=True)
     def work(address):  # type: ignore[no-untyped-def]
         task = carray(address, 1, _TASK)[0]
-        tiles = task.images * _tiles(task.height, task.width)
+        panels = -(-task.tiles // ROWS)
         mine = claim(address, 1) * _workspace(task.block, task.channels, task.filters, lanes)
         space = pointer(task.workspace + mine * (BYTES // lanes), real)
-        first = claim(address, 0) * task.block
-        while first < tiles:
-            count = min(task.block, tiles - first)
-            _tiles_in(task, first, count, tiles, space, real, slope, lanes)
+        taken = claim(address, 0)
+        while taken < task.blocks:
+            first = panels * taken // task.blocks * ROWS
+            count = min(panels * (taken + 1) // task.blocks * ROWS, task.tiles) - first
+            _tiles_in(task, first, count, space, real, slope, lanes)
             _products(task, count, space, real, lanes)
             _tiles_out(task, first, count, space, real, slope, lanes)
-            first = claim(address, 0) * task.block
+            taken = claim(address, 0)
 
     return work
 
@@ -220,7 +241,7 @@ def _workspace(block, channels, filters, lanes):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _tiles_in(task, first, count, tiles, space, real, slope, lanes):  # type: ignore[no-untyped-def]
+def _tiles_in(task, first, count, space, real, slope, lanes):  # type: ignore[no-untyped-def]
     """B' d B of `count` tiles, and of zeros up to a multiple of ROWS."""
     height, width, channels = task.height, task.width, task.channels
     x, gate = pointer(task.x, real), pointer(task.gate_in, slope)
@@ -230,7 +251,6 @@ def _tiles_in(task, first, count, tiles, space, real, slope, lanes):  # type: ig
     plane = _plane(task.block, channels, lanes)
     tile = 36 * (plane + _plane(task.block, task.filters, lanes))
     across = -(-width // 4)
-    zero = load(pointer(task.zeros, real), 0)
     at, gate_at = np.empty(36, np.intp), np.empty(36, np.intp)
     for t in range(-(-count // ROWS) * ROWS):
         image, place = divmod(first + t, _tiles(height, width))
@@ -238,16 +258,16 @@ def _tiles_in(task, first, count, tiles, space, real, slope, lanes):  # type: ig
             for j in range(6):
                 row, column = 4 * (place // across) + i - 1, 4 * (place % across) + j - 1
                 pixel = row * width + column
-                inside = first + t < tiles and 0 <= row < height and 0 <= column < width
+                inside = first + t < task.tiles and 0 <= row < height and 0 <= column < width
                 at[6 * i + j] = (image * height * width + pixel) * channels if inside else outside
                 if gates:
                     own = image % gates * height * width + pixel
                     gate_at[6 * i + j] = own * channels if inside else 0
         for c in range(0, channels, lanes):
             for j in range(6):
-                d = _column(x, at, j, c, zero)
+                d = _column(x, at, j, c)
                 if gates:
-                    d = _by_entry(d, _column(gate, gate_at, j, c, zero))
+                    d = _gated(d, gate, gate_at, j, c)
                 store_all(space, tile + j * lanes, 6 * lanes, _before(d))
             for i in range(6):
                 d = load_six(space, tile + 6 * i * lanes, lanes)
@@ -255,21 +275,29 @@ def _tiles_in(task, first, count, tiles, space, real, slope, lanes):  # type: ig
 
 
 @numba.njit(inline="always")
-def _column(source, at, j, c, like):  # type: ignore[no-untyped-def]
-    """Column j of the pixels whose places are at[6 i + j], channels c and on, in the dtype of `like`."""
+def _column(source, at, j, c):  # type: ignore[no-untyped-def]
+    """Column j of the pixels whose places are at[6 i + j], channels c and on."""
     return (
-        load_as(source, at[j] + c, like),
-        load_as(source, at[j + 6] + c, like),
-        load_as(source, at[j + 12] + c, like),
-        load_as(source, at[j + 18] + c, like),
-        load_as(source, at[j + 24] + c, like),
-        load_as(source, at[j + 30] + c, like),
+        load(source, at[j] + c),
+        load(source, at[j + 6] + c),
+        load(source, at[j + 12] + c),
+        load(source, at[j + 18] + c),
+        load(source, at[j + 24] + c),
+        load(source, at[j + 30] + c),
     )
 
 
 @numba.njit(inline="always")
-def _by_entry(d, s):  # type: ignore[no-untyped-def]
-    return d[0] * s[0], d[1] * s[1], d[2] * s[2], d[3] * s[3], d[4] * s[4], d[5] * s[5]
+def _gated(d, gate, at, j, c):  # type: ignore[no-untyped-def]
+    """The same column of the gate times d."""
+    return (
+        gated(d[0], gate, at[j] + c),
+        gated(d[1], gate, at[j + 6] + c),
+        gated(d[2], gate, at[j + 12] + c),
+        gated(d[3], gate, at[j + 18] + c),
+        gated(d[4], gate, at[j + 24] + c),
+        gated(d[5], gate, at[j + 30] + c),
+    )
 
 
 @numba.njit(cache=True)
@@ -314,5 +342,5 @@ def _tiles_out(task, first, count, space, real, slope, lanes):  # type: ignore[n
                     if j < width - left:
                         value = y[j]
                         if gates:
-                            value = value * load_as(gate, gate_at + j * filters, value)
+                            value = gated(value, gate, gate_at + j * filters)
                         store(out, at + j * filters, value)

@@ -9,7 +9,7 @@ from torch.nn.functional import conv2d
 
 from spectral.errors import OptionError, ShapeError
 from spectral.kernels import lanes, team
-from spectral.kernels.winograd import Winograd, offered
+from spectral.kernels.winograd import Winograd, offered, packed, unpacked
 
 pytestmark = pytest.mark.skipif(
     lanes.BYTES == 0 or not team.at_hand(), reason="the kernel needs AVX2 and a torch with GNU OpenMP"
@@ -30,6 +30,7 @@ def normal(*size: int, dtype: torch.dtype, seed: int) -> Tensor:
 
 def by_block(x: Tensor, gate: Tensor) -> Tensor:
     """Image i times gate i modulo their number."""
+    gate = unpacked(gate) if gate.dtype == torch.uint8 else gate
     return (x.unflatten(0, (-1, len(gate))) * gate).flatten(0, 1)
 
 
@@ -62,7 +63,7 @@ def test_it_is_the_convolution(
     filters: int,
     size: tuple[int, int, int],
     sides: str,
-    bytewise: bool,
+    bitwise: bool,
     blocks: int,
     seed: int,
 ) -> None:
@@ -76,7 +77,7 @@ def test_it_is_the_convolution(
         if side not in sides:
             return None
         slopes = normal(gates, many, height, width, dtype=dtype, seed=seed + 2)
-        return (slopes > 0).to(torch.int8) if bytewise else slopes
+        return packed(slopes > 0) if bitwise else slopes
 
     assert error(weight, x, gate("in", channels), gate("out", filters)) < ERROR[dtype]
 
@@ -112,7 +113,7 @@ def test_nothing_beside_an_image_is_read() -> None:
     around[1] = inside[0].permute(1, 2, 0)
     assert error(weight, around.permute(0, 3, 1, 2)[1:2]) < ERROR[dtype]
     many = torch.cat([inside, torch.full_like(inside, torch.nan), inside])
-    found = Winograd(weight).apply(many, gate_out=torch.ones_like(inside, dtype=torch.int8))
+    found = Winograd(weight).apply(many, gate_out=packed(torch.ones_like(inside)))
     assert torch.equal(found[0], found[2])
     assert not found[[0, 2]].isnan().any()
 
@@ -124,6 +125,14 @@ def test_rounding_stays_within_three_times_the_definitions() -> None:
     exact = conv2d(x.double(), weight.double(), padding=1)
     direct = ((conv2d(x, weight, padding=1) - exact).norm() / exact.norm()).item()
     assert error(weight, x) < 3 * direct
+
+
+@pytest.mark.parametrize("channels", [8, 32, 48])
+def test_bits_are_the_gate(channels: int) -> None:
+    gate = (normal(2, channels, 5, 3, dtype=torch.float32, seed=0) > 0).to(torch.int8)
+    bits = packed(gate)
+    assert bits.shape == (2, 5, 3, channels // 8) and bits.dtype == torch.uint8
+    assert torch.equal(unpacked(bits), gate)
 
 
 def test_only_what_it_can_do_is_offered() -> None:
@@ -150,11 +159,18 @@ def test_bad_arguments_are_refused() -> None:
         kernel.apply(x.double())
     with pytest.raises(ShapeError, match="x must be"):
         kernel.apply(x[:, 1:])
-    for bad in (x[:, :, 1:], x.double(), x[:1].bool(), torch.zeros(3, wide, 5, 5), x[:0]):
+    for bad in (
+        x[:, :, 1:],
+        x.double(),
+        x.to(torch.int8),
+        torch.zeros(3, wide, 5, 5),
+        x[:0],
+        packed(x)[1:, 1:],
+    ):
         with pytest.raises(ShapeError, match="gates must be"):
             kernel.apply(x, gate_out=bad)
     with pytest.raises(ShapeError, match="one dtype"):
-        kernel.apply(x, x, x.to(torch.int8))
+        kernel.apply(x, x, packed(x))
 
 
 def test_without_torchs_threads_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

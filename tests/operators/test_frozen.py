@@ -12,6 +12,7 @@ from torch import nn
 import spectral
 from benchmarks.conditional import ConditionalUNet
 from denoisers.networks import BFCNN, UNet
+from spectral.kernels import lanes, team
 from spectral.operators.frozen import record
 from spectral.operators.frozen.convolution import Convolution, Joint
 from spectral.operators.frozen.steps import Diagonal, Linear, Local, Norm
@@ -41,9 +42,9 @@ def agree(function, y, tolerance=1e-12):
 
 
 def gates(program):
-    """The slopes that convolutions apply."""
+    """The slopes that convolutions apply, as numbers or bytes."""
     parts = [part for step in program.steps for part in getattr(step, "parts", [step])]
-    return [step.slope for step in parts if getattr(step, "slope", None) is not None]
+    return [step.gate for step in parts if getattr(step, "slope", None) is not None]
 
 
 def targets(program):
@@ -206,6 +207,26 @@ def test_program_differs_nowhere_in_float32():
     for ours, theirs in ((frozen, plain), (frozen.T, plain.T)):
         error = (ours.dense() - theirs.dense()).norm() / theirs.dense().norm()
         assert error < 1e-5
+
+
+@pytest.mark.skipif(lanes.BYTES == 0 or not team.at_hand(), reason="Winograd's kernels need AVX2")
+def test_gates_as_bits_where_winograd_takes_them():
+    net, y = lively(UNet(2, 32)), torch.rand(2, 1, 16, 16)
+    program = agree(net, y)
+    parts = [part for step in program.steps for part in getattr(step, "parts", [step])]
+    by_winograd = [part for part in parts if isinstance(part, Convolution) and part.by_winograd]
+    assert len(by_winograd) > 5 and all(part.slope.dtype == torch.uint8 for part in by_winograd)
+    # One gate behind both parts of a concatenation is kept once.
+    joint = next(step for step in program.steps if isinstance(step, Joint))
+    assert len({id(part.slope) for part in joint.parts}) == 1
+    # Where the kernel does not go, the bits become numbers again.
+    V = torch.randn(1, *y.shape, generator=torch.Generator().manual_seed(0)).double()
+    half = program.to(torch.bfloat16)
+    assert all(slope.dtype == torch.bfloat16 for slope in gates(half))
+    coarse, fine = half.apply(V.bfloat16()).double(), program.apply(V)
+    assert 1e-4 < (coarse - fine).norm() / fine.norm() < 0.05
+    single = program.to(torch.float32).apply(V.float()).double()
+    assert (single - fine).norm() / fine.norm() < 1e-5
 
 
 def test_gates_as_bytes_beyond_a_budget(monkeypatch):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.kernels.winograd import Winograd, offered
+from spectral.kernels.winograd import Winograd, offered, unpacked
 from spectral.operators.frozen.steps import Leading, aten, cast, channels_last, counts, some
 
 THIN = 4  # output channels up to which a convolution is a matrix product and shifted sums
@@ -18,7 +18,8 @@ THIN = 4  # output channels up to which a convolution is a matrix product and sh
 class Convolution:
     """t -> s (w * t), of any stride, padding, dilation, groups and dimension, transposed or not.
 
-    `slope` s, of the size of the output, is the gate that follows; None is 1.
+    `slope` s, of the size of the output, is the gate that follows: numbers, bytes or, where `by_winograd`,
+    bits; None is 1.
     """
 
     inputs: tuple[int, ...]
@@ -37,6 +38,17 @@ class Convolution:
     leading: Leading = "merged"
     _forward: Kernel | None = field(default=None, repr=False)
     _backward: Kernel | None = field(default=None, repr=False)
+
+    @property
+    def by_winograd(self) -> bool:
+        """Whether both directions go by `Minimal`."""
+        geometry = self.stride, self.padding, self.dilation, self.transposed
+        return _by_winograd(self.weight, *geometry, self.groups, self.input_size)
+
+    @property
+    def gate(self) -> Tensor | None:
+        """s as numbers or bytes."""
+        return unpacked(self.slope) if self.slope is not None and _is_packed(self.slope) else self.slope
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """s (w * t)."""
@@ -67,8 +79,13 @@ class Convolution:
 
     def to(self, dtype: torch.dtype) -> Convolution:
         """The kernels and slopes in another precision."""
-        slope = None if self.slope is None else cast(self.slope, dtype)
-        return replace(self, weight=cast(self.weight, dtype), slope=slope, _forward=None, _backward=None)
+        weight = cast(self.weight, dtype)
+        other = replace(self, weight=weight, _forward=None, _backward=None)
+        if self.slope is not None and not (_is_packed(self.slope) and other.by_winograd):
+            gate = self.gate
+            assert gate is not None
+            other.slope = gate.to(dtype) if _is_packed(self.slope) else cast(gate, dtype)
+        return other
 
     def select(self, index: Tensor, n: int) -> Convolution | None:
         """With the slopes of some inputs, and the same kernels."""
@@ -210,6 +227,23 @@ class Thin(Kernel):
         return inside.transpose(0, 1).contiguous()
 
 
+def _is_packed(slope: Tensor) -> bool:
+    return slope.dtype == torch.uint8
+
+
+def _by_winograd(
+    weight: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    groups: int,
+    size: torch.Size,
+) -> bool:
+    plain = weight.ndim == 4 and not transposed and groups == 1
+    return plain and max(stride + dilation) == 1 and list(padding) == [1, 1] and offered(weight, size)
+
+
 def _times(x: Tensor, slope: Tensor, owned: bool) -> Tensor:
     """s x for each of the blocks of len(s) images in x; in place where x is `owned`."""
     blocks = x.unflatten(0, (-1, len(slope)))
@@ -233,7 +267,7 @@ def kernel(
         inside = all(p <= d * (k - 1) for p, d, k in zip(padding, dilation, taps, strict=True))
         if out <= THIN and channels >= 4 * THIN and max(stride) == 1 and inside:
             return Thin(weight, padding, dilation)
-        if max(stride + dilation) == 1 and list(padding) == [1, 1] and offered(weight, size):
+        if _by_winograd(weight, stride, padding, dilation, transposed, groups, size):
             return Minimal(weight)
         if weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
             return Packed(weight, stride, padding, dilation, size)

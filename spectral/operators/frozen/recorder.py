@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spectral.errors import SpectralError
+from spectral.kernels.winograd import packed
 from spectral.operators.frozen.convolution import Convolution, Joint
 from spectral.operators.frozen.program import Program
 from spectral.operators.frozen.steps import (
@@ -31,9 +32,7 @@ from spectral.operators.frozen.steps import (
     channels_last,
 )
 
-GATES_AS_FLOATS = (
-    1 << 24
-)  # entries; more gates are kept as bytes: a quarter of the memory, and slower to apply
+GATES_AS_FLOATS = 1 << 24  # entries; more are kept as bytes: a quarter of the memory, and slower to apply
 
 
 def record(function: Callable[[Tensor], Tensor], y: Tensor) -> Program:
@@ -89,8 +88,8 @@ class _Recorder:
         steps = _needed(self.steps, slot)
         for join in (_fold, _merge):
             steps = _joined(steps, slot, join)
-        steps = _joined(_gates_as_floats(steps, output.dtype), slot, _gate)
-        steps = _without_concatenations(steps, slot)
+        steps = _without_concatenations(_joined(steps, slot, _gate), slot)
+        _keep_gates(steps, output.dtype)
         return Program(steps, slot, self.y.shape, output, self.entries)
 
     def _call(self, node: Node) -> None:
@@ -371,13 +370,23 @@ def _joint(step: Convolution, inputs: tuple[int, ...], channels: list[slice]) ->
     return parts[0] if len(parts) == 1 else Joint(inputs, step.output, parts)
 
 
-def _gates_as_floats(steps: list[Step], dtype: torch.dtype) -> list[Step]:
-    """Gates in the precision of the vectors they multiply, unless that is too much to keep."""
-    gates = [step for step in steps if isinstance(step, Diagonal) and step.slope.dtype == torch.int8]
-    if sum(gate.slope.numel() for gate in gates) <= GATES_AS_FLOATS:
-        for gate in gates:
-            gate.slope = gate.slope.to(dtype)
-    return steps
+def _keep_gates(steps: list[Step], dtype: torch.dtype) -> None:
+    """Gates as their steps apply them fastest: bits, or numbers as long as those are not too many to keep."""
+    parts = [part for step in steps for part in (step.parts if isinstance(step, Joint) else [step])]
+    gated = [
+        (part, part.slope, isinstance(part, Convolution) and part.by_winograd)
+        for part in parts
+        if isinstance(part, (Convolution, Diagonal)) and part.slope is not None
+    ]
+    gated = [(part, gate, in_bits) for part, gate, in_bits in gated if gate.dtype == torch.int8]
+    numbers = {id(gate): gate.numel() for _, gate, in_bits in gated if not in_bits}
+    other = dtype if sum(numbers.values()) <= GATES_AS_FLOATS else torch.int8
+    kept: dict[tuple[int, bool], Tensor] = {}
+    for part, gate, in_bits in gated:
+        key = id(gate), in_bits
+        if key not in kept:
+            kept[key] = packed(gate) if in_bits else gate.to(other)
+        part.slope = kept[key]
 
 
 def _is_fixed_batch_norm(node: Any) -> bool:
