@@ -36,7 +36,11 @@ class Pool:
         torch.empty(2**25 - 2**12, dtype=torch.uint8)  # shown and freed, none of its pages ever touched
 
     def empty(self, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A tensor of any content."""
+        """A tensor of any content.
+
+        Raises:
+            torch.OutOfMemoryError: there is no such memory; what was free is given back.
+        """
         need = math.prod(size) * dtype.itemsize
         if need < SMALL:
             return torch.empty(size, dtype=dtype)
@@ -62,7 +66,11 @@ class Pool:
             free = sum(block.nbytes for block in self._free)
             while self._free and self._lent + free + need > self._most:
                 free -= self._free.pop(0).nbytes
-            block = np.empty(need, np.uint8)
+            try:
+                block = np.empty(need, np.uint8)
+            except MemoryError as failure:
+                self._free.clear()
+                raise torch.OutOfMemoryError(str(failure)) from failure
         self._lent += block.nbytes
         self._most = max(self._most, self._lent)
         return block

@@ -1,15 +1,10 @@
 """Chebyshev filtering: eigenpairs at an end of the spectrum, or inside it, by Lanczos on a polynomial p(A).
 
-p is a bell, 1 at its centre and near 0 far from it, made of Chebyshev polynomials, so that the eigenvalues
-sought are the largest ones of p(A):
-
-    p(t) = sum_j g_j T_j(gamma) T_j(t) / norm,    t = (lambda - c) / h in [-1, 1]
-
-with g_j Jackson's damping, which keeps p from ringing, and gamma such that p is the same at both ends of an
-interval.  A filter is an operator like any other, so the search, the probe for what was missed and the
-verification are those of `lanczos`, and what the probe says of p(A) is told of A through p's monotone sides
-(Fang and Saad 2012: filtered Lanczos).  Subspace iteration with the same filter would need a block as wide as
-the answer and several passes; Lanczos takes fewer products with the filter, and a block of any width.
+p is a bell (`spectral.solvers.bell`), so that the eigenvalues sought are the largest ones of p(A).  A filter
+is an operator like any other: the search, the probe for what was missed and the verification are those of
+`lanczos`, and what the probe says of p(A) is told of A through p's monotone sides (Fang and Saad 2012:
+filtered Lanczos).  Subspace iteration with the same filter would need a block as wide as the answer and
+several passes; Lanczos takes fewer products with the filter, and a block of any width.
 
 A product with p(A) takes as many with A as p's degree: at an end of the spectrum Lanczos on A itself always
 needs fewer.  What a filter saves there is vectors to hold and to orthogonalise.
@@ -22,65 +17,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import scipy.fft
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.operators.base import LinearOperator
-from spectral.solvers.certificate import Completeness, unseen_bound
+from spectral.solvers.bell import Bell, ChebyshevFilter
+from spectral.solvers.certificate import Completeness
 from spectral.solvers.dense import DENSE_AT_MOST, dense
-from spectral.solvers.krylov import KrylovBasis, product
-from spectral.solvers.lanczos import RitzPairs, finish, first_block, fresh_seed, lanczos
+from spectral.solvers.krylov import product
+from spectral.solvers.lanczos import RitzPairs, finish, fresh_seed, lanczos
 from spectral.solvers.search import STAGES, Progress, Which
+from spectral.solvers.survey import Spectrum, survey
 
-EDGE, FOOT = 0.9, 0.1
-SURVEY_STEPS = 60
-HIGHEST_DEGREE = 4000
 PRODUCTS_A_PAIR = 5  # of Lanczos, to an end of an interval
-
-
-class ChebyshevFilter(LinearOperator):
-    """p(A) = sum_j a_j T_j((A - c) / h), by the three-term recurrence: as many products with A as p's degree.
-
-    Attributes:
-        A: symmetric.
-        coefficients: a_0, ..., a_m.
-        centre, radius: c and h; the spectrum of A lies within [c - h, c + h].
-    """
-
-    def __init__(
-        self, A: LinearOperator, coefficients: NDArray[np.float64], centre: float, radius: float
-    ) -> None:
-        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True)
-        self.A, self.coefficients, self.centre, self.radius = A, coefficients, centre, radius
-
-    @property
-    def degree(self) -> int:
-        """m."""
-        return len(self.coefficients) - 1
-
-    def at(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """p of eigenvalues of A."""
-        t = (values - self.centre) / self.radius
-        return np.asarray(np.polynomial.chebyshev.chebval(t, self.coefficients))
-
-    def _apply(self, V: Tensor) -> Tensor:
-        a = self.coefficients.tolist()
-        before, now = V, (self.A.apply(V) - self.centre * V) / self.radius
-        total = a[0] * V + a[1] * now
-        for coefficient in a[2:]:
-            after = (2 / self.radius) * (self.A.apply(now) - self.centre * now) - before
-            before, now = now, after
-            total += coefficient * now
-        return total
-
-    _apply_transpose = _apply
-
-    def _select(self, index: Tensor) -> LinearOperator:
-        return ChebyshevFilter(self.A.select(index), self.coefficients, self.centre, self.radius)
 
 
 def chebyshev(
@@ -135,181 +85,9 @@ def chebyshev(
     return solve.at_end(k, which, above) if between is None else solve.inside(*between)
 
 
-@dataclass(frozen=True)
-class Spectrum:
-    """What a few Lanczos steps tell: safe bounds, and where the eigenvalues are.
-
-    low, high: no eigenvalue lies beyond, at the confidence asked for.  theta (B, s): Ritz values;
-    count (B, s): the number of eigenvalues about each, n times the weight that random vectors have there.
-    basis: what they were read from.
-    """
-
-    low: float
-    high: float
-    theta: Tensor
-    count: Tensor
-    basis: KrylovBasis
-
-    @property
-    def products(self) -> int:
-        """What it cost."""
-        return self.basis.size
-
-    @property
-    def exact(self) -> bool:
-        """Whether the steps spanned the whole space."""
-        return self.basis.exhausted
-
-    @property
-    def flat(self) -> bool:
-        """Whether all eigenvalues are one to rounding, or near it: no polynomial tells them apart."""
-        return self.high - self.low <= 1e3 * self.basis.rounding
-
-    @property
-    def rows(self) -> Tensor:
-        """(B, s, n), orthonormal: the Krylov basis."""
-        return self.basis.V[:, : self.basis.size].contiguous()
-
-    def between(self, low: float, high: float) -> float:
-        """How many eigenvalues to expect in there, at most among the problems."""
-        inside = (self.theta > low) & (self.theta < high)
-        return (self.count * inside).sum(-1).max().item()
-
-    def quantile(self, k: float) -> float:
-        """A value above which k eigenvalues are expected, in each problem."""
-        theta, order = self.theta.sort(dim=-1, descending=True)
-        reached = (self.count.gather(-1, order).cumsum(-1) < k).sum(-1, keepdim=True)
-        return theta.gather(-1, reached.clamp(max=theta.shape[-1] - 1)).min().item()
-
-    def of(self, which: Which) -> Spectrum:
-        """That of A, -A or A^2, whose largest eigenvalues are the ones sought."""
-        if which == "largest":
-            return self
-        if which == "smallest":
-            return replace(self, low=-self.high, high=-self.low, theta=-self.theta)
-        return replace(self, low=0.0, high=max(self.low**2, self.high**2), theta=self.theta**2)
-
-
-def survey(A: LinearOperator, *, seed: int = 0, failure: float = 1e-3) -> Spectrum:
-    """`Spectrum` of a symmetric operator, the bounds failing with probability `failure` at most.
-
-    A Krylov space of two random vectors grows until the bounds lie within a twentieth of the spectrum's width
-    of the Ritz values, or for 60 steps.  With X_1 its start and T y = theta y, the count about theta is
-    n |y_1|^2 / 2, y_1 the part of y in X_1 (Lanczos quadrature of the density).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    block = min(2, A.shape[1])
-    basis = KrylovBasis(A, first_block(A, block, None, generator), generator)
-    low = high = torch.empty(0)
-    for step in range(1, SURVEY_STEPS + 1):
-        basis.expand()
-        theta, Y = torch.linalg.eigh(basis.T)
-        if basis.exhausted:
-            low, high = theta[:, 0], theta[:, -1]
-            break
-        if step % 4:
-            continue
-        high, low = (
-            sign
-            * unseen_bound(sign * basis.T, basis.C, block=block, dimension=A.shape[1], failure=failure / 2)
-            for sign in (1, -1)
-        )
-        spread = theta[:, -1] - theta[:, 0]
-        if bool(((high - theta[:, -1]).maximum(theta[:, 0] - low) <= 0.05 * spread).all()):
-            break
-    count = A.shape[1] / block * Y[:, :block].square().sum(-2)
-    return Spectrum(low.min().item(), high.max().item(), theta, count, basis)
-
-
-class _Bell:
-    """p for the eigenvalues from low to high, either of which may lie beyond the spectrum's end.
-
-    Attributes:
-        coefficients: a_0, ..., a_m.
-        edge: the least p inside.
-        stretch: max |x - lambda| / (p(x) - p(lambda)) over ends x and lambda outside: how much larger an
-            error in A can be than one in p(A).
-    """
-
-    def __init__(self, spectrum: Spectrum, low: float, high: float, degree: int | None) -> None:
-        self.low, self.high = low, high
-        self.centre, self.radius = (spectrum.low + spectrum.high) / 2, (spectrum.high - spectrum.low) / 2
-        self._top, self._bottom = (
-            math.acos(min(1.0, max(-1.0, (x - self.centre) / self.radius))) for x in (high, low)
-        )
-        ends = [angle for angle in (self._top, self._bottom) if 0 < angle < math.pi]
-        # Jackson's bell is close to a Gaussian of standard deviation pi / m in the angle.
-        width = (self._bottom - self._top) / len(ends)
-        m = degree or min(math.ceil(math.pi * math.sqrt(-2 * math.log(EDGE)) / width), HIGHEST_DEGREE)
-        self._shape(m)
-        while self.edge < FOOT and m > 1:
-            m = min(m - 1, 9 * m // 10)
-            self._shape(m)
-        x = np.cos(ends)[:, None] - np.cos(self._angles)
-        fall = _bell_at(np.array(ends), self.coefficients)[:, None] - self._p
-        told = ~self._inside & (fall > 0)
-        self.stretch = self.radius * float((np.abs(x)[told] / fall[told]).max(initial=1.0))
-
-    def _shape(self, m: int) -> None:
-        """The bell of degree m, as high at one end of the interval as at the other."""
-        gamma = 0.0 if self._top == 0 else math.pi
-        if self._top > 0 and self._bottom < math.pi:
-            ends = np.array([self._top, self._bottom])
-            lower, upper = self._top, self._bottom
-            for _ in range(60):
-                gamma = (lower + upper) / 2
-                at_top, at_bottom = _bell_at(ends, _bell(m, gamma))
-                lower, upper = (gamma, upper) if at_top > at_bottom else (lower, gamma)
-        self.coefficients = _bell(m, gamma)
-        # p at the angles j pi / N, by a cosine transform.
-        size = 16 * max(m, 16)
-        padded = np.zeros(size + 1)
-        padded[: m + 1] = self.coefficients / 2
-        padded[0] *= 2
-        self._p = scipy.fft.dct(padded, type=1)
-        self._angles = np.pi * np.arange(size + 1) / size
-        self._inside = (self._angles >= self._top) & (self._angles <= self._bottom)
-        at_ends = _bell_at(np.array([self._top, self._bottom]), self.coefficients)
-        self.edge = min(float(at_ends.min()), float(self._p[self._inside].min(initial=1.0)))
-
-    @property
-    def degree(self) -> int:
-        """m."""
-        return len(self.coefficients) - 1
-
-    def filter(self, A: LinearOperator) -> ChebyshevFilter:
-        """p(A)."""
-        return ChebyshevFilter(A, self.coefficients, self.centre, self.radius)
-
-    def depth(self, bound: float) -> float:
-        """How far from the ends an eigenvalue with p <= bound may lie; inf where anywhere."""
-        if bound < self.edge:
-            return 0.0
-        if bound >= 1:
-            return math.inf
-        hidden = self._inside & (self._p <= bound)
-        x = self.centre + self.radius * np.cos(self._angles[hidden])
-        # One step of the grid further, since between two of its points p is not looked at.
-        step = self.radius * np.pi / (len(self._p) - 1)
-        return float(np.minimum(x - self.low, self.high - x).max(initial=0.0)) + step
-
-
 def filter_for(A: LinearOperator, low: float, high: float, *, seed: int = 0) -> ChebyshevFilter:
     """The filter that `chebyshev` would take for an interval, its spectrum surveyed."""
-    return _Bell(survey(A, seed=seed), low, high, None).filter(A)
-
-
-def _bell(m: int, gamma: float) -> NDArray[np.float64]:
-    """Coefficients of Jackson's kernel of degree m about the angle gamma, 1 there."""
-    j, a = np.arange(m + 1), math.pi / (m + 2)
-    damping = ((m + 2 - j) * np.cos(a * j) + np.sin(a * j) / math.tan(a)) / (m + 2)
-    coefficients = damping * np.cos(j * gamma) * np.where(j == 0, 1, 2)
-    return coefficients / float((coefficients * np.cos(j * gamma)).sum())
-
-
-def _bell_at(angles: NDArray[np.float64], coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
-    """sum_j a_j cos(j angle)."""
-    return np.cos(np.outer(angles, np.arange(len(coefficients)))) @ coefficients
+    return Bell(survey(A, seed=seed), low, high, None).filter(A)
 
 
 @dataclass(frozen=True)
@@ -338,7 +116,7 @@ class _Solve:
             low = {"largest": above, "smallest": -above, "magnitude": above * abs(above)}[which]
             expected = seen.between(low, math.inf)
         if not (known.exact or known.flat) and seen.low + 1e-3 * span < low < seen.high:
-            bell = _Bell(seen, min(low, seen.high - 1e-3 * span), math.inf, self.degree)
+            bell = Bell(seen, min(low, seen.high - 1e-3 * span), math.inf, self.degree)
             seeker = {"largest": self.A, "smallest": -1.0 * self.A, "magnitude": self.A.gram()}[which]
             cost = bell.degree * (2 if which == "magnitude" else 1)
             if self.degree is None and self.formed <= cost * _applications(expected):
@@ -394,7 +172,7 @@ class _Solve:
             }
             end = min(ends, key=lambda which: ends[which])
             from_end = PRODUCTS_A_PAIR * ends[end] + 100
-            bell = _Bell(known, low, high, None) if filtered else None
+            bell = Bell(known, low, high, None) if filtered else None
             by_filter = bell.degree * _applications(known.between(low, high)) if bell else math.inf
             if self.formed <= min(from_end, by_filter):
                 return self.by_forming(low, high)
@@ -406,7 +184,7 @@ class _Solve:
 
     def by_filter(self, known: Spectrum, low: float, high: float) -> RitzPairs:
         """The largest pairs of p(A)."""
-        bell = _Bell(known, low, high, self.degree)
+        bell = Bell(known, low, high, self.degree)
         error = self.tol * max(abs(low), abs(high))
         expected = known.between(low, high)
         bar = bell.edge - 1e-3
@@ -469,7 +247,7 @@ class _Solve:
 
     def filtered(
         self,
-        bell: _Bell,
+        bell: Bell,
         seeker: LinearOperator,
         cost: int,
         error: float,

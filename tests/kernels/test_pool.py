@@ -44,6 +44,15 @@ def test_no_more_is_held_than_was_in_use_at_once() -> None:
     assert lender.held == 4 * 50_000
 
 
+def test_where_memory_ends_it_says_so_and_gives_back_what_was_free() -> None:
+    lender = Pool()
+    lender.empty((1000,), REAL)
+    with pytest.raises(torch.OutOfMemoryError, match="allocate"):
+        lender.empty((2**50,), REAL)
+    assert lender.held == 0
+    assert lender.empty((1000,), REAL).shape == (1000,)
+
+
 def test_small_tensors_are_torchs_own() -> None:
     lender = Pool()
     t = lender.empty((3, 4), torch.float64)

@@ -12,7 +12,9 @@ from scipy.sparse.linalg import LaplacianNd
 
 from spectral.errors import NotFiniteError, NotSymmetricError, OptionError
 from spectral.operators import as_operator, from_functions
-from spectral.solvers.filtering import ChebyshevFilter, Spectrum, chebyshev, survey
+from spectral.solvers.bell import Bell, ChebyshevFilter
+from spectral.solvers.filtering import chebyshev
+from spectral.solvers.survey import Spectrum, survey
 
 sys.path.insert(0, str(Path(__file__).parent))
 from against_dense import TRAP, agree, sought, values_of
@@ -132,10 +134,8 @@ def test_the_depth_is_told_where_products_run_out():
 @pytest.mark.parametrize("degree", [None, 5, 500])
 def test_the_bell(window, degree):
     """1 at its top, no higher anywhere, equal at the ends, above its edge inside and below it outside."""
-    from spectral.solvers.filtering import _Bell
-
     known = survey(diagonal(BELL))
-    bell = _Bell(known, *window, degree)
+    bell = Bell(known, *window, degree)
     p = bell.filter(diagonal(BELL))
     x = np.linspace(known.low, known.high, 20001)
     values = p.at(x)
