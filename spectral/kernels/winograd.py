@@ -112,11 +112,11 @@ class Winograd:
         tiles = images * _tiles(height, width)
         panels = -(-tiles // ROWS)
         threads = max(1, min(torch.get_num_threads(), panels))
-        room = max(1, _CACHE // (36 * (self.channels + self.filters) * x.itemsize * ROWS))
-        blocks = min(threads * -(-panels // (threads * room)), panels)  # as many for every thread
+        in_cache = max(1, _CACHE // (36 * (self.channels + self.filters) * x.itemsize * ROWS))
+        blocks = min(threads * -(-panels // (threads * in_cache)), panels)  # as many for every thread
         block = ROWS * -(-panels // max(blocks, 1))
-        room = threads * _workspace(block, self.channels, self.filters, BYTES // x.itemsize)
-        workspace = self._pool.empty((room,), x.dtype)
+        numbers = threads * _workspace(block, self.channels, self.filters, BYTES // x.itemsize)
+        workspace = self._pool.empty((numbers,), x.dtype)
         task = np.array(
             [
                 *(0, 0, tiles, blocks, block, x.data_ptr()),
