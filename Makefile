@@ -29,7 +29,7 @@ docs: $(STAMP)  ## the tables and figures of README and docs, measured anew: hou
 	$(BIN)/spectral eigs --denoiser photos --crop 60 180 64 --part full --left -k 12 --out docs/figures
 	for page in sketch whole many solvers nonsymmetric quality; do \
 		$(BIN)/python -m benchmarks.$$page --write || exit 1; done
-	$(BIN)/python -m benchmarks.products --write
+	$(BIN)/python -m benchmarks.products --quick --write
 	$(BIN)/python -m benchmarks.estimators all
 	for part in oracle-slopes mterm regularity speed; do $(BIN)/python -m benchmarks.theory $$part || exit 1; done
 

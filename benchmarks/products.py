@@ -8,7 +8,7 @@ what a forward pass takes by that measure: the operator is built, and J v and J'
 
 In the same run J v and J' u are compared with torch.func in float64: a float32 program must agree to 1e-5, or
 to twice what torch.func in float32 does, and a float64 program to 1e-12.  --quick takes three networks at 80
-pixels, and the memory of one at 512.  --write puts the tables into docs/products.md.
+and 256 pixels, and the memory of one at 512.  --write puts the tables into docs/products.md.
 """
 
 import argparse
@@ -240,7 +240,12 @@ def measured(
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     parts = []
     for side in sides:
-        rows = [times(name, side, device, seconds) for name in networks if fits(name, side)]
+        rows = []
+        for name in networks:
+            if fits(name, side):
+                rows.append(times(name, side, device, seconds))
+                print(f"{side}: {' | '.join(rows[-1])}", file=sys.stderr)
+                gc.collect()  # traced functions hold themselves, and with them gigabytes
         parts += [
             f"{side}x{side} pixels, float32, torch {torch.__version__}, {where}; products in forward passes "
             "a vector, 8 being blocks of eight.",
@@ -264,7 +269,9 @@ def measured(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/products.md")
-    parser.add_argument("--quick", action="store_true", help="three networks at 80 pixels, memory at 512")
+    parser.add_argument(
+        "--quick", action="store_true", help="three networks at 80 and 256 pixels, memory at 512"
+    )
     parser.add_argument(
         "--sides", type=int, nargs="+", default=[80, 256, 512], help="of the images, multiples of 16"
     )
@@ -282,7 +289,7 @@ def main() -> None:
         [(name, side) for side in options.sides for name in names if side > 80 and fits(name, side)],
     )
     if options.quick:
-        names, sides, of = list(QUICK), [80], [("UNet, 3 blocks", 512)]
+        names, sides, of = list(QUICK), [80, 256], [("UNet, 3 blocks", 512)]
     text = measured(names, sides, of if options.device == "cpu" else [], options.device, options.seconds)
     print(text)
     if options.write:
