@@ -144,7 +144,7 @@ def certify_full(found: SchurPairs, k: int, *, which: Which, above: float | None
     X, AX = (Y[:, :wanted].mT @ rows.to(Y.dtype) for rows in (V, W))
     values = values[:wanted]
     # Among values alike to rounding the subspace may hold more than are returned: they are not unseen.
-    beyond = [sign * found.completeness.bound, *target.height(theta[wanted:]).reshape(-1, 1)]
+    beyond = torch.cat([sign * found.completeness.bound, target.height(theta[wanted:])])
     at = values.to(V.device).unsqueeze(-1)
     residuals = torch.linalg.vector_norm(AX - at * X, dim=-1)
     X = _turned(X, values)
@@ -161,7 +161,7 @@ def certify_full(found: SchurPairs, k: int, *, which: Which, above: float | None
         if len(Q)
         else _size(Q),
         shown=torch.from_numpy(found.conditions)[:wanted],
-        completeness=replace(found.completeness, bound=sign * torch.stack(beyond).amax(0)),
+        completeness=replace(found.completeness, bound=sign * beyond.amax(0, keepdim=True)),
     )
     return proof if found.left is None else _with_left(proof, found.left, V, Y, X)
 

@@ -15,6 +15,7 @@ from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.operators import Jacobian, LinearOperator
 from spectral.operators.subject import operator_of
 from spectral.solvers import Completeness, Progress, RitzPairs, RitzTriplets
+from spectral.solvers.certificate import rounding
 from spectral.solvers.checks import check_operator
 from spectral.solvers.dense import DENSE_AT_MOST
 from spectral.solvers.search import Which
@@ -153,16 +154,16 @@ class Problem:
         tol: float,
     ) -> dict[str, Any]:
         """The fields that say how good the values are, and the notes."""
-        rounding = torch.finfo(self.working.dtype).eps * found.norm
+        floor = rounding(self.working.dtype, found.norm)
         k = values.shape[-1]
         scale = values.abs().amax(-1) if k else residuals.new_zeros(len(values))
-        tolerance = (tol * scale).clamp(min=10 * rounding)
+        tolerance = (tol * scale).clamp(min=floor)
         converged = residuals <= tolerance.unsqueeze(-1)
         notes = [*(self.A.notes if isinstance(self.A, Jacobian) else []), *found.notes]
-        if k and bool((tol * scale < 10 * rounding).any()):
+        if k and bool((tol * scale < floor).any()):
             notes.append(
                 f"tol {tol:g} is below the rounding of {self.working.dtype} products: residuals of "
-                f"{10 * rounding:.1e} were asked for instead"
+                f"{floor:.1e} were asked for instead"
             )
         if not bool(converged.all()):
             notes.append(f"{int((~converged).sum())} of {converged.numel()} are above the tolerance")
@@ -173,7 +174,7 @@ class Problem:
             "values": self.one(values),
             "residuals": self.one(residuals),
             # Rounding in a product moves values by as much, however small the residual.
-            "errors": self.one(errors.clamp(min=rounding)),
+            "errors": self.one(errors.clamp(min=floor / 10)),
             "converged": self.one(converged),
             "tolerance": self.one(tolerance),
             "completeness": Completeness(self.one(seen.bound), seen.confidence, seen.products),

@@ -1,4 +1,4 @@
-"""Memory for results, used again: pages fresh from the system cost up to half of a convolution's time.
+"""Memory for results, used again: pages fresh from the system cost time at every product.
 
 glibc keeps freed blocks of up to 32 MiB for the next that ask, but only once it has seen one so large freed;
 larger ones go back to the system at once.  The first is shown to it here, the others are kept here.
@@ -55,7 +55,10 @@ class Pool:
         """Bytes lent and free."""
         with self._lock:
             self._collect()
-            return self._lent + sum(block.nbytes for block in self._free)
+            return self._held()
+
+    def _held(self) -> int:
+        return self._lent + sum(block.nbytes for block in self._free)
 
     def _taken(self, need: int) -> Block:
         self._collect()
@@ -63,9 +66,8 @@ class Pool:
         if fits:
             block = self._free.pop(min(fits, key=lambda i: self._free[i].nbytes))
         else:
-            free = sum(block.nbytes for block in self._free)
-            while self._free and self._lent + free + need > self._most:
-                free -= self._free.pop(0).nbytes
+            while self._free and self._held() + need > self._most:
+                self._free.pop(0)
             try:
                 block = np.empty(need, np.uint8)
             except MemoryError as failure:
@@ -82,13 +84,13 @@ class Pool:
             self._free.append(block)
 
 
-_current: weakref.ref[Pool] = weakref.ref(Pool())
+_current: weakref.ref[Pool] | None = None
 
 
 def shared() -> Pool:
     """The pool of all that hold it, which ends with the last of them."""
     global _current  # noqa: PLW0603
-    pool = _current()
+    pool = None if _current is None else _current()
     if pool is None:
         pool = Pool()
         _current = weakref.ref(pool)

@@ -116,10 +116,8 @@ class GolubKahanBasis(Relation):
         H, Z = orthogonalise(Z, V)
         check_adjoint(B[:, q:], H, self.norm, self.A)
         X, R = self.next_block(Z, V)
-        C = torch.zeros(len(B), X.shape[1], grown, dtype=torch.float64)
-        C[..., q:] = R
-        F = torch.zeros(*self.F.shape[:2], grown, dtype=torch.float64)
-        F[..., :q] = self.F
+        C = torch.nn.functional.pad(R, (q, 0))
+        F = torch.nn.functional.pad(self.F, (0, grown - q))
         # All at once, so that an interruption leaves the relation as it was.
         self.B, self.F, self.X, self.C = B, F, X, C
 

@@ -13,6 +13,7 @@ import spectral
 from benchmarks.conditional import ConditionalUNet
 from denoisers.networks import BFCNN, UNet
 from spectral.kernels import lanes, team
+from spectral.kernels.winograd import unpacked
 from spectral.operators.frozen import record
 from spectral.operators.frozen.convolution import Convolution, Joint
 from spectral.operators.frozen.steps import Diagonal, Linear, Local, Norm
@@ -44,7 +45,8 @@ def agree(function, y, tolerance=1e-12):
 def gates(program):
     """The slopes that convolutions apply, as numbers or bytes."""
     parts = [part for step in program.steps for part in getattr(step, "parts", [step])]
-    return [step.gate for step in parts if getattr(step, "slope", None) is not None]
+    slopes = [step.slope for step in parts if getattr(step, "slope", None) is not None]
+    return [unpacked(slope) if slope.dtype == torch.uint8 else slope for slope in slopes]
 
 
 def targets(program):

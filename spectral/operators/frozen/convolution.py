@@ -45,11 +45,6 @@ class Convolution:
         geometry = self.stride, self.padding, self.dilation, self.transposed
         return _by_winograd(self.weight, *geometry, self.groups, self.input_size)
 
-    @property
-    def gate(self) -> Tensor | None:
-        """s as numbers or bytes."""
-        return unpacked(self.slope) if self.slope is not None and _is_packed(self.slope) else self.slope
-
     def apply(self, *tangents: Tensor) -> Tensor:
         """s (w * t)."""
         if self._forward is None:
@@ -79,12 +74,10 @@ class Convolution:
 
     def to(self, dtype: torch.dtype) -> Convolution:
         """The kernels and slopes in another precision."""
-        weight = cast(self.weight, dtype)
-        other = replace(self, weight=weight, _forward=None, _backward=None)
-        if self.slope is not None and not (_is_packed(self.slope) and other.by_winograd):
-            gate = self.gate
-            assert gate is not None
-            other.slope = gate.to(dtype) if _is_packed(self.slope) else cast(gate, dtype)
+        slope = None if self.slope is None else cast(self.slope, dtype)
+        other = replace(self, weight=cast(self.weight, dtype), slope=slope, _forward=None, _backward=None)
+        if slope is not None and slope.dtype == torch.uint8 and not other.by_winograd:
+            other.slope = unpacked(slope).to(dtype)
         return other
 
     def select(self, index: Tensor, n: int) -> Convolution | None:
@@ -225,10 +218,6 @@ class Thin(Kernel):
         rows, columns = sides[0] + 2 * p - top, sides[1] + 2 * q - left
         inside = total[:, :, top - p : top - p + rows, left - q : left - q + columns]
         return inside.transpose(0, 1).contiguous()
-
-
-def _is_packed(slope: Tensor) -> bool:
-    return slope.dtype == torch.uint8
 
 
 def _by_winograd(

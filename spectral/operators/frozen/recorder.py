@@ -376,9 +376,9 @@ def _keep_gates(steps: list[Step], dtype: torch.dtype) -> None:
     gated = [
         (part, part.slope, isinstance(part, Convolution) and part.by_winograd)
         for part in parts
-        if isinstance(part, (Convolution, Diagonal)) and part.slope is not None
+        if isinstance(part, (Convolution, Diagonal))
+        if part.slope is not None and part.slope.dtype == torch.int8
     ]
-    gated = [(part, gate, in_bits) for part, gate, in_bits in gated if gate.dtype == torch.int8]
     numbers = {id(gate): gate.numel() for _, gate, in_bits in gated if not in_bits}
     other = dtype if sum(numbers.values()) <= GATES_AS_FLOATS else torch.int8
     kept: dict[tuple[int, bool], Tensor] = {}
