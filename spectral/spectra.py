@@ -16,7 +16,7 @@ from spectral.errors import OptionError
 from spectral.estimators.norms import asymmetry
 from spectral.nonsymmetric import full_eigs
 from spectral.operators import Jacobian, LinearOperator
-from spectral.operators.jacobian import Precision
+from spectral.operators.precision import Precision
 from spectral.problem import Asked, Problem
 from spectral.progress import bar
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets

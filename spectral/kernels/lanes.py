@@ -4,7 +4,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba.core import cgutils, config, types
 from numba.core.imputils import lower_builtin
 from numba.core.registry import cpu_target
@@ -12,6 +12,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, models, register_model
 
 _COMPILED = not config.DISABLE_JIT  # type: ignore[attr-defined]
+binding.initialize_native_asmparser()
 _FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",") if _COMPILED else []
 
 BYTES = 64 if "+avx512f" in _FEATURES else 32 if {"+avx2", "+fma"} <= set(_FEATURES) else 0
@@ -20,7 +21,11 @@ BYTES = 64 if "+avx512f" in _FEATURES else 32 if {"+avx2", "+fma"} <= set(_FEATU
 ROWS = 12 if BYTES == 64 else 6
 """Rows of a `panel`: with its 2 columns of vectors, the sums that 32 (or 16) registers hold."""
 
+SHORT = BYTES == 64 and "+avx512vnni" in _FEATURES
+"""Whether pairs of 16-bit integers multiply and add in one instruction (VNNI), twice as many as floats do."""
+
 _FUSED = ("contract",)
+_MAGIC = 1.5 * 2**23  # added to a float32 below 2^22 in size, it leaves the rounded number in the last bits
 
 
 class Lanes(types.Type):
@@ -70,12 +75,12 @@ for _operation, _method in ((operator.add, "fadd"), (operator.sub, "fsub"), (ope
 @lower_builtin(operator.mul, types.Float, Lanes)
 def _scaled(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     number = context.cast(builder, args[0], sig.args[0], sig.args[1].dtype)
-    return builder.fmul(_repeated(builder, number, sig.args[1].dtype), args[1], flags=_FUSED)
+    return builder.fmul(_repeated(builder, number, _vector(sig.args[1].dtype)), args[1], flags=_FUSED)
 
 
-def _repeated(builder: Any, number: Any, dtype: types.Float) -> Any:
-    """The number in every lane."""
-    vector, i32 = _vector(dtype), ir.IntType(32)
+def _repeated(builder: Any, number: Any, vector: Any) -> Any:
+    """The number in every lane of a vector of that type."""
+    i32 = ir.IntType(32)
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, number, ir.Constant(i32, 0))
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(i32, vector.count), None))
@@ -173,6 +178,142 @@ def store_all(context, target, at, step, values):  # type: ignore[no-untyped-def
 
 
 @intrinsic
+def store_rounded(context, target, at, step, values, factors, first):  # type: ignore[no-untyped-def]
+    """The lanes of a tuple times factors[first], factors[first + 1], ... as int16, placed as by `store_all`.
+
+    The products must be below 2^15 in size; of others, infinities and NaN among them, any bits are stored.
+    """
+    vector = _vector(types.float32)
+    wide, narrow = (ir.VectorType(ir.IntType(bits), vector.count) for bits in (32, 16))
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        base, at, step, held, factors, first = args
+        magic = _repeated(builder, ir.Constant(ir.FloatType(), _MAGIC), vector)
+        for i, value in enumerate(cgutils.unpack_tuple(builder, held)):
+            place = builder.gep(factors, [builder.add(first, ir.Constant(first.type, i))])
+            scaled = builder.fmul(value, _repeated(builder, builder.load(place), vector), flags=_FUSED)
+            bits = builder.bitcast(builder.fadd(scaled, magic, flags=_FUSED), wide)
+            _write(builder, builder.trunc(bits, narrow), builder.gep(base, [at]), types.int16)
+            at = builder.add(at, step)
+        return context.get_dummy_value()
+
+    return types.none(target, types.intp, types.intp, values, factors, types.intp), generate
+
+
+@intrinsic
+def larger(context, most, values):  # type: ignore[no-untyped-def]
+    """The larger by lane of `most` (float32, not negative) and the sizes of the lanes of a tuple.
+
+    NaN is larger than all else: sizes are compared by their bits.
+    """
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        bits = ir.VectorType(ir.IntType(32), _vector(types.float32).count)
+        sign = ir.Constant(bits, [2**31 - 1] * bits.count)
+        top = builder.bitcast(args[0], bits)
+        for value in cgutils.unpack_tuple(builder, args[1]):
+            size = builder.and_(builder.bitcast(value, bits), sign)
+            top = builder.select(builder.icmp_unsigned(">", size, top), size, top)
+        return builder.bitcast(top, args[0].type)
+
+    return most(most, values), generate
+
+
+@intrinsic
+def largest(context, lanes):  # type: ignore[no-untyped-def]
+    """The largest number among lanes (float32) that are not negative; NaN where there is one."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        bits = ir.VectorType(ir.IntType(32), args[0].type.count)
+        name = f"llvm.vector.reduce.umax.v{bits.count}i32"
+        reduce = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(ir.IntType(32), [bits]))
+        return builder.bitcast(builder.call(reduce, [builder.bitcast(args[0], bits)]), ir.FloatType())
+
+    return types.float32(lanes), generate
+
+
+@intrinsic
+def no_lanes(context, dtype):  # type: ignore[no-untyped-def]
+    """Zero in every lane."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return ir.Constant(_vector(dtype.dtype), None)
+
+    return Lanes(dtype.dtype)(dtype), generate
+
+
+@intrinsic
+def panel_short(  # type: ignore[no-untyped-def]
+    context, left, left_at, right, right_at, out, out_at, depth, width, rows, rows_at, columns, columns_at
+):
+    """`panel` for int16: O = r (L R) c in float32, every sum exact, with units r of rows and c of columns.
+
+    R has pairs of its rows side by side: R[2 i, j], R[2 i + 1, j], R[2 i, j + 1], ...  `depth` is even, and
+    no sum may reach 2^31.
+    """
+    index = types.intp
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        left, left_at, right, right_at, out, out_at, depth, width, rows, rows_at, columns, columns_at = args
+        real, i32 = _vector(types.float32), ir.IntType(32)
+        vector = ir.VectorType(i32, real.count)
+        # As assembly: LLVM, left to choose, takes the instruction apart for a latency that is hidden anyway.
+        multiply = ir.FunctionType(vector, [vector] * 3)
+        sums = [
+            [cgutils.alloca_once_value(builder, ir.Constant(vector, None)) for _ in range(2)]
+            for _ in range(ROWS)
+        ]
+
+        def constant(number: int) -> Any:
+            return ir.Constant(depth.type, number)
+
+        pairs = builder.lshr(depth, constant(1))
+        with cgutils.for_range(builder, pairs) as loop:
+            two = builder.shl(loop.index, constant(1))
+            here = builder.add(right_at, builder.mul(two, constant(2 * vector.count)))
+            weights = [
+                _read(
+                    builder,
+                    builder.gep(right, [builder.add(here, constant(2 * j * vector.count))]),
+                    vector,
+                    types.int16,
+                )
+                for j in range(2)
+            ]
+            for row in range(ROWS):
+                start = builder.add(left_at, builder.add(builder.mul(depth, constant(row)), two))
+                both = _read(builder, builder.gep(left, [start]), i32, types.int16)
+                entry = _repeated(builder, both, vector)
+                for j, total in enumerate(sums[row]):
+                    operands = [builder.load(total), entry, weights[j]]
+                    added = builder.asm(multiply, "vpdpwssd $3, $2, $0", "=v,0,v,v", operands, False)
+                    builder.store(added, total)
+        scales = [
+            _read(
+                builder,
+                builder.gep(columns, [builder.add(columns_at, constant(j * vector.count))]),
+                real,
+                types.float32,
+            )
+            for j in range(2)
+        ]
+        for row in range(ROWS):
+            own = _repeated(
+                builder, builder.load(builder.gep(rows, [builder.add(rows_at, constant(row))])), real
+            )
+            for j, total in enumerate(sums[row]):
+                scaled = builder.fmul(builder.fmul(builder.sitofp(builder.load(total), real), scales[j]), own)
+                at = builder.add(out_at, builder.mul(width, constant(row)))
+                place = builder.gep(out, [builder.add(at, constant(j * vector.count))])
+                _write(builder, scaled, place, types.float32)
+        return context.get_dummy_value()
+
+    return types.none(
+        *(left, index, right, index, out, index, index, index), *(rows, index, columns, index)
+    ), generate
+
+
+@intrinsic
 def panel(context, left, left_at, right, right_at, out, out_at, depth, width):  # type: ignore[no-untyped-def]
     """ROWS rows of a matrix product, all sums in registers: O = L R, two vectors of columns.
 
@@ -198,7 +339,7 @@ def panel(context, left, left_at, right, right_at, out, out_at, depth, width):  
             for row in range(ROWS):
                 entry = builder.load(place(left, left_at, depth, row, loop.index))
                 for j, column in enumerate(columns):
-                    term = builder.fmul(_repeated(builder, entry, dtype), column, flags=_FUSED)
+                    term = builder.fmul(_repeated(builder, entry, vector), column, flags=_FUSED)
                     total = sums[row, j]
                     builder.store(builder.fadd(builder.load(total), term, flags=_FUSED), total)
         for row, j in pairs:

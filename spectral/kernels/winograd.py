@@ -8,6 +8,10 @@ pixels d of the input by
 36 products a tile, channel and filter where the definition takes 144.  G g G' is formed once, in float64.  A,
 B and G belong to polynomials at 0, a, -a, b, -b and infinity; a = 21/32 and b = 3/2 make half the rounding
 errors of the usual 1 and 2 (8e-7 relative in float32 with 64 channels; the definition itself makes 4e-7).
+
+`short` kernels round both factors of the 36 products to 16-bit integers, d's by a scale for each tile and
+entry and g's by one for each filter and entry; sums are exact.  With 64 channels that is 5e-4 relative, where
+rounding the pixels and weights themselves to bfloat16 makes 2e-3.
 """
 
 from functools import cache
@@ -25,14 +29,20 @@ from spectral.kernels import pool, team
 from spectral.kernels.lanes import (
     BYTES,
     ROWS,
+    SHORT,
     claim,
     gated,
+    larger,
+    largest,
     load,
     load_six,
+    no_lanes,
     panel,
+    panel_short,
     pointer,
     store,
     store_all,
+    store_rounded,
 )
 
 _A, _B = 21 / 32, 3 / 2
@@ -41,51 +51,64 @@ _AAA, _BBB, _ABB, _BAA = _A**3, _B**3, _A * _BB, _B * _AA
 _SUM, _PRODUCT = _AA + _BB, _AA * _BB
 
 _CACHE = 2**19  # bytes of transformed tiles at a time: they and the weights stay in a core's second cache
-_MOST = 128 * 128  # weights of a tap; with more, the 36 matrices come from memory for every few tiles
+_MOST = 36 * 256**2 * 4  # bytes of transformed weights: four times what they come from
+
+_TOP = 2**14  # of the integers that stand for d: those for g, summed over channels, have the rest of 32 bits
+_TINY = 2.0**-100  # a tile of smaller pixels is zero to a `short` kernel: scales must not overflow
 
 _FIELDS = (
-    "x gate_in gate_out out weight zeros workspace images height width channels filters gates_in gates_out"
+    "x gate_in gate_out out weight scales zeros workspace images height width channels filters "
+    "gates_in gates_out"
 )
 _TASK = np.dtype(
-    [(name, "i8") for name in ("taken", "workers", "tiles", "blocks", "block", *_FIELDS.split())]
+    [(name, "i8") for name in ("taken", "workers", "tiles", "blocks", "block", "size", *_FIELDS.split())]
 )
 
 _REAL = {torch.float32: np.float32, torch.float64: np.float64}
 
 
-def offered(weight: Tensor, size: torch.Size) -> bool:
-    """Whether `Winograd(weight)` is at hand for inputs of about that size (m, C, H, W), and likely faster.
+def offered(weight: Tensor, size: torch.Size, short: bool = False) -> bool:
+    """Whether `Winograd(weight, short)` is at hand for inputs of about that size (m, C, H, W), and faster.
 
     It takes weights (K, C, 3, 3) of float32 or float64 on an x86 CPU with AVX2 or AVX-512, C and K multiples
-    of two vectors (32 float32 with AVX-512), C K at most 128^2, and tiles enough to fill the registers.
+    of two vectors (32 float32 with AVX-512), C K at most 256^2 in float32, and tiles enough to fill the
+    registers.  `short` is for float32 and needs AVX512-VNNI.
     """
     filters, channels, *taps = weight.shape
     if BYTES == 0 or taps != [3, 3] or weight.dtype not in _REAL or weight.device.type != "cpu":
+        return False
+    if short and not (SHORT and weight.dtype == torch.float32):
         return False
     images, _, height, width = size
     step = 2 * BYTES // weight.itemsize
     filled = -(-images * _tiles(height, width) // ROWS) * ROWS
     saved = 9 * images * height * width / (36 * max(filled, 1))
-    wide = channels % step == 0 and filters % step == 0 and channels * filters <= _MOST
+    wide = channels % step == 0 and filters % step == 0
+    wide = wide and 36 * channels * filters * weight.itemsize <= _MOST
     return wide and saved > 2 and team.at_hand()
 
 
 class Winograd:
     """x -> w * x for weights w (K, C, 3, 3), stride 1 and padding 1, with gates or slopes on either side.
 
-    Holds the transformed weights, four times the memory of w.  Calls may come from several threads.
+    Holds the transformed weights, four times the memory of w, or twice where they are `short`.  Calls may
+    come from several threads.
 
     Raises ShapeError for weights that are not `offered` at any size.
     """
 
-    def __init__(self, weight: Tensor) -> None:
-        if not offered(weight, torch.Size((1, 1, 4 * ROWS, 4 * ROWS))):
+    def __init__(self, weight: Tensor, short: bool = False) -> None:
+        if not offered(weight, torch.Size((1, 1, 4 * ROWS, 4 * ROWS)), short):
             raise ShapeError(
                 f"no Winograd kernel for weights {tuple(weight.shape)} of {weight.dtype}: ask offered() first"
             )
         self.filters, self.channels = weight.shape[:2]
-        self.dtype = weight.dtype
-        self.weight = _transformed(weight)
+        self.dtype, self.short = weight.dtype, short
+        entries = _transformed(weight)
+        self.scales = weight.new_empty(0)
+        if short:
+            entries, self.scales = _rounded(entries)
+        self.weight = _laid_out(entries, 2 * BYTES // weight.itemsize)
         self.zeros = weight.new_zeros(self.channels)
         self._pool = pool.shared()
 
@@ -112,22 +135,26 @@ class Winograd:
         tiles = images * _tiles(height, width)
         panels = -(-tiles // ROWS)
         threads = max(1, min(torch.get_num_threads(), panels))
-        in_cache = max(1, _CACHE // (36 * (self.channels + self.filters) * x.itemsize * ROWS))
-        blocks = min(threads * -(-panels // (threads * in_cache)), panels)  # as many for every thread
+        entry = self.weight.itemsize
+        row = 36 * (self.channels * entry + self.filters * x.itemsize)
+        # Weights too many for the cache are read once a block: tiles as many bytes as half of them then cost
+        # no more than they do.
+        at_once = max(1, max(_CACHE, self.weight.nbytes // 2) // (row * ROWS))
+        blocks = min(threads * -(-panels // (threads * at_once)), panels)  # as many for every thread
         block = ROWS * -(-panels // max(blocks, 1))
-        numbers = threads * _workspace(block, self.channels, self.filters, BYTES // x.itemsize)
-        workspace = self._pool.empty((numbers,), x.dtype)
+        size = threads * _workspace(block, self.channels, self.filters, entry, x.itemsize)
+        workspace = self._pool.empty((size,), torch.uint8)
         task = np.array(
             [
-                *(0, 0, tiles, blocks, block, x.data_ptr()),
+                *(0, 0, tiles, blocks, block, x.itemsize, x.data_ptr()),
                 *(0 if gate is None else gate.data_ptr() for gate in (before, behind)),
-                *(t.data_ptr() for t in (out, self.weight, self.zeros, workspace)),
+                *(t.data_ptr() for t in (out, self.weight, self.scales, self.zeros, workspace)),
                 *(images, height, width, self.channels, self.filters),
                 *(0 if gate is None else len(gate) for gate in (before, behind)),
             ],
             np.int64,
         )
-        team.run(_worker(x.dtype, kinds.pop()).address, task.ctypes.data, threads)
+        team.run(_worker(x.dtype, kinds.pop(), self.short).address, task.ctypes.data, threads)
         return out
 
     def _gate(self, gate: Tensor | None, x: Tensor, channels: int) -> Tensor | None:
@@ -159,15 +186,34 @@ def unpacked(bits: Tensor) -> Tensor:
 
 
 def _transformed(weight: Tensor) -> Tensor:
-    """G g G' as 36 matrices (C, K), their columns in groups of two vectors: (36, K / group, C, group)."""
+    """G g G' as 36 matrices (C, K), in weight's dtype."""
     points = [(0.0, _PRODUCT)]
     points += [(sign * _A, 2 * _AA * (_AA - _BB)) for sign in (1, -1)]
     points += [(sign * _B, 2 * _BB * (_BB - _AA)) for sign in (1, -1)]
     rows = [[p**j / scale for j in range(3)] for p, scale in points] + [[0.0, 0.0, 1.0]]
     G = torch.tensor(rows, dtype=torch.float64)
-    group = 2 * BYTES // weight.itemsize
-    entries = torch.einsum("pi, kcij, qj -> pqck", G, weight.detach().double(), G).flatten(0, 1)
-    return entries.unflatten(2, (-1, group)).transpose(1, 2).to(weight.dtype).contiguous()
+    entries = torch.einsum("pi, kcij, qj -> pqck", G, weight.detach().double(), G)
+    return entries.flatten(0, 1).to(weight.dtype)
+
+
+def _rounded(entries: Tensor) -> tuple[Tensor, Tensor]:
+    """Entries (36, C, K) as int16, and what a sum of products of such integers is worth, (36, K).
+
+    No sum of a column's products with integers of at most _TOP reaches 2^31.
+    """
+    most = (2**31 - 1) // (_TOP + 1) - entries.shape[1]
+    unit = torch.maximum(entries.abs().sum(1) / most, entries.abs().amax(1) / (2**15 - 1))
+    unit = unit.clamp(min=torch.finfo(torch.float32).tiny)
+    integers = (entries / unit.unsqueeze(1)).round().to(torch.int16)
+    return integers, unit * torch.from_numpy(_BOUNDS / _TOP).unsqueeze(1)
+
+
+def _laid_out(entries: Tensor, group: int) -> Tensor:
+    """Matrices (36, C, K) with their columns in groups, (36, K / group, C, group); rows of int16 in pairs."""
+    columns = entries.unflatten(2, (-1, group)).transpose(1, 2)
+    if entries.dtype == torch.int16:
+        columns = columns.unflatten(2, (-1, 2)).transpose(3, 4)
+    return columns.contiguous()
 
 
 @numba.njit(inline="always")
@@ -197,26 +243,35 @@ def _behind(m):  # type: ignore[no-untyped-def]
     )
 
 
+_SPREAD = np.abs(np.stack(_before.py_func(np.eye(6)))).sum(1)
+_BOUNDS = np.outer(_SPREAD, _SPREAD).ravel().astype(np.float32)  # of |B' d B| by entry, for |d| <= 1
+
+
 @cache
-def _worker(dtype: torch.dtype, gate_dtype: torch.dtype) -> Any:
+def _worker(dtype: torch.dtype, gate_dtype: torch.dtype, short: bool) -> Any:
     """The C function, void (*)(void *task), that takes blocks of tiles until none are left."""
     real = _REAL[dtype]
     slope = np.uint8 if gate_dtype == torch.uint8 else real
-    lanes = BYTES // dtype.itemsize
+    entry = np.int16 if short else real
+    size, entry_size = dtype.itemsize, 2 if short else dtype.itemsize
+    tiles_in, products = (_tiles_in_short, _products_short) if short else (_tiles_in, _products)
 
     @numba.cfunc(types.void(types.voidptr), cache=True)
     def work(address):  # type: ignore[no-untyped-def]
         task = carray(address, 1, _TASK)[0]
         panels = -(-task.tiles // ROWS)
-        mine = claim(address, 1) * _workspace(task.block, task.channels, task.filters, lanes)
-        space = pointer(task.workspace + mine * (BYTES // lanes), real)
+        mine = claim(address, 1) * _workspace(task.block, task.channels, task.filters, entry_size, size)
+        space = task.workspace + mine
+        after = space + 36 * _plane(task.block, task.channels, entry_size) * entry_size
+        scratch = after + 36 * _plane(task.block, task.filters, size) * size
+        before, behind, tile = pointer(space, entry), pointer(after, real), pointer(scratch, real)
         taken = claim(address, 0)
         while taken < task.blocks:
             first = panels * taken // task.blocks * ROWS
             count = min(panels * (taken + 1) // task.blocks * ROWS, task.tiles) - first
-            _tiles_in(task, first, count, space, real, slope, lanes)
-            _products(task, count, space, real, lanes)
-            _tiles_out(task, first, count, space, real, slope, lanes)
+            tiles_in(task, first, count, before, tile, real, slope)
+            products(task, count, before, behind, tile, real)
+            _tiles_out(task, first, count, behind, tile, real, slope)
             taken = claim(address, 0)
 
     return work
@@ -229,49 +284,92 @@ def _tiles(height, width):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _plane(block, channels, lanes):  # type: ignore[no-untyped-def]
+def _plane(block, channels, size):  # type: ignore[no-untyped-def]
     """Numbers between one entry of the tiles of a block and the next: never a multiple of a page."""
-    return block * channels + lanes
+    return block * channels + BYTES // size
 
 
 @register_jitable
-def _workspace(block, channels, filters, lanes):  # type: ignore[no-untyped-def]
-    """Numbers that a worker needs: transformed inputs, their products, and one tile of one vector."""
-    return 36 * (_plane(block, channels, lanes) + _plane(block, filters, lanes) + lanes)
+def _workspace(block, channels, filters, entry_size, size):  # type: ignore[no-untyped-def]
+    """Bytes that a worker needs: transformed inputs, their products, one tile of one vector, and scales."""
+    planes = _plane(block, channels, entry_size) * entry_size + _plane(block, filters, size) * size
+    return 36 * (planes + BYTES) + -(-(block + 36) * 4 // BYTES) * BYTES
+
+
+@numba.njit(inline="always")
+def _places(tile, tiles, height, width, channels, gates, outside, at, gate_at):  # type: ignore[no-untyped-def]
+    """Where the 6x6 pixels of a tile, and their gates, begin; `outside` what lies beside the image."""
+    image, place = divmod(tile, _tiles(height, width))
+    across = -(-width // 4)
+    for i in range(6):
+        for j in range(6):
+            row, column = 4 * (place // across) + i - 1, 4 * (place % across) + j - 1
+            pixel = row * width + column
+            inside = tile < tiles and 0 <= row < height and 0 <= column < width
+            at[6 * i + j] = (image * height * width + pixel) * channels if inside else outside
+            if gates:
+                own = image % gates * height * width + pixel
+                gate_at[6 * i + j] = own * channels if inside else 0
+
+
+@numba.njit(inline="always")
+def _columns_in(x, at, gate, gate_at, gates, c, tile, lanes):  # type: ignore[no-untyped-def]
+    """B' d of one vector of channels, into `tile`."""
+    for j in range(6):
+        d = _column(x, at, j, c)
+        if gates:
+            d = _gated(d, gate, gate_at, j, c)
+        store_all(tile, j * lanes, 6 * lanes, _before(d))
 
 
 @numba.njit(cache=True)
-def _tiles_in(task, first, count, space, real, slope, lanes):  # type: ignore[no-untyped-def]
+def _tiles_in(task, first, count, before, tile, real, slope):  # type: ignore[no-untyped-def]
     """B' d B of `count` tiles, and of zeros up to a multiple of ROWS."""
-    height, width, channels = task.height, task.width, task.channels
-    x, gate = pointer(task.x, real), pointer(task.gate_in, slope)
-    gates = task.gates_in
-    # Pixels outside are read from `zeros`, wherever that lies.
-    outside = (task.zeros - task.x) // (BYTES // lanes)
-    plane = _plane(task.block, channels, lanes)
-    tile = 36 * (plane + _plane(task.block, task.filters, lanes))
-    across = -(-width // 4)
+    height, width, channels, lanes = task.height, task.width, task.channels, BYTES // task.size
+    x, gate, gates = pointer(task.x, real), pointer(task.gate_in, slope), task.gates_in
+    outside = (task.zeros - task.x) // task.size  # zeros, wherever they lie
+    plane = _plane(task.block, channels, task.size)
     at, gate_at = np.empty(36, np.intp), np.empty(36, np.intp)
     for t in range(-(-count // ROWS) * ROWS):
-        image, place = divmod(first + t, _tiles(height, width))
-        for i in range(6):
-            for j in range(6):
-                row, column = 4 * (place // across) + i - 1, 4 * (place % across) + j - 1
-                pixel = row * width + column
-                inside = first + t < task.tiles and 0 <= row < height and 0 <= column < width
-                at[6 * i + j] = (image * height * width + pixel) * channels if inside else outside
-                if gates:
-                    own = image % gates * height * width + pixel
-                    gate_at[6 * i + j] = own * channels if inside else 0
+        _places(first + t, task.tiles, height, width, channels, gates, outside, at, gate_at)
+        for c in range(0, channels, lanes):
+            _columns_in(x, at, gate, gate_at, gates, c, tile, lanes)
+            for i in range(6):
+                d = load_six(tile, 6 * i * lanes, lanes)
+                store_all(before, 6 * i * plane + t * channels + c, plane, _before(d))
+
+
+@numba.njit(cache=True)
+def _tiles_in_short(task, first, count, before, tile, real, slope):  # type: ignore[no-untyped-def]
+    """B' d B as int16, each tile in units of its largest pixel's, which is kept behind the scratch tile."""
+    height, width, channels, lanes = task.height, task.width, task.channels, BYTES // task.size
+    x, gate, gates = pointer(task.x, real), pointer(task.gate_in, slope), task.gates_in
+    outside = (task.zeros - task.x) // task.size  # zeros, wherever they lie
+    plane = _plane(task.block, channels, 2)
+    rows = 36 * lanes
+    factors = rows + task.block
+    at, gate_at = np.empty(36, np.intp), np.empty(36, np.intp)
+    for t in range(-(-count // ROWS) * ROWS):
+        _places(first + t, task.tiles, height, width, channels, gates, outside, at, gate_at)
+        top = no_lanes(real)
         for c in range(0, channels, lanes):
             for j in range(6):
                 d = _column(x, at, j, c)
                 if gates:
                     d = _gated(d, gate, gate_at, j, c)
-                store_all(space, tile + j * lanes, 6 * lanes, _before(d))
+                top = larger(top, d)
+        # Pixels that are not finite make the factor 0 and the unit what they are, and so the result NaN.
+        unit = largest(top)
+        factor = _TOP / unit if _TINY < unit < np.inf else 0.0
+        tile[rows + t] = unit
+        for entry in range(36):
+            tile[factors + entry] = factor / _BOUNDS[entry]
+        for c in range(0, channels, lanes):
+            _columns_in(x, at, gate, gate_at, gates, c, tile, lanes)
             for i in range(6):
-                d = load_six(space, tile + 6 * i * lanes, lanes)
-                store_all(space, 6 * i * plane + t * channels + c, plane, _before(d))
+                d = load_six(tile, 6 * i * lanes, lanes)
+                place = 6 * i * plane + t * channels + c
+                store_rounded(before, place, plane, _before(d), tile, factors + 6 * i)
 
 
 @numba.njit(inline="always")
@@ -301,29 +399,43 @@ def _gated(d, gate, at, j, c):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _products(task, count, space, real, lanes):  # type: ignore[no-untyped-def]
+def _products(task, count, before, behind, _, real):  # type: ignore[no-untyped-def]
     """The sums over channels, one matrix product for each of the 36 entries."""
-    channels, filters = task.channels, task.filters
+    channels, filters, lanes = task.channels, task.filters, BYTES // task.size
     weight = pointer(task.weight, real)
-    before, behind = _plane(task.block, channels, lanes), _plane(task.block, filters, lanes)
+    plane_in, plane_out = _plane(task.block, channels, task.size), _plane(task.block, filters, task.size)
     for entry in range(36):
         for k in range(0, filters, 2 * lanes):
             columns = (entry * filters + k) * channels
             for t in range(0, count, ROWS):
-                source = entry * before + t * channels
-                target = 36 * before + entry * behind + t * filters + k
-                panel(space, source, weight, columns, space, target, channels, filters)
+                source, target = entry * plane_in + t * channels, entry * plane_out + t * filters + k
+                panel(before, source, weight, columns, behind, target, channels, filters)
 
 
 @numba.njit(cache=True)
-def _tiles_out(task, first, count, space, real, slope, lanes):  # type: ignore[no-untyped-def]
+def _products_short(task, count, before, behind, tile, real):  # type: ignore[no-untyped-def]
+    """The same sums over integers, in units of the tiles and of the filters."""
+    channels, filters, lanes = task.channels, task.filters, BYTES // task.size
+    weight, units = pointer(task.weight, np.int16), pointer(task.scales, real)
+    plane_in, plane_out = _plane(task.block, channels, 2), _plane(task.block, filters, task.size)
+    for entry in range(36):
+        for k in range(0, filters, 2 * lanes):
+            columns = (entry * filters + k) * channels
+            for t in range(0, count, ROWS):
+                source, target = entry * plane_in + t * channels, entry * plane_out + t * filters + k
+                panel_short(
+                    *(before, source, weight, columns, behind, target, channels, filters),
+                    *(tile, 36 * lanes + t, units, entry * filters + k),
+                )
+
+
+@numba.njit(cache=True)
+def _tiles_out(task, first, count, behind, tile, real, slope):  # type: ignore[no-untyped-def]
     """A' m A of `count` tiles, times the gate, into the result."""
-    height, width, filters = task.height, task.width, task.filters
+    height, width, filters, lanes = task.height, task.width, task.filters, BYTES // task.size
     out, gate = pointer(task.out, real), pointer(task.gate_out, slope)
     gates = task.gates_out
-    plane = _plane(task.block, filters, lanes)
-    products = 36 * _plane(task.block, task.channels, lanes)
-    tile = products + 36 * plane
+    plane = _plane(task.block, filters, task.size)
     across = -(-width // 4)
     for t in range(count):
         image, place = divmod(first + t, _tiles(height, width))
@@ -331,10 +443,10 @@ def _tiles_out(task, first, count, space, real, slope, lanes):  # type: ignore[n
         gate_image = image % gates if gates else 0
         for k in range(0, filters, lanes):
             for j in range(6):
-                m = load_six(space, products + j * plane + t * filters + k, 6 * plane)
-                store_all(space, tile + j * lanes, 6 * lanes, _behind(m))
+                m = load_six(behind, j * plane + t * filters + k, 6 * plane)
+                store_all(tile, j * lanes, 6 * lanes, _behind(m))
             for i in range(min(4, height - top)):
-                y = _behind(load_six(space, tile + 6 * i * lanes, lanes))
+                y = _behind(load_six(tile, 6 * i * lanes, lanes))
                 pixel = (top + i) * width + left
                 at = (image * height * width + pixel) * filters + k
                 gate_at = (gate_image * height * width + pixel) * filters + k

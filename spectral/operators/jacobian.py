@@ -34,6 +34,7 @@ from spectral.errors import (
 from spectral.operators.base import LinearOperator
 from spectral.operators.chunks import Chunks, Product
 from spectral.operators.frozen import Program, record
+from spectral.operators.precision import Arithmetic, Precision, arithmetic, tf32
 
 # The program at a larger input (entries) is checked by differences of the model, with a step of STEP |y|:
 # torch.func.jvp holds twice what a forward pass does, which is more than the program itself ever needs.
@@ -44,13 +45,6 @@ log = logging.getLogger("spectral")
 
 Method = Literal["auto", "frozen", "linearize", "jvp"]
 WAYS: tuple[Method, ...] = ("frozen", "linearize", "jvp")
-Precision = Literal["float64", "float32", "tf32", "bfloat16"]
-PRECISIONS: dict[Precision, torch.dtype] = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "tf32": torch.float32,
-    "bfloat16": torch.bfloat16,
-}
 
 
 def jacobian(
@@ -121,7 +115,7 @@ class Jacobian(LinearOperator):
     ) -> None:
         self.notes: list[str] = []
         self._modules = _modules_in(model)
-        self._working = y.dtype
+        self._arithmetic = Arithmetic(y.dtype, torch.finfo(y.dtype).eps)
         y = _outside_inference(y)
         self._stand_at(model, model_kwargs, y)
         self._name = type(model).__name__ if isinstance(model, nn.Module) else _name_of(model)
@@ -179,20 +173,19 @@ class Jacobian(LinearOperator):
             SpectralError: products are not formed by a program, whose constants could be rounded, or it
                 holds an operation that does not exist in that precision.
         """
-        if precision not in PRECISIONS:
-            raise OptionError(f"precision is one of {', '.join(PRECISIONS)}; got {precision!r}")
-        working = PRECISIONS[precision]
+        here = arithmetic(precision, self.device)
         twin = copy.copy(self)
-        twin.count, twin._whole, twin.precision = 0, self, precision
-        twin.dtype = torch.promote_types(self.dtype, torch.promote_types(working, torch.float32))
-        twin._working, twin.notes = working, [*self.notes, f"products in {precision}"]
-        if working != self._working:
+        twin.count, twin._whole, twin.precision, twin._arithmetic = 0, self, precision, here
+        twin.dtype = torch.promote_types(self.dtype, torch.promote_types(here.dtype, torch.float32))
+        twin.notes = [*self.notes, here.note]
+        if (here.dtype, here.short) != (self._arithmetic.dtype, self._arithmetic.short):
             if self._program is None:
                 raise SpectralError(
                     f"{self!r} has no program to form products in {precision}: convert model and y, or leave "
                     "precision out"
                 )
-            twin._adopt(self._program.to(working))
+            program = self._program.to(here.dtype)
+            twin._adopt(program.short() if here.short else program)
             try:
                 twin._check_adjoint()
             except (RuntimeError, TypeError) as failure:
@@ -235,8 +228,8 @@ class Jacobian(LinearOperator):
         """product of blocks (m, *shape), as one of rows (*batch, m, n)."""
         rows = _outside_inference(V)
         rows = (rows.transpose(0, 1) if self.batch else rows).reshape(-1, *shape)
-        with self._evaluating(), _tf32(self.precision):
-            result = product(rows.to(self._working)).to(self.dtype)
+        with self._evaluating(), tf32(self.precision):
+            result = product(rows.to(self._arithmetic.dtype)).to(self.dtype)
         result = result.reshape(len(rows), *self.batch, -1)
         if result.untyped_storage().data_ptr() == V.untyped_storage().data_ptr():
             result = result.clone()  # of a model that only moves pixels
@@ -282,7 +275,7 @@ class Jacobian(LinearOperator):
 
     def _adopt(self, program: Program) -> None:
         """Form products by a program, in blocks."""
-        chunks = Chunks(program.live_entries * self._working.itemsize)
+        chunks = Chunks(program.live_entries * self._arithmetic.dtype.itemsize)
         self._program = program
         self._push = functools.partial(chunks, program.apply)
         self._pull = functools.partial(chunks, program.transpose)
@@ -374,7 +367,7 @@ class Jacobian(LinearOperator):
     @property
     def _tolerance(self) -> float:
         """Relative disagreement that rounding may explain."""
-        return min(1e3 * torch.finfo(self._working).eps, 0.1)
+        return min(1e3 * self._arithmetic.eps, 0.1)
 
     def _random(self, n: int, seed: int = 0) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -422,21 +415,6 @@ def _of_some(keywords: dict[str, Any], n: int, index: Tensor) -> dict[str, Any]:
 def _one_by_one(product: Product) -> Product:
     """A product of blocks from one of single vectors."""
     return lambda V: torch.stack([product(v) for v in V])
-
-
-@contextlib.contextmanager
-def _tf32(precision: Precision | None) -> Iterator[None]:
-    """TensorFloat-32 on or off for one call; None leaves it as it is."""
-    if precision is None:
-        yield
-        return
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    try:
-        matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def _outside_inference(x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class Convolution:
     """t -> s (w * t), of any stride, padding, dilation, groups and dimension, transposed or not.
 
     `slope` s, of the size of the output, is the gate that follows: numbers, bytes or, where `by_winograd`,
-    bits; None is 1.
+    bits; None is 1.  `short` lets the kernels round both factors to 16-bit integers, where they can.
     """
 
     inputs: tuple[int, ...]
@@ -34,6 +34,7 @@ class Convolution:
     input_size: torch.Size
     output_size: torch.Size
     slope: Tensor | None = None
+    short: bool = False
     owns_cotangent: bool = False
     leading: Leading = "merged"
     _forward: Kernel | None = field(default=None, repr=False)
@@ -57,6 +58,7 @@ class Convolution:
                 self.output_padding,
                 self.groups,
                 self.input_size,
+                self.short,
             )
         return self._forward(tangents[0], behind=self.slope)
 
@@ -75,10 +77,15 @@ class Convolution:
     def to(self, dtype: torch.dtype) -> Convolution:
         """The kernels and slopes in another precision."""
         slope = None if self.slope is None else cast(self.slope, dtype)
-        other = replace(self, weight=cast(self.weight, dtype), slope=slope, _forward=None, _backward=None)
+        other = replace(self, weight=cast(self.weight, dtype), slope=slope, short=False)
+        other._forward = other._backward = None
         if slope is not None and slope.dtype == torch.uint8 and not other.by_winograd:
             other.slope = unpacked(slope).to(dtype)
         return other
+
+    def shortened(self) -> Convolution:
+        """With kernels that may round both factors to 16-bit integers."""
+        return replace(self, short=True, _forward=None, _backward=None)
 
     def select(self, index: Tensor, n: int) -> Convolution | None:
         """With the slopes of some inputs, and the same kernels."""
@@ -94,20 +101,24 @@ class Convolution:
     def _transposed_arguments(self) -> tuple[Any, ...]:
         """Of `kernel`, for w'."""
         axes = range(self.weight.ndim - 2)
-        none, size = [0] * len(axes), self.output_size
+        none, about = [0] * len(axes), (self.output_size, self.short)
         if self.transposed:
-            return self.weight, self.stride, self.padding, self.dilation, False, none, self.groups, size
+            return self.weight, self.stride, self.padding, self.dilation, False, none, self.groups, *about
         taps = self.weight.shape[2:]
         reach = [self.dilation[i] * (taps[i] - 1) - self.padding[i] for i in axes]
         if self.groups == 1 and max(self.stride) == 1 and min(reach) >= 0:
             # As a plain convolution, which is the faster kernel on CPUs and GPUs alike.
             flipped = self.weight.flip(*range(2, self.weight.ndim)).transpose(0, 1)
-            return flipped, self.stride, reach, self.dilation, False, none, 1, size
+            return flipped, self.stride, reach, self.dilation, False, none, 1, *about
         lost = [
-            self.input_size[2 + i] - (size[2 + i] - 1) * self.stride[i] - 1 - reach[i] + self.padding[i]
+            self.input_size[2 + i]
+            - (self.output_size[2 + i] - 1) * self.stride[i]
+            - 1
+            - reach[i]
+            + self.padding[i]
             for i in axes
         ]
-        return self.weight, self.stride, self.padding, self.dilation, True, lost, self.groups, size
+        return self.weight, self.stride, self.padding, self.dilation, True, lost, self.groups, *about
 
 
 @dataclass
@@ -133,6 +144,10 @@ class Joint:
     def to(self, dtype: torch.dtype) -> Joint:
         """The convolutions in another precision."""
         return replace(self, parts=[part.to(dtype) for part in self.parts])
+
+    def shortened(self) -> Joint:
+        """With kernels that may round both factors to 16-bit integers."""
+        return replace(self, parts=[part.shortened() for part in self.parts])
 
     def select(self, index: Tensor, n: int) -> Joint | None:
         """With the slopes of some inputs."""
@@ -178,8 +193,8 @@ class Packed(Kernel):
 class Minimal(Kernel):
     """By Winograd's minimal filtering, with the slopes applied on the way in and out."""
 
-    def __init__(self, weight: Tensor) -> None:
-        self.filters = Winograd(weight)
+    def __init__(self, weight: Tensor, short: bool) -> None:
+        self.filters = Winograd(weight, short)
 
     def __call__(
         self, x: Tensor, before: Tensor | None = None, behind: Tensor | None = None, owned: bool = False
@@ -248,6 +263,7 @@ def kernel(
     output_padding: list[int],
     groups: int,
     size: torch.Size,
+    short: bool,
 ) -> Kernel:
     """The kernel for a convolution of inputs of about this size: measured choices, for CPUs."""
     plain = weight.ndim == 4 and weight.device.type == "cpu" and not transposed and groups == 1
@@ -257,7 +273,7 @@ def kernel(
         if out <= THIN and channels >= 4 * THIN and max(stride) == 1 and inside:
             return Thin(weight, padding, dilation)
         if _by_winograd(weight, stride, padding, dilation, transposed, groups, size):
-            return Minimal(weight)
+            return Minimal(weight, short and offered(weight, size, short))
         if weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
             return Packed(weight, stride, padding, dilation, size)
     return Kernel(weight, stride, padding, dilation, transposed, output_padding, groups)

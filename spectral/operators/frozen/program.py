@@ -94,6 +94,11 @@ class Program:
         """The program with its constants in another precision."""
         return replace(self, steps=[step.to(dtype) for step in self.steps])
 
+    def short(self) -> Program:
+        """The program with convolutions that may round their factors to 16-bit integers."""
+        steps = [s.shortened() if isinstance(s, (Convolution, Joint)) else s for s in self.steps]
+        return replace(self, steps=steps)
+
     def select(self, index: Tensor) -> Program | None:
         """The program for some of the inputs that the first axis counts, where every step can tell."""
         n = self.input_size[0]

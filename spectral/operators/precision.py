@@ -1,0 +1,78 @@
+"""The arithmetic inside products: what a `precision` by name is on the machine at hand."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+
+from spectral.errors import OptionError
+
+Precision = Literal["float64", "float32", "tf32", "bfloat16"]
+
+PRECISIONS: dict[Precision, torch.dtype] = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
+_EPS = {"tf32": 2.0**-10}  # of the others, their dtype's
+
+
+class Arithmetic(NamedTuple):
+    """How products are formed.
+
+    Attributes:
+        dtype: of a program's constants and of what flows through it.
+        eps: the spacing of numbers at 1 that it may come down to.
+        short: whether convolutions round their factors to 16-bit integers where there is a kernel for that.
+        note: what to tell of it.
+    """
+
+    dtype: torch.dtype
+    eps: float
+    short: bool = False
+    note: str = ""
+
+
+def arithmetic(precision: Precision, device: torch.device) -> Arithmetic:
+    """The fastest arithmetic on a device that is at least as exact as `precision`.
+
+    A CPU that cannot multiply bfloat16 takes several times as long for it as for float32: 16-bit integers
+    with scales of their own stand for the large convolutions' factors there, and float32 for all else.
+
+    Raises:
+        OptionError: no such precision.
+    """
+    if precision not in PRECISIONS:
+        raise OptionError(f"precision is one of {', '.join(PRECISIONS)}; got {precision!r}")
+    dtype = PRECISIONS[precision]
+    eps = _EPS.get(precision, torch.finfo(dtype).eps)
+    if precision == "bfloat16" and device.type == "cpu" and not _multiplies_bfloat16():
+        note = "products in bfloat16 or better: float32, with 16-bit integers in convolutions"
+        return Arithmetic(torch.float32, eps, short=True, note=note)
+    return Arithmetic(dtype, eps, note=f"products in {precision}")
+
+
+def _multiplies_bfloat16() -> bool:
+    """On x86 AVX512-BF16 alone multiplies no more of them at once than AVX-512 does float32."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return torch.cpu._is_amx_tile_supported() if x86 else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@contextlib.contextmanager
+def tf32(precision: Precision | None) -> Iterator[None]:
+    """TensorFloat-32 on or off for one call; None leaves it as it is."""
+    if precision is None:
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
