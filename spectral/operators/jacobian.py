@@ -31,6 +31,7 @@ from spectral.errors import (
     ShapeError,
     SpectralError,
 )
+from spectral.kernels.denormals import flushed
 from spectral.operators.base import LinearOperator
 from spectral.operators.chunks import Chunks, Product
 from spectral.operators.frozen import Program, record
@@ -228,7 +229,8 @@ class Jacobian(LinearOperator):
         """product of blocks (m, *shape), as one of rows (*batch, m, n)."""
         rows = _outside_inference(V)
         rows = (rows.transpose(0, 1) if self.batch else rows).reshape(-1, *shape)
-        with self._evaluating(), tf32(self.precision):
+        on_host = flushed() if self.device.type == "cpu" else contextlib.nullcontext()
+        with self._evaluating(), tf32(self.precision), on_host:
             result = product(rows.to(self._arithmetic.dtype)).to(self.dtype)
         result = result.reshape(len(rows), *self.batch, -1)
         if result.untyped_storage().data_ptr() == V.untyped_storage().data_ptr():
