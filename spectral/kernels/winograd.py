@@ -104,11 +104,7 @@ class Winograd:
             )
         self.filters, self.channels = weight.shape[:2]
         self.dtype, self.short = weight.dtype, short
-        entries = _transformed(weight)
-        self.scales = weight.new_empty(0)
-        if short:
-            entries, self.scales = _rounded(entries)
-        self.weight = _laid_out(entries, 2 * BYTES // weight.itemsize)
+        self.weight, self.scales = _transformed(weight.detach(), short)
         self.zeros = weight.new_zeros(self.channels)
         self._pool = pool.shared()
 
@@ -185,35 +181,40 @@ def unpacked(bits: Tensor) -> Tensor:
     return torch.from_numpy(gate).permute(0, 3, 1, 2)
 
 
-def _transformed(weight: Tensor) -> Tensor:
-    """G g G' as 36 matrices (C, K), in weight's dtype."""
+def _transformed(weight: Tensor, short: bool) -> tuple[Tensor, Tensor]:
+    """G g G' as 36 matrices (C, K), their columns in groups of two vectors: (36, K / group, C, group).
+
+    `short` ones come with what a sum of products is worth, (36, K); else that is empty.
+    """
     points = [(0.0, _PRODUCT)]
     points += [(sign * _A, 2 * _AA * (_AA - _BB)) for sign in (1, -1)]
     points += [(sign * _B, 2 * _BB * (_BB - _AA)) for sign in (1, -1)]
     rows = [[p**j / scale for j in range(3)] for p, scale in points] + [[0.0, 0.0, 1.0]]
     G = torch.tensor(rows, dtype=torch.float64)
-    entries = torch.einsum("pi, kcij, qj -> pqck", G, weight.detach().double(), G)
-    return entries.flatten(0, 1).to(weight.dtype)
+    filters, channels = weight.shape[:2]
+    group = 2 * BYTES // weight.itemsize
+    dtype = torch.int16 if short else weight.dtype
+    matrices = torch.empty(36, filters // group, channels, group, dtype=dtype)
+    scales = weight.new_empty(36, filters if short else 0)
+    for i, some in enumerate(weight.split(group)):  # in float64 all would take eight times the memory of w
+        entries = torch.einsum("pi, kcij, qj -> pqck", G, some.double(), G).flatten(0, 1)
+        if short:
+            entries, scales[:, group * i : group * (i + 1)] = _rounded(entries)
+        matrices[:, i] = entries
+    return matrices, scales
 
 
 def _rounded(entries: Tensor) -> tuple[Tensor, Tensor]:
-    """Entries (36, C, K) as int16, and what a sum of products of such integers is worth, (36, K).
+    """Columns of 36 matrices (C, k) as integers, rows in pairs, and what their sums are worth, (36, k).
 
     No sum of a column's products with integers of at most _TOP reaches 2^31.
     """
     most = (2**31 - 1) // (_TOP + 1) - entries.shape[1]
     unit = torch.maximum(entries.abs().sum(1) / most, entries.abs().amax(1) / (2**15 - 1))
-    unit = unit.clamp(min=torch.finfo(torch.float32).tiny)
-    integers = (entries / unit.unsqueeze(1)).round().to(torch.int16)
-    return integers, unit * torch.from_numpy(_BOUNDS / _TOP).unsqueeze(1)
-
-
-def _laid_out(entries: Tensor, group: int) -> Tensor:
-    """Matrices (36, C, K) with their columns in groups, (36, K / group, C, group); rows of int16 in pairs."""
-    columns = entries.unflatten(2, (-1, group)).transpose(1, 2)
-    if entries.dtype == torch.int16:
-        columns = columns.unflatten(2, (-1, 2)).transpose(3, 4)
-    return columns.contiguous()
+    unit = unit.clamp(min=torch.finfo(torch.float32).tiny).float()
+    integers = (entries / unit.unsqueeze(1)).round()
+    pairs = integers.unflatten(1, (-1, 2)).transpose(2, 3).reshape(entries.shape)
+    return pairs, unit * torch.from_numpy(_BOUNDS / _TOP).unsqueeze(1)
 
 
 @numba.njit(inline="always")
