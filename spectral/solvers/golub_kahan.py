@@ -25,12 +25,15 @@ from spectral.solvers.checkpoint import Checkpoint
 from spectral.solvers.krylov import (
     Relation,
     check_adjoint,
+    fetched,
     leading_directions,
     orthogonalise,
     orthonormal_block,
     product,
     random_complement,
     reserve,
+    sent,
+    turned,
 )
 from spectral.solvers.lanczos import first_block
 from spectral.solvers.search import Progress, Target, search
@@ -102,9 +105,8 @@ class GolubKahanBasis(Relation):
             NotSymmetricError: the products with A' are not those of A's transpose.
         """
         p, q, b = self.columns, self.size, self.block
-        W = self._product(self.A.apply, self.X)
-        H, W = orthogonalise(W, self.U[:, :q])
-        Y, R = self.next_block(W, self.U[:, :q])
+        H, Q, R = self.measured(self.A.apply, self.X, self.U[:, :q])
+        Y, R = turned(Q, R, self.U[:, :q], self.rounding, self.generator)
         grown = q + Y.shape[1]
         self.V, self.U = reserve(self.V, p, p + b), reserve(self.U, q, grown)
         self.V[:, p : p + b], self.U[:, q:grown] = self.X, Y
@@ -112,10 +114,9 @@ class GolubKahanBasis(Relation):
         B[:, :q, :p], B[:, :q, p:], B[:, q:, p:] = self.B, H.mT, R
 
         V = self.V[:, : p + b]
-        Z = self._product(self.A.apply_transpose, Y) if Y.shape[1] else W.new_empty(len(W), 0, self.n)
-        H, Z = orthogonalise(Z, V)
+        H, Q, R = self.measured(self.A.apply_transpose, Y, V)
         check_adjoint(B[:, q:], H, self.norm, self.A)
-        X, R = self.next_block(Z, V)
+        X, R = turned(Q, R, V, self.rounding, self.generator)
         C = torch.nn.functional.pad(R, (q, 0))
         F = torch.nn.functional.pad(self.F, (0, grown - q))
         # All at once, so that an interruption leaves the relation as it was.
@@ -135,8 +136,8 @@ class GolubKahanBasis(Relation):
     def restart(self, keep: int) -> None:
         """Keep the leading triplets alone, with the next block; no products."""
         sigma, Y, Z = (part[..., :keep] for part in self._svd())
-        self.U[:, :keep] = Y.mT.to(self.U) @ self.U[:, : self.size]
-        self.V[:, :keep] = Z.mT.to(self.V) @ self.V[:, : self.columns]
+        self.U[:, :keep] = sent(Y.mT, self.U) @ self.U[:, : self.size]
+        self.V[:, :keep] = sent(Z.mT, self.V) @ self.V[:, : self.columns]
         self.C, self.F = self.C @ Y, self.F @ Y
         self.B = torch.diag_embed(sigma)
 
@@ -154,10 +155,10 @@ class GolubKahanBasis(Relation):
         self.images = self._product(self.A.apply, V), self._product(self.A.apply_transpose, U)
         H, left = orthogonalise(self.images[0], U)
         _, right = orthogonalise(self.images[1], V)
+        # What A v has outside U is rounding, and is told with the rest.
+        H, rest = fetched(H, torch.linalg.vector_norm(left.double(), dim=-1))
         self.B = H.mT
         self.X, self.C, self.F = leading_directions(right, V, threshold, self.next_block)
-        # What A v has outside U is rounding, and is told with the rest.
-        rest = torch.linalg.vector_norm(left.double(), dim=-1).cpu()
         self.F = torch.cat([self.F, torch.diag_embed(rest)], dim=1)
 
     def unseen(self, keep: int, block: int, failure: float) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,9 @@ so that a Ritz pair T y = theta y, v = V' y has the residual |A v - theta v| = |
 orthogonalising every product against the whole basis, twice, so no short recurrence has to be trusted; a
 thick restart, a locked pair and a fresh random block all keep the same relation (Wu and Simon 2000).
 Everything carries a leading axis of B independent problems.
+
+Rows live on A's device and small matrices on the CPU.  The host waits for a GPU once a product, for all that
+it is to know of it (`Relation.measured`), and for no copy to the device.
 """
 
 from __future__ import annotations
@@ -50,6 +53,24 @@ class Relation:
     def rows(self) -> dict[str, int]:
         """Rows that count, of tensors with room for more."""
         raise NotImplementedError
+
+    def measured(
+        self, apply: Callable[[Tensor], Tensor], X: Tensor, basis: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """H, Q and R of A x for each row, less its part in `basis`: A X' = basis' H' + Q R; and their norms.
+
+        X (B, b, n), basis (B, size, n); H (B, b, size) and R (B, b, b) float64 on the CPU, Q (B, n, b).
+
+        Raises:
+            NotFiniteError: a product holds NaN or infinity.
+        """
+        W = image(apply, X, self.A) if X.shape[1] else basis.new_empty(len(X), 0, basis.shape[-1])
+        norms = torch.linalg.vector_norm(W, dim=-1)
+        H, W = orthogonalise(W, basis)
+        Q, R = torch.linalg.qr(W.mT)
+        norms, H, R = fetched(norms, H, R)
+        self.norm = max(self.norm, largest(norms, self.A))
+        return H, Q, R
 
     def held(self) -> dict[str, Tensor]:
         """The tensors of the relation, without the room."""
@@ -148,13 +169,12 @@ class KrylovBasis(Relation):
             NotSymmetricError: A is not symmetric.
         """
         e, b = self.size, self.block
-        W = self.product(self.X)
         self.V = reserve(self.V, e, e + b)
         self.V[:, e : e + b] = self.X
         basis = self.V[:, : e + b]
-        H, W = orthogonalise(W, basis)
+        H, Q, R = self.measured(self.A.apply, self.X, basis)
         T, F = self._bordered(H, e), torch.nn.functional.pad(self.F, (0, b))
-        X, R = self.next_block(W, basis)
+        X, R = turned(Q, R, basis, self.rounding, self.generator)
         C = torch.nn.functional.pad(R, (e, 0))
         # All at once, so that an interruption leaves the relation as it was.
         self.T, self.F, self.X, self.C = T, F, X, C
@@ -174,7 +194,7 @@ class KrylovBasis(Relation):
         """Keep the leading Ritz pairs alone, with the next block: a thick restart, no products."""
         theta, Y = self._eigh()
         Y = Y[..., :keep]
-        self.V[:, :keep] = Y.mT.to(self.V) @ self.V[:, : self.size]
+        self.V[:, :keep] = sent(Y.mT, self.V) @ self.V[:, : self.size]
         self.C, self.F = self.C @ Y, self.F @ Y
         self.T = torch.diag_embed(theta[:, :keep])
 
@@ -204,6 +224,7 @@ class KrylovBasis(Relation):
         """Take orthonormal rows V (B, m, n) with their images A v as the whole basis; see `refresh`."""
         self.V, self.images = V, images
         H, W = orthogonalise(images, V)
+        (H,) = fetched(H)
         self.T = self._bordered(H, 0)
         self.X, self.C, self.F = leading_directions(W, V, threshold, self.next_block)
 
@@ -255,14 +276,28 @@ def product(apply: Callable[[Tensor], Tensor], X: Tensor, A: LinearOperator) -> 
     Raises:
         NotFiniteError: a product holds NaN or infinity.
     """
-    W = apply(X) if A.batch else apply(X[0])[None]
-    norm = torch.linalg.vector_norm(W, dim=-1).max().item()
+    W = image(apply, X, A)
+    return W, largest(torch.linalg.vector_norm(W, dim=-1), A)
+
+
+def image(apply: Callable[[Tensor], Tensor], X: Tensor, A: LinearOperator) -> Tensor:
+    """A x or A' x for each row of (B, b, n), whether or not A has a batch axis."""
+    return apply(X) if A.batch else apply(X[0])[None]
+
+
+def largest(norms: Tensor, A: LinearOperator) -> float:
+    """The largest norm of a product with A; 0 where there was none.
+
+    Raises:
+        NotFiniteError: one is NaN or infinity.
+    """
+    norm = norms.max().item() if norms.numel() else 0.0
     if not norm < float("inf"):
         raise NotFiniteError(
             f"product {A.count} with {A!r} holds NaN or infinity: the operator overflows, "
             "or its model has no derivative at y"
         )
-    return W, norm
+    return norm
 
 
 def check_adjoint(forward: Tensor, backward: Tensor, norm: float, A: LinearOperator) -> None:
@@ -290,14 +325,23 @@ def orthonormal_block(
     Directions below `vanishing` (an invariant subspace was found) are replaced by random ones, which R does
     not couple to; so a basis can always grow until it spans the space.
     """
-    block = min(W.shape[1], W.shape[2] - held.shape[1])
     Q, R = torch.linalg.qr(W.mT)
-    U, S, Zh = torch.linalg.svd(R.double().cpu())
-    X = (U.mT.to(W) @ Q.mT)[:, :block]
+    (R,) = fetched(R)
+    return turned(Q, R, held, vanishing, generator)
+
+
+def turned(
+    Q: Tensor, R: Tensor, held: Tensor, vanishing: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """`orthonormal_block` of W' = Q R, for Q (B, n, b) on the device and R (B, b, b) on the CPU."""
+    block = min(Q.shape[2], Q.shape[1] - held.shape[1])
+    U, S, Zh = torch.linalg.svd(R)
+    X = (sent(U.mT, Q) @ Q.mT)[:, :block]
     vanished = S[:, :block] <= vanishing
     R = (S.unsqueeze(-1) * Zh)[:, :block]
     if vanished.any():
-        X = torch.where(vanished.to(X.device)[..., None], _random(X, block, generator), X)
+        fresh = vanished.to(X.device, non_blocking=True)[..., None]
+        X = torch.where(fresh, _random(X, block, generator), X)
         R = R.masked_fill(vanished[..., None], 0)
     # What is left of W is orthogonal to the rows held only to the rounding of its largest direction.
     if bool((S[:, :block] < 0.01 * S[:, :1]).any()) or vanished.any():
@@ -309,12 +353,12 @@ def leading_directions(
     W: Tensor, held: Tensor, threshold: float, next_block: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of residuals W (B, k, n): a block X of directions above `threshold`, C = X W', and the rest as F."""
-    gram = (W.double() @ W.double().mT).cpu()
+    (gram,) = fetched(W.double() @ W.double().mT)
     power, U = torch.linalg.eigh(gram)
     significant = int((power > threshold**2).sum(-1).max())
     block = min(max(1, significant), W.shape[2] - held.shape[1])
-    X, _ = next_block(U.flip(-1)[..., :block].mT.to(W) @ W, held)
-    C = (X.double() @ W.double().mT).cpu()
+    X, _ = next_block(sent(U.flip(-1)[..., :block].mT, W) @ W, held)
+    (C,) = fetched(X.double() @ W.double().mT)
     rest = gram.diagonal(dim1=-2, dim2=-1) - (C**2).sum(1)
     return X, C, torch.diag_embed(rest.clamp(min=0).sqrt())
 
@@ -325,11 +369,26 @@ def random_complement(held: Tensor, rows: int, generator: torch.Generator) -> Te
 
 
 def orthogonalise(W: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Coefficients H = W basis' (float64, CPU) and the rest of W, by classical Gram-Schmidt done twice."""
+    """Coefficients H = W basis' in float64 and the rest of W, by classical Gram-Schmidt done twice."""
     first = W @ basis.mT
     W = W - first @ basis
     second = W @ basis.mT
-    return first.double().cpu() + second.double().cpu(), W - second @ basis
+    return first.double() + second.double(), W - second @ basis
+
+
+def fetched(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors of one device in float64 on the CPU, by one transfer, so that the host waits once."""
+    if tensors[0].device.type == "cpu":
+        return tuple(t.double() for t in tensors)
+    flat = torch.cat([t.double().flatten() for t in tensors]).cpu()
+    parts = flat.split([t.numel() for t in tensors])
+    return tuple(part.view(t.shape) for part, t in zip(parts, tensors, strict=True))
+
+
+def sent(X: Tensor, like: Tensor) -> Tensor:
+    """X in the precision and on the device of `like`; the host does not wait until it has arrived."""
+    # Only a copy the other way, or from pinned memory, could be overtaken by what happens to X meanwhile.
+    return X.to(like, non_blocking=True)
 
 
 def reserve(V: Tensor, held: int, rows: int) -> Tensor:
@@ -343,7 +402,7 @@ def reserve(V: Tensor, held: int, rows: int) -> Tensor:
 
 def _random(like: Tensor, rows: int, generator: torch.Generator) -> Tensor:
     X = torch.randn(like.shape[0], rows, like.shape[2], generator=generator, dtype=torch.float64)
-    return X.to(like)
+    return sent(X, like)
 
 
 def _complement(X: Tensor, held: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from spectral.errors import NotFiniteError
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness, rounding
 from spectral.solvers.checkpoint import Checkpoint
-from spectral.solvers.krylov import KrylovBasis
+from spectral.solvers.krylov import KrylovBasis, sent
 from spectral.solvers.lanczos import RitzPairs, first_block, signed
 from spectral.solvers.resolvent import unseen_height
 from spectral.solvers.schur import RealSchur
@@ -100,7 +100,7 @@ class KrylovSchurBasis(KrylovBasis):
         form = form.leading(order[: self._whole(form, order, keep)])
         keep = self._whole(form, np.arange(self.size), keep)
         Z = torch.from_numpy(form.Z[:, :keep].copy())
-        self.V[:, :keep] = Z.mT.to(self.V) @ self.V[:, : self.size]
+        self.V[:, :keep] = sent(Z.mT, self.V) @ self.V[:, : self.size]
         self.C, self.F = self.C @ Z, self.F @ Z
         self.T = torch.from_numpy(form.T[:keep, :keep].copy())[None]
 

@@ -24,7 +24,15 @@ from torch import Tensor
 from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import rounding
-from spectral.solvers.krylov import check_adjoint, orthonormal_block, product, random_complement
+from spectral.solvers.krylov import (
+    check_adjoint,
+    fetched,
+    image,
+    largest,
+    orthonormal_block,
+    random_complement,
+    sent,
+)
 from spectral.solvers.lanczos import RitzPairs, finish, first_block, fresh_seed, signed
 from spectral.solvers.search import Progress, Target, Which
 
@@ -156,7 +164,7 @@ class _Part:
 
     def combined(self, Y: Tensor, real: Tensor) -> _Part:
         """Y' S and Y' A S, for coefficients Y (B, s, t)."""
-        Y = Y.mT.to(self.rows)
+        Y = sent(Y.mT, self.rows)
         return _Part(Y @ self.rows, Y @ self.images, real)
 
 
@@ -185,7 +193,8 @@ class _Iterate:
         self.preconditioner = preconditioner
         self.generator, self.norm, self.spent = generator, 0.0, 0
         self.theta = self.residual = first.new_zeros(first.shape[:2], dtype=torch.float64, device="cpu")
-        self._choose(self._multiplied(first, torch.ones(first.shape[:2], dtype=torch.bool)))
+        self.span = _Part(first[:, :0], first[:, :0], torch.empty(len(first), 0, dtype=torch.bool))
+        self._multiply(first, torch.ones(first.shape[:2], dtype=torch.bool))
 
     @property
     def rows(self) -> Tensor:
@@ -221,16 +230,17 @@ class _Iterate:
         """Multiply the preconditioned residuals of the best pairs short of tol, and choose anew."""
         if self.target.above is not None and 2 * self.wanted > self.width:
             self.width = min(2 * self.width, self.span.rows.shape[1])
-        short = (self.residual > self.threshold).any(0).nonzero()[: self.block, 0].to(self.A.device)
-        X, AX = self.rows[:, short], self.images[:, short]
-        W = AX - self.theta[:, short.cpu(), None].to(X) * X
+        short = (self.residual > self.threshold).any(0).nonzero()[: self.block, 0]
+        chosen = short.to(self.A.device, non_blocking=True)
+        X, AX = self.rows[:, chosen], self.images[:, chosen]
+        W = AX - sent(self.theta[:, short, None], X) * X
         if self.preconditioner is not None:
             W = self._preconditioned(W)
         W, real = _independent(W, self.span.rows)
         if W.shape[1] == 0:  # what was found is invariant
             W = random_complement(self.span.rows, 1, self.generator)
             real = torch.ones(W.shape[:2], dtype=torch.bool)
-        self._choose(self.span.join(self._multiplied(W, real)))
+        self._multiply(W, real)
 
     def _preconditioned(self, W: Tensor) -> Tensor:
         assert self.preconditioner is not None
@@ -239,14 +249,14 @@ class _Iterate:
             raise NotFiniteError("the preconditioner gave NaN or infinity: check it on one residual")
         return W
 
-    def _multiplied(self, rows: Tensor, real: Tensor) -> _Part:
-        images, norm = product(self.A.apply, rows, self.A)
-        self.norm, self.spent = max(self.norm, norm), self.spent + rows.shape[1]
-        return _Part(rows, images, real)
-
-    def _choose(self, S: _Part) -> None:
-        """Rayleigh-Ritz in the span of S, X first in it: the best are X, and what new rows gave them is P."""
-        T, G = ((part @ S.rows.mT).double().cpu() for part in (S.images, S.rows))
+    def _multiply(self, rows: Tensor, real: Tensor) -> None:
+        """Rayleigh-Ritz in the span with rows added: the best are X, and what new rows gave them is P."""
+        new = _Part(rows, image(self.A.apply, rows, self.A), real)
+        self.spent += rows.shape[1]
+        S = self.span.join(new)
+        norms = torch.linalg.vector_norm(new.images, dim=-1)
+        norms, T, G = fetched(norms, S.images @ S.rows.mT, S.rows @ S.rows.mT)
+        self.norm = max(self.norm, largest(norms, self.A))
         check_adjoint(T, T.mT, self.norm, self.A)
         # Rows that are no vectors are kept apart by a value that no eigenvalue has.
         void = torch.diag_embed(torch.where(S.real, 0.0, 1.0)).double()
@@ -265,8 +275,8 @@ class _Iterate:
         both = torch.linalg.solve_triangular(L.mT, torch.cat([Y, Z.mT], dim=-1), upper=True)
         self.theta = theta.gather(-1, order)
         self.span = S.combined(both, torch.cat([torch.ones(order.shape, dtype=torch.bool), real], dim=-1))
-        R = self.images - self.theta.unsqueeze(-1).to(self.images) * self.rows
-        self.residual = torch.linalg.vector_norm(R, dim=-1).double().cpu()
+        R = self.images - sent(self.theta.unsqueeze(-1), self.images) * self.rows
+        (self.residual,) = fetched(torch.linalg.vector_norm(R, dim=-1))
 
 
 def _independent(W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
@@ -283,7 +293,7 @@ def _independent(W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
     real = torch.ones(W.shape[:2], dtype=torch.bool)
     for _ in range(2):
         W = W - (W @ held.mT) @ held
-        gram = (W.double() @ W.double().mT).cpu()
+        (gram,) = fetched(W.double() @ W.double().mT)
         size = gram.diagonal(dim1=-2, dim2=-1).sqrt()
         # A row that lay in `held` has left nothing but rounding.
         scale = torch.where(size > 100 * eps, 1 / size, 0.0)
@@ -292,7 +302,7 @@ def _independent(W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
         rank = int(real.sum(-1).max())
         power, U, real = (part.flip(-1)[..., :rank] for part in (power, U, real))
         weights = torch.where(real, power.clamp(min=eps).rsqrt(), 0.0).unsqueeze(-2) * U
-        W = (scale.unsqueeze(-1) * weights).mT.to(W) @ W
+        W = sent((scale.unsqueeze(-1) * weights).mT, W) @ W
     return W, real
 
 
