@@ -181,6 +181,17 @@ def test_a_program_waits_for_nothing():
         torch.testing.assert_close(answers[1].values, answers[0].values, rtol=0, atol=1e-12)
 
 
+def test_chunks_are_timed_only_where_that_can_decide():
+    """A timing makes the host wait, so blocks of one vector have none, and others two of each size."""
+    chunks = Chunks(1 << 50)  # no room for more than one vector at once
+    for _ in range(9):
+        chunks(torch.neg, torch.ones(1, 4))
+    assert not chunks._taken
+    for _ in range(9):
+        chunks(torch.neg, torch.ones(4, 4))
+    assert {size: len(taken) for size, taken in chunks._taken.items()} == {1: 2}
+
+
 def test_the_stand_in_counts_and_refuses():
     with StandIn() as gpu:
         X = SYMMETRIC.to(DEVICE)

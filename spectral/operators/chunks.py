@@ -36,6 +36,7 @@ class Chunks:
         at = 0
         while at < len(V):
             size = self._next(len(V) - at, V.device)
+            timed = self._undecided(size, len(V))
             began = time.perf_counter()
             try:
                 done.append(product(V[at : at + size]))
@@ -45,7 +46,7 @@ class Chunks:
                 self.size, self.growing = size // 2, False
                 continue
             at += size
-            if self.growing:
+            if timed:
                 if V.is_cuda:
                     torch.cuda.synchronize(V.device)
                 self._learn(size, time.perf_counter() - began)
@@ -59,6 +60,11 @@ class Chunks:
             if twice <= room:
                 return twice
         return min(self.size, left)
+
+    def _undecided(self, size: int, block: int) -> bool:
+        """Whether the time of a chunk is of use, as it makes the host wait for a GPU: two of each size are,
+        in blocks that could go in larger chunks."""
+        return self.growing and 2 * self.size <= block and len(self._taken.get(size, ())) < 2
 
     def _learn(self, size: int, seconds: float) -> None:
         """Two timings of a size decide, the first being the dearer for what it sets up."""
