@@ -34,7 +34,7 @@ from spectral.errors import (
 from spectral.kernels.denormals import flushed
 from spectral.operators.base import LinearOperator
 from spectral.operators.chunks import Chunks, Product
-from spectral.operators.frozen import Program, record
+from spectral.operators.frozen import Program, Replayed, record
 from spectral.operators.precision import Arithmetic, Precision, arithmetic, tf32
 
 # The program at a larger input (entries) is checked by differences of the model, with a step of STEP |y|:
@@ -276,11 +276,13 @@ class Jacobian(LinearOperator):
         return "the model's differences", differences, DIFFERENCE_TOLERANCE
 
     def _adopt(self, program: Program) -> None:
-        """Form products by a program, in blocks."""
+        """Form products by a program, in blocks; on a GPU by graphs, where those are faster."""
         chunks = Chunks(program.live_entries * self._arithmetic.dtype.itemsize)
         self._program = program
-        self._push = functools.partial(chunks, program.apply)
-        self._pull = functools.partial(chunks, program.transpose)
+        products: list[Product] = [program.apply, program.transpose]
+        if self.device.type == "cuda":
+            products = [Replayed(product, chunks.vector_bytes, self._note) for product in products]
+        self._push, self._pull = (functools.partial(chunks, product) for product in products)
 
     def _prepare_linearize(self) -> None:
         push = torch.func.linearize(self._model, self._y)[1]

@@ -6,7 +6,8 @@ and keeps, of each operation that y reaches, only what its derivative needs.  No
 gates and slopes, and a product costs about its convolutions.
 """
 
+from spectral.operators.frozen.graphs import Replayed
 from spectral.operators.frozen.program import Program
 from spectral.operators.frozen.recorder import record
 
-__all__ = ["Program", "record"]
+__all__ = ["Program", "Replayed", "record"]
