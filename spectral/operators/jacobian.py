@@ -35,7 +35,7 @@ from spectral.kernels.denormals import flushed
 from spectral.operators.base import LinearOperator
 from spectral.operators.chunks import Chunks, Product
 from spectral.operators.frozen import Program, Replayed, record
-from spectral.operators.precision import Arithmetic, Precision, arithmetic, tf32
+from spectral.operators.precision import Precision, arithmetic, own, tf32
 
 # The program at a larger input (entries) is checked by differences of the model, with a step of STEP |y|:
 # torch.func.jvp holds twice what a forward pass does, which is more than the program itself ever needs.
@@ -116,7 +116,7 @@ class Jacobian(LinearOperator):
     ) -> None:
         self.notes: list[str] = []
         self._modules = _modules_in(model)
-        self._arithmetic = Arithmetic(y.dtype, torch.finfo(y.dtype).eps)
+        self._arithmetic = own(y.dtype, y.device)
         y = _outside_inference(y)
         self._stand_at(model, model_kwargs, y)
         self._name = type(model).__name__ if isinstance(model, nn.Module) else _name_of(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -63,16 +63,30 @@ def _multiplies_bfloat16() -> bool:
     return torch.cpu._is_amx_tile_supported() if x86 else torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def own(dtype: torch.dtype, device: torch.device) -> Arithmetic:
+    """What a model's own products amount to: on a GPU torch lets float32 convolutions be TensorFloat-32."""
+    loose = dtype == torch.float32 and device.type == "cuda" and "tf32" in float32_settings()
+    return Arithmetic(dtype, _EPS["tf32"] if loose else torch.finfo(dtype).eps)
+
+
+def float32_settings() -> tuple[str, str]:
+    """How torch multiplies float32 on a GPU, matrices and in convolutions: "ieee", "tf32", ..."""
+    backends: Any = torch.backends
+    return backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
+
+
 @contextlib.contextmanager
 def tf32(precision: Precision | None) -> Iterator[None]:
     """TensorFloat-32 on or off for one call; None leaves it as it is."""
     if precision is None:
         yield
         return
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
+    # By their newer names: the older ones cannot be read where the newer have been set.
+    backends: Any = torch.backends
+    before = float32_settings()
+    kind = "tf32" if precision == "tf32" else "ieee"
     try:
-        matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
+        backends.cuda.matmul.fp32_precision = backends.cudnn.conv.fp32_precision = kind
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision = before

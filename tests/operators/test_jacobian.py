@@ -421,15 +421,25 @@ def test_precision_that_cannot_be_had():
         spectral.jacobian(Branching(), y, precision="half")
 
 
-def test_tensor_float_is_set_for_the_call_alone():
+@pytest.mark.parametrize("asked", ["ieee", "tf32"])
+def test_tensor_float_is_set_for_the_call_alone(asked):
+    """Whatever the user has set, by torch's newer names too."""
+    matmul, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv
     seen = []
 
     def model(y):
-        seen.append(torch.backends.cudnn.allow_tf32)
+        seen.append((matmul.fp32_precision, convolutions.fp32_precision))
         return y.cos() if y.sum().item() else y
 
-    before = torch.backends.cudnn.allow_tf32
-    J = spectral.jacobian(model, torch.rand(4))
-    for precision, expected in (("tf32", True), ("float32", False)):
-        J.at_precision(precision).apply(torch.ones(1, 4))
-        assert seen[-1] == expected and torch.backends.cudnn.allow_tf32 == before
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = asked
+        J = spectral.jacobian(model, torch.rand(4))
+        own = seen[-1]
+        assert own[0] == asked
+        for precision, expected in (("tf32", "tf32"), ("float32", "ieee")):
+            J.at_precision(precision).apply(torch.ones(1, 4))
+            assert seen[-1] == (expected, expected)
+            assert (matmul.fp32_precision, convolutions.fp32_precision) == own
+    finally:
+        matmul.fp32_precision = before

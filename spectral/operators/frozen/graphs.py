@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from spectral.operators.chunks import Product, free_bytes
+from spectral.operators.precision import float32_settings
 
 PATIENCE = 10  # products of a shape before its trial, which costs about as many
 TIMED = 3  # timings of either, of which the least counts
@@ -64,16 +65,6 @@ def device_seconds(product: Product, V: Tensor) -> float:
     return min(taken)
 
 
-def _arithmetic() -> tuple[Any, ...]:
-    """How torch is set to form products in float32: a graph goes on as it was captured."""
-    matmul: Any = torch.backends.cuda.matmul
-    cudnn: Any = torch.backends.cudnn
-    try:
-        return matmul.allow_tf32, cudnn.allow_tf32
-    except RuntimeError:  # it was set by newer names, and the older ones can no longer be read
-        return matmul.fp32_precision, cudnn.conv.fp32_precision
-
-
 class Replayed:
     """product(V), by a graph for each shape and precision where that gains; results are the caller's own.
 
@@ -100,7 +91,7 @@ class Replayed:
 
     def __call__(self, V: Tensor) -> Tensor:
         """product(V)."""
-        key = V.shape, V.dtype, V.device, _arithmetic()
+        key = V.shape, V.dtype, V.device, float32_settings()  # a graph goes on as it was captured
         if key in self._ways:
             return self._ways[key](V)
         self._seen[key] += 1
