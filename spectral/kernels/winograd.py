@@ -57,7 +57,7 @@ _TOP = 2**14  # of the integers that stand for d: those for g, summed over chann
 _TINY = 2.0**-100  # a tile of smaller pixels is zero to a `short` kernel: scales must not overflow
 
 _FIELDS = (
-    "x gate_in gate_out out weight scales zeros workspace images height width channels filters "
+    "x gate_in gate_out out weight scales zeros workspace images height width channels filters adds "
     "gates_in gates_out"
 )
 _TASK = np.dtype(
@@ -108,13 +108,21 @@ class Winograd:
         self.zeros = weight.new_zeros(self.channels)
         self._pool = pool.shared()
 
-    def apply(self, x: Tensor, gate_in: Tensor | None = None, gate_out: Tensor | None = None) -> Tensor:
+    def apply(
+        self,
+        x: Tensor,
+        gate_in: Tensor | None = None,
+        gate_out: Tensor | None = None,
+        onto: Tensor | None = None,
+    ) -> Tensor:
         """gate_out . (w * (gate_in . x)) for x (m, C, H, W), channels last, as is the result (m, K, H, W).
+
+        It is added to `onto`, in place, where that is given.
 
         Gates are (g, C, H, W) before and (g, K, H, W) behind, g a divisor of m: image i has gate i mod g.
         They are of x's dtype or, both of them, `packed`.  Tensors in another memory format are copied.
 
-        Raises ShapeError for x or gates of another size or dtype.
+        Raises ShapeError for x, gates or `onto` of another size, dtype or layout.
         """
         images, channels, height, width = x.shape
         if channels != self.channels or x.dtype != self.dtype:
@@ -127,7 +135,10 @@ class Winograd:
         if len(kinds) > 1:
             raise ShapeError(f"both gates must have one dtype, got {kinds}")
         x = x.contiguous(memory_format=torch.channels_last)
-        out = self._pool.empty((images, height, width, self.filters), x.dtype).permute(0, 3, 1, 2)
+        if onto is None:
+            out = self._pool.empty((images, height, width, self.filters), x.dtype).permute(0, 3, 1, 2)
+        else:
+            out = self._target(onto, torch.Size((images, self.filters, height, width)))
         tiles = images * _tiles(height, width)
         panels = -(-tiles // ROWS)
         threads = max(1, min(torch.get_num_threads(), panels))
@@ -145,13 +156,21 @@ class Winograd:
                 *(0, 0, tiles, blocks, block, x.itemsize, x.data_ptr()),
                 *(0 if gate is None else gate.data_ptr() for gate in (before, behind)),
                 *(t.data_ptr() for t in (out, self.weight, self.scales, self.zeros, workspace)),
-                *(images, height, width, self.channels, self.filters),
+                *(images, height, width, self.channels, self.filters, int(onto is not None)),
                 *(0 if gate is None else len(gate) for gate in (before, behind)),
             ],
             np.int64,
         )
         team.run(_worker(x.dtype, kinds.pop(), self.short).address, task.ctypes.data, threads)
         return out
+
+    def _target(self, onto: Tensor, size: torch.Size) -> Tensor:
+        last = torch.channels_last
+        if onto.shape != size or onto.dtype != self.dtype or not onto.is_contiguous(memory_format=last):
+            raise ShapeError(
+                f"onto must be {tuple(size)} of {self.dtype}, channels last; got {tuple(onto.shape)}"
+            )
+        return onto
 
     def _gate(self, gate: Tensor | None, x: Tensor, channels: int) -> Tensor | None:
         """The gate with channels last, checked."""
@@ -432,7 +451,7 @@ def _products_short(task, count, before, behind, tile, real):  # type: ignore[no
 
 @numba.njit(cache=True)
 def _tiles_out(task, first, count, behind, tile, real, slope):  # type: ignore[no-untyped-def]
-    """A' m A of `count` tiles, times the gate, into the result."""
+    """A' m A of `count` tiles, times the gate, into the result or added to it."""
     height, width, filters, lanes = task.height, task.width, task.filters, BYTES // task.size
     out, gate = pointer(task.out, real), pointer(task.gate_out, slope)
     gates = task.gates_out
@@ -456,4 +475,6 @@ def _tiles_out(task, first, count, behind, tile, real, slope):  # type: ignore[n
                         value = y[j]
                         if gates:
                             value = gated(value, gate, gate_at + j * filters)
+                        if task.adds:
+                            value = load(out, at + j * filters) + value
                         store(out, at + j * filters, value)

@@ -138,6 +138,19 @@ def test_rounding_stays_within_three_times_the_definitions() -> None:
     assert error(weight, x) < 3 * direct
 
 
+def test_a_product_added_to_what_is_there() -> None:
+    width, dtype = step(torch.float32), torch.float32
+    weight, x = (normal(*size, dtype=dtype, seed=0) for size in ((width, width, 3, 3), (2, width, 9, 6)))
+    bits = packed(normal(1, width, 9, 6, dtype=dtype, seed=1) > 0)
+    kernel, before = Winograd(weight), normal(2, width, 9, 6, dtype=dtype, seed=2).to(memory_format=LAYOUT)
+    onto = before.clone(memory_format=torch.preserve_format)
+    assert kernel.apply(x, gate_out=bits, onto=onto) is onto
+    torch.testing.assert_close(onto, before + kernel.apply(x, gate_out=bits))
+    for wrong in (before[:1], before.double(), before.contiguous()):
+        with pytest.raises(ShapeError, match="onto must be"):
+            kernel.apply(x, onto=wrong)
+
+
 def test_more_weights_than_the_cache_holds() -> None:
     weight, x = (normal(*size, dtype=torch.float32, seed=0) for size in ((256, 256, 3, 3), (2, 256, 33, 30)))
     assert offered(weight, x.shape)

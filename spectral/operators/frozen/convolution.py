@@ -48,6 +48,10 @@ class Convolution:
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """s (w * t)."""
+        return self.added(tangents[0], None)
+
+    def added(self, tangent: Tensor, onto: Tensor | None) -> Tensor:
+        """s (w * t), added to `onto` in place where there is one."""
         if self._forward is None:
             self._forward = kernel(
                 self.weight,
@@ -60,7 +64,7 @@ class Convolution:
                 self.input_size,
                 self.short,
             )
-        return self._forward(tangents[0], behind=self.slope)
+        return self._forward(tangent, behind=self.slope, onto=onto)
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """w' * (s g)."""
@@ -132,10 +136,11 @@ class Joint:
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """sum_i s (w_i * t_i)."""
-        first, *rest = (part.apply(t) for part, t in zip(self.parts, tangents, strict=True))
-        for more in rest:
-            first += more
-        return first
+        total: Tensor | None = None
+        for part, t in zip(self.parts, tangents, strict=True):
+            total = part.added(t, total)
+        assert total is not None  # a concatenation has parts
+        return total
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """w_i' * (s g) for each i."""
@@ -163,13 +168,23 @@ class Kernel:
         self.weight, self.geometry = channels_last(weight), geometry
 
     def __call__(
-        self, x: Tensor, before: Tensor | None = None, behind: Tensor | None = None, owned: bool = False
+        self,
+        x: Tensor,
+        before: Tensor | None = None,
+        behind: Tensor | None = None,
+        owned: bool = False,
+        onto: Tensor | None = None,
     ) -> Tensor:
-        """The product, for slopes s_1 `before` and s_2 `behind`; an x that is `owned` may be overwritten."""
+        """The product, for slopes s_1 `before` and s_2 `behind`, added to `onto` in place where there is one.
+
+        An x that is `owned` may be overwritten.
+        """
         if before is not None:
             x = _times(x, before, owned)
         out = self.convolve(x)
-        return out if behind is None else _times(out, behind, True)
+        if behind is not None:
+            out = _times(out, behind, True)
+        return out if onto is None else onto.add_(out)
 
     def convolve(self, x: Tensor) -> Tensor:
         """w * x."""
@@ -197,10 +212,15 @@ class Minimal(Kernel):
         self.filters = Winograd(weight, short)
 
     def __call__(
-        self, x: Tensor, before: Tensor | None = None, behind: Tensor | None = None, owned: bool = False
+        self,
+        x: Tensor,
+        before: Tensor | None = None,
+        behind: Tensor | None = None,
+        owned: bool = False,
+        onto: Tensor | None = None,
     ) -> Tensor:
-        """The product, for slopes `before` and `behind`."""
-        return self.filters.apply(x, before, behind)
+        """The product, for slopes `before` and `behind`, added to `onto`."""
+        return self.filters.apply(x, before, behind, onto)
 
     def convolve(self, x: Tensor) -> Tensor:
         """w * x."""

@@ -73,6 +73,7 @@ class Program:
         """J' u for each u of U (c, *output.shape)."""
         single = len(U) == 1
         slots = {} if self.result is None else {self.result: U[0] if single else U}
+        owned: set[int] = set()  # slots whose tensor nobody else holds
         for step in reversed(self.steps):
             if step.output not in slots:
                 continue
@@ -80,6 +81,11 @@ class Program:
             parts = step.transpose(g) if single else _transpose(step, g)
             del g
             for i, h in zip(step.inputs, parts, strict=True):
+                if i in owned:
+                    slots[i] += h
+                    continue
+                if i in slots or isinstance(step, FRESH):
+                    owned.add(i)
                 slots[i] = slots[i] + h if i in slots else h
             del parts, h
         if 0 not in slots:
