@@ -45,7 +45,8 @@ def agree(function, y, tolerance=1e-12):
 def gates(program):
     """The slopes that convolutions apply, as numbers or bytes."""
     parts = [part for step in program.steps for part in getattr(step, "parts", [step])]
-    slopes = [step.slope for step in parts if getattr(step, "slope", None) is not None]
+    slopes = [getattr(step, name, None) for step in parts for name in ("slope", "slope_in")]
+    slopes = [slope for slope in slopes if slope is not None]
     return [unpacked(slope) if slope.dtype == torch.uint8 else slope for slope in slopes]
 
 
@@ -218,6 +219,9 @@ def test_gates_as_bits_where_winograd_takes_them():
     parts = [part for step in program.steps for part in getattr(step, "parts", [step])]
     by_winograd = [part for part in parts if isinstance(part, Convolution) and part.by_winograd]
     assert len(by_winograd) > 5 and all(part.slope.dtype == torch.uint8 for part in by_winograd)
+    # The first convolution's gate is left to the second, which takes bits.
+    first, second = program.steps[:2]
+    assert not first.by_winograd and first.slope is None and second.slope_in.dtype == torch.uint8
     # One gate behind both parts of a concatenation is kept once.
     joint = next(step for step in program.steps if isinstance(step, Joint))
     assert len({id(part.slope) for part in joint.parts}) == 1

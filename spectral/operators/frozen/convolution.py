@@ -16,10 +16,11 @@ THIN = 4  # output channels up to which a convolution is a matrix product and sh
 
 @dataclass
 class Convolution:
-    """t -> s (w * t), of any stride, padding, dilation, groups and dimension, transposed or not.
+    """t -> s (w * (r t)), of any stride, padding, dilation, groups and dimension, transposed or not.
 
-    `slope` s, of the size of the output, is the gate that follows: numbers, bytes or, where `by_winograd`,
-    bits; None is 1.  `short` lets the kernels round both factors to 16-bit integers, where they can.
+    `slope` s, of the size of the output, is the gate that follows, and `slope_in` r one that comes before:
+    numbers, bytes or, where `by_winograd`, bits; None is 1.  `short` lets the kernels round both factors to
+    16-bit integers, where they can.
     """
 
     inputs: tuple[int, ...]
@@ -34,6 +35,7 @@ class Convolution:
     input_size: torch.Size
     output_size: torch.Size
     slope: Tensor | None = None
+    slope_in: Tensor | None = None
     short: bool = False
     owns_cotangent: bool = False
     leading: Leading = "merged"
@@ -47,11 +49,11 @@ class Convolution:
         return _by_winograd(self.weight, *geometry, self.groups, self.input_size)
 
     def apply(self, *tangents: Tensor) -> Tensor:
-        """s (w * t)."""
+        """s (w * (r t))."""
         return self.added(tangents[0], None)
 
     def added(self, tangent: Tensor, onto: Tensor | None) -> Tensor:
-        """s (w * t), added to `onto` in place where there is one."""
+        """s (w * (r t)), added to `onto` in place where there is one."""
         if self._forward is None:
             self._forward = kernel(
                 self.weight,
@@ -64,13 +66,13 @@ class Convolution:
                 self.input_size,
                 self.short,
             )
-        return self._forward(tangent, behind=self.slope, onto=onto)
+        return self._forward(tangent, before=self.slope_in, behind=self.slope, onto=onto)
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
-        """w' * (s g)."""
+        """r (w' * (s g))."""
         if self._backward is None:
             self._backward = kernel(*self._transposed_arguments())
-        return (self._backward(g, before=self.slope, owned=self.owns_cotangent),)
+        return (self._backward(g, self.slope, self.slope_in, owned=self.owns_cotangent),)
 
     def scaled(self, scale: Tensor, output: int) -> Convolution:
         """The convolution followed by a scale of its output channels (channels,)."""
@@ -80,11 +82,11 @@ class Convolution:
 
     def to(self, dtype: torch.dtype) -> Convolution:
         """The kernels and slopes in another precision."""
-        slope = None if self.slope is None else cast(self.slope, dtype)
-        other = replace(self, weight=cast(self.weight, dtype), slope=slope, short=False)
-        other._forward = other._backward = None
-        if slope is not None and slope.dtype == torch.uint8 and not other.by_winograd:
-            other.slope = unpacked(slope).to(dtype)
+        other = replace(self, weight=cast(self.weight, dtype), short=False, _forward=None, _backward=None)
+        as_bits = other.by_winograd
+        other.slope, other.slope_in = (
+            None if slope is None else _cast(slope, dtype, as_bits) for slope in (self.slope, self.slope_in)
+        )
         return other
 
     def shortened(self) -> Convolution:
@@ -98,6 +100,7 @@ class Convolution:
         return replace(
             self,
             slope=None if self.slope is None else self.slope[index],
+            slope_in=None if self.slope_in is None else self.slope_in[index],
             input_size=some(self.input_size, index),
             output_size=some(self.output_size, index),
         )
@@ -266,6 +269,11 @@ def _by_winograd(
 ) -> bool:
     plain = weight.ndim == 4 and not transposed and groups == 1
     return plain and max(stride + dilation) == 1 and list(padding) == [1, 1] and offered(weight, size)
+
+
+def _cast(slope: Tensor, dtype: torch.dtype, as_bits: bool) -> Tensor:
+    """A slope in another precision; bits become numbers unless they may stay."""
+    return unpacked(slope).to(dtype) if slope.dtype == torch.uint8 and not as_bits else cast(slope, dtype)
 
 
 def _times(x: Tensor, slope: Tensor, owned: bool) -> Tensor:

@@ -43,10 +43,7 @@ class Program:
     def _own(self) -> None:
         """Let gates work in place on what a step has just made for them alone."""
         makers = {step.output: step for step in self.steps}
-        users: dict[int | None, list[Step | None]] = {self.result: [None]}  # the caller's
-        for step in self.steps:
-            for i in step.inputs:
-                users.setdefault(i, []).append(step)
+        users = users_of(self.steps, self.result)
         for step in self.steps:
             after = users[step.output]
             if isinstance(step, (Convolution, Diagonal)):
@@ -124,6 +121,15 @@ class Program:
             most = max(most, sum(self.entries[i] for i in live))
             live.difference_update(dead)
         return most
+
+
+def users_of(steps: list[Step], result: int | None) -> dict[int | None, list[Step | None]]:
+    """The steps that look at each slot; None stands for the caller, who looks at the result."""
+    users: dict[int | None, list[Step | None]] = {result: [None]}
+    for step in steps:
+        for i in step.inputs:
+            users.setdefault(i, []).append(step)
+    return users
 
 
 def _apply(step: Step, blocks: list[Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from spectral.errors import SpectralError
 from spectral.kernels.winograd import packed
 from spectral.operators.frozen.convolution import Convolution, Joint
-from spectral.operators.frozen.program import Program
+from spectral.operators.frozen.program import Program, users_of
 from spectral.operators.frozen.steps import (
     Diagonal,
     Gather,
@@ -89,6 +89,7 @@ class _Recorder:
         for join in (_fold, _merge):
             steps = _joined(steps, slot, join)
         steps = _without_concatenations(_joined(steps, slot, _gate), slot)
+        _hand_gates(steps, slot)
         _keep_gates(steps, output.dtype)
         return Program(steps, slot, self.y.shape, output, self.entries)
 
@@ -316,12 +317,22 @@ def _joined(steps: list[Step], result: int | None, join: Callable[[Step, Step], 
     return [step for step in kept if step is not None]
 
 
+def _hand_gates(steps: list[Step], result: int | None) -> None:
+    """Gates of convolutions that cannot take bits, left to one behind them that can."""
+    users = users_of(steps, result)
+    for step in steps:
+        (user, *others) = users[step.output]
+        if not (isinstance(step, Convolution) and isinstance(user, Convolution)) or others:
+            continue
+        bits = step.slope is not None and step.slope.dtype == torch.int8
+        alike = user.slope is None or user.slope.dtype == torch.int8
+        if bits and alike and user.by_winograd and not step.by_winograd:
+            step.slope, user.slope_in = None, step.slope
+
+
 def _without_concatenations(steps: list[Step], result: int | None) -> list[Step]:
     """Concatenations of channels that one convolution alone looks at, left to its parts."""
-    users: dict[int | None, list[Step | None]] = {result: [None]}
-    for step in steps:
-        for i in step.inputs:
-            users.setdefault(i, []).append(step)
+    users = users_of(steps, result)
     left: dict[int, tuple[tuple[int, ...], list[slice]]] = {}
     kept: list[Step] = []
     for step in steps:
@@ -374,19 +385,19 @@ def _keep_gates(steps: list[Step], dtype: torch.dtype) -> None:
     """Gates as their steps apply them fastest: bits, or numbers as long as those are not too many to keep."""
     parts = [part for step in steps for part in (step.parts if isinstance(step, Joint) else [step])]
     gated = [
-        (part, part.slope, isinstance(part, Convolution) and part.by_winograd)
+        (part, name, gate, isinstance(part, Convolution) and part.by_winograd)
         for part in parts
-        if isinstance(part, (Convolution, Diagonal))
-        if part.slope is not None and part.slope.dtype == torch.int8
+        for name in ("slope", "slope_in")
+        if isinstance(gate := getattr(part, name, None), Tensor) and gate.dtype == torch.int8
     ]
-    numbers = {id(gate): gate.numel() for _, gate, in_bits in gated if not in_bits}
+    numbers = {id(gate): gate.numel() for *_, gate, in_bits in gated if not in_bits}
     other = dtype if sum(numbers.values()) <= GATES_AS_FLOATS else torch.int8
     kept: dict[tuple[int, bool], Tensor] = {}
-    for part, gate, in_bits in gated:
+    for part, name, gate, in_bits in gated:
         key = id(gate), in_bits
         if key not in kept:
             kept[key] = packed(gate) if in_bits else gate.to(other)
-        part.slope = kept[key]
+        setattr(part, name, kept[key])
 
 
 def _is_fixed_batch_norm(node: Any) -> bool:
