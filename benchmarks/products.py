@@ -1,19 +1,24 @@
 """What a product with J or J' costs, in forward passes and in memory, beside torch's own ways.
 
     python -m benchmarks.products [--quick] [--sides 80 256 512] [--networks UNet] [--device cuda] [--write]
+                                  [--rows runs/products.json]
 
 Times are medians of interleaved runs; a forward pass is the model in eval mode, as it was built, without
-gradient.  Memory is the most that one process holds above what it held with the model loaded, in units of
-what a forward pass takes by that measure: the operator is built, and J v and J' u are formed once.
+gradient.  Each row is measured in a process of its own; with --rows it is kept in that file, and one that is
+there is not measured again.  Memory is the most that one process holds above what it held with the model
+loaded, in units of what a forward pass takes by that measure: the operator is built, and J v and J' u are
+formed once.
 
 In the same run J v and J' u are compared with torch.func in float64: a float32 program must agree to 1e-5, or
 to twice what torch.func in float32 does, and a float64 program to 1e-12.  --quick takes three networks at 80
-and 256 pixels, and the memory of one at 512.  --write puts the tables into docs/products.md.
+and 256 pixels, and the memory of one at 512; all of it takes an hour on two cores.  --write puts the tables
+into docs/products.md.
 """
 
 import argparse
 import functools
 import gc
+import json
 import re
 import statistics
 import subprocess
@@ -21,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +42,7 @@ Model = Callable[[Tensor], Tensor]
 QUICK = ("photos", "UNet, 3 blocks", "BF-CNN, 21 layers")
 BLOCK = 8
 LARGEST = {"conditional UNet": 256}  # attention of every pixel to every other, in plain form
-FEW_BEYOND = 256  # pixels a side; above, QUICK stand for all, whose products by torch take minutes there
+VMAP_UP_TO = 256  # pixels a side; eight vectors at once by vmap take minutes and gigabytes above
 MEMORY_WAYS = ("forward", "frozen", "vjp", "linearize", "jvp")
 
 
@@ -85,7 +91,7 @@ def build(name: str, dtype: torch.dtype = torch.float32, device: str = "cpu") ->
 
 def fits(name: str, side: int) -> bool:
     """Whether a network is meant to be taken at a side."""
-    return side <= LARGEST.get(name, side) and (side <= FEW_BEYOND or name in QUICK)
+    return side <= LARGEST.get(name, side)
 
 
 def image(side: int, device: str = "cpu") -> Tensor:
@@ -93,17 +99,17 @@ def image(side: int, device: str = "cpu") -> Tensor:
     return torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def medians(calls: list[Callable[[], Tensor]], rounds: int) -> list[float]:
-    """Seconds of each call, interleaved so that all meet the same machine."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for round_ in range(rounds + 1):
-        for call, taken in zip(calls, seconds, strict=True):
+def medians(calls: list[Callable[[], Tensor]], seconds: float) -> list[float]:
+    """Seconds of each call, in 3 to 25 rounds: interleaved, so that all meet the same machine."""
+    taken: list[list[float]] = [[] for _ in calls]
+    start = time.perf_counter()
+    while len(taken[0]) < 4 or (len(taken[0]) < 26 and time.perf_counter() - start < seconds):
+        for call, times in zip(calls, taken, strict=True):
             began = time.perf_counter()
             if call().is_cuda:
                 torch.cuda.synchronize()
-            if round_:  # the first warms up
-                taken.append(time.perf_counter() - began)
-    return [statistics.median(taken) for taken in seconds]
+            times.append(time.perf_counter() - began)
+    return [statistics.median(times[1:]) for times in taken]  # the first warms up
 
 
 def errors(name: str, side: int, device: str) -> tuple[float, float]:
@@ -142,7 +148,8 @@ def errors(name: str, side: int, device: str) -> tuple[float, float]:
 
 TIMES = (
     *("jvp J v", "vmap of jvp, 8", "linearize J v", "kept vjp J' u"),
-    *("**J v**", "**J' u**", "**(J + J') / 2**", "**J v, 8**", "**J' u, 8**", "J v, bfloat16"),
+    *("**J v**", "**J' u**", "**(J + J') / 2**", "**J v, 8**", "**J' u, 8**"),
+    *("J v, bfloat16", "J v, bfloat16, 8"),
 )
 
 
@@ -154,49 +161,75 @@ def times(name: str, side: int, device: str, seconds: float) -> list[str]:
     v, images = V[:1], V.view(BLOCK, *y.shape)
     J = spectral.jacobian(model, y, method="frozen")
     S, low = J.symmetric_part(), J.at_precision("bfloat16")
+    rough = ((low.apply(V) - J.apply(V)).norm() / J.apply(V).norm()).item()
     replay, pullback = torch.func.linearize(model, y)[1], torch.func.vjp(model, y)[1]
 
     def jvp(v: Tensor) -> Tensor:
         return torch.func.jvp(model, (y,), (v,))[1]
 
-    calls: list[Callable[[], Tensor]] = [
-        lambda: model(y),
-        lambda: jvp(images[0]),
-        lambda: torch.vmap(jvp)(images),
-        lambda: replay(images[0]),
-        lambda: pullback(images[0])[0],
-        lambda: J.apply(v),
-        lambda: J.apply_transpose(v),
-        lambda: S.apply(v),
-        lambda: J.apply(V),
-        lambda: J.apply_transpose(V),
-        lambda: low.apply(v),
+    products: list[tuple[int, Callable[[], Tensor] | None]] = [
+        (1, lambda: jvp(images[0])),
+        (BLOCK, (lambda: torch.vmap(jvp)(images)) if side <= VMAP_UP_TO else None),
+        (1, lambda: replay(images[0])),
+        (1, lambda: pullback(images[0])[0]),
+        (1, lambda: J.apply(v)),
+        (1, lambda: J.apply_transpose(v)),
+        (1, lambda: S.apply(v)),
+        (BLOCK, lambda: J.apply(V)),
+        (BLOCK, lambda: J.apply_transpose(V)),
+        (1, lambda: low.apply(v)),
+        (BLOCK, lambda: low.apply(V)),
     ]
-    vectors = [1, BLOCK, 1, 1, 1, 1, 1, BLOCK, BLOCK, 1]
     with torch.no_grad():
-        once = sum(medians(calls, 1))
-        forward, *products = medians(calls, max(3, min(25, int(seconds / once))))
-    ratios = (p / n / forward for p, n in zip(products, vectors, strict=True))
+        forward, *taken = medians([lambda: model(y), *(call for _, call in products if call)], seconds)
+    left = iter(taken)
+    ratios = [f"{next(left) / vectors / forward:.2f}" if call else "" for vectors, call in products]
     ours, theirs = errors(name, side, device)
-    return [
-        f"{name}, {parameters / 1e6:.2g} M",
-        f"{1e3 * forward:.1f}",
-        *(f"{ratio:.2f}" for ratio in ratios),
-        f"{ours:.0e} ({theirs:.0e})",
-    ]
+    size = f"{name}, {parameters / 1e6:.2g} M"
+    return [size, f"{1e3 * forward:.1f}", *ratios, f"{rough:.0e}", f"{ours:.0e} ({theirs:.0e})"]
 
 
 def memory(name: str, side: int) -> list[str]:
     """A row: the forward pass in MB, then each of the other MEMORY_WAYS in its units; each in a process."""
-
-    def peak(way: str) -> float:
-        command = [sys.executable, "-m", "benchmarks.products", "--peak", way, "--networks", name]
-        command += ["--sides", str(side)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-        return float(done.stdout.split()[-1])
-
-    forward, *others = (peak(way) for way in MEMORY_WAYS)
+    forward, *others = (alone(name, side, "--peak", way) for way in MEMORY_WAYS)
     return [name, f"{forward:.0f}", *(f"{other / forward:.2f}" for other in others)]
+
+
+def alone(name: str, side: int, *options: str) -> Any:
+    """What a process of its own prints last for one network and side, as JSON.
+
+    Traced functions hold themselves, and with them gigabytes, as long as a process lives.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.products",
+        "--networks",
+        name,
+        "--sides",
+        str(side),
+        *options,
+    ]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+class Rows:
+    """Rows by what was measured, in a file where one is named."""
+
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        self.rows: dict[str, list[str]] = json.loads(file.read_text()) if file and file.is_file() else {}
+
+    def row(self, key: str, measure: Callable[[], list[str]]) -> list[str]:
+        """The row of that key, measured unless it is at hand."""
+        if key not in self.rows:
+            self.rows[key] = measure()
+            if self.file:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                self.file.write_text(json.dumps(self.rows))
+        print(f"{key}: {' | '.join(self.rows[key])}", file=sys.stderr, flush=True)
+        return self.rows[key]
 
 
 def peak_here(name: str, side: int, way: str) -> float:
@@ -233,23 +266,32 @@ def resident(line: str) -> float:
 
 
 def measured(
-    networks: list[str], sides: list[int], memory_of: list[tuple[str, int]], device: str, seconds: float
+    networks: list[str],
+    sides: list[int],
+    memory_of: list[tuple[str, int]],
+    rows: Rows,
+    device: str,
+    seconds: float,
 ) -> str:
     """The tables as Markdown."""
-    head = ["network, parameters", "forward, ms", *TIMES, "error (torch.func's)"]
+    head = ["network, parameters", "forward, ms", *TIMES, "bfloat16's error", "error (torch.func's)"]
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     parts = []
     for side in sides:
-        rows = []
-        for name in networks:
-            if fits(name, side):
-                rows.append(times(name, side, device, seconds))
-                print(f"{side}: {' | '.join(rows[-1])}", file=sys.stderr)
-                gc.collect()  # traced functions hold themselves, and with them gigabytes
+        of_side = [
+            rows.row(
+                f"{name}, {side}, {device}",
+                lambda name=name, side=side: alone(  # type: ignore[misc]
+                    name, side, "--row", "--device", device, "--seconds", str(seconds)
+                ),
+            )
+            for name in networks
+            if fits(name, side)
+        ]
         parts += [
             f"{side}x{side} pixels, float32, torch {torch.__version__}, {where}; products in forward passes "
             "a vector, 8 being blocks of eight.",
-            table(head, rows),
+            table(head, of_side),
         ]
     if memory_of:
         parts += [
@@ -259,7 +301,7 @@ def measured(
                 [
                     [f"{row[0]}, {side}x{side}", *row[1:]]
                     for n, side in memory_of
-                    for row in [memory(n, side)]
+                    for row in [rows.row(f"{n}, {side}, memory", lambda n=n, side=side: memory(n, side))]  # type: ignore[misc]
                 ],
             ),
         ]
@@ -278,11 +320,16 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=[""], help="parts of the names to take")
     parser.add_argument("--seconds", type=float, default=20, help="to spend on a network at one side, about")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rows", type=Path, help="a file of rows, made or gone on with")
     parser.add_argument("--peak", choices=MEMORY_WAYS, help="print the peak memory of one way, in MB")
+    parser.add_argument("--row", action="store_true", help="print one row, as JSON")
     options = parser.parse_args()
     names = [name for name in NETWORKS if any(part in name for part in options.networks)]
     if options.peak:
         print(peak_here(names[0], options.sides[0], options.peak))
+        return
+    if options.row:
+        print(json.dumps(times(names[0], options.sides[0], options.device, options.seconds)))
         return
     sides, of = (
         options.sides,
@@ -290,7 +337,8 @@ def main() -> None:
     )
     if options.quick:
         names, sides, of = list(QUICK), [80, 256], [("UNet, 3 blocks", 512)]
-    text = measured(names, sides, of if options.device == "cpu" else [], options.device, options.seconds)
+    of = of if options.device == "cpu" else []
+    text = measured(names, sides, of, Rows(options.rows), options.device, options.seconds)
     print(text)
     if options.write:
         insert(ROOT / "docs/products.md", "products", text)
