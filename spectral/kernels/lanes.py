@@ -178,8 +178,8 @@ def store_all(context, target, at, step, values):  # type: ignore[no-untyped-def
 
 
 @intrinsic
-def store_rounded(context, target, at, step, values, factors, first):  # type: ignore[no-untyped-def]
-    """The lanes of a tuple times factors[first], factors[first + 1], ... as int16, placed as by `store_all`.
+def store_rounded(context, target, at, value, factor):  # type: ignore[no-untyped-def]
+    """target[at], target[at + 1], ... = the lanes (float32) times factor, as int16.
 
     The products must be below 2^15 in size; of others, infinities and NaN among them, any bits are stored.
     """
@@ -187,22 +187,19 @@ def store_rounded(context, target, at, step, values, factors, first):  # type: i
     wide, narrow = (ir.VectorType(ir.IntType(bits), vector.count) for bits in (32, 16))
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        base, at, step, held, factors, first = args
+        target, at, value, factor = args
         magic = _repeated(builder, ir.Constant(ir.FloatType(), _MAGIC), vector)
-        for i, value in enumerate(cgutils.unpack_tuple(builder, held)):
-            place = builder.gep(factors, [builder.add(first, ir.Constant(first.type, i))])
-            scaled = builder.fmul(value, _repeated(builder, builder.load(place), vector), flags=_FUSED)
-            bits = builder.bitcast(builder.fadd(scaled, magic, flags=_FUSED), wide)
-            _write(builder, builder.trunc(bits, narrow), builder.gep(base, [at]), types.int16)
-            at = builder.add(at, step)
+        scaled = builder.fmul(value, _repeated(builder, factor, vector), flags=_FUSED)
+        bits = builder.bitcast(builder.fadd(scaled, magic, flags=_FUSED), wide)
+        _write(builder, builder.trunc(bits, narrow), builder.gep(target, [at]), types.int16)
         return context.get_dummy_value()
 
-    return types.none(target, types.intp, types.intp, values, factors, types.intp), generate
+    return types.none(target, types.intp, value, types.float32), generate
 
 
 @intrinsic
-def larger(context, most, values):  # type: ignore[no-untyped-def]
-    """The larger by lane of `most` (float32, not negative) and the sizes of the lanes of a tuple.
+def larger(context, most, value):  # type: ignore[no-untyped-def]
+    """The larger by lane of `most` (float32, not negative) and |value|.
 
     NaN is larger than all else: sizes are compared by their bits.
     """
@@ -210,13 +207,11 @@ def larger(context, most, values):  # type: ignore[no-untyped-def]
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         bits = ir.VectorType(ir.IntType(32), _vector(types.float32).count)
         sign = ir.Constant(bits, [2**31 - 1] * bits.count)
-        top = builder.bitcast(args[0], bits)
-        for value in cgutils.unpack_tuple(builder, args[1]):
-            size = builder.and_(builder.bitcast(value, bits), sign)
-            top = builder.select(builder.icmp_unsigned(">", size, top), size, top)
+        top, size = builder.bitcast(args[0], bits), builder.and_(builder.bitcast(args[1], bits), sign)
+        top = builder.select(builder.icmp_unsigned(">", size, top), size, top)
         return builder.bitcast(top, args[0].type)
 
-    return most(most, values), generate
+    return most(most, value), generate
 
 
 @intrinsic

@@ -53,8 +53,8 @@ _SUM, _PRODUCT = _AA + _BB, _AA * _BB
 _CACHE = 2**19  # bytes of transformed tiles at a time: they and the weights stay in a core's second cache
 _MOST = 36 * 256**2 * 4  # bytes of transformed weights: four times what they come from
 
-_TOP = 2**14  # of the integers that stand for d: those for g, summed over channels, have the rest of 32 bits
-_TINY = 2.0**-100  # a tile of smaller pixels is zero to a `short` kernel: scales must not overflow
+_TOP = 2**13  # of the integers that stand for d: those for g, summed over channels, have the rest of 32 bits
+_TINY = 2.0**-100  # what is smaller is zero to a `short` kernel: scales must not overflow
 
 _FIELDS = (
     "x gate_in gate_out out weight scales zeros workspace images height width channels filters adds "
@@ -233,7 +233,7 @@ def _rounded(entries: Tensor) -> tuple[Tensor, Tensor]:
     unit = unit.clamp(min=torch.finfo(torch.float32).tiny).float()
     integers = (entries / unit.unsqueeze(1)).round()
     pairs = integers.unflatten(1, (-1, 2)).transpose(2, 3).reshape(entries.shape)
-    return pairs, unit * torch.from_numpy(_BOUNDS / _TOP).unsqueeze(1)
+    return pairs, unit / _TOP
 
 
 @numba.njit(inline="always")
@@ -261,10 +261,6 @@ def _behind(m):  # type: ignore[no-untyped-def]
         _AA * even_a + _BB * even_b,
         _AAA * odd_a + _BBB * odd_b + m[5],
     )
-
-
-_SPREAD = np.abs(np.stack(_before.py_func(np.eye(6)))).sum(1)
-_BOUNDS = np.outer(_SPREAD, _SPREAD).ravel().astype(np.float32)  # of |B' d B| by entry, for |d| <= 1
 
 
 @cache
@@ -311,9 +307,13 @@ def _plane(block, channels, size):  # type: ignore[no-untyped-def]
 
 @register_jitable
 def _workspace(block, channels, filters, entry_size, size):  # type: ignore[no-untyped-def]
-    """Bytes that a worker needs: transformed inputs, their products, one tile of one vector, and scales."""
+    """Bytes that a worker needs: transformed inputs, their products, and one tile of one vector.
+
+    Where inputs are rounded, all channels of that tile before, and the units of all tiles.
+    """
     planes = _plane(block, channels, entry_size) * entry_size + _plane(block, filters, size) * size
-    return 36 * (planes + BYTES) + -(-(block + 36) * 4 // BYTES) * BYTES
+    rounding = channels * size + -(-block * size // BYTES) * BYTES if entry_size < size else 0
+    return 36 * (planes + BYTES + rounding)
 
 
 @numba.njit(inline="always")
@@ -361,35 +361,32 @@ def _tiles_in(task, first, count, before, tile, real, slope):  # type: ignore[no
 
 @numba.njit(cache=True)
 def _tiles_in_short(task, first, count, before, tile, real, slope):  # type: ignore[no-untyped-def]
-    """B' d B as int16, each tile in units of its largest pixel's, which is kept behind the scratch tile."""
+    """B' d B as int16, each entry of a tile in units of its largest; units lie behind the scratch tiles."""
     height, width, channels, lanes = task.height, task.width, task.channels, BYTES // task.size
     x, gate, gates = pointer(task.x, real), pointer(task.gate_in, slope), task.gates_in
     outside = (task.zeros - task.x) // task.size  # zeros, wherever they lie
     plane = _plane(task.block, channels, 2)
-    rows = 36 * lanes
-    factors = rows + task.block
+    full = 36 * lanes
+    units = full + 36 * channels
     at, gate_at = np.empty(36, np.intp), np.empty(36, np.intp)
     for t in range(-(-count // ROWS) * ROWS):
         _places(first + t, task.tiles, height, width, channels, gates, outside, at, gate_at)
-        top = no_lanes(real)
-        for c in range(0, channels, lanes):
-            for j in range(6):
-                d = _column(x, at, j, c)
-                if gates:
-                    d = _gated(d, gate, gate_at, j, c)
-                top = larger(top, d)
-        # Pixels that are not finite make the factor 0 and the unit what they are, and so the result NaN.
-        unit = largest(top)
-        factor = _TOP / unit if _TINY < unit < np.inf else 0.0
-        tile[rows + t] = unit
-        for entry in range(36):
-            tile[factors + entry] = factor / _BOUNDS[entry]
         for c in range(0, channels, lanes):
             _columns_in(x, at, gate, gate_at, gates, c, tile, lanes)
             for i in range(6):
                 d = load_six(tile, 6 * i * lanes, lanes)
-                place = 6 * i * plane + t * channels + c
-                store_rounded(before, place, plane, _before(d), tile, factors + 6 * i)
+                store_all(tile, full + 6 * i * channels + c, channels, _before(d))
+        for entry in range(36):
+            source, target = full + entry * channels, entry * plane + t * channels
+            top = no_lanes(real)
+            for c in range(0, channels, lanes):
+                top = larger(top, load(tile, source + c))
+            # What is not finite makes the factor 0 and the unit what it is, and so the result NaN.
+            unit = largest(top)
+            factor = _TOP / unit if _TINY < unit < np.inf else 0.0
+            tile[units + entry * task.block + t] = unit
+            for c in range(0, channels, lanes):
+                store_rounded(before, target + c, load(tile, source + c), real(factor))
 
 
 @numba.njit(inline="always")
@@ -438,6 +435,7 @@ def _products_short(task, count, before, behind, tile, real):  # type: ignore[no
     channels, filters, lanes = task.channels, task.filters, BYTES // task.size
     weight, units = pointer(task.weight, np.int16), pointer(task.scales, real)
     plane_in, plane_out = _plane(task.block, channels, 2), _plane(task.block, filters, task.size)
+    own = 36 * (lanes + channels)
     for entry in range(36):
         for k in range(0, filters, 2 * lanes):
             columns = (entry * filters + k) * channels
@@ -445,7 +443,7 @@ def _products_short(task, count, before, behind, tile, real):  # type: ignore[no
                 source, target = entry * plane_in + t * channels, entry * plane_out + t * filters + k
                 panel_short(
                     *(before, source, weight, columns, behind, target, channels, filters),
-                    *(tile, 36 * lanes + t, units, entry * filters + k),
+                    *(tile, own + entry * task.block + t, units, entry * filters + k),
                 )
 
 
