@@ -264,7 +264,7 @@ class Jacobian(LinearOperator):
         error /= expected.double().norm().clamp(min=1e-300)
         if not error <= tolerance:
             raise SpectralError(f"the recorded program differs from {name} by {error:.1e} (relative)")
-        self._adopt(program)
+        self._adopt(program.in_faster_layout())
 
     def _tangent(self, v: Tensor) -> tuple[str, Tensor, float]:
         """J v that a program must agree with: where it comes from, itself, and how closely."""

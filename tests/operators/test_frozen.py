@@ -14,7 +14,7 @@ from benchmarks.conditional import ConditionalUNet
 from denoisers.networks import BFCNN, UNet
 from spectral.kernels import lanes, team
 from spectral.kernels.winograd import unpacked
-from spectral.operators.frozen import record
+from spectral.operators.frozen import Program, record
 from spectral.operators.frozen.convolution import Convolution, Joint
 from spectral.operators.frozen.steps import Diagonal, Linear, Local, Norm
 
@@ -233,6 +233,45 @@ def test_gates_as_bits_where_winograd_takes_them():
     assert 1e-4 < (coarse - fine).norm() / fine.norm() < 0.05
     single = program.to(torch.float32).apply(V.float()).double()
     assert (single - fine).norm() / fine.norm() < 1e-5
+
+
+@pytest.mark.parametrize("network", [UNet(2, 8), BFCNN(4, 8)])
+def test_either_layout_is_the_same_program(network):
+    y = torch.rand(2, 1, 16, 24)
+    program = agree(lively(network), y)
+    other = program.in_layout(False)
+    assert [slope.is_contiguous() for slope in gates(other)] == [True] * len(gates(other))
+    assert not all(slope.is_contiguous() for slope in gates(program))
+    V = torch.randn(3, *y.shape, generator=torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(other.apply(V), program.apply(V))
+    torch.testing.assert_close(other.transpose(V), program.transpose(V))
+    for step in other.steps:
+        if isinstance(step, Joint):  # one gate is still kept once
+            assert len({id(part.slope) for part in step.parts}) == 1
+
+
+def test_the_layout_is_the_faster_one(monkeypatch):
+    program = agree(lively(BFCNN(4, 8)), torch.rand(1, 1, 16, 24))
+    times = {"last": 1.0, "own": 0.96}
+
+    def seconds(self):
+        first = next(step for step in self.steps if isinstance(step, Convolution))
+        return times["last" if first.last else "own"]
+
+    monkeypatch.setattr(Program, "seconds", seconds)
+    assert program.in_faster_layout() is program
+    times["own"] = 0.94
+    assert not any(step.last for step in program.in_faster_layout().steps if isinstance(step, Convolution))
+    # A kernel that needs channels last has them.
+    wide = agree(lively(BFCNN(4, 32)), torch.rand(1, 1, 24, 24))
+    if any(step.by_winograd for step in wide.steps if isinstance(step, Convolution)):
+        assert wide.in_faster_layout() is wide
+
+
+def test_a_layout_is_timed():
+    program = agree(lively(BFCNN(4, 8)), torch.rand(1, 1, 16, 24))
+    assert 0 < program.seconds() < 10
+    assert program.in_faster_layout().output is program.output
 
 
 def test_gates_as_bytes_beyond_a_budget(monkeypatch):

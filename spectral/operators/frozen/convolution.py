@@ -20,7 +20,7 @@ class Convolution:
 
     `slope` s, of the size of the output, is the gate that follows, and `slope_in` r one that comes before:
     numbers, bytes or, where `by_winograd`, bits; None is 1.  `short` lets the kernels round both factors to
-    16-bit integers, where they can.
+    16-bit integers, where they can; `last` says whether images have their channels last.
     """
 
     inputs: tuple[int, ...]
@@ -37,6 +37,7 @@ class Convolution:
     slope: Tensor | None = None
     slope_in: Tensor | None = None
     short: bool = False
+    last: bool = True
     owns_cotangent: bool = False
     leading: Leading = "merged"
     _forward: Kernel | None = field(default=None, repr=False)
@@ -46,7 +47,7 @@ class Convolution:
     def by_winograd(self) -> bool:
         """Whether both directions go by `Minimal`."""
         geometry = self.stride, self.padding, self.dilation, self.transposed
-        return _by_winograd(self.weight, *geometry, self.groups, self.input_size)
+        return self.last and _by_winograd(self.weight, *geometry, self.groups, self.input_size)
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """s (w * (r t))."""
@@ -65,6 +66,7 @@ class Convolution:
                 self.groups,
                 self.input_size,
                 self.short,
+                self.last,
             )
         return self._forward(tangent, before=self.slope_in, behind=self.slope, onto=onto)
 
@@ -93,6 +95,15 @@ class Convolution:
         """With kernels that may round both factors to 16-bit integers."""
         return replace(self, short=True, _forward=None, _backward=None)
 
+    def in_layout(self, last: bool) -> Convolution:
+        """With images and gates in another layout; only with channels last gates may be bits."""
+        other = replace(self, last=last, _forward=None, _backward=None)
+        other.slope, other.slope_in = (
+            None if slope is None else channels_last(_cast(slope, self.weight.dtype, other.by_winograd), last)
+            for slope in (self.slope, self.slope_in)
+        )
+        return other
+
     def select(self, index: Tensor, n: int) -> Convolution | None:
         """With the slopes of some inputs, and the same kernels."""
         if not counts(self.input_size, n):
@@ -108,7 +119,7 @@ class Convolution:
     def _transposed_arguments(self) -> tuple[Any, ...]:
         """Of `kernel`, for w'."""
         axes = range(self.weight.ndim - 2)
-        none, about = [0] * len(axes), (self.output_size, self.short)
+        none, about = [0] * len(axes), (self.output_size, self.short, self.last)
         if self.transposed:
             return self.weight, self.stride, self.padding, self.dilation, False, none, self.groups, *about
         taps = self.weight.shape[2:]
@@ -157,6 +168,13 @@ class Joint:
         """With kernels that may round both factors to 16-bit integers."""
         return replace(self, parts=[part.shortened() for part in self.parts])
 
+    def in_layout(self, last: bool) -> Joint:
+        """The convolutions in another layout."""
+        parts = [part.in_layout(last) for part in self.parts]
+        for part in parts[1:]:
+            part.slope = parts[0].slope  # one gate is behind all of them
+        return replace(self, parts=parts)
+
     def select(self, index: Tensor, n: int) -> Joint | None:
         """With the slopes of some inputs."""
         parts = [part.select(index, n) for part in self.parts]
@@ -167,8 +185,8 @@ class Joint:
 class Kernel:
     """x -> s_2 (w * (s_1 x)) by torch's convolution."""
 
-    def __init__(self, weight: Tensor, *geometry: Any) -> None:
-        self.weight, self.geometry = channels_last(weight), geometry
+    def __init__(self, weight: Tensor, last: bool, *geometry: Any) -> None:
+        self.weight, self.last, self.geometry = channels_last(weight, last), last, geometry
 
     def __call__(
         self,
@@ -191,13 +209,16 @@ class Kernel:
 
     def convolve(self, x: Tensor) -> Tensor:
         """w * x."""
-        return aten.convolution(channels_last(x), self.weight, None, *self.geometry)
+        return aten.convolution(channels_last(x, self.last), self.weight, None, *self.geometry)
 
 
 class Packed(Kernel):
     """By oneDNN, with the weights laid out for it once."""
 
-    def __init__(self, weight: Tensor, stride: Any, padding: Any, dilation: Any, size: torch.Size) -> None:
+    def __init__(
+        self, weight: Tensor, last: bool, stride: Any, padding: Any, dilation: Any, size: torch.Size
+    ) -> None:
+        self.last = last
         self.geometry: tuple[Any, ...] = padding, stride, dilation, 1
         reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
         self.weight = reorder(weight.contiguous().to_mkldnn(), *self.geometry, list(size))
@@ -205,7 +226,7 @@ class Packed(Kernel):
     def convolve(self, x: Tensor) -> Tensor:
         """w * x."""
         pointwise = torch.ops.mkldnn._convolution_pointwise
-        return pointwise(channels_last(x), self.weight, None, *self.geometry, "none", [], "")
+        return pointwise(channels_last(x, self.last), self.weight, None, *self.geometry, "none", [], "")
 
 
 class Minimal(Kernel):
@@ -273,7 +294,9 @@ def _by_winograd(
 
 def _cast(slope: Tensor, dtype: torch.dtype, as_bits: bool) -> Tensor:
     """A slope in another precision; bits become numbers unless they may stay."""
-    return unpacked(slope).to(dtype) if slope.dtype == torch.uint8 and not as_bits else cast(slope, dtype)
+    if slope.dtype != torch.uint8:
+        return cast(slope, dtype)
+    return slope if as_bits else unpacked(slope).to(dtype)
 
 
 def _times(x: Tensor, slope: Tensor, owned: bool) -> Tensor:
@@ -292,6 +315,7 @@ def kernel(
     groups: int,
     size: torch.Size,
     short: bool,
+    last: bool,
 ) -> Kernel:
     """The kernel for a convolution of inputs of about this size: measured choices, for CPUs."""
     plain = weight.ndim == 4 and weight.device.type == "cpu" and not transposed and groups == 1
@@ -300,8 +324,8 @@ def kernel(
         inside = all(p <= d * (k - 1) for p, d, k in zip(padding, dilation, taps, strict=True))
         if out <= THIN and channels >= 4 * THIN and max(stride) == 1 and inside:
             return Thin(weight, padding, dilation)
-        if _by_winograd(weight, stride, padding, dilation, transposed, groups, size):
+        if last and _by_winograd(weight, stride, padding, dilation, transposed, groups, size):
             return Minimal(weight, short and offered(weight, size, short))
         if weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-            return Packed(weight, stride, padding, dilation, size)
-    return Kernel(weight, stride, padding, dilation, transposed, output_padding, groups)
+            return Packed(weight, last, stride, padding, dilation, size)
+    return Kernel(weight, last, stride, padding, dilation, transposed, output_padding, groups)

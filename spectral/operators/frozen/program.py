@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from spectral.operators.frozen.convolution import Convolution, Joint
-from spectral.operators.frozen.steps import Diagonal, Norm, Step, counts, some
+from spectral.operators.frozen.steps import Diagonal, Norm, Step, channels_last, counts, some
 
+GAIN = 0.95  # another layout must take less than this share of the time
 FRESH = (Convolution, Joint, Norm)  # steps whose results are new tensors, which nobody else holds
 
 
@@ -102,6 +104,33 @@ class Program:
         steps = [s.shortened() if isinstance(s, (Convolution, Joint)) else s for s in self.steps]
         return replace(self, steps=steps)
 
+    def in_layout(self, last: bool) -> Program:
+        """The program with images and gates channels last, or in torch's own layout."""
+        return replace(self, steps=[_in_layout(step, last) for step in self.steps])
+
+    def in_faster_layout(self) -> Program:
+        """Itself, or the program in torch's own layout, whose J v and J' u must be faster by 1 - GAIN.
+
+        Kernels that need channels last are faster than any that would do without.
+        """
+        parts = [part for step in self.steps for part in getattr(step, "parts", [step])]
+        convolutions = [part for part in parts if isinstance(part, Convolution)]
+        if not convolutions or any(part.by_winograd for part in convolutions):
+            return self
+        other = self.in_layout(False)
+        return other if other.seconds() < GAIN * self.seconds() else self
+
+    def seconds(self) -> float:
+        """What J v and J' u take together, once they have been formed before."""
+        V, U = (self.output.new_ones(1, *size) for size in (self.input_size, self.output.shape))
+        for _ in range(2):
+            began = time.perf_counter()
+            self.apply(V), self.transpose(U)
+            if V.is_cuda:
+                torch.cuda.synchronize(V.device)
+            taken = time.perf_counter() - began
+        return taken
+
     def select(self, index: Tensor) -> Program | None:
         """The program for some of the inputs that the first axis counts, where every step can tell."""
         n = self.input_size[0]
@@ -121,6 +150,14 @@ class Program:
             most = max(most, sum(self.entries[i] for i in live))
             live.difference_update(dead)
         return most
+
+
+def _in_layout(step: Step, last: bool) -> Step:
+    if isinstance(step, (Convolution, Joint)):
+        return step.in_layout(last)
+    if isinstance(step, Diagonal):
+        return replace(step, slope=channels_last(step.slope, last))
+    return replace(step, z=channels_last(step.z, last)) if isinstance(step, Norm) else step
 
 
 def users_of(steps: list[Step], result: int | None) -> dict[int | None, list[Step | None]]:
