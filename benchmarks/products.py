@@ -143,7 +143,7 @@ def errors(name: str, side: int, device: str) -> tuple[float, float, float]:
     twice = worst(by_program(spectral.jacobian(exact, y.double(), method="frozen")), truth)
     if ours > max(1e-5, 2 * theirs) or rounding > 1e-5 or twice > 1e-12:
         raise ArithmeticError(
-            f"{name} at {side}: the program errs by {ours:.1e} in float32, at its own gates by {rounding:.1e}, "
+            f"{name} at {side}: in float32 the program errs by {ours:.1e}, {rounding:.1e} at its own gates, "
             f"torch.func by {theirs:.1e}; the program in float64 by {twice:.1e}"
         )
     return ours, rounding, theirs
