@@ -42,7 +42,11 @@ Model = Callable[[Tensor], Tensor]
 
 QUICK = ("photos", "UNet, 3 blocks", "BF-CNN, 21 layers")
 BLOCK = 8
-LARGEST = {"conditional UNet": 256}  # attention of every pixel to every other, in plain form
+LARGEST = {
+    "conditional UNet": 256,  # attention of every pixel to every other, in plain form
+    "lab's BF-CNN": 256,  # above, the network of the same layers stands for it and the next
+    "lab's bias-free DnCNN": 256,
+}
 BLOCKS_UP_TO = 256  # pixels a side; above, eight vectors take a minute and, by vmap, ten gigabytes
 MEMORY_WAYS = ("forward", "frozen", "vjp", "linearize", "jvp")
 

@@ -86,6 +86,13 @@ def _repeated(builder: Any, number: Any, vector: Any) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(i32, vector.count), None))
 
 
+def _place(builder: Any, base: Any, first: Any, *more: Any) -> Any:
+    """The address base + first + ..., in numbers; all but the first may be Python's."""
+    for step in more:
+        first = builder.add(first, ir.Constant(first.type, step) if isinstance(step, int) else step)
+    return builder.gep(base, [first])
+
+
 def _read(builder: Any, pointer: Any, vector: Any, dtype: Any) -> Any:
     return builder.load(builder.bitcast(pointer, vector.as_pointer()), align=dtype.bitwidth // 8)
 
@@ -251,61 +258,40 @@ def panel_short(  # type: ignore[no-untyped-def]
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         left, left_at, right, right_at, out, out_at, depth, width, rows, rows_at, columns, columns_at = args
         real, i32 = _vector(types.float32), ir.IntType(32)
-        vector = ir.VectorType(i32, real.count)
-        # As assembly: LLVM, left to choose, takes the instruction apart for a latency that is hidden anyway.
+        vector, lanes = ir.VectorType(i32, real.count), real.count
         multiply = ir.FunctionType(vector, [vector] * 3)
-        sums = [
-            [cgutils.alloca_once_value(builder, ir.Constant(vector, None)) for _ in range(2)]
-            for _ in range(ROWS)
-        ]
-
-        def constant(number: int) -> Any:
-            return ir.Constant(depth.type, number)
-
-        pairs = builder.lshr(depth, constant(1))
-        with cgutils.for_range(builder, pairs) as loop:
-            two = builder.shl(loop.index, constant(1))
-            here = builder.add(right_at, builder.mul(two, constant(2 * vector.count)))
-            weights = [
-                _read(
-                    builder,
-                    builder.gep(right, [builder.add(here, constant(2 * j * vector.count))]),
-                    vector,
-                    types.int16,
-                )
+        zero = ir.Constant(vector, None)
+        sums = {(row, j): cgutils.alloca_once_value(builder, zero) for row in range(ROWS) for j in range(2)}
+        with cgutils.for_range(builder, builder.lshr(depth, ir.Constant(depth.type, 1))) as loop:
+            two = builder.add(loop.index, loop.index)
+            here = builder.mul(two, ir.Constant(two.type, 2 * lanes))
+            pairs = [
+                _read(builder, _place(builder, right, right_at, here, 2 * j * lanes), vector, types.int16)
                 for j in range(2)
             ]
             for row in range(ROWS):
-                start = builder.add(left_at, builder.add(builder.mul(depth, constant(row)), two))
-                both = _read(builder, builder.gep(left, [start]), i32, types.int16)
+                start = builder.mul(depth, ir.Constant(depth.type, row))
+                both = _read(builder, _place(builder, left, left_at, start, two), i32, types.int16)
                 entry = _repeated(builder, both, vector)
-                for j, total in enumerate(sums[row]):
-                    operands = [builder.load(total), entry, weights[j]]
+                for j, pair in enumerate(pairs):
+                    # As assembly: LLVM would take the instruction apart for a latency that is hidden anyway.
+                    operands = [builder.load(sums[row, j]), entry, pair]
                     added = builder.asm(multiply, "vpdpwssd $3, $2, $0", "=v,0,v,v", operands, False)
-                    builder.store(added, total)
-        scales = [
-            _read(
-                builder,
-                builder.gep(columns, [builder.add(columns_at, constant(j * vector.count))]),
-                real,
-                types.float32,
-            )
+                    builder.store(added, sums[row, j])
+        units = [
+            _read(builder, _place(builder, columns, columns_at, j * lanes), real, types.float32)
             for j in range(2)
         ]
-        for row in range(ROWS):
-            own = _repeated(
-                builder, builder.load(builder.gep(rows, [builder.add(rows_at, constant(row))])), real
-            )
-            for j, total in enumerate(sums[row]):
-                scaled = builder.fmul(builder.fmul(builder.sitofp(builder.load(total), real), scales[j]), own)
-                at = builder.add(out_at, builder.mul(width, constant(row)))
-                place = builder.gep(out, [builder.add(at, constant(j * vector.count))])
-                _write(builder, scaled, place, types.float32)
+        for (row, j), total in sums.items():
+            own = _repeated(builder, builder.load(_place(builder, rows, rows_at, row)), real)
+            scaled = builder.fmul(builder.sitofp(builder.load(total), real), units[j])
+            start = builder.mul(width, ir.Constant(width.type, row))
+            target = _place(builder, out, out_at, start, j * lanes)
+            _write(builder, builder.fmul(scaled, own), target, types.float32)
         return context.get_dummy_value()
 
-    return types.none(
-        *(left, index, right, index, out, index, index, index), *(rows, index, columns, index)
-    ), generate
+    given = left, index, right, index, out, index, index, index, rows, index, columns, index
+    return types.none(*given), generate
 
 
 @intrinsic
@@ -320,26 +306,25 @@ def panel(context, left, left_at, right, right_at, out, out_at, depth, width):  
         left, left_at, right, right_at, out, out_at, depth, width = args
         vector, pairs = _vector(dtype), [(row, column) for row in range(ROWS) for column in range(2)]
 
-        def place(base: Any, start: Any, stride: Any, times: int, more: Any) -> Any:
-            start = builder.add(start, builder.mul(stride, ir.Constant(stride.type, times)))
-            return builder.gep(base, [builder.add(start, more)])
-
-        zero, lanes = ir.Constant(vector, None), ir.Constant(depth.type, vector.count)
+        zero, lanes = ir.Constant(vector, None), vector.count
         sums = {pair: cgutils.alloca_once_value(builder, zero) for pair in pairs}
         with cgutils.for_range(builder, depth) as loop:
-            here = builder.mul(loop.index, ir.Constant(depth.type, 2 * vector.count))
+            here = builder.mul(loop.index, ir.Constant(depth.type, 2 * lanes))
             columns = [
-                _read(builder, place(right, right_at, lanes, j, here), vector, dtype) for j in range(2)
+                _read(builder, _place(builder, right, right_at, here, j * lanes), vector, dtype)
+                for j in range(2)
             ]
             for row in range(ROWS):
-                entry = builder.load(place(left, left_at, depth, row, loop.index))
+                start = builder.mul(depth, ir.Constant(depth.type, row))
+                entry = builder.load(_place(builder, left, left_at, start, loop.index))
                 for j, column in enumerate(columns):
                     term = builder.fmul(_repeated(builder, entry, vector), column, flags=_FUSED)
                     total = sums[row, j]
                     builder.store(builder.fadd(builder.load(total), term, flags=_FUSED), total)
         for row, j in pairs:
-            right_of = ir.Constant(depth.type, j * vector.count)
-            _write(builder, builder.load(sums[row, j]), place(out, out_at, width, row, right_of), dtype)
+            start = builder.mul(width, ir.Constant(width.type, row))
+            target = _place(builder, out, out_at, start, j * lanes)
+            _write(builder, builder.load(sums[row, j]), target, dtype)
         return context.get_dummy_value()
 
     return types.none(left, index, right, index, out, index, index, index), generate
