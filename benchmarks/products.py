@@ -174,7 +174,8 @@ def times(name: str, side: int, device: str, seconds: float) -> list[str]:
     v, images = V[:1], V.view(BLOCK, *y.shape)
     J = spectral.jacobian(model, y, method="frozen")
     S, low = J.symmetric_part(), J.at_precision("bfloat16")
-    rough = ((low.apply(V) - J.apply(V)).norm() / J.apply(V).norm()).item()
+    fine = J.apply(V)
+    rough = ((low.apply(V) - fine).norm() / fine.norm()).item()
     replay, pullback = torch.func.linearize(model, y)[1], torch.func.vjp(model, y)[1]
 
     def jvp(v: Tensor) -> Tensor:

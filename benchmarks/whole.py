@@ -4,11 +4,10 @@
 
 At 80x80, k 20, tol 1e-3: all of top_eigs (recording the network, solving, certifying), and the same with
 precision="bfloat16" and polishing, against eigsh over a fresh torch.func.jvp and a kept torch.func.vjp,
-interleaved in one run, eigenvalues compared.  --large names
-the networks, or weights files, for 512x512 pixels of the shipped photograph (d = 262,144), each in a process
-of its own, whose peak memory is measured above that of the loaded model; by default `photos` and, where it
-has been trained (`denoisers train unet`), the paper's UNet.  --write puts the tables into docs/whole.md, the
-second into README too.
+interleaved in one run, eigenvalues compared.  --large names the networks, or weights files, for 512x512
+pixels of the shipped photograph (d = 262,144), each in a process of its own, whose peak memory is measured
+above that of the loaded model; by default `photos` and, where it has been trained (`denoisers train unet`),
+the paper's UNet.  --write puts the tables into docs/whole.md, the second into README too.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, models, register_model
 
 _COMPILED = not config.DISABLE_JIT  # type: ignore[attr-defined]
-binding.initialize_native_asmparser()
+binding.initialize_native_asmparser()  # LLVM ends the process where it meets assembly without it
 _FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",") if _COMPILED else []
 
 BYTES = 64 if "+avx512f" in _FEATURES else 32 if {"+avx2", "+fma"} <= set(_FEATURES) else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,13 +68,13 @@ class Convolution:
                 self.short,
                 self.last,
             )
-        return self._forward(tangent, before=self.slope_in, behind=self.slope, onto=onto)
+        return self._forward(tangent, Around(self.slope_in, self.slope, onto=onto))
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """r (w' * (s g))."""
         if self._backward is None:
             self._backward = kernel(*self._transposed_arguments())
-        return (self._backward(g, self.slope, self.slope_in, owned=self.owns_cotangent),)
+        return (self._backward(g, Around(self.slope, self.slope_in, owned=self.owns_cotangent)),)
 
     def scaled(self, scale: Tensor, output: int) -> Convolution:
         """The convolution followed by a scale of its output channels (channels,)."""
@@ -182,30 +182,36 @@ class Joint:
         return replace(self, parts=kept) if len(kept) == len(parts) else None
 
 
+class Around(NamedTuple):
+    """What comes before a kernel and behind it.
+
+    Attributes:
+        before: slopes s_1 of x, None for 1.
+        behind: slopes s_2 of the product, None for 1.
+        owned: whether x may be overwritten.
+        onto: what the product is added to, in place.
+    """
+
+    before: Tensor | None = None
+    behind: Tensor | None = None
+    owned: bool = False
+    onto: Tensor | None = None
+
+
 class Kernel:
     """x -> s_2 (w * (s_1 x)) by torch's convolution."""
 
     def __init__(self, weight: Tensor, last: bool, *geometry: Any) -> None:
         self.weight, self.last, self.geometry = channels_last(weight, last), last, geometry
 
-    def __call__(
-        self,
-        x: Tensor,
-        before: Tensor | None = None,
-        behind: Tensor | None = None,
-        owned: bool = False,
-        onto: Tensor | None = None,
-    ) -> Tensor:
-        """The product, for slopes s_1 `before` and s_2 `behind`, added to `onto` in place where there is one.
-
-        An x that is `owned` may be overwritten.
-        """
-        if before is not None:
-            x = _times(x, before, owned)
+    def __call__(self, x: Tensor, around: Around) -> Tensor:
+        """The product, with what is around it."""
+        if around.before is not None:
+            x = _times(x, around.before, around.owned)
         out = self.convolve(x)
-        if behind is not None:
-            out = _times(out, behind, True)
-        return out if onto is None else onto.add_(out)
+        if around.behind is not None:
+            out = _times(out, around.behind, True)
+        return out if around.onto is None else around.onto.add_(out)
 
     def convolve(self, x: Tensor) -> Tensor:
         """w * x."""
@@ -235,20 +241,9 @@ class Minimal(Kernel):
     def __init__(self, weight: Tensor, short: bool) -> None:
         self.filters = Winograd(weight, short)
 
-    def __call__(
-        self,
-        x: Tensor,
-        before: Tensor | None = None,
-        behind: Tensor | None = None,
-        owned: bool = False,
-        onto: Tensor | None = None,
-    ) -> Tensor:
-        """The product, for slopes `before` and `behind`, added to `onto`."""
-        return self.filters.apply(x, before, behind, onto)
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """w * x."""
-        return self.filters.apply(x)
+    def __call__(self, x: Tensor, around: Around) -> Tensor:
+        """The product, with what is around it, in one pass."""
+        return self.filters.apply(x, around.before, around.behind, around.onto)
 
 
 class Thin(Kernel):

@@ -113,8 +113,7 @@ class Program:
 
         Kernels that need channels last are faster than any that would do without.
         """
-        parts = [part for step in self.steps for part in getattr(step, "parts", [step])]
-        convolutions = [part for part in parts if isinstance(part, Convolution)]
+        convolutions = [part for part in parts_of(self.steps) if isinstance(part, Convolution)]
         if not convolutions or any(part.by_winograd for part in convolutions):
             return self
         other = self.in_layout(False)
@@ -158,6 +157,11 @@ def _in_layout(step: Step, last: bool) -> Step:
     if isinstance(step, Diagonal):
         return replace(step, slope=channels_last(step.slope, last))
     return replace(step, z=channels_last(step.z, last)) if isinstance(step, Norm) else step
+
+
+def parts_of(steps: list[Step]) -> list[Step]:
+    """The steps, with its convolutions in place of each that joins several."""
+    return [part for step in steps for part in (step.parts if isinstance(step, Joint) else [step])]
 
 
 def users_of(steps: list[Step], result: int | None) -> dict[int | None, list[Step | None]]:

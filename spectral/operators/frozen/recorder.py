@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from spectral.errors import SpectralError
 from spectral.kernels.winograd import packed
 from spectral.operators.frozen.convolution import Convolution, Joint
-from spectral.operators.frozen.program import Program, users_of
+from spectral.operators.frozen.program import Program, parts_of, users_of
 from spectral.operators.frozen.steps import (
     Diagonal,
     Gather,
@@ -383,10 +383,9 @@ def _joint(step: Convolution, inputs: tuple[int, ...], channels: list[slice]) ->
 
 def _keep_gates(steps: list[Step], dtype: torch.dtype) -> None:
     """Gates as their steps apply them fastest: bits, or numbers as long as those are not too many to keep."""
-    parts = [part for step in steps for part in (step.parts if isinstance(step, Joint) else [step])]
     gated = [
         (part, name, gate, isinstance(part, Convolution) and part.by_winograd)
-        for part in parts
+        for part in parts_of(steps)
         for name in ("slope", "slope_in")
         if isinstance(gate := getattr(part, name, None), Tensor) and gate.dtype == torch.int8
     ]
