@@ -245,9 +245,10 @@ def test_either_layout_is_the_same_program(network):
     V = torch.randn(3, *y.shape, generator=torch.Generator().manual_seed(0)).double()
     torch.testing.assert_close(other.apply(V), program.apply(V))
     torch.testing.assert_close(other.transpose(V), program.transpose(V))
-    for step in other.steps:
-        if isinstance(step, Joint):  # one gate is still kept once
-            assert len({id(part.slope) for part in step.parts}) == 1
+    for changed in (other, program.to(torch.float32), program.select(torch.tensor([1]))):
+        for step in changed.steps:
+            if isinstance(step, Joint):  # one gate is still kept once
+                assert len({id(part.slope) for part in step.parts}) == 1
 
 
 def test_the_layout_is_the_faster_one(monkeypatch):

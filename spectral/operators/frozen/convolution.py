@@ -162,7 +162,7 @@ class Joint:
 
     def to(self, dtype: torch.dtype) -> Joint:
         """The convolutions in another precision."""
-        return replace(self, parts=[part.to(dtype) for part in self.parts])
+        return self._of([part.to(dtype) for part in self.parts])
 
     def shortened(self) -> Joint:
         """With kernels that may round both factors to 16-bit integers."""
@@ -170,16 +170,21 @@ class Joint:
 
     def in_layout(self, last: bool) -> Joint:
         """The convolutions in another layout."""
-        parts = [part.in_layout(last) for part in self.parts]
-        for part in parts[1:]:
-            part.slope = parts[0].slope  # one gate is behind all of them
-        return replace(self, parts=parts)
+        return self._of([part.in_layout(last) for part in self.parts])
 
     def select(self, index: Tensor, n: int) -> Joint | None:
         """With the slopes of some inputs."""
         parts = [part.select(index, n) for part in self.parts]
         kept = [part for part in parts if part is not None]
-        return replace(self, parts=kept) if len(kept) == len(parts) else None
+        return self._of(kept) if len(kept) == len(parts) else None
+
+    def _of(self, parts: list[Convolution]) -> Joint:
+        """Of parts made from its own, which have one gate where those had one."""
+        kept: dict[tuple[int, torch.dtype], Tensor] = {}
+        for before, part in zip(self.parts, parts, strict=True):
+            if part.slope is not None:
+                part.slope = kept.setdefault((id(before.slope), part.slope.dtype), part.slope)
+        return replace(self, parts=parts)
 
 
 class Around(NamedTuple):
