@@ -41,7 +41,7 @@ class Chunks:
             try:
                 done.append(product(V[at : at + size]))
             except RuntimeError as failure:
-                if size == 1 or not _out_of_memory(failure):
+                if size == 1 or not out_of_memory(failure):
                     raise
                 self.size, self.growing = size // 2, False
                 continue
@@ -88,6 +88,6 @@ def free_bytes(device: torch.device) -> int:
         return 1 << 30
 
 
-def _out_of_memory(failure: RuntimeError) -> bool:
+def out_of_memory(failure: RuntimeError) -> bool:
     """On CPUs torch says so in the text of a plain RuntimeError."""
     return isinstance(failure, torch.OutOfMemoryError) or "not enough memory" in str(failure)

@@ -1,9 +1,8 @@
 """The Jacobian of any PyTorch callable at one input, as a linear operator.
 
-J v is a Jacobian-vector product, J' u a vector-Jacobian product.  There are three ways to form them: replay
-the network's derivative as a program of linear steps (`spectral.operators.frozen`); replay the forward mode
-as torch.func.linearize records it; or differentiate forwards afresh with torch.func.jvp.  The last two keep
-the graph of the reverse mode for J' u.
+J v is a Jacobian-vector product, J' u a vector-Jacobian product.  Where the model can be followed operation
+by operation, its derivative is a program of linear steps (`spectral.operators.frozen`); elsewhere torch
+differentiates the whole (`spectral.operators.ways`).
 """
 
 from __future__ import annotations
@@ -11,20 +10,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import inspect
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor
 
 from spectral.errors import (
-    ModelOutputError,
     NotDeterministicError,
     NotFiniteError,
     OptionError,
@@ -32,20 +27,23 @@ from spectral.errors import (
     SpectralError,
 )
 from spectral.kernels.denormals import flushed
+from spectral.operators import ways
 from spectral.operators.base import LinearOperator
-from spectral.operators.chunks import Chunks, Product
-from spectral.operators.frozen import Program, Replayed, record
+from spectral.operators.chunks import Chunks, Product, free_bytes
+from spectral.operators.frozen import Program, Recorder, Replayed
+from spectral.operators.model import Model, same_random_numbers
 from spectral.operators.precision import Precision, arithmetic, own, tf32
 
-# The program at a larger input (entries) is checked by differences of the model, with a step of STEP |y|:
-# torch.func.jvp holds twice what a forward pass does, which is more than the program itself ever needs.
-EXACTLY_CHECKED = 1 << 16
-STEP, DIFFERENCE_TOLERANCE = 1e-4, 0.05
+# Differences of the model are the last word on a derivative, and no finer than this, relative.
+DIFFERENCES = 0.05
+# Up to so much memory of a graph, vectors that are returned are multiplied once by autograd.
+GRAPH_BYTES = 1 << 30
 
 log = logging.getLogger("spectral")
 
-Method = Literal["auto", "frozen", "linearize", "jvp"]
-WAYS: tuple[Method, ...] = ("frozen", "linearize", "jvp")
+Method = Literal["auto", "frozen", "jvp", "double-backward", "differences"]
+WAYS: tuple[Method, ...] = ("frozen", "jvp", "double-backward", "differences")
+_PAIRS = {"jvp": ways.forward, "double-backward": ways.reverse, "differences": ways.differences}
 
 
 def jacobian(
@@ -69,20 +67,21 @@ def jacobian(
         y: the input, floating point, of any shape.
         batched: whether the first axis of y counts independent inputs.
         method: how products are formed.  "frozen" records the network once as linear steps, and keeps gates
-            and slopes alone; "linearize" replays torch's record of the forward mode, and keeps more; "jvp"
-            differentiates at each product, about three forward passes, and keeps nothing for J v.  "auto"
-            takes the first that can follow the model, and says why where that is not "frozen".  Each is
-            checked on one random vector: "frozen" against torch.func, all by <u, J v> = <J' u, v>.
+            and slopes alone.  The others keep a graph for J' u, and form J v by torch's forward mode ("jvp"),
+            by two passes back ("double-backward"), or as central differences of the model, their error told
+            in `eps` ("differences").  "auto" takes the first that is right, and says why where that is not
+            "frozen": the record must give what the model gives at another input, its rules agree with
+            torch's own derivatives, <u, J v> with <J' u, v>, and the other ways with differences.
         precision: of the arithmetic inside products, by default the model's own; see `at_precision`.
         model_kwargs: passed on to the model (noise level, label, ...).
 
     Raises:
         ShapeError: y has no entries, or no batch axis where `batched`.
         ModelOutputError: the model returned no floating-point tensor.
-        NotDeterministicError: two calls at y differ (dropout, sampling, noise inside the model).
+        NotDeterministicError: two calls at y differ (noise inside the model, a state that it keeps).
         NotFiniteError: y, the output, or a trial product holds NaN or infinity.
-        SpectralError: J v and J' u contradict each other, or with `batched` one input reaches another's
-            output.
+        SpectralError: no way is right: a value leaves torch, an operation has no derivative, the declared
+            ones contradict each other; or with `batched` one input reaches another's output.
     """
     if method not in ("auto", *WAYS):
         raise OptionError(f"method is one of auto, {', '.join(WAYS)}; got {method!r}")
@@ -101,47 +100,50 @@ class Jacobian(LinearOperator):
     Attributes:
         input_shape: of one input, y.shape (y.shape[1:] where batched).
         output: model(y), the denoised image.
-        method: "frozen", "linearize" or "jvp", how products are formed.
+        method: "frozen", "jvp", "double-backward" or "differences", how products are formed.
         notes: what was decided on the way, for the repr.
         precision: of the arithmetic inside products; None for the model's own.
+        eps: the relative rounding of a product, that of the coarsest number inside the model.
     """
 
     def __init__(
         self,
-        model: Callable[..., Any],
+        function: Callable[..., Any],
         y: Tensor,
         batched: bool,
         method: Method,
         model_kwargs: dict[str, Any],
     ) -> None:
         self.notes: list[str] = []
-        self._modules = _modules_in(model)
-        self._arithmetic = own(y.dtype, y.device)
-        y = _outside_inference(y)
-        self._stand_at(model, model_kwargs, y)
-        self._name = type(model).__name__ if isinstance(model, nn.Module) else _name_of(model)
+        self._y = _outside_inference(y)
+        self._model = Model(function, model_kwargs)
+        self._name = self._model.name
         if not torch.isfinite(y).all():
             raise NotFiniteError("y holds NaN or infinity")
-
-        with self._evaluating():
-            self.output = self._model(y)
-            self._check_output()
-        batch = (y.shape[0],) if batched else ()
-        if batched and (self.output.ndim < 1 or self.output.shape[0] != y.shape[0]):
-            raise ShapeError(f"batched: {len(y)} inputs gave an output of shape {tuple(self.output.shape)}")
-        self.input_shape = tuple(y.shape[len(batch) :])
-        self.output_shape = tuple(self.output.shape[len(batch) :])
-        shape = (math.prod(self.output_shape), math.prod(self.input_shape))
-        super().__init__(shape, dtype=y.dtype, device=y.device, batch=batch)
-
-        self.precision: Precision | None = None
-        self._push: Product
-        self._pull: Product
-        self._program: Program | None = None
-        self.method = self._prepare(WAYS if method == "auto" else (method,))
+        with same_random_numbers(y.device), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns about graphs that it builds itself
+            record = self._record()
+            y = self._y
+            if not torch.isfinite(self.output).all():
+                raise NotFiniteError(f"{self._name} returned NaN or infinity at y")
+            batch = (y.shape[0],) if batched else ()
+            if batched and (self.output.ndim < 1 or self.output.shape[0] != y.shape[0]):
+                raise ShapeError(
+                    f"batched: {len(y)} inputs gave an output of shape {tuple(self.output.shape)}"
+                )
+            self.input_shape = tuple(y.shape[len(batch) :])
+            self.output_shape = tuple(self.output.shape[len(batch) :])
+            shape = (math.prod(self.output_shape), math.prod(self.input_shape))
+            super().__init__(shape, dtype=y.dtype, device=y.device, batch=batch)
+            self.precision: Precision | None = None
+            self._arithmetic = own(y.dtype, y.device)
+            self._push: Product
+            self._pull: Product
+            self._program: Program | None = None
+            self._jumps: list[str] = []
+            self.method = self._prepare(record, WAYS if method == "auto" else (method,))
         if batched and len(y) > 1:
             self._check_independence()
-        self._check_adjoint()
 
     def symmetric_part(self) -> LinearOperator:
         """(J + J') / 2, for a model whose output has the shape of its input.
@@ -157,10 +159,14 @@ class Jacobian(LinearOperator):
         return super().symmetric_part()
 
     def _apply(self, V: Tensor) -> Tensor:
-        return self._through(self._push, V, self._y.shape)
+        return self._through(self._push, V, self._y.shape, self._entering(self._y))
 
     def _apply_transpose(self, V: Tensor) -> Tensor:
-        return self._through(self._pull, V, self.output.shape)
+        return self._through(self._pull, V, self.output.shape, self._entering(self.output))
+
+    def _entering(self, side: Tensor) -> torch.dtype:
+        """The precision in which vectors enter a product, on the side of the input or the output."""
+        return side.dtype if self.precision is None else self._arithmetic.dtype
 
     def at_precision(self, precision: Precision) -> Jacobian:
         """J with the arithmetic inside its products in another precision, without recording it again.
@@ -177,6 +183,7 @@ class Jacobian(LinearOperator):
         here = arithmetic(precision, self.device)
         twin = copy.copy(self)
         twin.count, twin._whole, twin.precision, twin._arithmetic = 0, self, precision, here
+        twin.eps = max(self.eps if here.dtype == self._arithmetic.dtype else 0, here.eps)
         twin.dtype = torch.promote_types(self.dtype, torch.promote_types(here.dtype, torch.float32))
         twin.notes = [*self.notes, here.note]
         if (here.dtype, here.short) != (self._arithmetic.dtype, self._arithmetic.short):
@@ -195,13 +202,12 @@ class Jacobian(LinearOperator):
 
     def _select(self, index: Tensor) -> LinearOperator:
         """By the program of some of the inputs, or else J anew at them, once its outputs are the same."""
-        model, keywords = self._given
         index = index.to(self.device)
-        keywords = _of_some(keywords, len(self._y), index)
+        function, keywords = self._model.function, _of_some(self._model.keywords, len(self._y), index)
         program = None if self._program is None else self._program.select(index)
         if program is not None:
             part = copy.copy(self)
-            part._stand_at(model, keywords, self._y[index])
+            part._model, part._y = Model(function, keywords), self._y[index]
             part.output, part.batch, part.count, part.notes = (
                 self.output[index],
                 (len(index),),
@@ -211,7 +217,7 @@ class Jacobian(LinearOperator):
             part._adopt(program)
             return part
         try:
-            part = Jacobian(model, self._y[index], True, self.method, keywords)
+            part = Jacobian(function, self._y[index], True, self.method, keywords)
             torch.testing.assert_close(
                 part.output, self.output[index], rtol=self._tolerance, atol=self._tolerance
             )
@@ -221,59 +227,268 @@ class Jacobian(LinearOperator):
             return super()._select(index)
         return part if self.precision is None else part.at_precision(self.precision)
 
-    def _stand_at(self, model: Callable[..., Any], keywords: dict[str, Any], y: Tensor) -> None:
-        self._given, self._y = (model, keywords), y
-        self._model = functools.partial(self._call, model, keywords)
-
-    def _through(self, product: Product, V: Tensor, shape: torch.Size) -> Tensor:
+    def _through(self, product: Product, V: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """product of blocks (m, *shape), as one of rows (*batch, m, n)."""
         rows = _outside_inference(V)
         rows = (rows.transpose(0, 1) if self.batch else rows).reshape(-1, *shape)
         on_host = flushed() if self.device.type == "cpu" else contextlib.nullcontext()
-        with self._evaluating(), tf32(self.precision), on_host:
-            result = product(rows.to(self._arithmetic.dtype)).to(self.dtype)
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            torch.autocast(self.device.type, enabled=False),
+            tf32(self.precision),
+            on_host,
+        ):
+            result = product(rows.to(dtype)).to(self.dtype)
         result = result.reshape(len(rows), *self.batch, -1)
         if result.untyped_storage().data_ptr() == V.untyped_storage().data_ptr():
             result = result.clone()  # of a model that only moves pixels
         return result.transpose(0, 1).contiguous() if self.batch else result
 
-    def _prepare(self, ways: tuple[Method, ...]) -> Method:
-        """Set up the first way that can follow the model; the last one's failure is the caller's."""
-        for way in ways:
+    # How products come to be formed
+
+    def _record(self) -> Recorder | SpectralError:
+        """Call the model once, recorded; where that cannot be, plainly, and say why."""
+        failure: Exception | None = None
+        for precision in (None, self._model.precision()):
+            if precision is not None:
+                if failure is None or precision == self._y.dtype:
+                    break
+                self._y = self._y.to(precision)
+            for recorded in (True, False):
+                try:
+                    with self._model.ready():
+                        if recorded:
+                            record = Recorder.of(self._model, self._y)
+                            self.output = record.output
+                        else:
+                            self.output = self._model(self._y).detach()
+                except Exception as reason:
+                    failure = failure if isinstance(failure, SpectralError) else reason
+                    continue
+                if precision is not None:
+                    self._note(f"y was taken to {precision}, the precision of {self._name}")
+                if self._model.label is not None:
+                    self._note(self._model.label)
+                return record if recorded else SpectralError(_first_line(failure))
+        assert failure is not None
+        raise failure
+
+    def _prepare(self, record: Recorder | SpectralError, methods: tuple[Method, ...]) -> Method:
+        """Set up the first way that is right.
+
+        Raises:
+            SpectralError: none is; it tells of each why.
+        """
+        reasons: list[str] = []
+        leaves = self._examine(record)
+        for method in methods:
             try:
-                with self._evaluating(), warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # torch warns about graphs that it builds itself
-                    getattr(self, f"_prepare_{way}")()
+                if leaves is not None:
+                    raise SpectralError(leaves)
+                if method == "frozen":
+                    self._adopt(self._recorded(record))
+                    self._check_adjoint()
+                else:
+                    self._differentiate(method)
+            except NotFiniteError:
+                raise
             except Exception as failure:
-                # What torch cannot trace it reports in many exception types, all to the same effect.
-                if way == ways[-1]:
-                    if isinstance(failure, SpectralError):
-                        raise
-                    raise SpectralError(f'method="{way}" failed on {self._name}: {failure}') from failure
-                reason = str(failure).strip().split("\n")[0][:120]
-                self._note(f"not {way} ({type(failure).__name__}: {reason})")
+                # What torch cannot differentiate it reports in many exception types, all to the same effect.
+                reasons.append(f"not {method} ({_first_line(failure)})")
+                if leaves is not None or isinstance(failure, torch.OutOfMemoryError):
+                    break
             else:
-                return way
-        raise AssertionError("unreachable")
+                for reason in reasons:
+                    self._note(reason)
+                return method
+        raise SpectralError(f"no derivative of {self._name} is to be had: {'; '.join(reasons)}")
 
-    def _prepare_frozen(self) -> None:
+    def _examine(self, record: Recorder | SpectralError) -> str | None:
+        """Find out what the model does beside what was recorded; why no derivative is right, if none is.
+
+        Raises:
+            NotDeterministicError: another call at y gives something else.
+        """
+        self._functions: list[str] = []
+        generator = torch.Generator().manual_seed(2)
+        eps = torch.finfo(self._y.dtype).eps
+        step = (1e-3 if eps < 1e-4 else 0.05) * (float(self._y.double().square().mean().sqrt()) or 1.0)
+        shift = 1 + torch.randn(self._y.shape, generator=generator).to(self._y.device, self._y.dtype)
+        away = self._y + step * shift
+        with self._model.ready():
+            if isinstance(record, SpectralError):
+                self._check_deterministic()
+                return None
+            try:
+                value, self._functions = ways.declared_functions(self._model, away)
+            except Exception:  # it works in ways that a graph does not allow, and needs none
+                value = self._model(away)
+            played = record.play(away)
+            apart = float(torch.linalg.vector_norm((value - played).double().nan_to_num()))
+            within = (10 if eps < 1e-4 else 0.3) * torch.finfo(value.dtype).eps
+            self._jumps = record.jumps
+            if not apart <= within * float(torch.linalg.vector_norm(value.double().nan_to_num())):
+                self._check_deterministic()
+                record.failure = f"the record gives at another input something else, by {apart:.1e}"
+                left = self._model.plain.left
+                if left or not self._model.plain.functions:
+                    how = f" ({', '.join(left)})" if left else ""
+                    return (
+                        f"a value made from y leaves torch{how} and comes back as a constant, so that its part "
+                        "of the derivative is lost: keep it a tensor, or give it a torch.autograd.Function"
+                    )
+        if record.integers and not (self._functions or record.detached):
+            return f"{record.integers[0]}: they have no derivative"
+        return None
+
+    def _check_deterministic(self) -> None:
+        again = self._model(self._y)
+        apart = (again - self.output).abs().max()
+        if apart > 100 * torch.finfo(self.output.dtype).eps * self.output.abs().max():
+            raise NotDeterministicError(
+                f"two calls of {self._name} at the same y differ by {apart:.1e}: switch off dropout and noise "
+                "inside the model (fix its random draws), reset what it keeps from call to call, and try again"
+            )
+
+    def _recorded(self, record: Recorder | SpectralError) -> Program:
+        """The recorded program, unless the model declares another derivative, and means that."""
+        if isinstance(record, SpectralError):
+            raise record
+        if record.integers:
+            raise SpectralError(record.integers[0])
+        program = record.program()
+        self.eps = max(self._arithmetic.eps, record.rounding)
+        self._graph_bytes = record.bytes
+        if record.jumps or self._functions:
+            self._settle(program, record)
+        return program.in_faster_layout()
+
+    def _settle(self, program: Program, record: Recorder) -> None:
+        """Hold a program against autograd, where the model may have told that another derivative.
+
+        Raises:
+            SpectralError: autograd's is the one that is meant.
+        """
+        v, u = self._random(self.shape[1]), self._random(self.shape[0], seed=1)
+        v, u = v.reshape(self._y.shape), u.reshape(self.output.shape).to(self.output.dtype)
+        try:
+            with self._model.ready():
+                pull = ways.reverse(self._model, self._y).pull
+                declared = pull(u)
+        except Exception:
+            return  # there is no other
+        ours = program.transpose(u.unsqueeze(0))[0]
+        if _size(ours - declared) <= self._tolerance * max(_size(ours), _size(declared)):
+            return
+        by = ", ".join(self._functions) or "a straight-through estimator"
+        if record.jumps:
+            raise SpectralError(f"{record.jumps[0]} is constant but for jumps, and {by} declares a derivative")
+        with self._model.ready():
+            D = ways.difference(self._model, self._y, v)
+            size, wide = _size(D) ** 2, D.to(self.output.dtype)
+            true = [abs(_inner(J, v) - size) for J in (program.transpose(wide.unsqueeze(0))[0], pull(wide))]
+        if true[0] > true[1]:
+            raise SpectralError(f"differences of the model agree with the derivative that {by} declares")
+        self._note(f"differences of the model contradict the derivative that {by} declares: not used")
+
+    def _differentiate(self, method: Method) -> None:
+        """Set up J v and J' u by torch, checked by each other and by differences of the model."""
+        with self._model.ready():
+            pair = _PAIRS[method](self._model, self._y)
+        self._push, self._pull = self._one_by_one(pair.push), self._one_by_one(pair.pull)
+        self._graph_bytes, self.eps = 0, self._arithmetic.eps
         v = self._random(self.shape[1]).reshape(self._y.shape)
-        name, expected, tolerance = self._tangent(v)
-        program = record(self._model, self._y)
-        error = (program.apply(v.unsqueeze(0))[0] - expected).double().norm()
-        error /= expected.double().norm().clamp(min=1e-300)
-        if not error <= tolerance:
-            raise SpectralError(f"the recorded program differs from {name} by {error:.1e} (relative)")
-        self._adopt(program.in_faster_layout())
+        rough = torch.finfo(self.output.dtype).eps > 1e-4
+        if not (rough and method == "differences"):
+            self.eps = max(self.eps, torch.finfo(self.output.dtype).eps)
+        if method == "differences":
+            if rough or self._jumps:
+                raise SpectralError("the model is too rough for differences")
+            with self._model.ready():
+                near, far = (ways.difference(self._model, self._y, v, step) for step in (2e-3, 8e-3))
+            self.eps = max(self.eps, _size(near - far) / max(_size(near), 1e-300) / 10)
+        self._check_adjoint()
+        if self._jumps:
+            self._note(f"{self._jumps[0]} is constant but for jumps: J is the derivative that autograd declares")
+        elif not rough and method != "differences":
+            with self._model.ready():
+                D, Jv = ways.difference(self._model, self._y, v), pair.push(v)
+            if not _size(Jv - D) <= DIFFERENCES * _size(D):
+                raise SpectralError(
+                    f"J v is off by {_size(Jv - D) / _size(D):.1e} from differences of the model, relative"
+                )
 
-    def _tangent(self, v: Tensor) -> tuple[str, Tensor, float]:
-        """J v that a program must agree with: where it comes from, itself, and how closely."""
-        rounding = torch.finfo(self.dtype).eps
-        if self._y.numel() <= EXACTLY_CHECKED or rounding > STEP / 100:  # half precision has no differences
-            return "torch.func.jvp", torch.func.jvp(self._model, (self._y,), (v,))[1], self._tolerance
-        h = STEP * self._y.norm() / v.norm()
-        differences = (self._model(self._y + h * v) - self._model(self._y - h * v)) / (2 * h)
-        return "the model's differences", differences, DIFFERENCE_TOLERANCE
+    def _one_by_one(self, product: ways.Function) -> Product:
+        """A product of blocks from one of single vectors."""
+
+        def each(V: Tensor) -> Tensor:
+            with same_random_numbers(V.device), self._model.ready():
+                return torch.stack([product(v) for v in V])
+
+        return each
+
+    def confirm(self, V: Tensor, U: Tensor | None = None) -> None:
+        """Multiply vectors that are to be returned once more by other ways than products are formed.
+
+        A random combination of V's rows goes through differences of the model, one of U's through autograd,
+        where its graph is not too large.
+
+        Args:
+            V: (*batch, k, n) rows; nothing is done with none.
+            U: (*batch, k, r) rows, V by default.
+
+        Raises:
+            SpectralError: the products are wrong.
+        """
+        if V.shape[-2] == 0 or self.precision is not None:
+            return
+        U = V if U is None and self.shape[0] == self.shape[1] else U
+        with same_random_numbers(self.device), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            v = self._combined(V, 3).reshape(self._y.shape)
+            Jv = self._apply(v.reshape(*self.batch, 1, -1)).reshape(self.output.shape)
+            rough = max(torch.finfo(self.output.dtype).eps, self.eps) > 1e-4 or self._jumps
+            apart = 0.0
+            if not rough:
+                with self._model.ready():
+                    for step in (2e-3, 2e-4, 2e-2):  # units switch within one step, rounding shows in another
+                        D = ways.difference(self._model, self._y, v, step)
+                        apart = _size(Jv - D) / max(_size(D), self._tolerance * _size(v), 1e-300)
+                        if apart <= DIFFERENCES:
+                            break
+            if U is None or self.method != "frozen" or not self._graph_fits():
+                backwards = 0.0
+            else:
+                u = self._combined(U, 4).reshape(self.output.shape).to(self.output.dtype)
+                Ju = self._apply_transpose(u.to(self.dtype).reshape(*self.batch, 1, -1)).reshape(self._y.shape)
+                try:
+                    with self._model.ready():
+                        declared = ways.reverse(self._model, self._y).pull(u)
+                    backwards = _size(Ju - declared) / max(_size(declared), self._tolerance * _size(u), 1e-300)
+                except Exception:
+                    backwards = 0.0  # there is no other way
+        if apart > DIFFERENCES:
+            raise SpectralError(
+                f"products of {self._name}'s Jacobian ({self.method}) are wrong: differences of the model along "
+                f"what was found differ by {apart:.1e}, relative; another method= may do"
+            )
+        if backwards > 10 * self._tolerance:
+            self._note(
+                f"autograd's J' u differs by {backwards:.0e}: the model cuts its graph or declares a derivative; "
+                "differences of the model agree with J"
+            )
+
+    def _graph_fits(self) -> bool:
+        return self._graph_bytes <= min(GRAPH_BYTES, free_bytes(self.device) // 4)
+
+    def _combined(self, rows: Tensor, seed: int) -> Tensor:
+        """A random combination of rows (*batch, k, n), a vector of unit norm a problem."""
+        generator = torch.Generator().manual_seed(seed)
+        weights = torch.randn(rows.shape[-2], generator=generator).to(rows.device, rows.dtype)
+        vector = (weights.unsqueeze(-1) * rows).sum(-2)
+        norm = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
+        return (vector / norm.clamp(min=torch.finfo(norm.dtype).tiny)).to(self.dtype)
 
     def _adopt(self, program: Program) -> None:
         """Form products by a program, in blocks; on a GPU by graphs, where those are faster."""
@@ -284,61 +499,10 @@ class Jacobian(LinearOperator):
             products = [Replayed(product, chunks.vector_bytes, self._note) for product in products]
         self._push, self._pull = (functools.partial(chunks, product) for product in products)
 
-    def _prepare_linearize(self) -> None:
-        push = torch.func.linearize(self._model, self._y)[1]
-        self._push = _one_by_one(push)
-        push(torch.zeros_like(self._y))
-        self._keep_graph()
-
-    def _prepare_jvp(self) -> None:
-        self._push = _one_by_one(lambda v: torch.func.jvp(self._model, (self._y,), (v,))[1])
-        self._push(torch.zeros_like(self._y).unsqueeze(0))
-        self._keep_graph()
-
-    def _keep_graph(self) -> None:
-        pullback = torch.func.vjp(self._model, self._y)[1]
-        self._pull = _one_by_one(lambda u: pullback(u)[0])
-
-    def _call(self, model: Callable[..., Any], model_kwargs: dict[str, Any], y: Tensor) -> Tensor:
-        output = tensor = model(y, **model_kwargs)
-        if not isinstance(output, Tensor):
-            label, tensor = _first_tensor(output)
-            if tensor is None:
-                raise ModelOutputError(f"{self._name} returned a {type(output).__name__} without a tensor")
-            self._note(f"output {label} of {type(output).__name__}")
-        if not tensor.is_floating_point():
-            raise ModelOutputError(f"{self._name} returned {tensor.dtype}, which has no derivative")
-        return tensor
-
-    @contextlib.contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Eval mode, no outer graph, and attention in its plain form, the only one that can be differentiated
-        forwards, for one call; every module's own training flag is put back."""
-        training = [m for m in self._modules if m.training]
-        try:
-            for m in training:
-                m.training = False
-            with torch.inference_mode(False), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-                yield
-        finally:
-            for m in training:
-                m.training = True
-
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
             log.info("%s: %s", self._name, text)
-
-    def _check_output(self) -> None:
-        if not torch.isfinite(self.output).all():
-            raise NotFiniteError(f"{self._name} returned NaN or infinity at y")
-        again = self._model(self._y)
-        tolerance = 100 * torch.finfo(self.output.dtype).eps * self.output.abs().max()
-        if (again - self.output).abs().max() > tolerance:
-            raise NotDeterministicError(
-                f"two calls of {self._name} at the same y differ by {(again - self.output).abs().max():.1e}: "
-                "switch off dropout and noise inside the model (fix its random draws), then call again"
-            )
 
     def _check_adjoint(self) -> None:
         """<u, J v> = <J' u, v> for one random pair, to the rounding of the model's own precision."""
@@ -358,20 +522,23 @@ class Jacobian(LinearOperator):
             )
 
     def _check_independence(self) -> None:
-        u = torch.zeros_like(self.output)
-        u[0] = 1
-        with self._evaluating():
-            reached = self._pull(u.unsqueeze(0))[0, 1:].any()
-        if reached:
-            raise SpectralError(
-                f"batched: the output of {self._name} for one input depends on the others: "
-                "pass the inputs one by one, or batched=False for their joint Jacobian"
-            )
+        """No input reaches another's output: two that differ are on different sides in one of log2 B cuts."""
+        n = len(self._y)
+        numbers, v = torch.arange(n), self._random(self.shape[1])
+        for bit in range((n - 1).bit_length()):
+            for side in (0, 1):
+                inside = ((numbers >> bit) & 1 == side).to(self.device)
+                shown = torch.where(inside.view(-1, 1, 1), v, 0)
+                if self._apply(shown)[~inside].any():
+                    raise SpectralError(
+                        f"batched: the output of {self._name} for one input depends on the others: "
+                        "pass the inputs one by one, or batched=False for their joint Jacobian"
+                    )
 
     @property
     def _tolerance(self) -> float:
         """Relative disagreement that rounding may explain."""
-        return min(1e3 * self._arithmetic.eps, 0.1)
+        return min(1e3 * self.eps, 0.1)
 
     def _random(self, n: int, seed: int = 0) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -384,28 +551,6 @@ class Jacobian(LinearOperator):
         return f"Jacobian({size} of {self._name}, {self.dtype}, {self.device}{batch}, {self.method}{notes})"
 
 
-def _first_tensor(output: Any) -> tuple[str, Tensor | None]:
-    """The name and value of `.sample`, or of the first tensor, in a model's wrapped output."""
-    if isinstance(output, dict):
-        entries = {f"[{key!r}]": value for key, value in output.items()}
-        preferred = output.get("sample")
-    elif isinstance(output, (tuple, list)):
-        entries = {f"[{i}]": value for i, value in enumerate(output)}
-        preferred = getattr(output, "sample", None)
-    else:
-        names = (
-            [f.name for f in fields(output)]
-            if is_dataclass(output)
-            else list(getattr(output, "__dict__", {}))
-        )
-        entries = {f".{name}": getattr(output, name) for name in names}
-        preferred = getattr(output, "sample", None)
-    if isinstance(preferred, Tensor):
-        return ".sample", preferred
-    tensors = ((name, value) for name, value in entries.items() if isinstance(value, Tensor))
-    return next(tensors, ("", None))
-
-
 def _of_some(keywords: dict[str, Any], n: int, index: Tensor) -> dict[str, Any]:
     """Keywords of which those with an entry an input keep the entries of some."""
     return {
@@ -416,11 +561,6 @@ def _of_some(keywords: dict[str, Any], n: int, index: Tensor) -> dict[str, Any]:
     }
 
 
-def _one_by_one(product: Product) -> Product:
-    """A product of blocks from one of single vectors."""
-    return lambda V: torch.stack([product(v) for v in V])
-
-
 def _outside_inference(x: Tensor) -> Tensor:
     """x, or a clone of an inference-mode tensor, which could not enter a graph."""
     if not x.is_inference():
@@ -429,32 +569,14 @@ def _outside_inference(x: Tensor) -> Tensor:
         return x.clone()
 
 
-def _name_of(model: Callable[..., Any]) -> str:
-    return getattr(model, "__name__", type(model).__name__)
+def _first_line(failure: Exception | None) -> str:
+    text = str(failure).strip().split("\n")[0][:200]
+    return text or type(failure).__name__
 
 
-def _modules_in(model: Any) -> list[nn.Module]:
-    """Every module a callable visibly runs: itself, or what a function, method or partial closes over."""
-    seen: dict[int, nn.Module] = {}
-    pending, visited = [model], set()
-    while pending:
-        item = pending.pop()
-        if id(item) in visited:
-            continue
-        visited.add(id(item))
-        if isinstance(item, nn.Module):
-            seen.update((id(m), m) for m in item.modules())
-        elif isinstance(item, functools.partial):
-            pending += [item.func, *item.args, *item.keywords.values()]
-        elif inspect.ismethod(item):
-            pending += [item.__self__, item.__func__]
-        elif inspect.isfunction(item):
-            held = inspect.getclosurevars(item)
-            pending += [*held.nonlocals.values(), *held.globals.values(), *(item.__defaults__ or ())]
-        elif isinstance(item, (list, tuple)):
-            pending += item
-        elif isinstance(item, dict):
-            pending += item.values()
-        elif callable(item) and hasattr(item, "__dict__") and not inspect.isclass(item):
-            pending += vars(item).values()
-    return list(seen.values())
+def _size(t: Tensor) -> float:
+    return float(torch.linalg.vector_norm(t.double()))
+
+
+def _inner(a: Tensor, b: Tensor) -> float:
+    return float((a.double() * b.double()).sum())

@@ -1,7 +1,6 @@
 """The recorded program of linear steps, against torch.func, operation by operation and network by network."""
 
 import functools
-import importlib
 
 import pytest
 import torch
@@ -195,7 +194,7 @@ def test_attention_is_taken_in_its_plain_form():
         return nn.functional.scaled_dot_product_attention(x, 2 * x, x.flip(-1))
 
     y = torch.rand(1, 2, 5, 8).double()
-    for way in ("auto", "frozen", "linearize", "jvp"):
+    for way in ("auto", "frozen", "jvp", "double-backward"):
         J = spectral.jacobian(attend, y, method=way)
         expected = torch.autograd.functional.jacobian(attend, y).reshape(80, 80)
         torch.testing.assert_close(J.dense(), expected)
@@ -276,22 +275,35 @@ def test_a_layout_is_timed():
 
 
 def test_gates_as_bytes_beyond_a_budget(monkeypatch):
-    monkeypatch.setattr("spectral.operators.frozen.recorder.GATES_AS_FLOATS", 0)
+    monkeypatch.setattr("spectral.operators.frozen.passes.GATES_AS_FLOATS", 0)
     program = agree(lively(BFCNN(5, 8)), torch.rand(1, 1, 12, 12))
     assert {slope.dtype for slope in gates(program)} == {torch.int8}
 
 
-@pytest.mark.parametrize("exactly", [1 << 16, 0])
-def test_a_wrong_program_is_not_used(monkeypatch, exactly):
-    """A step that lies is found out against torch.func or the model's differences; another way is taken."""
-    module = importlib.import_module("spectral.operators.jacobian")  # the function has the same name
-    monkeypatch.setattr(module, "EXACTLY_CHECKED", exactly)
+def test_a_wrong_pass_is_found_out(monkeypatch):
+    """The rewritten program is held against its steps; where they differ another way is taken."""
     net, y = lively(BFCNN(4, 8)), torch.rand(1, 1, 8, 8).double()
     assert spectral.jacobian(net, y).method == "frozen"
-    apply = Convolution.apply
-    monkeypatch.setattr(Convolution, "apply", lambda self, *t: 1.1 * apply(self, *t))
+    scaled = Convolution.scaled
+    monkeypatch.setattr(Convolution, "scaled", lambda self, scale, slot: scaled(self, 1.001 * scale, slot))
     J = spectral.jacobian(net, y)
-    assert J.method == "linearize" and "the recorded program differs from" in repr(J)
+    assert J.method == "jvp" and "its program differs from its steps" in repr(J)
+
+
+def test_a_wrong_rule_is_found_out(monkeypatch):
+    """A step that lies at one entry is tried where it is made; torch differentiates the operation instead."""
+    project = Norm._project
+
+    def wrong(self, t):
+        out = project(self, t)
+        out[..., 0, 0, 0] += 1e-4
+        return out
+
+    net, y = NormedNetwork().double(), torch.rand(1, 4, 8, 8).double()
+    assert Norm in kinds(record(net, y))
+    monkeypatch.setattr(Norm, "_project", wrong)
+    program = agree(net, y)
+    assert Norm not in kinds(program) and Local in kinds(program)
 
 
 def test_thin_convolutions_in_float32():
@@ -307,6 +319,19 @@ def test_thin_convolutions_in_float32():
             (program.transpose(u.float()[None])[0], exact[1](u)[0]),
         ):
             torch.testing.assert_close(ours.double(), theirs, atol=2e-5, rtol=2e-5)
+
+
+class NormedNetwork(nn.Module):
+    """A group norm between convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.first, self.last = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 4)
+
+    def forward(self, y):
+        return self.last(nn.functional.silu(self.norm(self.first(y))))
 
 
 def test_control_flow_that_depends_on_constants():

@@ -90,7 +90,7 @@ class LabelledDenoiser(nn.Module):
         return self.Output(0.0, self.net(y) * sigma + self.embed(label) * y)
 
 
-@pytest.mark.parametrize("method", ["frozen", "linearize", "jvp"])
+@pytest.mark.parametrize("method", ["frozen", "jvp", "double-backward"])
 @pytest.mark.parametrize(
     ("model", "shape"),
     [
@@ -162,7 +162,7 @@ def test_batched_holds_one_jacobian_an_image():
     torch.testing.assert_close(joint, torch.block_diag(*expected))
 
 
-@pytest.mark.parametrize("method", ["frozen", "linearize", "jvp"])
+@pytest.mark.parametrize("method", ["frozen", "jvp", "double-backward"])
 def test_selections_of_images(method):
     model = LabelledDenoiser().double().eval()
     y, keywords = torch.rand(4, 1, 5, 6).double(), {"sigma": torch.rand(4, 1, 1, 1).double()}
@@ -203,15 +203,57 @@ def test_batched_refuses_inputs_that_see_each_other():
         spectral.jacobian(lambda y: y - y.mean(0), torch.rand(3, 4), batched=True)
 
 
-def test_falls_back_where_control_flow_cannot_be_traced():
+def test_control_flow_is_followed_as_it_goes():
+    for y in (torch.rand(6, dtype=torch.float64), -torch.rand(6, dtype=torch.float64)):
+        J = spectral.jacobian(Branching(), y)
+        assert J.method == "frozen" and not J.notes
+        torch.testing.assert_close(J.dense(), reference(Branching(), y))
+
+
+class Scaled(torch.autograd.Function):
+    """y -> y w by NumPy, with its derivatives as far as `forwards` says."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(ctx, y, w):
+        ctx.save_for_backward(y, w)
+        return torch.from_numpy(y.detach().numpy() * w.detach().numpy())
+
+    @staticmethod
+    def backward(ctx, g):
+        y, w = ctx.saved_tensors
+        return g * w, None
+
+
+class ScaledForwards(Scaled):
+    @staticmethod
+    def jvp(ctx, t, _):
+        return t * ctx.saved_tensors[1]
+
+
+class ScaledOnce(Scaled):
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return g * ctx.saved_tensors[1], None
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"), [(Scaled, "double-backward"), (ScaledOnce, "differences")], ids=["twice", "once"]
+)
+def test_ways_beyond_the_program(kind, method):
+    """What leaves torch inside of an autograd function has the derivative that this declares."""
+    w = torch.linspace(0.5, 2, 6, dtype=torch.float64)
     y = torch.rand(6, dtype=torch.float64)
-    J = spectral.jacobian(Branching(), y)
-    assert J.method == "jvp" and "not frozen" in repr(J) and "not linearize" in repr(J)
-    torch.testing.assert_close(J.dense(), reference(Branching(), y))
-    assert "not frozen" in "".join(spectral.top_eigs(Branching(), y, 2).notes)
-    for way in ("frozen", "linearize"):
-        with pytest.raises(SpectralError, match=way):
-            spectral.jacobian(Branching(), y, method=way)
+    J = spectral.jacobian(lambda y: kind.apply(y.sin(), w) + y, y)
+    assert J.method == method and "not frozen" in repr(J) and "not jvp" in repr(J)
+    torch.testing.assert_close(J.dense(), torch.diag(y.cos() * w + 1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(J.T.dense(), torch.diag(y.cos() * w + 1))
+    pairs = spectral.top_eigs(lambda y: kind.apply(y.sin(), w) + y, y, 2)
+    assert "not frozen" in "".join(pairs.notes) and method in pairs.operator
+    with pytest.raises(SpectralError, match="frozen"):
+        spectral.jacobian(lambda y: kind.apply(y, w), y, method="frozen")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -286,8 +328,12 @@ def test_wrong_derivatives_are_refused():
         def jvp(ctx, t):
             return 1 * t
 
+    J = spectral.jacobian(Lies.apply, torch.rand(6))
+    assert torch.equal(J.dense(), torch.eye(6)) and "Lies declares" in repr(J)
     with pytest.raises(SpectralError, match="contradict"):
-        spectral.jacobian(Lies.apply, torch.rand(6))
+        spectral.jacobian(Lies.apply, torch.rand(6), method="jvp")
+    with pytest.raises(SpectralError, match="differences of the model"):
+        spectral.jacobian(Lies.apply, torch.rand(6), method="double-backward")
 
 
 def products_of(m, batched=False):

@@ -8,6 +8,6 @@ gates and slopes, and a product costs about its convolutions.
 
 from spectral.operators.frozen.graphs import Replayed
 from spectral.operators.frozen.program import Program
-from spectral.operators.frozen.recorder import record
+from spectral.operators.frozen.recorder import Recorder, record
 
-__all__ = ["Program", "Replayed", "record"]
+__all__ = ["Program", "Recorder", "Replayed", "record"]

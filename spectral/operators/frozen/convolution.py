@@ -40,8 +40,9 @@ class Convolution:
     last: bool = True
     owns_cotangent: bool = False
     leading: Leading = "merged"
-    _forward: Kernel | None = field(default=None, repr=False)
-    _backward: Kernel | None = field(default=None, repr=False)
+    # Made when first needed; `replace` starts without, since it may change what they were made of.
+    _forward: Kernel | None = field(default=None, init=False, repr=False)
+    _backward: Kernel | None = field(default=None, init=False, repr=False)
 
     @property
     def by_winograd(self) -> bool:
@@ -84,7 +85,7 @@ class Convolution:
 
     def to(self, dtype: torch.dtype) -> Convolution:
         """The kernels and slopes in another precision."""
-        other = replace(self, weight=cast(self.weight, dtype), short=False, _forward=None, _backward=None)
+        other = replace(self, weight=cast(self.weight, dtype), short=False)
         as_bits = other.by_winograd
         other.slope, other.slope_in = (
             None if slope is None else _cast(slope, dtype, as_bits) for slope in (self.slope, self.slope_in)
@@ -93,11 +94,11 @@ class Convolution:
 
     def shortened(self) -> Convolution:
         """With kernels that may round both factors to 16-bit integers."""
-        return replace(self, short=True, _forward=None, _backward=None)
+        return replace(self, short=True)
 
     def in_layout(self, last: bool) -> Convolution:
         """With images and gates in another layout; only with channels last gates may be bits."""
-        other = replace(self, last=last, _forward=None, _backward=None)
+        other = replace(self, last=last)
         other.slope, other.slope_in = (
             None if slope is None else channels_last(_cast(slope, self.weight.dtype, other.by_winograd), last)
             for slope in (self.slope, self.slope_in)
@@ -108,13 +109,15 @@ class Convolution:
         """With the slopes of some inputs, and the same kernels."""
         if not counts(self.input_size, n):
             return None
-        return replace(
+        part = replace(
             self,
             slope=None if self.slope is None else self.slope[index],
             slope_in=None if self.slope_in is None else self.slope_in[index],
             input_size=some(self.input_size, index),
             output_size=some(self.output_size, index),
         )
+        part._forward, part._backward = self._forward, self._backward
+        return part
 
     def _transposed_arguments(self) -> tuple[Any, ...]:
         """Of `kernel`, for w'."""

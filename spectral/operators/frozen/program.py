@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from spectral.operators.chunks import out_of_memory
 from spectral.operators.frozen.convolution import Convolution, Joint
 from spectral.operators.frozen.steps import Diagonal, Norm, Step, channels_last, counts, some
 
@@ -179,7 +182,7 @@ def _apply(step: Step, blocks: list[Tensor]) -> Tensor:
         return step.apply(*blocks)
     if step.leading == "merged":
         return step.apply(*(t.flatten(0, 1) for t in blocks)).unflatten(0, (len(blocks[0]), -1))
-    return torch.vmap(step.apply)(*blocks)
+    return _mapped(step.apply, *blocks)
 
 
 def _transpose(step: Step, g: Tensor) -> tuple[Tensor, ...]:
@@ -188,4 +191,17 @@ def _transpose(step: Step, g: Tensor) -> tuple[Tensor, ...]:
         return step.transpose(g)
     if step.leading == "merged":
         return tuple(h.unflatten(0, (len(g), -1)) for h in step.transpose(g.flatten(0, 1)))
-    return torch.vmap(step.transpose)(g)
+    return _mapped(step.transpose, g)
+
+
+def _mapped(product: Callable[..., Any], *blocks: Tensor) -> Any:
+    """A product of each vector of a block: at once where torch.vmap can, or one by one."""
+    try:
+        return torch.vmap(product)(*blocks)
+    except RuntimeError as failure:
+        if out_of_memory(failure):
+            raise
+    each = [product(*vectors) for vectors in zip(*blocks, strict=True)]
+    if isinstance(each[0], Tensor):
+        return torch.stack(each)
+    return tuple(torch.stack(part) for part in zip(*each, strict=True))

@@ -2,510 +2,636 @@
 
 from __future__ import annotations
 
-import operator
+import copy
+import functools
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.func import functionalize
-from torch.fx import GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
 
 from spectral.errors import SpectralError
-from spectral.kernels.winograd import packed
-from spectral.operators.frozen.convolution import Convolution, Joint
-from spectral.operators.frozen.program import Program, parts_of, users_of
+from spectral.operators.frozen.convolution import Convolution
+from spectral.operators.frozen.passes import needed, rewritten
+from spectral.operators.frozen.program import Program
+from spectral.operators.frozen.rules import (
+    BY_INDEX,
+    JUMPING,
+    PROMOTING,
+    RULES,
+    SHAPES_ALONE,
+    Seen,
+    as_complex,
+    as_pairs,
+)
 from spectral.operators.frozen.steps import (
-    Diagonal,
+    Cast,
+    Forward,
     Gather,
     Input,
     Linear,
     Local,
     Norm,
     Operation,
+    Put,
     Step,
     Sum,
+    Take,
     aten,
-    channels_last,
+    is_number,
 )
+from spectral.operators.frozen.trace import Geometry, Stored, Trace
 
-GATES_AS_FLOATS = 1 << 24  # entries; more are kept as bytes: a quarter of the memory, and slower to apply
+# A rule is tried on random vectors, at the inputs that it is met with.  Of maps beyond so many entries only
+# norms and maxima are: a trial holds several maps, where a forward pass holds two.
+TRIED = 1 << 16
+DIFFERENCES = 1e-3  # relative error of an operation's differences beyond which they are of no use
+UNREACHED = -1
 
 
 def record(function: Callable[[Tensor], Tensor], y: Tensor) -> Program:
     """The program of `function`'s derivative at y.
 
-    Raises whatever torch's tracer raises where it cannot follow (control flow that depends on data).
-    """
-
-    def of_one(x: Tensor) -> Tensor:  # the tracer looks at signatures, and options confuse it
-        return function(x)
-
-    functional = functionalize(of_one, remove="mutations_and_views")
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        try:
-            # Without values, hence without their memory.
-            traced = make_fx(functional, tracing_mode="fake", _allow_non_fake_inputs=True)(y)
-        except Exception:
-            # Control flow may depend on values of constants, whatever torch calls that.
-            traced = make_fx(functional)(y)
-        return _Recorder(traced, y).run()
-
-
-class _Recorder:
-    """Runs the traced graph at y once, with values, and turns each operation that y reaches into a step."""
-
-    def __init__(self, traced: GraphModule, y: Tensor) -> None:
-        self.traced, self.y = traced, y
-        self.values: dict[Node, Any] = {}
-        self.slots: dict[Node, int] = {}
-        self.steps: list[Step] = []
-        self.entries = {0: y.numel()}
-
-    def run(self) -> Program:
-        nodes = list(self.traced.graph.nodes)
-        last_use = {used: node for node in nodes for used in node.all_input_nodes}
-        result: Node | None = None
-        for node in nodes:
-            if node.op == "placeholder":
-                self.values[node], self.slots[node] = self.y, 0
-            elif node.op == "get_attr":
-                self.values[node] = operator.attrgetter(str(node.target))(self.traced)
-            elif node.op == "output":
-                result = node.args[0]
-            else:
-                self._call(node)
-            for used in node.all_input_nodes:
-                # A tuple is needed as long as its entries are taken from it.
-                if last_use[used] is node and node.op != "output":
-                    self.values.pop(used, None)
-        assert isinstance(result, Node)  # a model's output was checked to be one tensor
-        output = self.values.pop(result)
-        slot = self.slots.get(result)
-        steps = _needed(self.steps, slot)
-        for join in (_fold, _merge):
-            steps = _joined(steps, slot, join)
-        steps = _without_concatenations(_joined(steps, slot, _gate), slot)
-        _hand_gates(steps, slot)
-        _keep_gates(steps, output.dtype)
-        return Program(steps, slot, self.y.shape, output, self.entries)
-
-    def _call(self, node: Node) -> None:
-        _out_of_place(node)
-        node.target = _VIEWS.get(node.target, node.target)
-        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: self.values[n])
-        value = self.values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-        reached = [n for n in dict.fromkeys(node.all_input_nodes) if n in self.slots]
-        if not reached:
-            return
-        if node.target is operator.getitem:
-            self._entry(node, args)
-        elif isinstance(value, Tensor):
-            self._step(node, reached, args, kwargs, value)
-        else:
-            # Its entries become steps, which need its inputs.
-            self.slots[node] = -1
-            self.values[node] = (
-                value,
-                [self.values[n] for n in reached],
-                reached,
-                self._operation(node, reached),
-            )
-
-    def _entry(self, node: Node, args: tuple[Any, ...]) -> None:
-        """An entry of an operation's tuple of outputs."""
-        (value, primals, reached, function), index = args
-        entry = self.values[node] = value[index]
-        if not (isinstance(entry, Tensor) and entry.is_floating_point()):
-            return
-        inputs, output = tuple(self.slots[n] for n in reached), len(self.steps) + 1
-        target = function.target
-        alone = Operation(target, function.arguments, index)
-        if index == 0 and len(primals) == 1 and _is_fixed_batch_norm(node.args[0]):
-            # Its slope is a number a channel.
-            slope = torch.func.vjp(alone, *primals)[1](torch.ones_like(entry))[0]
-            channels = slope.transpose(0, 1).flatten(1)[:, 0].reshape(-1, *[1] * (entry.ndim - 2))
-            self._add(node, Diagonal(inputs, output, channels.clone(), entry.shape), entry)
-        elif index == 0 and function.target in _NORMS and isinstance(function.arguments[0][0], Input):
-            self._add(node, _norm(function, inputs, output, tuple(primals)), entry)
-        elif index == 0 and target is aten.max_pool2d_with_indices.default:
-            self._add(node, Gather(inputs, output, value[1], primals[0].shape[-2:]), entry)
-        elif target in _TUPLES:
-            self._add(node, Linear(inputs, output, alone, (primals[0].shape,)), entry)
-        else:
-            self._add(node, Local(inputs, output, alone, tuple(primals)), entry)
-
-    def _step(self, node: Node, reached: list[Node], args: Any, kwargs: Any, value: Tensor) -> None:
-        if not value.is_floating_point():
-            return
-        target, inputs, output = node.target, tuple(self.slots[n] for n in reached), len(self.steps) + 1
-        primals = tuple(self.values[n] for n in reached)
-        factors = [a for a in node.args if isinstance(a, Node) and a in self.slots]
-        alone = len(factors) == len(reached) == 1 and node.args[0] is reached[0]
-        if target is aten.convolution.default and alone:
-            stride, padding, dilation, transposed, output_padding, groups = args[3:9]
-            step: Step = Convolution(
-                inputs,
-                output,
-                args[1].detach(),  # the model may move to another device or precision afterwards
-                list(stride),
-                list(padding),
-                list(dilation),
-                transposed,
-                list(output_padding),
-                groups,
-                primals[0].shape,
-                value.shape,
-            )
-        elif target in _POINTWISE and alone:
-            slope = channels_last(self._slope(node, reached, primals[0]))
-            step = Diagonal(inputs, output, slope, primals[0].shape)
-        elif target in (aten.mul.Tensor, aten.div.Tensor) and len(factors) == 1:
-            step = self._scale(node, reached[0], args, inputs, output, primals[0])
-        elif target is aten.neg.default:
-            step = Sum(inputs, output, (-1.0,), (value.shape,), value.shape)
-        elif target in (aten.add.Tensor, aten.sub.Tensor):
-            sign = (-1 if target is aten.sub.Tensor else 1) * kwargs.get("alpha", 1)
-            weights = dict.fromkeys(reached, 0.0)
-            for n, weight in zip(node.args, (1, sign), strict=True):
-                if n in weights:
-                    weights[n] += weight  # type: ignore[index]
-            sizes = tuple(p.shape for p in primals)
-            step = Sum(inputs, output, tuple(weights.values()), sizes, value.shape)
-        elif (
-            target in _LINEAR
-            or (target in _BILINEAR and len(factors) == 1)
-            or (target is aten.constant_pad_nd.default and not any(args[2:]))
-        ):
-            step = self._linear(node, reached, inputs, output, primals)
-        else:
-            step = Local(inputs, output, self._operation(node, reached), primals)
-        self._add(node, step, value)
-
-    def _add(self, node: Node, step: Step, value: Tensor) -> None:
-        self.steps.append(step)
-        self.slots[node] = step.output
-        self.entries[step.output] = value.numel()
-
-    def _operation(self, node: Node, reached: list[Node]) -> Operation:
-        """The operation as a function of what y reaches, all else held."""
-        place = {n: Input(i) for i, n in enumerate(reached)}
-
-        def argument(n: Node) -> Any:
-            return place[n] if n in place else self.values[n]
-
-        arguments = torch.fx.map_arg((node.args, node.kwargs), argument)
-        return Operation(node.target, arguments)  # type: ignore[arg-type]
-
-    def _linear(
-        self,
-        node: Node,
-        reached: list[Node],
-        inputs: tuple[int, ...],
-        output: int,
-        primals: tuple[Tensor, ...],
-    ) -> Linear:
-        function = self._operation(node, reached)
-        if node.target not in _BILINEAR:  # a constant image that is concatenated has no derivative
-            function = function.without_held()
-        sizes = tuple(p.shape for p in primals)
-        images = node.target in _OF_IMAGES and all(len(size) == 4 for size in sizes)
-        if node.target in (aten.cat.default, aten.slice.Tensor):
-            images = images and _dim(node) % 4 > 0 and len(reached) == len(node.all_input_nodes)
-        back = _back(node) if images else None
-        return Linear(inputs, output, function, sizes, images, back)
-
-    def _slope(self, node: Node, reached: list[Node], x: Tensor) -> Tensor:
-        """The local slope of a pointwise unit; a gate where the unit is a ReLU."""
-        if node.target is aten.relu.default:
-            return (x > 0).to(torch.int8)
-        return torch.func.vjp(self._operation(node, reached), x)[1](torch.ones_like(x))[0]
-
-    def _scale(
-        self, node: Node, reached: Node, args: Any, inputs: tuple[int, ...], output: int, x: Tensor
-    ) -> Step:
-        first = node.args[0] is reached
-        if node.target is aten.div.Tensor and not first:  # c / x
-            return Local(inputs, output, self._operation(node, [reached]), (x,))
-        constant = torch.as_tensor(args[1] if first else args[0], dtype=x.dtype, device=x.device)
-        slope = constant if node.target is aten.mul.Tensor else 1 / constant
-        return Diagonal(inputs, output, slope, x.shape)
-
-
-def _norm(
-    function: Operation, inputs: tuple[int, ...], output: int, primals: tuple[Tensor, ...]
-) -> Norm | Local:
-    """The derivative of a group or layer norm, whose gain y must not reach."""
-    (x, *_), args = primals, function.arguments[0]
-    if len(primals) > 1:
-        return Local(inputs, output, Operation(function.target, function.arguments, 0), tuple(primals))
-    if function.target is aten.native_layer_norm.default:
-        return Norm.at(inputs, output, x, args[2], args[4], None, len(args[1]))
-    return Norm.at(inputs, output, x, args[1], args[7], args[6], x.ndim - 1)
-
-
-def _out_of_place(node: Node) -> None:
-    """Replace an operation in place, of which torch's own decompositions leave a few, by its plain form.
-
     Raises:
-        SpectralError: what it overwrites is used elsewhere, or it has no plain form.
+        SpectralError: an operation cannot be followed, or the program does not do what its steps do.
     """
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or not schema.is_mutable:
-        return
-    name = schema.name.split("::")[1]
-    plain = getattr(getattr(aten, name.removesuffix("_"), None), schema.overload_name or "default", None)
-    if not name.endswith("_") or plain is None or len(node.all_input_nodes[0].users) > 1:
-        raise SpectralError(f"the operation {name} overwrites its input")
-    node.target = plain
+    return Recorder.of(function, y).program()
 
 
-def _needed(steps: list[Step], result: int | None) -> list[Step]:
-    """The steps that the result depends on."""
-    wanted = {result}
-    kept = []
-    for step in reversed(steps):
-        if step.output in wanted:
-            wanted.update(step.inputs)
-            kept.append(step)
-    return kept[::-1]
+class Recorder(Trace):
+    """A trace that keeps, of each operation that y reaches, the step of its derivative.
 
+    Attributes:
+        output: function(y).
+        slot: of the output's derivative, or UNREACHED.
+        failure: why there is no program; the trace itself goes on, for what else it tells.
+        jumps: operations that are constant between jumps, on the way from y: their derivative is zero.
+        integers: where integers made from y became numbers again.
+        detached: whether something that y reaches was cut off from torch's graph.
+        entries: of each slot.
+        rounding: the largest, relative, of the values that y reaches.
+        bytes: of these values, about what a graph of them would hold.
+    """
 
-def _fold(before: Step, step: Step) -> Step | None:
-    """A scale of channels folded into the convolution it follows."""
-    if isinstance(before, Convolution) and isinstance(step, Diagonal):
-        scale = _channel_scale(step.slope, before)
-        return None if scale is None else before.scaled(scale, step.output)
-    return None
+    output: Tensor
+    size: torch.Size
+    slot: int
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[Step] = []
+        self.slots = 1
+        self.entries: dict[int, int] = {}
+        self.dtypes: dict[int, torch.dtype] = {}
+        self.failure: str | None = None
+        self.jumps: list[str] = []
+        self.integers: list[str] = []
+        self.detached = False
+        self.rounding, self.bytes = 0.0, 0
+        self._waiting: list[Stored] = []
+        self._random = torch.Generator().manual_seed(0)
 
-def _merge(before: Step, step: Step) -> Step | None:
-    """Consecutive gates and slopes of one size as their product."""
-    if isinstance(before, Diagonal) and isinstance(step, Diagonal) and before.keeps_size and step.keeps_size:
-        return replace(before, output=step.output, slope=before.slope * step.slope)
-    return None
+    @classmethod
+    def of(cls, function: Callable[[Tensor], Tensor], y: Tensor) -> Recorder:
+        """The record of function(y)."""
+        recorder = cls()
+        output = recorder.run(function, y)
+        recorder.size, recorder.slot = y.shape, recorder.slot_of(output)
+        recorder.output = output.clone() if output.is_inference() else output.detach()
+        recorder._waiting.clear()
+        return recorder
 
+    def program(self) -> Program:
+        """The steps made fast, once they do on random vectors what they did before, to rounding.
 
-def _gate(before: Step, step: Step) -> Step | None:
-    """A gate applied by the convolution it follows."""
-    if not (isinstance(before, Convolution) and isinstance(step, Diagonal) and before.slope is None):
-        return None
-    if step.slope.shape != before.output_size:
-        return None
-    return replace(before, output=step.output, slope=step.slope)
+        Raises:
+            SpectralError: they do not, or there is no program.
+        """
+        if self.failure is not None:
+            raise SpectralError(self.failure)
+        result = None if self.slot == UNREACHED else self.slot
+        steps = needed(self.steps, result)
+        plain = Program([_by_torch(s) for s in steps], result, self.size, self.output, self.entries)
+        used = {self.dtypes[i] for step in steps for i in (*step.inputs, step.output)}
+        number = self.output.dtype if len(used) < 2 else None
+        fast = rewritten([copy.copy(step) for step in steps], result, number)
+        program = Program(fast, result, self.size, self.output, self.entries)
+        self._compare(plain, program)
+        return program
 
+    def enter(self, y: Tensor) -> Stored:
+        """Make y the input: value 0, slot 0."""
+        stored = super().enter(y)
+        stored.base, stored.slot = Geometry.of(y), 0
+        self._count(0, y)
+        return stored
 
-def _joined(steps: list[Step], result: int | None, join: Callable[[Step, Step], Step | None]) -> list[Step]:
-    """The steps with each one joined, where `join` can, to the one before it whose output it alone uses."""
-    uses = [i for step in steps for i in step.inputs] + [-1 if result is None else result]
-    made: dict[int, int] = {}
-    kept: list[Step | None] = []
-    for step in steps:
-        before = made.get(step.inputs[0]) if len(step.inputs) == 1 else None
-        maker = None if before is None else kept[before]
-        if before is not None and maker is not None and uses.count(step.inputs[0]) == 1:
-            both = join(maker, step)
-            if both is not None:
-                kept[before] = both
-                made[step.output] = before
+    def slot_of(self, t: Tensor) -> int:
+        """The slot of t's derivative, or UNREACHED."""
+        stored = self.stored(t)
+        if stored is None or not is_number(t):
+            return UNREACHED
+        self._resolve(stored)
+        if stored.slot is None or stored.base is None:
+            return UNREACHED
+        geometry = Geometry.of(t)
+        if geometry == stored.base:
+            return stored.slot
+        if geometry not in stored.views:
+            stored.views[geometry] = self._shown(stored, geometry, t.device)
+        return stored.views[geometry]
+
+    # Each operation
+
+    def before(self, target: Any, args: Any, kwargs: Any, written: list[Tensor]) -> Any:
+        """Of a write in place the derivative of what is written: its inputs are about to be overwritten."""
+        self._waiting = [s for s in self._waiting if s.pending and not s.reference.expired()]
+        if not written or self.failure is not None:
+            return None
+        try:
+            for stored in self._waiting:
+                self._resolve(stored)
+            return self._overwriting(target, args, kwargs, written)
+        except Exception as failure:
+            return self._fail(target, failure)
+
+    def after(self, target: Any, args: Any, kwargs: Any, written: list[Tensor], out: Any, seen: Any) -> None:
+        """Make the step of an operation that y reaches."""
+        if self.failure is not None:
+            return
+        try:
+            if not written:
+                self._made(target, args, kwargs, out)
+            elif seen is not None:
+                self._write(written[0], *seen)
+        except Exception as failure:
+            self._fail(target, failure)
+
+    def _fail(self, target: Any, failure: Exception) -> None:
+        reason = str(failure).strip().split("\n")[0][:160]
+        self.failure = f"{target}: {reason or type(failure).__name__}"
+
+    def _made(self, target: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """Of new tensors, and views."""
+        reached, discrete = self._reach(target, args, kwargs)
+        if not (reached or discrete):
+            return
+        single = isinstance(out, Tensor)
+        leaves = pytree.tree_leaves(out)
+        outputs = {i: t for i, t in enumerate(leaves) if isinstance(t, Tensor)}
+        if any(t.layout is not torch.strided for t in outputs.values()):
+            raise SpectralError("its result is not a dense tensor")
+        self._judge(target, list(outputs.values()), reached, discrete)
+        if target is aten.detach.default:
+            self.detached = True
+        integers = [None if is_number(t) else t for t in leaves if isinstance(t, Tensor)]
+        for entry, t in outputs.items():
+            stored, geometry = self.stored(t), Geometry.of(t)
+            assert stored is not None  # the trace has numbered it
+            if not (reached and is_number(t) and target not in JUMPING):
+                if stored.slot is None:
+                    stored.discrete = str(target)
+                    stored.mask = t.dtype is torch.bool or (not reached and all(m for _, m in discrete))
                 continue
-        made[step.output] = len(kept)
-        kept.append(step)
-    return [step for step in kept if step is not None]
+            like, number = _like(t), None if single else entry
+            if stored.slot is not None:
+                # What no rule knows is found by its storage, when it is read.
+                if target in RULES and geometry != stored.base and geometry not in stored.views:
+                    stored.views[geometry] = self._slot(target, args, kwargs, like, integers, number, reached)
+                continue
+            self.bytes += t.numel() * t.element_size()
+            stored.base = geometry
+            if single:
+                stored.slot = self._slot(target, args, kwargs, like, integers, number, reached)
+            else:
+                given = target, args, kwargs, like, integers, number, reached
+                stored.pending = functools.partial(self._slot, *given)
+                self._waiting.append(stored)
 
+    def _reach(self, target: Any, args: Any, kwargs: Any) -> tuple[dict[int, int], list[tuple[str, bool]]]:
+        """The slots of the tensors that y reaches, by id; what made those it reaches in jumps, and whether
+        they are masks."""
+        reached: dict[int, int] = {}
+        discrete: list[tuple[str, bool]] = []
+        if target in SHAPES_ALONE:
+            return reached, discrete
+        for leaf in pytree.tree_leaves((args, kwargs)):
+            stored = self.stored(leaf) if isinstance(leaf, Tensor) else None
+            if stored is None:
+                continue
+            slot = self.slot_of(leaf)
+            if slot != UNREACHED:
+                reached[id(leaf)] = slot
+            elif stored.discrete is not None:
+                discrete.append((stored.discrete, stored.mask or is_number(leaf)))
+        return reached, discrete
 
-def _hand_gates(steps: list[Step], result: int | None) -> None:
-    """Gates of convolutions that cannot take bits, left to one behind them that can."""
-    users = users_of(steps, result)
-    for step in steps:
-        (user, *others) = users[step.output]
-        if not (isinstance(step, Convolution) and isinstance(user, Convolution)) or others:
-            continue
-        bits = step.slope is not None and step.slope.dtype == torch.int8
-        alike = user.slope is None or user.slope.dtype == torch.int8
-        if bits and alike and user.by_winograd and not step.by_winograd:
-            step.slope, user.slope_in = None, step.slope
+    def _judge(
+        self,
+        target: Any,
+        outputs: list[Tensor],
+        reached: dict[int, int],
+        discrete: list[tuple[str, bool]],
+    ) -> None:
+        """Tell of an operation that has no derivative, or the wrong one for what it stands for."""
+        numbers = any(map(is_number, outputs))
+        if reached and torch.Tag.nondeterministic_seeded in target.tags:
+            raise SpectralError("it draws random numbers that depend on y")
+        made = [name for name, mask in discrete if not mask]
+        if numbers and made and target not in BY_INDEX:
+            self.integers.append(f"integers made from y by {made[0]} are used as numbers by {target}")
+        if (numbers and not reached) or (reached and target in JUMPING):
+            self.jumps.append(str(target))
 
+    def _slot(
+        self,
+        target: Any,
+        args: Any,
+        kwargs: Any,
+        like: Tensor,
+        integers: list[Any],
+        entry: int | None,
+        reached: dict[int, int],
+    ) -> int:
+        """The slot of an operation's derivative, by its rule or else by torch's derivative of it."""
+        promotes = target in PROMOTING
+        slots = {i: self._cast(slot, like.dtype) for i, slot in reached.items()} if promotes else reached
+        make = RULES.get(target)
+        if make is not None:
+            seen = Seen(
+                target, args, kwargs, like, integers, entry, slots, self.slots, self._hold, promoted=promotes
+            )
+            step = make(seen)
+            if isinstance(step, int):
+                return step
+            if step is not None and self._stands(step, seen):
+                return self._add(step, like)
+        seen = Seen(target, args, kwargs, like, integers, entry, reached, self.slots, self._hold)
+        primals = tuple(map(self._hold, seen.primals))
+        return self._add(self._local(Local(seen.inputs, self.slots, seen.operation(), primals)), like)
 
-def _without_concatenations(steps: list[Step], result: int | None) -> list[Step]:
-    """Concatenations of channels that one convolution alone looks at, left to its parts."""
-    users = users_of(steps, result)
-    left: dict[int, tuple[tuple[int, ...], list[slice]]] = {}
-    kept: list[Step] = []
-    for step in steps:
-        (user, *others) = users[step.output]
-        plain = isinstance(user, Convolution) and not user.transposed and user.groups == 1
-        channels = _channels_of_parts(step) if plain and not others else None
-        if channels is not None:
-            left[step.output] = (step.inputs, channels)
-        elif isinstance(step, Convolution) and step.inputs[0] in left:
-            kept.append(_joint(step, *left[step.inputs[0]]))
-        else:
-            kept.append(step)
-    return kept
+    # Writes in place
 
+    def _overwriting(
+        self, target: Any, args: Any, kwargs: Any, written: list[Tensor]
+    ) -> tuple[int, str | None, bool] | None:
+        """The slot of what is about to be written, and its maker where y reaches it in jumps alone."""
+        plain, rest = _out_of_place(target, args, kwargs)
+        reached, discrete = self._reach(plain or target, *rest)
+        stored = self.stored(written[0])
+        known = stored is not None and (stored.slot is not None or stored.discrete is not None)
+        if not (reached or discrete or known):
+            return None
+        if len(written) > 1:
+            raise SpectralError("it overwrites several tensors at once")
+        like = _like(written[0])
+        if not is_number(like) or (plain in JUMPING):
+            if plain in JUMPING:
+                self.jumps.append(str(target))
+            mask = like.dtype is torch.bool or (not reached and all(m for _, m in discrete))
+            return UNREACHED, str(target) if reached or discrete else None, mask
+        self._judge(plain or target, [like], reached, discrete)
+        if not reached:
+            return UNREACHED, str(target) if discrete else None, False
+        if plain is None:
+            raise SpectralError("it overwrites its input, and has no plain form")
+        if target is aten.copy_.default:
+            (slot,) = reached.values()
+            slot = self._cast(slot, like.dtype)
+            source = rest[0][0]
+            if source.shape != like.shape:
+                slot = self._add(Sum((slot,), self.slots, (1.0,), (source.shape,), like.shape), like)
+            return slot, None, False
+        slot = self._slot(plain, *rest, like, [], None, reached)
+        return self._cast(slot, like.dtype), None, False
 
-def _channels_of_parts(step: Step) -> list[slice] | None:
-    """Where each input of a concatenation of images' channels comes to lie; None for any other step."""
-    if not (isinstance(step, Linear) and step.function.target is aten.cat.default):
-        return None
-    *parts, dim = step.function.leaves
-    if dim not in (1, -3) or any(len(size) != 4 for size in step.sizes):
-        return None
-    channels, at = {}, 0
-    for part in parts:
-        width = step.sizes[part.i][1] if isinstance(part, Input) else part.shape[1]
-        if isinstance(part, Input):
-            if part.i in channels:
-                return None
-            channels[part.i] = slice(at, at + width)
-        at += width
-    return [channels[i] for i in range(len(step.inputs))]
+    def _write(self, t: Tensor, slot: int, discrete: str | None, mask: bool) -> None:
+        """Give the part of a storage that t shows another derivative."""
+        stored = self.stored(t)
+        assert stored is not None  # the trace knows what it has seen written
+        if not is_number(t) or (slot == UNREACHED and stored.slot is None):
+            stored.discrete, stored.mask = discrete or stored.discrete, mask
+            return
+        geometry, whole = Geometry.of(t), stored.base or stored.first
+        if geometry.conjugate or geometry.negative:
+            raise SpectralError("it writes through a conjugate or negative view")
+        if geometry != whole and not _covers(geometry, whole):
+            geometry, slot = self._put(stored, geometry, slot, t)
+        stored.views.clear()
+        stored.base, stored.slot = geometry, None if slot == UNREACHED else slot
 
+    def _put(self, stored: Stored, geometry: Geometry, slot: int, t: Tensor) -> tuple[Geometry, int]:
+        """The slot of the whole storage after a write through a view of it."""
+        whole = stored.base or stored.first
+        if geometry.dtype.is_complex != whole.dtype.is_complex:  # in pairs of real numbers
+            if whole.dtype.is_complex:
+                whole = self._as_real(stored, whole)
+            else:
+                geometry, slot = geometry.real(), self._real(slot, geometry)
+        index = _places(geometry, whole, t.device)
+        if bool((index < 0).any()):
+            span = t.untyped_storage().nbytes() // geometry.dtype.itemsize
+            flat = Geometry(geometry.dtype, torch.Size((span,)), (1,), 0)
+            if stored.slot is not None:
+                stored.slot = self._shown(stored, flat, t.device)
+            stored.base, whole = flat, flat
+            index = _places(geometry, whole, t.device)
+        both = [i for i in (stored.slot, None if slot == UNREACHED else slot) if i is not None]
+        which: Literal["both", "rest", "part"] = "both" if len(both) == 2 else "part" if stored.slot is None else "rest"
+        step = Put(tuple(both), self.slots, index, whole.size, which)
+        return whole, self._add(step, _like_of(whole, t.device))
 
-def _joint(step: Convolution, inputs: tuple[int, ...], channels: list[slice]) -> Step:
-    """The convolution of a concatenation from its parts; what is constant in it has no derivative."""
-    images, _, *sides = step.input_size
-    parts = [
-        replace(
-            step,
-            inputs=(i,),
-            weight=step.weight[:, part],
-            input_size=torch.Size((images, part.stop - part.start, *sides)),
+    def _shown(self, stored: Stored, geometry: Geometry, device: torch.device) -> int:
+        """The slot of a storage's content as a tensor of another geometry shows it."""
+        base, slot = stored.base, stored.slot
+        assert base is not None and slot is not None
+        if geometry.conjugate or geometry.negative:
+            plain = geometry.plain()
+            slot = stored.views.get(plain, slot if plain == base else UNREACHED)
+            if slot == UNREACHED:
+                slot = stored.views[plain] = self._shown(stored, plain, device)
+            like = _like_of(plain, device)
+            if geometry.conjugate:
+                slot = self._map(aten._conj_physical.default, slot, like, like)
+            return self._map(aten.neg.default, slot, like, like) if geometry.negative else slot
+        if geometry.dtype.is_complex and not base.dtype.is_complex:
+            slot = self._shown(stored, geometry.real(), device)
+            real, like = _like_of(geometry.real(), device), _like_of(geometry, device)
+            return self._map(as_complex, slot, real, like)
+        if base.dtype.is_complex and not geometry.dtype.is_complex:
+            base = self._as_real(stored, base)
+            assert stored.slot is not None
+            slot = stored.slot
+        if base.dtype != geometry.dtype:
+            raise SpectralError(f"its bits are read as {geometry.dtype}")
+        if geometry == base:
+            return slot
+        index = _places(geometry, base, device)
+        like = _like_of(geometry, device)
+        return self._add(Take((slot,), self.slots, index, base.size), like)
+
+    def _as_real(self, stored: Stored, base: Geometry) -> Geometry:
+        """Turn a storage of complex numbers into one of pairs."""
+        if stored.slot is not None:
+            stored.slot = self._real(stored.slot, base)
+        stored.base = base.real()
+        return stored.base
+
+    def _real(self, slot: int, geometry: Geometry) -> int:
+        if slot == UNREACHED:
+            return slot
+        device = torch.device("cpu")
+        return self._map(
+            as_pairs,
+            slot,
+            _like_of(geometry, device),
+            _like_of(geometry.real(), device),
         )
-        for i, part in zip(inputs, channels, strict=True)
-    ]
-    return parts[0] if len(parts) == 1 else Joint(inputs, step.output, parts)
+
+    def _map(self, target: Any, slot: int, source: Tensor, like: Tensor) -> int:
+        """The slot of a linear operation of one tensor."""
+        function = Operation(target, ((Input(0),), {}))
+        step = Linear((slot,), self.slots, function, (source.shape,), (source.dtype,))
+        return self._add(step, like)
+
+    # Steps
+
+    def _add(self, step: Step, like: Tensor) -> int:
+        self.steps.append(step)
+        self._count(step.output, like)
+        self.slots = step.output + 1
+        return step.output
+
+    def _count(self, slot: int, like: Tensor) -> None:
+        self.entries[slot], self.dtypes[slot] = like.numel(), like.dtype
+        self.rounding = max(self.rounding, torch.finfo(like.dtype).eps)
+
+    def _cast(self, slot: int, dtype: torch.dtype) -> int:
+        source = self.dtypes[slot]
+        if source == dtype or not (dtype.is_floating_point or dtype.is_complex):
+            return slot
+        step = Cast((slot,), self.slots, source, dtype)
+        self.steps.append(step)
+        self.entries[self.slots], self.dtypes[self.slots] = self.entries[slot], dtype
+        self.rounding = max(self.rounding, torch.finfo(dtype).eps)
+        self.slots += 1
+        return step.output
+
+    def _resolve(self, stored: Stored) -> None:
+        if stored.pending is not None:
+            make, stored.pending = stored.pending, None
+            stored.slot = make()
+
+    def _hold(self, t: Tensor) -> Tensor:
+        """t for a step to keep: its content as it is now."""
+        if t.layout is not torch.strided:
+            return t
+        if t.is_inference():
+            return t.clone()
+        held, stored = t.detach(), self.stored(t)
+        if stored is not None:
+            stored.held.append(held)
+        return held
+
+    def _stands(self, step: Step, seen: Seen) -> bool:
+        """Whether a rule's step does what torch's own derivative of the operation does."""
+        if max(seen.like.numel(), *(x.numel() for x in seen.primals)) > TRIED and not isinstance(
+            step, (Norm, Gather)
+        ):
+            return True
+        primals = seen.primals
+        if seen.promoted:
+            primals = tuple(x.to(seen.like.dtype) for x in primals)
+        local = self._local(Local(seen.inputs, seen.output, seen.operation(), primals))
+        tangents, g = [self._draw(x) for x in primals], self._draw(seen.like)
+        tolerance = _tolerance(seen.like.dtype)
+        pairs = [(step.apply(*(t.clone() for t in tangents)), local.apply(*tangents))]
+        pairs += zip(step.transpose(g.clone()), local.transpose(g), strict=True)
+        return all(ours.shape == true.shape and _apart(ours, true) <= tolerance for ours, true in pairs)
+
+    def _local(self, step: Local) -> Local:
+        """The step by the first of torch's ways that has this operation's derivative.
+
+        Raises:
+            SpectralError: none has.
+        """
+        xs = step.primals
+        value = step.function(*xs)
+        g, tangents = self._draw(value), tuple(self._draw(x) for x in xs)
+        back = step.transpose(g)
+        if not all(bool(torch.isfinite(b).all()) for b in back):
+            raise SpectralError("its derivative is not finite")
+        if not any(bool(b.any()) for b in back) and not _has_derivative(step.function, xs):
+            raise SpectralError("it has no derivative")
+        reason = "no way forwards"
+        ways: tuple[Forward, ...] = ("jvp", "vjp", "differences")
+        for forward in ways:
+            step.forward = forward
+            try:
+                ahead = step.apply(*tangents)
+            except Exception as failure:
+                reason = str(failure).split("\n")[0]
+                continue
+            left = _inner(g, ahead)
+            right = sum(_inner(b, t) for b, t in zip(back, tangents, strict=True))
+            size = _size(g) * _size(ahead) + sum(_size(b) * _size(t) for b, t in zip(back, tangents, strict=True))
+            error = abs(left - right) / max(size, 1e-300)
+            if forward == "differences" and error <= DIFFERENCES:
+                self.rounding = max(self.rounding, 10 * error)
+                return step
+            if error <= _tolerance(value.dtype):
+                return step
+            reason = f"its derivatives forwards and backwards differ by {error:.0e}"
+        raise SpectralError(reason)
+
+    def _draw(self, like: Tensor) -> Tensor:
+        """Standard normal entries, of the shape and precision of a tensor."""
+        drawn = torch.randn(like.shape, generator=self._random, dtype=_drawn(like.dtype))
+        return drawn.to(like.device, like.dtype)
+
+    def _compare(self, plain: Program, program: Program) -> None:
+        """Hold the rewritten program against its steps by torch's own operations, in both directions.
+
+        Raises:
+            SpectralError: they differ by more than rounding.
+        """
+        tolerance = min(1e3 * self.rounding, 0.1)
+        v = torch.randn(self.size, generator=self._random, dtype=_drawn(self.dtypes[0]))
+        v = v.to(self.output.device, self.dtypes[0]).unsqueeze(0)
+        u = self._draw(self.output).unsqueeze(0)
+        for ours, true in (
+            (program.apply(v), plain.apply(v)),
+            (program.transpose(u), plain.transpose(u)),
+        ):
+            size = _size(true)
+            if not _size(ours - true) <= tolerance * size:
+                raise SpectralError(f"its program differs from its steps by {_size(ours - true) / size:.1e}")
 
 
-def _keep_gates(steps: list[Step], dtype: torch.dtype) -> None:
-    """Gates as their steps apply them fastest: bits, or numbers as long as those are not too many to keep."""
-    gated = [
-        (part, name, gate, isinstance(part, Convolution) and part.by_winograd)
-        for part in parts_of(steps)
-        for name in ("slope", "slope_in")
-        if isinstance(gate := getattr(part, name, None), Tensor) and gate.dtype == torch.int8
-    ]
-    numbers = {id(gate): gate.numel() for *_, gate, in_bits in gated if not in_bits}
-    other = dtype if sum(numbers.values()) <= GATES_AS_FLOATS else torch.int8
-    kept: dict[tuple[int, bool], Tensor] = {}
-    for part, name, gate, in_bits in gated:
-        key = id(gate), in_bits
-        if key not in kept:
-            kept[key] = packed(gate) if in_bits else gate.to(other)
-        setattr(part, name, kept[key])
-
-
-def _is_fixed_batch_norm(node: Any) -> bool:
-    """Whether a node is a batch norm in evaluation mode."""
-    name = str(node.target)
-    return "batch_norm" in name and ("no_training" in name or (len(node.args) > 5 and node.args[5] is False))
-
-
-def _channel_scale(slope: Tensor, convolution: Convolution) -> Tensor | None:
-    """The slope as one number a channel, or None where it is not."""
-    if convolution.transposed and convolution.groups > 1:
-        return None
-    size = convolution.output_size
-    padded = (1,) * (len(size) - slope.ndim) + tuple(slope.shape)
-    if len(padded) != len(size) or any(s != 1 for axis, s in enumerate(padded) if axis != 1):
-        return None
-    return slope.reshape(-1).expand(size[1])
-
-
-def _dim(node: Node) -> int:
-    """The axis along which a node slices or concatenates."""
-    return node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)  # type: ignore[return-value]
-
-
-Sizes = tuple[torch.Size, ...]
-
-
-def _back(node: Node) -> Callable[[Tensor, Sizes], tuple[Tensor, ...]] | None:
-    """The transpose of an operation on images in closed form, for those met most often."""
-    if node.target is aten.cat.default and len(set(node.args[0])) == len(node.args[0]):  # type: ignore[arg-type]
-        dim = _dim(node)
-        return lambda g, sizes: g.split([size[dim] for size in sizes], dim)
-    if node.target is aten.avg_pool2d.default:
-        given: list[Any] = [*node.args[1:]]
-        given += [[], [0, 0], False, True, None][len(given) - 1 :]
-        kernel, stride, padding, *rest = given
-
-        def pool(g: Tensor, sizes: Sizes) -> tuple[Tensor, ...]:
-            like = torch.empty(sizes[0], dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
-            return (aten.avg_pool2d_backward(channels_last(g), like, kernel, stride, padding, *rest),)
-
-        return pool
-    if node.target is aten.upsample_nearest2d.default:
-        side, *scales = node.args[1:]
-        return lambda g, sizes: (aten.upsample_nearest2d_backward(g, side, list(sizes[0]), *scales),)
-    return None
-
-
-_POINTWISE = {
-    getattr(aten, name).default
-    for name in (
-        *("relu", "silu", "gelu", "sigmoid", "tanh", "softplus", "elu", "leaky_relu", "mish", "hardswish"),
-        *("hardtanh", "exp", "log", "sqrt", "rsqrt", "sin", "cos", "abs", "reciprocal", "erf", "clamp"),
+def _by_torch(step: Step) -> Step:
+    """The step by torch's own operation, where it is not that anyway."""
+    if not isinstance(step, Convolution):
+        return copy.copy(step)
+    arguments = (
+        step.weight,
+        None,
+        step.stride,
+        step.padding,
+        step.dilation,
+        step.transposed,
+        step.output_padding,
+        step.groups,
     )
-} | {aten.pow.Tensor_Scalar}
 
-_OF_IMAGES = {
-    aten.cat.default,
-    aten.slice.Tensor,
-    aten.constant_pad_nd.default,
-    aten.reflection_pad2d.default,
-    aten.replication_pad2d.default,
-    aten.avg_pool2d.default,
-    aten.upsample_nearest2d.default,
-    aten.upsample_bilinear2d.default,
-    aten.pixel_shuffle.default,
-    aten.pixel_unshuffle.default,
+    def back(g: Tensor, sizes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
+        like, mask = g.new_zeros(()).expand(sizes[0]), [True, False, False]
+        weight, _, *geometry = arguments
+        return aten.convolution_backward(g, like, weight, None, *geometry, mask)[:1]
+
+    function = Operation(aten.convolution.default, ((Input(0), *arguments), {}))
+    dtypes = (step.weight.dtype,)
+    return Linear(step.inputs, step.output, function, (step.input_size,), dtypes, True, back)
+
+
+def _out_of_place(target: Any, args: Any, kwargs: Any) -> tuple[Any, tuple[Any, Any]]:
+    """The operation that a write in place carries out, and its arguments; None where it has no plain form."""
+    if target is aten.copy_.default:
+        return aten.alias.default, ((args[1],), {})
+    if target is aten.fill_.Tensor:
+        return aten.expand.default, ((args[1], list(args[0].shape)), {})
+    if target in _ERASING:
+        return None, ((), {})
+    schema = target._schema
+    name = schema.name.split("::")[1]
+    if "out" in kwargs:
+        kwargs = {key: value for key, value in kwargs.items() if key != "out"}
+        names = [a.name for a in schema.arguments if a.name != "out"]
+        packet = getattr(aten, name)
+        for overload in packet.overloads():
+            other = getattr(packet, overload)
+            if not other._schema.is_mutable and [a.name for a in other._schema.arguments] == names:
+                return other, (args, kwargs)
+        return None, (args, kwargs)
+    packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
+    return getattr(packet, schema.overload_name or "default", None), (args, kwargs)
+
+
+# Of these nothing is left of what was there before, and what comes is constant.
+_ERASING = {
+    aten.zero_.default,
+    aten.fill_.Scalar,
+    aten.normal_.default,
+    aten.uniform_.default,
+    aten.bernoulli_.float,
+    aten.exponential_.default,
+    aten.random_.default,
 }
 
-_LINEAR = _OF_IMAGES | {
-    aten.reshape.default,
-    aten.permute.default,
-    aten.transpose.int,
-    aten.unsqueeze.default,
-    aten.squeeze.dim,
-    aten.expand.default,
-    aten.clone.default,
-    aten.select.int,
-    aten.stack.default,
-    aten.mean.dim,
-    aten.sum.dim_IntList,
-    aten.flip.default,
-    aten.roll.default,
-    aten.mul.Scalar,
-    aten.div.Scalar,
-}
 
-# Views for their copies, of which torch.vmap knows none; and reshapes, since tangents may lie in another
-# layout than the values did: channels last.
-_VIEWS: dict[Any, Any] = {
-    **dict.fromkeys(
-        (aten.view.default, aten._unsafe_view.default, aten.view_copy.default, aten._reshape_copy.default),
-        aten.reshape.default,
-    ),
-    aten.permute_copy.default: aten.permute.default,
-    aten.transpose_copy.int: aten.transpose.int,
-    aten.unsqueeze_copy.default: aten.unsqueeze.default,
-    aten.squeeze_copy.dim: aten.squeeze.dim,
-    aten.expand_copy.default: aten.expand.default,
-    aten.slice_copy.Tensor: aten.slice.Tensor,
-    aten.select_copy.int: aten.select.int,
-    aten.split_copy.Tensor: aten.split.Tensor,
-    aten.split_with_sizes_copy.default: aten.split_with_sizes.default,
-    aten.unbind_copy.int: aten.unbind.int,
-}
+def _covers(geometry: Geometry, whole: Geometry) -> bool:
+    """Whether two geometries without gaps or overlaps show the same entries."""
+    alike = geometry.dtype == whole.dtype and geometry.offset == whole.offset
+    if not alike or geometry.size.numel() != whole.size.numel():
+        return False
+    return all(_dense(g) for g in (geometry, whole))
 
-_NORMS = {aten.native_group_norm.default, aten.native_layer_norm.default}
 
-# Of one input, and linear in each of their outputs.
-_TUPLES = {aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int}
+def _dense(geometry: Geometry) -> bool:
+    expected = 1
+    for stride, size in sorted(zip(geometry.stride, geometry.size, strict=True)):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
-_BILINEAR = {aten.mm.default, aten.bmm.default}
+
+def _places(geometry: Geometry, base: Geometry, device: torch.device) -> Tensor:
+    """Where each entry of a geometry lies in the flat form of another of its storage; -1 where in none."""
+    wanted, given = geometry.positions(device), base.positions(device).flatten()
+    last = max(int(wanted.max()) if wanted.numel() else 0, int(given.max()) if len(given) else 0)
+    place = torch.full((last + 1,), -1, device=device)
+    place[given] = torch.arange(len(given), device=device)
+    return place[wanted]
+
+
+def _like(t: Tensor) -> Tensor:
+    """A tensor of t's shape and precision that holds nothing."""
+    return torch.empty((), dtype=t.dtype, device=t.device).expand(t.shape)
+
+
+def _like_of(geometry: Geometry, device: torch.device) -> Tensor:
+    return torch.empty((), dtype=geometry.dtype, device=device).expand(geometry.size)
+
+
+def _drawn(dtype: torch.dtype) -> torch.dtype:
+    """The precision in which to draw random numbers of a dtype."""
+    return dtype if dtype in (torch.float64, torch.complex128, torch.complex64) else torch.float32
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """Relative disagreement of one operation's derivatives that rounding may explain."""
+    return min(1e3 * torch.finfo(dtype).eps, 0.1)
+
+
+def _has_derivative(function: Operation, primals: tuple[Tensor, ...]) -> bool:
+    """Whether torch's graph goes through an operation; where it does not, torch.func tells of zeros."""
+    with torch.enable_grad():
+        return bool(function(*(x.detach().requires_grad_() for x in primals)).requires_grad)
+
+
+def _size(t: Tensor) -> float:
+    return float(torch.linalg.vector_norm(t.to(torch.promote_types(t.dtype, torch.float64))))
+
+
+def _inner(a: Tensor, b: Tensor) -> float:
+    """The real inner product, of complex entries as pairs."""
+    wide = torch.promote_types(a.dtype, torch.float64)
+    return float((a.to(wide).conj() * b.to(wide)).real.sum())
+
+
+def _apart(ours: Tensor, true: Tensor) -> float:
+    """The largest difference of an entry, relative to the largest entry."""
+    if not true.numel():
+        return 0.0
+    return float((ours - true).abs().max().double() / true.abs().max().double().clamp(min=1e-300))

@@ -5,8 +5,11 @@
     Sum           t_1, t_2 -> t_1 + a t_2
     Norm          t -> s (t - mean t - z mean(z t))       group and layer norm; z the normalised input
     Gather        t -> t[where the maximum was]           maximum pooling
+    Cast          t -> t in another precision
+    Take          t -> t[index]         entries of a storage, as a view shows them
+    Put           t_1, t_2 -> t_1 with t_2 in place of t_1[index]             a write through a view
     Linear        t -> op(t)            an operation linear in what y reaches; transpose by torch's vjp of it
-    Local         t -> d op (t)         any other operation: torch's jvp and vjp of that one, at its inputs
+    Local         t -> d op (t)         any other operation: torch's derivative of that one, at its inputs
 
 A block of c vectors has a leading axis, (c, *size of one).  Each step says in `leading` how it takes that
 axis: "free", its formulas hold with it as they are; "merged", it goes into the axis of images; "mapped", by
@@ -26,6 +29,7 @@ from torch.utils import _pytree as pytree
 aten = torch.ops.aten
 
 Leading = Literal["free", "merged", "mapped"]
+Forward = Literal["jvp", "vjp", "differences"]
 
 
 class Step(Protocol):
@@ -80,10 +84,11 @@ class Diagonal:
         return tangents[0].mul_(self.slope) if self.owns_tangent else tangents[0] * self.slope
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
-        """s g, summed over what t was broadcast to."""
+        """s g, or its conjugate's product, summed over what t was broadcast to."""
+        slope = self.slope.conj() if self.slope.is_complex() else self.slope
         if self.keeps_size:
-            return (g.mul_(self.slope) if self.owns_cotangent else g * self.slope,)
-        return ((g * self.slope).sum_to_size(self.input_size),)
+            return (g.mul_(slope) if self.owns_cotangent else g * slope,)
+        return ((g * slope).sum_to_size(self.input_size),)
 
     def to(self, dtype: torch.dtype) -> Diagonal:
         """Slopes in another precision; bytes stay bytes."""
@@ -242,6 +247,119 @@ class Gather:
         return replace(self, indices=self.indices[index]) if counts(self.indices.shape, n) else None
 
 
+@dataclass
+class Cast:
+    """t -> t in another precision; from real to complex numbers and, for the transpose, back."""
+
+    inputs: tuple[int, ...]
+    output: int
+    source: torch.dtype
+    target: torch.dtype
+    leading: Leading = "free"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """t in the target's precision."""
+        return _converted(tangents[0], self.target)
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """g in the source's precision."""
+        return (_converted(g, self.source),)
+
+    def to(self, dtype: torch.dtype) -> Cast:
+        """In one precision there is only real and complex."""
+        return replace(self, source=precise(self.source, dtype), target=precise(self.target, dtype))
+
+    def select(self, index: Tensor, n: int) -> Cast:
+        """Itself: it does the same to every entry."""
+        return self
+
+
+@dataclass
+class Take:
+    """t -> the entries of t at `index` into its flat form, of the index's shape; 0 where that is negative."""
+
+    inputs: tuple[int, ...]
+    output: int
+    index: Tensor
+    input_size: torch.Size
+    leading: Leading = "free"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """t at the index."""
+        (t,) = tangents
+        taken = _flat(t, self.input_size)[..., self.index.clamp(min=0).flatten()]
+        taken = taken.masked_fill(self.index.flatten() < 0, 0)
+        return _shaped(taken, self.index.shape)
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """g added up where it came from."""
+        flat = _flat(g, self.index.shape).masked_fill(self.index.flatten() < 0, 0)
+        total = g.new_zeros(*flat.shape[:-1], self.input_size.numel())
+        total.index_add_(-1, self.index.clamp(min=0).flatten(), flat)
+        return (_shaped(total, self.input_size),)
+
+    def to(self, dtype: torch.dtype) -> Take:
+        """Itself: an index has no precision."""
+        return self
+
+    def select(self, index: Tensor, n: int) -> None:
+        """A storage may hold its inputs in any order."""
+
+
+@dataclass
+class Put:
+    """t_1, t_2 -> t_1 with the entries of t_2 at `index` into its flat form; either t may be constant.
+
+    `which` says what the inputs are: both, t_1 alone ("rest") or t_2 alone ("part").
+    """
+
+    inputs: tuple[int, ...]
+    output: int
+    index: Tensor
+    size: torch.Size
+    which: Literal["both", "rest", "part"]
+    leading: Leading = "free"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """t_1 with t_2 in its place."""
+        if self.which == "part":
+            part = _flat(tangents[-1], self.index.shape)
+            total = part.new_zeros(*part.shape[:-1], self.size.numel())
+        else:
+            total = _flat(tangents[0], self.size).clone()
+            part = _flat(tangents[-1], self.index.shape) if self.which == "both" else total.new_zeros(())
+        total[..., self.index.flatten()] = part
+        return _shaped(total, self.size)
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """g without the place for t_1, and of the place for t_2."""
+        flat = _flat(g, self.size)
+        part = _shaped(flat[..., self.index.flatten()], self.index.shape)
+        if self.which == "part":
+            return (part,)
+        rest = flat.clone()
+        rest[..., self.index.flatten()] = 0
+        rest = _shaped(rest, self.size)
+        return (rest, part) if self.which == "both" else (rest,)
+
+    def to(self, dtype: torch.dtype) -> Put:
+        """Itself: an index has no precision."""
+        return self
+
+    def select(self, index: Tensor, n: int) -> None:
+        """A storage may hold its inputs in any order."""
+
+
+def _flat(t: Tensor, size: torch.Size) -> Tensor:
+    """t (..., *size) as (..., entries)."""
+    return t.reshape(*t.shape[: t.ndim - len(size)], size.numel())
+
+
+def _shaped(t: Tensor, size: torch.Size) -> Tensor:
+    """t (..., entries) as (..., *size)."""
+    return t.reshape((*t.shape[:-1], *size))
+
+
 @dataclass(frozen=True)
 class Input:
     """Stands for the i-th argument in the arguments of an `Operation`."""
@@ -274,8 +392,8 @@ class Operation:
         return self._holding(lambda t: cast(t, dtype))
 
     def without_held(self) -> Operation:
-        """The operation with zeros for what is held."""
-        return self._holding(lambda t: t.new_zeros(()).expand(t.shape))
+        """The operation with zeros for the numbers that are held; indices and masks stay."""
+        return self._holding(lambda t: t.new_zeros(()).expand(t.shape) if is_number(t) else t)
 
     def _holding(self, change: Callable[[Tensor], Tensor]) -> Operation:
         leaves = [change(x) if isinstance(x, Tensor) else x for x in self.leaves]
@@ -294,6 +412,7 @@ class Linear:
     output: int
     function: Operation
     sizes: tuple[torch.Size, ...]
+    dtypes: tuple[torch.dtype, ...]
     images: bool = False
     back: Callable[[Tensor, tuple[torch.Size, ...]], tuple[Tensor, ...]] | None = None
 
@@ -313,12 +432,16 @@ class Linear:
             sizes = tuple(torch.Size((len(g), *size[1:])) for size in sizes)
         if self.back is not None:
             return self.back(g, sizes)
-        zero = g.new_zeros(())
-        return torch.func.vjp(self.function, *(zero.expand(size) for size in sizes))[1](g)
+        zeros = (
+            torch.zeros((), dtype=dtype, device=g.device).expand(size)
+            for size, dtype in zip(sizes, self.dtypes, strict=True)
+        )
+        return torch.func.vjp(self.function, *zeros)[1](g)
 
     def to(self, dtype: torch.dtype) -> Linear:
         """The factor that is held in another precision."""
-        return replace(self, function=self.function.to(dtype))
+        dtypes = tuple(precise(d, dtype) for d in self.dtypes)
+        return replace(self, function=self.function.to(dtype), dtypes=dtypes)
 
     def select(self, index: Tensor, n: int) -> Linear | None:
         """With other sizes, for an operation on images."""
@@ -329,21 +452,31 @@ class Linear:
 
 @dataclass
 class Local:
-    """t -> d op (t) at the operation's inputs, which are kept."""
+    """t -> d op (t) at the operation's inputs, which are kept.
+
+    `forward` says how: torch's own forward mode; where it has none, two vjps, J t being the gradient of
+    <J' g, t> by g; where those fail too, central differences of the operation in float64.
+    """
 
     inputs: tuple[int, ...]
     output: int
     function: Operation
     primals: tuple[Tensor, ...]
+    forward: Forward = "jvp"
     leading: Leading = "mapped"
 
     def apply(self, *tangents: Tensor) -> Tensor:
-        """d op (t), by torch's jvp."""
-        return torch.func.jvp(self.function, self.primals, tangents)[1]
+        """d op (t)."""
+        if self.forward == "jvp":
+            return torch.func.jvp(self.function, self.primals, tangents)[1]
+        if self.forward == "vjp":
+            value, pull, *_ = torch.func.vjp(self.function, *self.primals)
+            return torch.func.vjp(pull, torch.zeros_like(value))[1](tangents)[0]
+        return _difference(self.function, self.primals, tangents)
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
-        """(d op)' g, by torch's vjp."""
-        return torch.func.vjp(self.function, *self.primals)[1](g)
+        """(d op)' g, by torch's vjp; some of its kernels misread a cotangent that is not contiguous."""
+        return torch.func.vjp(self.function, *self.primals)[1](g.contiguous())
 
     def to(self, dtype: torch.dtype) -> Local:
         """The operation differentiated in another precision."""
@@ -352,6 +485,18 @@ class Local:
 
     def select(self, index: Tensor, n: int) -> None:
         """An operation of any kind may treat its inputs differently."""
+
+
+def _difference(function: Operation, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> Tensor:
+    """(op(x + h t) - op(x - h t)) / 2h in float64, h at the cube root of its rounding."""
+    exact, xs, ts = function.to(torch.float64), [], []
+    for x, t in zip(primals, tangents, strict=True):
+        xs.append(cast(x, torch.float64))
+        ts.append(cast(t, torch.float64))
+    size = max(float(t.abs().max()) for t in ts) or 1.0
+    h = 6e-6 * max(float(x.abs().max()) for x in xs) / size or 6e-6 / size
+    ahead, behind = (exact(*(x + s * h * t for x, t in zip(xs, ts, strict=True))) for s in (1, -1))
+    return ((ahead - behind) / (2 * h)).to(function(*primals).dtype)
 
 
 def channels_last(t: Tensor, really: bool = True) -> Tensor:
@@ -363,9 +508,25 @@ def channels_last(t: Tensor, really: bool = True) -> Tensor:
     return t.contiguous(memory_format=torch.channels_last)
 
 
+def is_number(t: Tensor) -> bool:
+    """Whether t holds real or complex numbers, which have derivatives."""
+    return t.is_floating_point() or t.is_complex()
+
+
+def precise(dtype: torch.dtype, precision: torch.dtype) -> torch.dtype:
+    """A dtype in the precision of another: real stays real, complex complex, integers integers."""
+    if dtype.is_complex:
+        return precision.to_complex()
+    return precision if dtype.is_floating_point else dtype
+
+
 def cast(t: Tensor, dtype: torch.dtype) -> Tensor:
     """t in another precision, unless it holds integers."""
-    return t.to(dtype) if t.is_floating_point() else t
+    return t.to(precise(t.dtype, dtype))
+
+
+def _converted(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return (t.real if t.is_complex() and not dtype.is_complex else t).to(dtype)
 
 
 def counts(size: torch.Size, n: int) -> bool:

@@ -1,0 +1,181 @@
+"""Rewriting passes: what makes of the steps as they were recorded the program that is fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from spectral.kernels.winograd import packed
+from spectral.operators.frozen.convolution import Convolution, Joint
+from spectral.operators.frozen.program import parts_of, users_of
+from spectral.operators.frozen.steps import Diagonal, Input, Linear, Step, aten
+
+GATES_AS_FLOATS = 1 << 24  # entries; more are kept as bytes: a quarter of the memory, and slower to apply
+
+
+def needed(steps: list[Step], result: int | None) -> list[Step]:
+    """The steps that the result depends on."""
+    wanted = {result}
+    kept = []
+    for step in reversed(steps):
+        if step.output in wanted:
+            wanted.update(step.inputs)
+            kept.append(step)
+    return kept[::-1]
+
+
+def _fold(before: Step, step: Step) -> Step | None:
+    """A scale of channels folded into the convolution it follows."""
+    if isinstance(before, Convolution) and isinstance(step, Diagonal):
+        scale = _channel_scale(step.slope, before)
+        return None if scale is None else before.scaled(scale, step.output)
+    return None
+
+
+def _merge(before: Step, step: Step) -> Step | None:
+    """Consecutive gates and slopes of one size as their product."""
+    if isinstance(before, Diagonal) and isinstance(step, Diagonal) and before.keeps_size and step.keeps_size:
+        return replace(before, output=step.output, slope=before.slope * step.slope)
+    return None
+
+
+def _gate(before: Step, step: Step) -> Step | None:
+    """A gate applied by the convolution it follows."""
+    if not (isinstance(before, Convolution) and isinstance(step, Diagonal) and before.slope is None):
+        return None
+    if step.slope.shape != before.output_size:
+        return None
+    return replace(before, output=step.output, slope=step.slope)
+
+
+def _joined(steps: list[Step], result: int | None, join: Callable[[Step, Step], Step | None]) -> list[Step]:
+    """The steps with each one joined, where `join` can, to the one before it whose output it alone uses."""
+    uses = [i for step in steps for i in step.inputs] + [-1 if result is None else result]
+    made: dict[int, int] = {}
+    kept: list[Step | None] = []
+    for step in steps:
+        before = made.get(step.inputs[0]) if len(step.inputs) == 1 else None
+        maker = None if before is None else kept[before]
+        if before is not None and maker is not None and uses.count(step.inputs[0]) == 1:
+            both = join(maker, step)
+            if both is not None:
+                kept[before] = both
+                made[step.output] = before
+                continue
+        made[step.output] = len(kept)
+        kept.append(step)
+    return [step for step in kept if step is not None]
+
+
+def _hand_gates(steps: list[Step], result: int | None) -> None:
+    """Gates of convolutions that cannot take bits, left to one behind them that can."""
+    users = users_of(steps, result)
+    for step in steps:
+        (user, *others) = users[step.output]
+        if not (isinstance(step, Convolution) and isinstance(user, Convolution)) or others:
+            continue
+        bits = step.slope is not None and step.slope.dtype == torch.int8
+        alike = user.slope is None or user.slope.dtype == torch.int8
+        if bits and alike and user.by_winograd and not step.by_winograd:
+            step.slope, user.slope_in = None, step.slope
+
+
+def _without_concatenations(steps: list[Step], result: int | None) -> list[Step]:
+    """Concatenations of channels that one convolution alone looks at, left to its parts."""
+    users = users_of(steps, result)
+    left: dict[int, tuple[tuple[int, ...], list[slice]]] = {}
+    kept: list[Step] = []
+    for step in steps:
+        (user, *others) = users[step.output]
+        plain = isinstance(user, Convolution) and not user.transposed and user.groups == 1
+        channels = _channels_of_parts(step) if plain and not others else None
+        if channels is not None:
+            left[step.output] = (step.inputs, channels)
+        elif isinstance(step, Convolution) and step.inputs[0] in left:
+            kept.append(_joint(step, *left[step.inputs[0]]))
+        else:
+            kept.append(step)
+    return kept
+
+
+def _channels_of_parts(step: Step) -> list[slice] | None:
+    """Where each input of a concatenation of images' channels comes to lie; None for any other step."""
+    if not (isinstance(step, Linear) and step.function.target is aten.cat.default):
+        return None
+    *parts, dim = step.function.leaves
+    if dim not in (1, -3) or any(len(size) != 4 for size in step.sizes):
+        return None
+    channels, at = {}, 0
+    for part in parts:
+        width = step.sizes[part.i][1] if isinstance(part, Input) else part.shape[1]
+        if isinstance(part, Input):
+            if part.i in channels:
+                return None
+            channels[part.i] = slice(at, at + width)
+        at += width
+    return [channels[i] for i in range(len(step.inputs))]
+
+
+def _joint(step: Convolution, inputs: tuple[int, ...], channels: list[slice]) -> Step:
+    """The convolution of a concatenation from its parts; what is constant in it has no derivative."""
+    images, _, *sides = step.input_size
+    parts = [
+        replace(
+            step,
+            inputs=(i,),
+            weight=step.weight[:, part],
+            input_size=torch.Size((images, part.stop - part.start, *sides)),
+        )
+        for i, part in zip(inputs, channels, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else Joint(inputs, step.output, parts)
+
+
+def _keep_gates(steps: list[Step], dtype: torch.dtype | None) -> None:
+    """Gates as their steps apply them fastest: bits, or numbers as long as those are not too many to keep."""
+    gated = [
+        (part, name, gate, isinstance(part, Convolution) and part.by_winograd)
+        for part in parts_of(steps)
+        for name in ("slope", "slope_in")
+        if isinstance(gate := getattr(part, name, None), Tensor) and gate.dtype == torch.int8
+    ]
+    numbers = {id(gate): gate.numel() for *_, gate, in_bits in gated if not in_bits}
+    few = sum(numbers.values()) <= GATES_AS_FLOATS
+    kept: dict[tuple[int, bool, torch.dtype], Tensor] = {}
+    for part, name, gate, in_bits in gated:
+        own = part.weight.dtype if isinstance(part, Convolution) else dtype
+        other = own if few and own is not None else torch.int8
+        key = id(gate), in_bits, other
+        if key not in kept:
+            kept[key] = packed(gate) if in_bits else gate.to(other)
+        setattr(part, name, kept[key])
+
+
+def _channel_scale(slope: Tensor, convolution: Convolution) -> Tensor | None:
+    """The slope as one number a channel, or None where it is not."""
+    if convolution.transposed and convolution.groups > 1:
+        return None
+    size = convolution.output_size
+    padded = (1,) * (len(size) - slope.ndim) + tuple(slope.shape)
+    if len(padded) != len(size) or any(s != 1 for axis, s in enumerate(padded) if axis != 1):
+        return None
+    return slope.reshape(-1).expand(size[1])
+
+
+def rewritten(steps: list[Step], result: int | None, dtype: torch.dtype | None) -> list[Step]:
+    """The steps with scales folded into convolutions, gates joined to them, concatenations never made.
+
+    Args:
+        steps: in order, all needed.
+        result: the slot of the output.
+        dtype: of gates that are kept as numbers; None where tangents come in several.
+    """
+    for join in (_fold, _merge):
+        steps = _joined(steps, result, join)
+    steps = _without_concatenations(_joined(steps, result, _gate), result)
+    _hand_gates(steps, result)
+    _keep_gates(steps, dtype)
+    return steps

@@ -1,0 +1,282 @@
+"""What a function computes from one tensor, operation by operation, and which of it that tensor reaches.
+
+The function is run once, with values, under a mode that sees every operation below autograd, autocast and
+torch.compile: writes in place, views, complex numbers, control flow that depends on data, what is detached or
+computed without gradients are all seen as they happen.  What y reaches is known by storage, not by tensor, so
+that no alias and no write through a view is missed.
+
+Nothing tells whether a value has left torch and come back as a constant (NumPy, `.item()`), but the record
+can be played again: at another y it must give what the function gives there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+
+
+class Geometry(NamedTuple):
+    """Which entries of a storage a tensor shows, and how."""
+
+    dtype: torch.dtype
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+    conjugate: bool = False
+    negative: bool = False
+
+    @classmethod
+    def of(cls, t: Tensor) -> Geometry:
+        """The geometry of a strided tensor."""
+        return cls(t.dtype, t.shape, tuple(t.stride()), int(t.storage_offset()), t.is_conj(), t.is_neg())
+
+    def plain(self) -> Geometry:
+        """Without the bits that torch resolves on reading."""
+        return self._replace(conjugate=False, negative=False)
+
+    def real(self) -> Geometry:
+        """Of the same complex entries as pairs of real ones."""
+        stride = (*(2 * s for s in self.stride), 1)
+        dtype = self.dtype.to_real()
+        return Geometry(dtype, torch.Size((*self.size, 2)), stride, 2 * self.offset)
+
+    def positions(self, device: torch.device) -> Tensor:
+        """Where each entry lies in the storage, in entries, int64 of `size`."""
+        where = torch.full((), self.offset, dtype=torch.int64, device=device)
+        for size, stride in zip(self.size, self.stride, strict=True):
+            where = where.unsqueeze(-1) + stride * torch.arange(size, device=device)
+        return where
+
+
+@dataclass
+class Stored:
+    """One storage: the values of the record that show it, and the derivative of its content.
+
+    Attributes:
+        reference: weak, so that no later storage can take its address.
+        first: the geometry in which it came.
+        values: numbers in the record, by geometry; writes in place do not change them.
+        base: the geometry of `slot`.
+        slot: of the content's derivative in a program; None where y does not reach it.
+        views: slots of the content as seen at other geometries, forgotten when it is written to.
+        pending: makes the slot, if it is ever asked for: most of an operation's further outputs are not.
+        discrete: the operation by which y reaches the content in jumps alone, without a derivative.
+        mask: whether what is discrete are conditions, or counts of them, and no numbers.
+        held: aliases that a program keeps, which get a copy of their own before the storage is written to.
+        owner: keeps a tensor alive that the function did not make.
+    """
+
+    reference: StorageWeakRef
+    first: Geometry
+    values: dict[Geometry, int]
+    base: Geometry | None = None
+    slot: int | None = None
+    views: dict[Geometry, int] = field(default_factory=dict)
+    pending: Callable[[], int] | None = None
+    discrete: str | None = None
+    mask: bool = False
+    held: list[Tensor] = field(default_factory=list)
+    owner: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Value:
+    """Stands for a value in the arguments of a `Call`."""
+
+    number: int
+
+
+@dataclass
+class Call:
+    """One operation of the record: values in, values out (None: no tensor that is kept)."""
+
+    function: Callable[..., Any]
+    args: Any
+    kwargs: Any
+    outputs: list[int | None]
+
+
+class Trace(TorchDispatchMode):
+    """The record of a function's operations; a subclass looks at each in `before` and `after`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: dict[int, Stored] = {}
+        self.calls: list[Call] = []
+        self.numbers = 0
+
+    def run(self, function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+        """function(y), recorded."""
+        x = y.clone()
+        self.enter(x)
+        self._keys = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+        with torch.no_grad(), self:
+            output = function(x)
+        self.result = self.number(output)
+        return output
+
+    def enter(self, y: Tensor) -> Stored:
+        """Make y the input of the record, value 0."""
+        return self._new(y)
+
+    def before(self, target: Any, args: Any, kwargs: Any, written: list[Tensor]) -> Any:
+        """Look at an operation before it is carried out; what is returned comes back in `after`."""
+
+    def after(self, target: Any, args: Any, kwargs: Any, written: list[Tensor], out: Any, seen: Any) -> None:
+        """Look at an operation and its output."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        with _as_it_was(self._keys):
+            written = _written(func, args, kwargs)
+            arguments = pytree.tree_map_only(Tensor, self._argument, (args, kwargs))
+            seen = self.before(func, args, kwargs, written)
+            for t in written:
+                self._release(t)
+        out = func(*args, **kwargs)
+        with _as_it_was(self._keys):
+            leaves = pytree.tree_leaves(out)
+            tensors = [t for t in leaves if isinstance(t, Tensor) and t.layout is torch.strided]
+            if torch.Tag.nondeterministic_seeded in func.tags:
+                self._fix(written or tensors, bool(written))
+            elif (tensors or written) and torch.Tag.inplace_view not in func.tags:
+                made = {id(t): self.number(t, made=True) for t in tensors}
+                self.calls.append(Call(func, arguments[0], arguments[1], [made.get(id(t)) for t in leaves]))
+            self.after(func, args, kwargs, written, out, seen)
+        return out
+
+    def stored(self, t: Tensor) -> Stored | None:
+        """What is known of the storage that t shows."""
+        if t.layout is not torch.strided:
+            return None
+        return self.storages.get(t.untyped_storage()._cdata)
+
+    def number(self, t: Tensor, made: bool = False) -> int:
+        """The number of t among the values; a new one is a view of its storage, unless it is `made`."""
+        stored = self.stored(t) or self._new(t)
+        geometry = Geometry.of(t)
+        if geometry not in stored.values:
+            first, number = stored.values[stored.first], self._next()
+            stored.values[geometry] = number
+            if not made:
+                self.calls.append(Call(_seen_at, (Value(first), geometry), {}, [number]))
+        return stored.values[geometry]
+
+    def play(self, y: Tensor) -> Tensor:
+        """What the recorded operations give at y, random numbers and all values from outside as they were."""
+        last: dict[int | None, int] = {}
+        for i, call in enumerate(self.calls):
+            for leaf in pytree.tree_leaves((call.args, call.kwargs)):
+                if isinstance(leaf, Value):
+                    last[leaf.number] = i
+        last[self.result] = len(self.calls)
+        dead: dict[int, list[int | None]] = {}
+        for used, i in last.items():
+            dead.setdefault(i, []).append(used)
+        values: dict[int | None, Tensor] = {0: y.clone()}
+        originals: dict[int | None, Tensor] = {}
+        for stored in self.storages.values():
+            if stored.owner is not None:
+                originals[stored.values[stored.first]] = stored.owner
+        values.update(originals)
+        with torch.no_grad():
+            for i, call in enumerate(self.calls):
+                args, kwargs = pytree.tree_map_only(
+                    Value, lambda v: values[v.number], (call.args, call.kwargs)
+                )
+                leaves = pytree.tree_leaves(call.function(*args, **kwargs))
+                for output, leaf in zip(call.outputs, leaves, strict=True):
+                    if output in last and output not in originals:
+                        values[output] = leaf
+                del args, kwargs, leaves
+                for number in dead.get(i, ()):
+                    values.pop(number, None)
+            return values[self.result]
+
+    def _argument(self, t: Tensor) -> Any:
+        """t as the record keeps it."""
+        if t.layout is not torch.strided:
+            return t
+        if self.stored(t) is None:
+            self._new(t).owner = t
+        return Value(self.number(t))
+
+    def _new(self, t: Tensor) -> Stored:
+        geometry = Geometry.of(t)
+        stored = Stored(StorageWeakRef(t.untyped_storage()), geometry, {geometry: self._next()})
+        self.storages[t.untyped_storage()._cdata] = stored
+        return stored
+
+    def _next(self) -> int:
+        self.numbers += 1
+        return self.numbers - 1
+
+    def _release(self, t: Tensor) -> None:
+        """Let a storage be written to: who holds its content, the record too, gets a copy."""
+        stored = self.stored(t)
+        if stored is None:
+            return
+        for held in stored.held:
+            held.data = held.clone()
+        stored.held.clear()
+        if stored.owner is not None:
+            # In the record what came from outside is a copy from now on, made before the first write.
+            copy = stored.owner.detach().clone()
+            self.calls.insert(0, Call(_copied, (copy,), {}, [stored.values[stored.first]]))
+            stored.owner = None
+
+    def _fix(self, drawn: list[Tensor], in_place: bool) -> None:
+        """Record an operation that draws random numbers by what it drew."""
+        for t in drawn:
+            number, values = self.number(t, made=True), t.detach().clone()
+            if in_place:
+                self.calls.append(Call(aten.copy_.default, (Value(number), values), {}, [None]))
+            else:
+                self.calls.append(Call(_copied, (values,), {}, [number]))
+
+
+def _copied(t: Tensor) -> Tensor:
+    return t.clone()
+
+
+def _seen_at(t: Tensor, geometry: Geometry) -> Tensor:
+    """The storage of t at another geometry."""
+    seen = torch.empty(0, dtype=geometry.dtype, device=t.device)
+    seen.set_(t.untyped_storage(), geometry.offset, geometry.size, geometry.stride)
+    if geometry.conjugate:
+        seen = torch._conj(seen)
+    return torch._neg_view(seen) if geometry.negative else seen
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors whose content an operation overwrites."""
+    schema = func._schema
+    if not schema.is_mutable or torch.Tag.inplace_view in func.tags:
+        return []
+    written = []
+    for i, argument in enumerate(schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = kwargs.get(argument.name) if i >= len(args) else args[i]
+            written += [t for t in pytree.tree_leaves(given) if isinstance(t, Tensor)]
+    return written
+
+
+@contextlib.contextmanager
+def _as_it_was(keys: tuple[Any, Any]) -> Iterator[None]:
+    """Dispatch as outside of the function: no inference mode, no autocast, torch.func at hand.
+
+    Under a mode torch has already left autograd and torch.func behind, where an operation is to be
+    differentiated.
+    """
+    with torch.inference_mode(False), torch.no_grad(), torch._C._ForceDispatchKeyGuard(*keys):
+        yield

@@ -1,0 +1,271 @@
+"""A user's model as a function of one tensor, called so that nothing of the user's is changed by it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import sys
+import threading
+import types
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._decomp import decomposition_table
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from spectral.errors import ModelOutputError
+
+aten = torch.ops.aten
+
+# Training flags, attributes and hooks are the model's own, which threads may share: one call at a time.
+_CALLING = threading.RLock()
+_LOOKED_AT = 100_000  # objects, at most, in which modules are looked for
+
+
+class Model:
+    """y -> the tensor in model(y, **keywords) whose derivative is meant.
+
+    Attributes:
+        name: for messages.
+        label: which entry of a wrapped output is taken, once it has been called.
+    """
+
+    def __init__(self, function: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
+        self.function, self.keywords = function, dict(keywords)
+        named = isinstance(function, nn.Module) or not hasattr(function, "__name__")
+        self.name = type(function).__name__ if named else function.__name__
+        self.label: str | None = None
+        self.modules = modules_in(function)
+        self.plain = _Plain()
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """The output at a copy of y, which the model may work on in place.
+
+        Raises:
+            ModelOutputError: it returned no floating-point tensor.
+        """
+        output = tensor = self.function(y.clone(), **self.keywords)
+        if not isinstance(output, Tensor):
+            label, tensor = _first_tensor(output)
+            if tensor is None:
+                raise ModelOutputError(f"{self.name} returned a {type(output).__name__} without a tensor")
+            self.label = f"output {label} of {type(output).__name__}"
+        if not tensor.is_floating_point():
+            raise ModelOutputError(f"{self.name} returned {tensor.dtype}, which has no derivative")
+        return tensor
+
+    def precision(self) -> torch.dtype | None:
+        """The one floating-point dtype of all parameters and buffers, or None."""
+        tensors = (t for m in self.modules for t in (*m._parameters.values(), *m._buffers.values()))
+        found = {t.dtype for t in tensors if t is not None and t.is_floating_point()}
+        return found.pop() if len(found) == 1 else None
+
+    @contextlib.contextmanager
+    def ready(self) -> Iterator[None]:
+        """In evaluation mode, outside of any graph, inference mode and autocast; put back afterwards are
+        training flags, attributes, buffers, and torch's random numbers.
+
+        Modules that are held where they cannot be found are met as they are called.
+        """
+        thread, training = threading.get_ident(), [m for m in self.modules if m.training]
+
+        def meet(module: nn.Module, args: Any) -> None:
+            if threading.get_ident() == thread and module.training:
+                training.append(module)
+                module.training = False
+
+        with _CALLING:
+            kept = [_Kept(m) for m in self.modules]
+            hook = register_module_forward_pre_hook(meet)
+            try:
+                for m in training:
+                    m.training = False
+                with (
+                    torch.inference_mode(False),
+                    torch.no_grad(),
+                    torch.autocast("cpu", enabled=False),
+                    torch.autocast("cuda", enabled=False),
+                    _compiled(),
+                    self.plain,
+                ):
+                    yield
+            finally:
+                hook.remove()
+                for m in training:
+                    m.training = True
+                for x in kept:
+                    x.put_back()
+
+
+@contextlib.contextmanager
+def same_random_numbers(device: torch.device) -> Iterator[None]:
+    """torch's generators afterwards as before."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+        yield
+
+
+class _Kept:
+    """What a module holds, by name, with the content of its lists, tables and tensors; not its parameters."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.attributes = module, dict(vars(module))
+        del self.attributes["training"]
+        tables: list[dict[str, Any]] = [self.attributes, module._buffers]
+        held = [c for c in self.attributes.values() if type(c) in (list, dict, set)]
+        self.containers = [(c, c.copy()) for c in held]
+        self.tensors = [
+            (t, t._version, t.detach().clone())
+            for t in (t for table in tables for t in table.values())
+            if isinstance(t, Tensor) and not isinstance(t, nn.Parameter) and not t.is_inference()
+        ]
+
+    def put_back(self) -> None:
+        """All as it was."""
+        now = vars(self.module)
+        for name in [*now]:
+            if name not in self.attributes and name != "training":
+                del now[name]
+        now.update(self.attributes)
+        for container, before in self.containers:
+            if not _same(container, before):
+                container.clear()
+                container.extend(before) if isinstance(container, list) else container.update(before)
+        for t, version, before in self.tensors:
+            if t._version != version:
+                with torch.no_grad():
+                    t.copy_(before)
+
+
+def _same(container: Any, before: Any) -> bool:
+    """Whether two lists, tables or sets hold the same objects."""
+    now, then = ([*c.items()] if isinstance(c, dict) else [(None, x) for x in c] for c in (container, before))
+    return len(now) == len(then) and all(
+        a == b and x is y for (a, x), (b, y) in zip(now, then, strict=True)
+    )
+
+
+class _Plain(TorchFunctionMode):
+    """Fused operations that torch cannot differentiate twice or forwards, in their plain form.
+
+    While a function mode is on, torch leaves the fast path of its attention layers by itself.
+
+    Attributes:
+        left: how values were taken out of torch, outside of autograd functions, which may tell what that does
+            to derivatives.
+        functions: whether some were taken out inside of such functions.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: list[str] = []
+        self.functions = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _LEAVING:
+            if _in_function():
+                self.functions = True
+            elif name not in self.left:
+                self.left.append(name)
+        if func is nn.functional.scaled_dot_product_attention:
+            return _attention(*args, **kwargs)
+        if func is torch.lstm and isinstance(args[-1], bool):  # of padded sequences; not of packed ones
+            return decomposition_table[aten.lstm.input](*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+_LEAVING = {"numpy", "__array__", "item", "tolist", "__float__", "__int__", "data_ptr", "__dlpack__"}
+
+
+def _in_function() -> bool:
+    """Whether the caller runs inside of a torch.autograd.Function."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_filename == torch.autograd.function.__file__ and frame.f_code.co_name == "apply":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """softmax(scale q k' + mask) v as torch's own products and softmax."""
+    options = {"scale": scale, "enable_gqa": enable_gqa}
+    given = query, key, value, attn_mask, dropout_p, is_causal, None
+    return aten._scaled_dot_product_attention_math(*given, **options)[0]
+
+
+def _compiled() -> contextlib.AbstractContextManager[Any]:
+    """What torch.compile made runs as it was written, where torch.compile has been used at all."""
+    if "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+def _first_tensor(output: Any) -> tuple[str, Tensor | None]:
+    """The name and value of `.sample`, or of the first tensor, in a model's wrapped output."""
+    if isinstance(output, dict):
+        entries = {f"[{key!r}]": value for key, value in output.items()}
+        preferred = output.get("sample")
+    elif isinstance(output, (tuple, list)):
+        entries = {f"[{i}]": value for i, value in enumerate(output)}
+        preferred = getattr(output, "sample", None)
+    else:
+        names = (
+            [f.name for f in fields(output)]
+            if is_dataclass(output)
+            else list(getattr(output, "__dict__", {}))
+        )
+        entries = {f".{name}": getattr(output, name) for name in names}
+        preferred = getattr(output, "sample", None)
+    if isinstance(preferred, Tensor):
+        return ".sample", preferred
+    tensors = ((name, value) for name, value in entries.items() if isinstance(value, Tensor))
+    return next(tensors, ("", None))
+
+
+def modules_in(function: Any) -> list[nn.Module]:
+    """Every module that a callable visibly holds: itself, or in what it closes over, binds or refers to."""
+    found: dict[int, nn.Module] = {}
+    pending: list[Any] = [function]
+    visited: set[int] = set()
+    while pending and len(visited) < _LOOKED_AT:
+        item = pending.pop()
+        if id(item) in visited or isinstance(item, (type, types.ModuleType, Tensor, str, bytes, int, float)):
+            continue
+        visited.add(id(item))
+        if isinstance(item, nn.Module):
+            found[id(item)] = item
+            pending += item.children()
+        if isinstance(item, functools.partial):
+            pending += [item.func, *item.args, *item.keywords.values()]
+        elif inspect.ismethod(item):
+            pending += [item.__self__, item.__func__]
+        elif inspect.isfunction(item):
+            held = inspect.getclosurevars(item)
+            pending += [*held.nonlocals.values(), *held.globals.values(), *(item.__defaults__ or ())]
+            pending += [*(item.__kwdefaults__ or {}).values(), *vars(item).values()]
+        elif isinstance(item, Mapping):
+            pending += item.values()
+        elif isinstance(item, (list, tuple, set, frozenset, deque)):
+            pending += item
+        else:
+            pending += getattr(item, "__dict__", {}).values()
+            slots = [s for c in type(item).__mro__ for s in getattr(c, "__slots__", ())]
+            pending += [getattr(item, s) for s in slots if isinstance(s, str) and hasattr(item, s)]
+    return list(found.values())

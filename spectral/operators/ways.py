@@ -1,0 +1,101 @@
+"""Products with a function's Jacobian by torch's own differentiation, or by differences, where no program is.
+
+Each way is a pair of functions of one vector, v -> J v and u -> J' u.  They differ in the first alone: the
+second is one pass back through a graph that is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+
+from spectral.errors import SpectralError
+
+Function = Callable[[Tensor], Tensor]
+
+
+class Pair(NamedTuple):
+    """J v and J' u of one vector each, shaped like the input and the output."""
+
+    push: Function
+    pull: Function
+
+
+def reverse(function: Function, y: Tensor) -> Pair:
+    """J' u by a graph that is kept; J v by two passes back, as the gradient of <J' u, v> by u.
+
+    Raises:
+        SpectralError: no graph leads from the output to y.
+    """
+    with torch.enable_grad():
+        x = y.detach().clone().requires_grad_()
+        output = function(x)
+        if not output.requires_grad:
+            raise SpectralError("no graph leads from its output to y")
+        u = torch.zeros_like(output).requires_grad_()
+        pull = _pull(output, x)
+
+    def push(v: Tensor) -> Tensor:
+        with torch.enable_grad():
+            g = torch.autograd.grad(output, x, u, retain_graph=True, create_graph=True)[0]
+            if not g.requires_grad:
+                raise SpectralError("its derivative backwards has none of its own")
+            return torch.autograd.grad(g, u, v)[0]
+
+    return Pair(push, pull)
+
+
+def forward(function: Function, y: Tensor) -> Pair:
+    """J v by torch's forward mode, afresh each time."""
+
+    def push(v: Tensor) -> Tensor:
+        with forward_ad.dual_level():
+            value = forward_ad.unpack_dual(function(forward_ad.make_dual(y, v)))
+            return torch.zeros_like(value.primal) if value.tangent is None else value.tangent.clone()
+
+    return Pair(push, reverse(function, y).pull)
+
+
+def differences(function: Function, y: Tensor) -> Pair:
+    """J v by central differences."""
+    return Pair(lambda v: difference(function, y, v), reverse(function, y).pull)
+
+
+def difference(function: Function, y: Tensor, v: Tensor, step: float = 2e-3) -> Tensor:
+    """(f(y + h v) - f(y - h v)) / 2h, h such that no entry of y moves by more than `step` root mean squares."""
+    size = float(v.abs().max())
+    if size == 0:
+        return torch.zeros_like(function(y))
+    scale = float(y.double().square().mean().sqrt()) or 1.0
+    h = step * scale / size
+    return (function(y + h * v) - function(y - h * v)) / (2 * h)
+
+
+def _pull(output: Tensor, x: Tensor) -> Function:
+    def pull(u: Tensor) -> Tensor:
+        g = torch.autograd.grad(output, x, u, retain_graph=True, allow_unused=True)[0]
+        return torch.zeros_like(x) if g is None else g
+
+    return pull
+
+
+def declared_functions(function: Function, y: Tensor) -> tuple[Tensor, list[str]]:
+    """function(y), and the names of the torch.autograd.Functions in its graph, of which nothing is kept."""
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda t: None, lambda t: t):
+        output = function(y.detach().clone().requires_grad_())
+    names: set[str] = set()
+    visited: set[Any] = set()
+    pending = [output.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is None or node in visited:
+            continue
+        visited.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            names.add(type(node).__name__.removesuffix("Backward"))
+        pending += [following for following, _ in node.next_functions]
+    return output.detach(), sorted(names)
