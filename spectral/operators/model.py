@@ -50,7 +50,11 @@ class Model:
         Raises:
             ModelOutputError: it returned no floating-point tensor.
         """
-        output = tensor = self.function(y.clone(), **self.keywords)
+        self.plain.inside = True
+        try:
+            output = tensor = self.function(y.clone(), **self.keywords)
+        finally:
+            self.plain.inside = False
         if not isinstance(output, Tensor):
             label, tensor = _first_tensor(output)
             if tensor is None:
@@ -115,7 +119,7 @@ class _Kept:
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.attributes = module, dict(vars(module))
-        del self.attributes["training"]
+        self.attributes.pop("training", None)
         tables: list[dict[str, Any]] = [self.attributes, module._buffers]
         held = [c for c in self.attributes.values() if type(c) in (list, dict, set)]
         self.containers = [(c, c.copy()) for c in held]
@@ -159,26 +163,29 @@ class _Plain(TorchFunctionMode):
         left: how values were taken out of torch, outside of autograd functions, which may tell what that does
             to derivatives.
         functions: whether some were taken out inside of such functions.
+        replaced: whether an operation was called in another form than the model asked for.
+        off: whether all are left as they are.
+        inside: whether the model is being called.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.left: list[str] = []
-        self.functions = False
+        self.functions = self.replaced = self.off = self.inside = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in _LEAVING:
+        if self.inside and name in _LEAVING:
             if _in_function():
                 self.functions = True
             elif name not in self.left:
                 self.left.append(name)
-        if func is nn.functional.scaled_dot_product_attention:
-            return _attention(*args, **kwargs)
-        if func is torch.lstm and isinstance(args[-1], bool):  # of padded sequences; not of packed ones
-            return decomposition_table[aten.lstm.input](*args, **kwargs)
-        return func(*args, **kwargs)
+        plain = _PLAIN.get(func)
+        if plain is None or self.off:
+            return func(*args, **kwargs)
+        self.replaced = True
+        return plain(*args, **kwargs)
 
 
 _LEAVING = {"numpy", "__array__", "item", "tolist", "__float__", "__int__", "data_ptr", "__dlpack__"}
@@ -205,9 +212,20 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """softmax(scale q k' + mask) v as torch's own products and softmax."""
+    if attn_mask is not None and attn_mask.dtype is torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -torch.inf)
     options = {"scale": scale, "enable_gqa": enable_gqa}
     given = query, key, value, attn_mask, dropout_p, is_causal, None
     return aten._scaled_dot_product_attention_math(*given, **options)[0]
+
+
+def _lstm(*args: Any) -> Any:
+    """By its cells; packed sequences, whose last argument is no flag, as they are."""
+    padded = isinstance(args[-1], bool)
+    return decomposition_table[aten.lstm.input](*args) if padded else torch.lstm(*args)
+
+
+_PLAIN = {nn.functional.scaled_dot_product_attention: _attention, torch.lstm: _lstm}
 
 
 def _compiled() -> contextlib.AbstractContextManager[Any]:

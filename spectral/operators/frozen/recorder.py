@@ -97,11 +97,13 @@ class Recorder(Trace):
         """The record of function(y)."""
         recorder = cls()
         output = recorder.run(function, y)
-        recorder.size, recorder.slot = y.shape, recorder.slot_of(output)
+        with torch.no_grad():
+            recorder.size, recorder.slot = y.shape, recorder.slot_of(output)
         recorder.output = output.clone() if output.is_inference() else output.detach()
         recorder._waiting.clear()
         return recorder
 
+    @torch.no_grad()
     def program(self) -> Program:
         """The steps made fast, once they do on random vectors what they did before, to rounding.
 
@@ -192,7 +194,7 @@ class Recorder(Trace):
             if not (reached and is_number(t) and target not in JUMPING):
                 if stored.slot is None:
                     stored.discrete = str(target)
-                    stored.mask = t.dtype is torch.bool or (not reached and all(m for _, m in discrete))
+                    stored.mask = _counts(target, args, t, discrete)
                 continue
             like, number = _like(t), None if single else entry
             if stored.slot is not None:
@@ -289,7 +291,7 @@ class Recorder(Trace):
         if not is_number(like) or (plain in JUMPING):
             if plain in JUMPING:
                 self.jumps.append(str(target))
-            mask = like.dtype is torch.bool or (not reached and all(m for _, m in discrete))
+            mask = _counts(plain or target, rest[0], like, discrete)
             return UNREACHED, str(target) if reached or discrete else None, mask
         self._judge(plain or target, [like], reached, discrete)
         if not reached:
@@ -509,6 +511,12 @@ class Recorder(Trace):
                 raise SpectralError(f"its program differs from its steps by {_size(ours - true) / size:.1e}")
 
 
+def _counts(target: Any, args: Any, made: Tensor, discrete: list[tuple[str, bool]]) -> bool:
+    """Whether what y reaches in jumps alone are conditions, places or counts, and no rounded numbers."""
+    rounded = target in (aten._to_copy.default, aten.alias.default) and is_number(args[0])
+    return is_number(made) or made.dtype is torch.bool or (not rounded and all(m for _, m in discrete))
+
+
 def _by_torch(step: Step) -> Step:
     """The step by torch's own operation, where it is not that anyway."""
     if not isinstance(step, Convolution):
@@ -617,7 +625,8 @@ def _tolerance(dtype: torch.dtype) -> float:
 def _has_derivative(function: Operation, primals: tuple[Tensor, ...]) -> bool:
     """Whether torch's graph goes through an operation; where it does not, torch.func tells of zeros."""
     with torch.enable_grad():
-        return bool(function(*(x.detach().requires_grad_() for x in primals)).requires_grad)
+        node = function(*(x.detach().requires_grad_() for x in primals)).grad_fn
+    return node is not None and "NotImplemented" not in node.name()
 
 
 def _size(t: Tensor) -> float:

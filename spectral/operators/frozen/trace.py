@@ -278,5 +278,10 @@ def _as_it_was(keys: tuple[Any, Any]) -> Iterator[None]:
     Under a mode torch has already left autograd and torch.func behind, where an operation is to be
     differentiated.
     """
-    with torch.inference_mode(False), torch.no_grad(), torch._C._ForceDispatchKeyGuard(*keys):
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch._C._ForceDispatchKeyGuard(*keys),
+        torch._C.DisableTorchFunction(),
+    ):
         yield
