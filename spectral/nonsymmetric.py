@@ -53,7 +53,7 @@ def full_eigs(
     else:
         found = krylov_schur(J, k, which=which, above=above, tol=tol, left=left, **options)
     proof = certify_full(found, k, which=which, above=above)
-    conditions, defective = proof.judged(rounding(J.dtype, found.norm))
+    conditions, defective = proof.judged(rounding(found.eps, found.norm))
     left_rows = None if proof.left is None else problem.shaped(proof.left[None], problem.input_shape)
     notes = [*found.notes, *_remarks(proof, defective, found, tol)]
     noted = replace(found, notes=notes, completeness=proof.completeness)
@@ -126,7 +126,7 @@ def certify_full(found: SchurPairs, k: int, *, which: Which, above: float | None
     target = ComplexTarget(k, which, above)
     sign = target.sign
     V, W = _orthonormal(found)
-    form = RealSchur.of(sign * (V @ W.mT).cpu().numpy(), rounding(found.vectors.dtype, found.norm))
+    form = RealSchur.of(sign * (V @ W.mT).cpu().numpy(), rounding(found.eps, found.norm))
 
     def height(values: np.ndarray) -> np.ndarray:
         return target.height(torch.from_numpy(values)).numpy()

@@ -154,7 +154,7 @@ class Problem:
         tol: float,
     ) -> dict[str, Any]:
         """The fields that say how good the values are, and the notes."""
-        floor = rounding(self.working.dtype, found.norm)
+        floor = rounding(self.working.eps, found.norm)
         k = values.shape[-1]
         scale = values.abs().amax(-1) if k else residuals.new_zeros(len(values))
         tolerance = (tol * scale).clamp(min=floor)
@@ -162,8 +162,8 @@ class Problem:
         notes = [*(self.A.notes if isinstance(self.A, Jacobian) else []), *found.notes]
         if k and bool((tol * scale < floor).any()):
             notes.append(
-                f"tol {tol:g} is below the rounding of {self.working.dtype} products: residuals of "
-                f"{floor:.1e} were asked for instead"
+                f"tol {tol:g} is below the rounding of products, {self.working.eps:.1e} in {self.A.dtype}: "
+                f"residuals of {floor:.1e} were asked for instead"
             )
         if not bool(converged.all()):
             notes.append(f"{int((~converged).sum())} of {converged.numel()} are above the tolerance")

@@ -175,7 +175,7 @@ def xdiag(sketch: Sketch) -> Estimate:
     """
     core, k = Core.of(sketch), sketch.size
     mean, squares = _moments(xdiag_samples(sketch, core))
-    rounding = torch.finfo(sketch.A.dtype).eps * mean.abs()
+    rounding = sketch.A.eps * mean.abs()
     factor = inflation(xdiag_pairs(sketch, core), pooled=True).unsqueeze(-1)
     stderr = (squares / (k * (k - 1)) * factor + rounding.square()).sqrt()
     return Estimate(mean, stderr, k, 2 * k, "xdiag", k - 1)

@@ -35,6 +35,8 @@ class LinearOperator(ABC):
         dtype, device: of the vectors that `_apply` takes.
         batch: () or (B,), the problems solved in lock-step.
         symmetric: True where A = A' is known; `apply_transpose` then is `apply`.
+        eps: relative rounding of a product, |fl(A v) - A v| <= eps |A| |v|; by default the dtype's, and of what
+            is made of other operators the largest of theirs.  What is below it is not asked of a solver.
         count: products so far with A or A', in vectors a problem; those of its selections too.
     """
 
@@ -46,6 +48,7 @@ class LinearOperator(ABC):
         device: torch.device | str = "cpu",
         batch: tuple[int, ...] = (),
         symmetric: bool = False,
+        eps: float = 0.0,
     ) -> None:
         if symmetric and shape[0] != shape[1]:
             raise ShapeError(f"an operator of shape {shape} cannot be symmetric")
@@ -53,6 +56,7 @@ class LinearOperator(ABC):
             raise ShapeError(f"batch has one axis at most, got {batch}: flatten it")
         self.shape, self.dtype, self.device = shape, dtype, torch.device(device)
         self.batch, self.symmetric, self.count = batch, symmetric, 0
+        self.eps = max(eps, torch.finfo(dtype).eps)
         self._whole: LinearOperator | None = None  # what this was selected from
 
     @abstractmethod
@@ -221,7 +225,9 @@ class _Selection(LinearOperator):
     """Some problems of A, which is applied to all, zeros in the others' place; A counts for itself."""
 
     def __init__(self, A: LinearOperator, index: Tensor) -> None:
-        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch=(len(index),), symmetric=A.symmetric)
+        super().__init__(
+            A.shape, dtype=A.dtype, device=A.device, batch=(len(index),), symmetric=A.symmetric, eps=A.eps
+        )
         self.A, self.index = A, index.to(A.device)
 
     def _through(self, product: Rows, V: Tensor) -> Tensor:
@@ -241,7 +247,7 @@ class _Selection(LinearOperator):
 
 class _Transpose(LinearOperator):
     def __init__(self, A: LinearOperator) -> None:
-        super().__init__(A.shape[::-1], dtype=A.dtype, device=A.device, batch=A.batch)
+        super().__init__(A.shape[::-1], dtype=A.dtype, device=A.device, batch=A.batch, eps=A.eps)
         self.A = A
 
     def _apply(self, V: Tensor) -> Tensor:
@@ -263,7 +269,12 @@ class _Sum(LinearOperator):
         if (A.shape, A.dtype, A.batch) != (B.shape, B.dtype, B.batch):
             raise ShapeError(f"cannot add {A!r} and {B!r}")
         super().__init__(
-            A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=A.symmetric and B.symmetric
+            A.shape,
+            dtype=A.dtype,
+            device=A.device,
+            batch=A.batch,
+            symmetric=A.symmetric and B.symmetric,
+            eps=max(A.eps, B.eps),
         )
         self.A, self.B = A, B
 
@@ -279,7 +290,9 @@ class _Sum(LinearOperator):
 
 class _Scaled(LinearOperator):
     def __init__(self, scalar: float, A: LinearOperator) -> None:
-        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=A.symmetric)
+        super().__init__(
+            A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=A.symmetric, eps=A.eps
+        )
         self.scalar, self.A = scalar, A
 
     def _apply(self, V: Tensor) -> Tensor:
@@ -296,7 +309,8 @@ class _Product(LinearOperator):
     def __init__(self, A: LinearOperator, B: LinearOperator) -> None:
         if (A.shape[1], A.dtype, A.batch) != (B.shape[0], B.dtype, B.batch):
             raise ShapeError(f"cannot multiply {A!r} by {B!r}")
-        super().__init__((A.shape[0], B.shape[1]), dtype=A.dtype, device=A.device, batch=A.batch)
+        eps = max(A.eps, B.eps)
+        super().__init__((A.shape[0], B.shape[1]), dtype=A.dtype, device=A.device, batch=A.batch, eps=eps)
         self.A, self.B = A, B
 
     def _apply(self, V: Tensor) -> Tensor:
@@ -315,7 +329,9 @@ class _SymmetricPart(LinearOperator):
             raise ShapeError(
                 f"{A!r} is not square, so it has no symmetric part: its singular values are those of A.gram()"
             )
-        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True)
+        super().__init__(
+            A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True, eps=A.eps
+        )
         self.A = A
 
     def _apply(self, V: Tensor) -> Tensor:
@@ -330,7 +346,7 @@ class _SymmetricPart(LinearOperator):
 class _Gram(LinearOperator):
     def __init__(self, A: LinearOperator) -> None:
         n = A.shape[1]
-        super().__init__((n, n), dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True)
+        super().__init__((n, n), dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True, eps=A.eps)
         self.A = A
 
     def _apply(self, V: Tensor) -> Tensor:
@@ -347,14 +363,16 @@ class _Cast(LinearOperator):
     square: the entries of a unit vector of length 10^6 are near float16's subnormals."""
 
     def __init__(self, A: LinearOperator, dtype: torch.dtype) -> None:
-        super().__init__(A.shape, dtype=dtype, device=A.device, batch=A.batch, symmetric=A.symmetric)
+        super().__init__(
+            A.shape, dtype=dtype, device=A.device, batch=A.batch, symmetric=A.symmetric, eps=A.eps
+        )
         self.A = A
 
     def _through(self, product: Rows, V: Tensor) -> Tensor:
         if self.A.dtype != torch.float16:
             return product(V.to(self.A.dtype)).to(self.dtype)
-        norms = V.float().norm(dim=-1, keepdim=True) / math.sqrt(V.shape[-1])
-        scale = torch.exp2(torch.log2(norms.clamp(min=1e-30)).round()).to(V.dtype)
+        size = lengths(V).double().unsqueeze(-1) / math.sqrt(V.shape[-1])
+        scale = torch.exp2(torch.log2(torch.where(size > 0, size, 1.0)).round()).to(V.dtype)
         return product((V / scale).to(self.A.dtype)).to(self.dtype) * scale
 
     def _apply(self, V: Tensor) -> Tensor:
@@ -495,6 +513,13 @@ def _from_scipy(x: scipy.sparse.linalg.LinearOperator, symmetric: bool) -> Linea
             ) from None
 
     return _Functions(rows(x.matmat), rows(transposed), x.shape, dtype, "cpu", (), symmetric)
+
+
+def lengths(V: Tensor) -> Tensor:
+    """|v| for each row, (..., m, n) -> (..., m), where the squares would leave the range of the dtype too."""
+    largest = V.abs().amax(-1)
+    largest = torch.where(largest > 0, largest, 1.0)
+    return largest * torch.linalg.vector_norm(V / largest.unsqueeze(-1), dim=-1)
 
 
 def _slices(n: int, step: int) -> Iterator[slice]:

@@ -258,10 +258,9 @@ class _Solve:
         """The pairs of p(seeker) that are sought, to a residual of `error` in A; spent counts A's."""
         tell = self.progress
         budget = (self.max_products - spent) // cost  # verification takes a product a pair besides
-        eps = torch.finfo(self.A.dtype).eps
         found = lanczos(
             bell.filter(seeker),
-            tol=min(0.1, max(error / bell.stretch, 20 * eps * math.sqrt(bell.degree))),
+            tol=min(0.1, max(error / bell.stretch, 20 * self.A.eps * math.sqrt(bell.degree))),
             block=self.block,
             start=self.start,
             seed=self.seeds[1],

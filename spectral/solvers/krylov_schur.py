@@ -191,10 +191,12 @@ class SchurPairs(RitzPairs):
 
     vectors (1, m, n): orthonormal rows that span an invariant subspace, m = k, or k + 1 where k would part a
     complex pair; images (1, m, n), A q for each; conditions (m,): lower bounds of the eigenvalues' own, the
-    highest eigenvalue first; left: the same of A', None where it was not asked for.
+    highest eigenvalue first; eps, the relative rounding of a product; left: the same of A', None where it was
+    not asked for.
     """
 
     conditions: np.ndarray
+    eps: float
     left: RitzPairs | None = None
 
 
@@ -264,6 +266,7 @@ def krylov_schur(
         norm=found.norm,
         notes=found.notes,
         conditions=found.groups[0].basis.conditions,
+        eps=A.eps,
     )
     if not second:
         return replace(right, left=right if left else None)
@@ -310,7 +313,7 @@ def _dense_schur(A: LinearOperator, M: Tensor, target: ComplexTarget) -> SchurPa
         raise NotFiniteError(f"the matrix of {A!r} holds NaN or infinity")
     matrix = target.sign * M.cpu().numpy()
     norm = float(np.linalg.norm(matrix, 2))
-    form = RealSchur.of(matrix, rounding(A.dtype, norm))
+    form = RealSchur.of(matrix, rounding(A.eps, norm))
     order = form.order(lambda values: target.height(torch.from_numpy(values)).numpy())
     theta = torch.from_numpy(form.values[order])[None]
     wanted = target.wanted(theta)
@@ -323,4 +326,5 @@ def _dense_schur(A: LinearOperator, M: Tensor, target: ComplexTarget) -> SchurPa
         spent={"solve": A.shape[1], "residuals": wanted},
         norm=norm,
         conditions=form.conditions[order[:wanted]],
+        eps=A.eps,
     )

@@ -214,7 +214,7 @@ class _Iterate:
     @property
     def threshold(self) -> Tensor:
         """What residuals must reach, (B, 1)."""
-        return self.target.threshold(self.theta, rounding(self.A.dtype, self.norm))
+        return self.target.threshold(self.theta, rounding(self.A.eps, self.norm))
 
     @property
     def all_in_view(self) -> bool:
@@ -336,7 +336,9 @@ class _Complement(LinearOperator):
                 f"constraints are at least one and fewer than {A.shape[1]} rows of that length, (c, n); "
                 f"got {tuple(rows.shape)}"
             )
-        super().__init__((n - c, n - c), dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True)
+        super().__init__(
+            (n - c, n - c), dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True, eps=A.eps
+        )
         Q, R = torch.linalg.qr(rows.to(A.device, torch.float64).mT)
         pivots = R.diagonal(dim1=-2, dim2=-1).abs()
         if not bool((pivots > 1e-10 * torch.linalg.vector_norm(R, dim=-2).clamp(min=1e-300)).all()):
