@@ -38,7 +38,7 @@ def full_eigs(
     Args:
         problem: the operator and the shapes of its vectors.
         method: "krylov-schur", or "dense", which forms J from d products.
-        k, which, above, tol, left, options: those of `krylov_schur`, checked.
+        k, which, above, tol, left, options: those of `krylov_schur`, checked, of `problem.working`.
 
     Raises:
         OptionError: the problem is of several images.
@@ -64,16 +64,16 @@ def full_eigs(
         **judged,
         vectors=problem.shaped(proof.vectors[None], problem.input_shape),
         left=left_rows,
-        left_residuals=proof.left_residuals,
+        left_residuals=None if proof.left_residuals is None else problem.sized(proof.left_residuals[None]),
         condition=proof.condition,
         defective=defective,
         schur_vectors=problem.shaped(proof.Q[None], problem.input_shape),
-        schur=proof.T,
-        schur_residual=proof.schur_residual,
-        departure=torch.tensor(departure(proof.T.numpy()), dtype=torch.float64),
+        schur=problem.sized(proof.T[None]),
+        schur_residual=problem.sized(proof.schur_residual[None]),
+        departure=problem.sized(torch.tensor([departure(proof.T.numpy())], dtype=torch.float64)),
         orthogonality=proof.orthogonality,
         which=which,
-        above=above,
+        above=None if above is None else above * problem.scale.item(),
         tol=tol,
         method=method,
         seconds=time.perf_counter() - began,

@@ -17,6 +17,7 @@ from spectral.estimators.norms import asymmetry
 from spectral.nonsymmetric import full_eigs
 from spectral.operators import Jacobian, LinearOperator
 from spectral.operators.precision import Precision
+from spectral.operators.scale import UnitScale
 from spectral.problem import Asked, Problem
 from spectral.progress import bar
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
@@ -158,7 +159,7 @@ def top_eigs(
     problem = Problem.of(model_or_operator, y, batched, model_kwargs, square=True)
     asked = Asked(k, which, above, between, tol, method, block, start, seed, max_products, checkpoint)
     asked = problem.checked(asked, FULL if part == "full" else SYMMETRIC)
-    checks = problem.examined(transpose=part == "symmetric" or left)
+    asked, checks = problem.examined(asked, transpose=part == "symmetric" or left)
     if part == "full":
         if between is not None:
             raise OptionError('between= is for part="symmetric": complex eigenvalues lie in no interval')
@@ -236,11 +237,11 @@ def _polished(
     """
     if not isinstance(problem.A, Jacobian):
         raise OptionError("precision= is for the Jacobian of a model: convert an operator's own products")
-    coarse = problem.A.at_precision(precision).to(problem.working.dtype).symmetric_part()
     generator = torch.Generator().manual_seed(options["seed"])
     x = torch.randn(*S.batch, 1, S.shape[1], generator=generator).to(S.device, S.dtype)
     norm = functools.partial(torch.linalg.vector_norm, dim=-1)
     exact = S.apply(x)
+    coarse = UnitScale(problem.A.at_precision(precision).to(S.dtype), problem.working.scale).symmetric_part()
     nu = (norm(coarse.apply(x) - exact) / norm(exact)).max().item()
     first = lanczos(coarse, k, **options | {"tol": max(options["tol"], nu), "confidence": 0.0})
     found = lobpcg(S, k, **options | {"start": first.vectors})
@@ -301,7 +302,7 @@ def top_svd(
     problem = Problem.of(model_or_operator, y, batched, model_kwargs, square=False)
     asked = Asked(k, "largest", above, None, tol, method, block, start, seed, max_products, checkpoint)
     asked = problem.checked(asked, SINGULAR)
-    checks = problem.examined()
+    asked, checks = problem.examined(asked)
     with bar(progress, "singular triplets") as report:
         method, found = _singular(problem, asked, report)
     found.spent.update(checks)
