@@ -407,7 +407,34 @@ class _Matrix(LinearOperator):
         return _Matrix(self.matrix[index.to(self.device)], self.symmetric)
 
 
+class _Sparse(LinearOperator):
+    """Sparse matrices, one a problem, by coordinates: that layout alone has products in every dtype."""
+
+    def __init__(self, matrices: list[Tensor], batch: tuple[int, ...], symmetric: bool) -> None:
+        first = matrices[0]
+        shape = (first.shape[0], first.shape[1])
+        super().__init__(shape, dtype=first.dtype, device=first.device, batch=batch, symmetric=symmetric)
+        self.matrices = matrices
+        self.transposed = matrices if symmetric else [M.t().coalesce() for M in matrices]
+
+    def _products(self, matrices: list[Tensor], V: Tensor) -> Tensor:
+        rows = V if self.batch else V[None]
+        W = torch.stack([torch.sparse.mm(M, v.mT).mT for M, v in zip(matrices, rows, strict=True)])
+        return W if self.batch else W[0].contiguous()
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self._products(self.matrices, V)
+
+    def _apply_transpose(self, V: Tensor) -> Tensor:
+        return self._products(self.transposed, V)
+
+    def _select(self, index: Tensor) -> LinearOperator:
+        return _Sparse([self.matrices[i] for i in index.tolist()], (len(index),), self.symmetric)
+
+
 class _Functions(LinearOperator):
+    """Callables, which may return the same memory again and again: what they return is copied."""
+
     def __init__(
         self,
         apply: Rows,
@@ -422,7 +449,7 @@ class _Functions(LinearOperator):
         self.forward, self.backward = apply, apply_transpose
 
     def _apply(self, V: Tensor) -> Tensor:
-        return self.forward(V)
+        return self.forward(V).clone()
 
     def _apply_transpose(self, V: Tensor) -> Tensor:
         if self.backward is None:
@@ -430,7 +457,7 @@ class _Functions(LinearOperator):
                 f"{self!r} was given no product with its transpose: pass apply_transpose, or symmetric=True "
                 "where A = A'"
             )
-        return self.backward(V)
+        return self.backward(V).clone()
 
 
 def from_functions(
@@ -446,7 +473,7 @@ def from_functions(
     """An operator from callables on rows, `apply`: (*batch, m, n) -> (*batch, m, r), and its transpose.
 
     Args:
-        apply: V -> A v for each row v.
+        apply: V -> A v for each row v; what it returns is copied, and may be one buffer for all products.
         apply_transpose: U -> A' u for each row u; not needed where `symmetric`.
         n: the length of a vector, or (r, n) for a rectangular A.
         dtype: of the rows.
@@ -466,6 +493,8 @@ def from_functions(
 def as_operator(x: Any, *, symmetric: bool | None = None) -> LinearOperator:
     """An operator from a tensor (r, n) or (B, r, n), a NumPy array, a SciPy sparse matrix or LinearOperator.
 
+    Tensors may be dense or sparse of any layout, arrays of any strides and byte order.
+
     Args:
         x: the map; a LinearOperator of this library is returned as it is.
         symmetric: promise that x = x'.  By default explicit matrices are looked at, and a SciPy
@@ -478,15 +507,18 @@ def as_operator(x: Any, *, symmetric: bool | None = None) -> LinearOperator:
     if isinstance(x, LinearOperator):
         return x
     if isinstance(x, np.ndarray):
-        x = torch.as_tensor(x)
+        x = _native(x)
     if isinstance(x, Tensor):
         if x.ndim not in (2, 3):
             raise ShapeError(f"a matrix has shape (r, n) or (B, r, n), got {tuple(x.shape)}")
         if not x.is_floating_point():
             raise OptionError(f"a matrix must be real floating point, got {x.dtype}: convert it first")
+        x = x.detach()
+        if x.layout != torch.strided:
+            return _sparse(x, symmetric)
         if symmetric is None:
             symmetric = x.shape[-1] == x.shape[-2] and torch.equal(x, x.mT)
-        return _Matrix(x.detach(), symmetric)
+        return _Matrix(x, symmetric)
     if scipy.sparse.issparse(x):
         if symmetric is None:
             symmetric = x.shape[0] == x.shape[1] and (x != x.T).nnz == 0
@@ -496,13 +528,33 @@ def as_operator(x: Any, *, symmetric: bool | None = None) -> LinearOperator:
     raise OptionError(f"cannot make an operator of a {type(x).__name__}: pass a tensor, array or operator")
 
 
+def _native(x: np.ndarray) -> Tensor:
+    """The array in torch's terms: strides not negative, and the machine's own byte order."""
+    x = np.ascontiguousarray(x).reshape(x.shape)
+    try:
+        return torch.as_tensor(x.astype(x.dtype.newbyteorder("="), copy=False))
+    except TypeError:
+        raise OptionError(f"a matrix must be real floating point, got {x.dtype}: convert it first") from None
+
+
+def _sparse(x: Tensor, symmetric: bool | None) -> LinearOperator:
+    parts = [x] if x.ndim == 2 else [x[i] for i in range(len(x))]
+    parts = [part.to_sparse_coo().coalesce() for part in parts]
+    if symmetric is None:
+        symmetric = x.shape[-1] == x.shape[-2] and all(
+            torch.equal(M.indices(), N.indices()) and torch.equal(M.values(), N.values())
+            for M, N in ((M, M.t().coalesce()) for M in parts)
+        )
+    return _Sparse(parts, tuple(x.shape[:-2]), symmetric)
+
+
 def _from_scipy(x: scipy.sparse.linalg.LinearOperator, symmetric: bool) -> LinearOperator:
-    dtype = torch.as_tensor(np.empty(0, dtype=x.dtype)).dtype
+    dtype = _native(np.empty(0, dtype=x.dtype)).dtype
     if not dtype.is_floating_point:
         raise OptionError(f"a SciPy operator must be real floating point, got {x.dtype}")
 
     def rows(product: Callable[[np.ndarray], np.ndarray]) -> Rows:
-        return lambda V: torch.as_tensor(np.ascontiguousarray(product(V.cpu().numpy().T).T), dtype=dtype)
+        return lambda V: _native(product(V.cpu().numpy().T).T).to(dtype)
 
     def transposed(U: np.ndarray) -> np.ndarray:
         try:

@@ -49,7 +49,7 @@ class UnitScale(LinearOperator):
     def _over(self, W: Tensor) -> Tensor:
         if not self._settled and W.numel():
             size = W.abs().amax((-2, -1)).double().cpu()
-            most = math.frexp(torch.finfo(self.dtype).max)[1] // STEP - 1
+            most = max(math.frexp(torch.finfo(self.dtype).max)[1] // STEP - 1, 0)
             power = (torch.frexp(size).exponent.double() / STEP).round().clamp(-most, most)
             told = (size > 0) & size.isfinite()
             self._scale = torch.where(told & (self._scale == 1), torch.exp2(STEP * power), self._scale)
