@@ -170,13 +170,14 @@ def _with_left(proof: CertifiedFull, left: RitzPairs, V: Tensor, Y: Tensor, X: T
     """The same with left vectors from the rows of a left invariant subspace; X holds the right ones."""
     L, LA = _orthonormal(left)
     U, S, Vh = torch.linalg.svd((L @ V.mT).to(Y.dtype) @ Y, full_matrices=False)
-    # Parallel vectors have no dual basis: clamped, it tells of them by its length.
-    least = torch.finfo(torch.float64).eps * S.max() if len(S) else 1.0
+    # Parallel vectors, and subspaces that are orthogonal (of a Jordan block they are), have no dual basis:
+    # clamped, it tells of them by its length.
+    least = torch.finfo(torch.float64).eps * (S.max().clamp(min=1.0) if len(S) else 1.0)
     dual = ((Vh.mH / S.clamp(min=least)) @ U.mH)[: len(proof.values)]
     rows, images = dual @ L.to(Y.dtype), dual @ LA.to(Y.dtype)
     size = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     overlap = (rows * X).sum(-1, keepdim=True) / size
-    scale = size * overlap / overlap.abs().clamp(min=1e-300)
+    scale = size * torch.where(overlap == 0, 1.0, overlap / overlap.abs().clamp(min=1e-300))
     rows, images = rows / scale, images / scale
     at = proof.values.to(X.device).unsqueeze(-1)
     return replace(
