@@ -128,11 +128,13 @@ class Problem:
             )
         if above is not None and asked.between is not None:
             raise OptionError("above= and between= exclude each other")
-        fewest = k + asked.block
-        if sought and asked.max_products is not None and asked.max_products < fewest:
-            raise OptionError(
-                f"{k} pairs take at least {fewest} products, got max_products={asked.max_products}"
-            )
+        fewest, takes = k + asked.block, f"{k} pairs take"
+        if not sought:
+            fewest, takes = max(asked.block, 2), "a solve takes"
+        if asked.method == "dense":
+            fewest, takes = self.n, "forming the matrix takes"
+        if asked.max_products is not None and asked.max_products < fewest:
+            raise OptionError(f"{takes} at least {fewest} products, got max_products={asked.max_products}")
         if asked.checkpoint is not None and (asked.method not in KEPT or asked.between is not None):
             raise OptionError("checkpoint= is for Krylov solves: lanczos, golub-kahan, krylov-schur")
         return replace(asked, start=self._rows(asked.start), block=min(asked.block, most))
@@ -160,7 +162,7 @@ class Problem:
 
     def small(self, asked: Asked) -> bool:
         """Whether forming the matrix costs less than a Krylov solve would, which alone can be kept."""
-        if asked.checkpoint is not None:
+        if asked.checkpoint is not None or self.n > (asked.max_products or self.n):
             return False
         most = asked.above is None and 5 * asked.k >= self.n and self.n <= DENSE_AT_MOST
         return self.n <= DENSE_BELOW or most
@@ -209,7 +211,9 @@ class Problem:
         what = "input" if self.A.shape[1] <= self.A.shape[0] else "output"
         if isinstance(self.A, Jacobian):
             return f"the number of entries of the {what}"
-        return "the size of the operator" if self.A.shape[0] == self.A.shape[1] else f"the length of its {what}"
+        return (
+            "the size of the operator" if self.A.shape[0] == self.A.shape[1] else f"the length of its {what}"
+        )
 
     def one(self, t: Tensor) -> Tensor:
         """(B, ...) on the CPU, without the first axis where there is no batch."""

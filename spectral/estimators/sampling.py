@@ -7,7 +7,6 @@ traces; its standard error is that of the mean of grad g . (q(z_i) - mean) (the 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ class Budget:
     rtol: float | None = None
     atol: float | None = None
     confidence: float = 0.95
-    scale: Callable[[], Tensor] = functools.partial(torch.ones, ())
+    scale: Callable[[], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.products is None and not self.has_target:
@@ -68,7 +67,8 @@ class Budget:
             return math.inf
         width = torch.as_tensor(estimate.halfwidth(self.confidence), dtype=torch.float64)
         target = (self.rtol or 0.0) * torch.as_tensor(estimate.value, dtype=torch.float64).abs()
-        target = target.maximum((self.atol or 0.0) / self.scale())
+        if self.atol is not None:
+            target = target.clamp(min=self.atol if self.scale is None else self.atol / self.scale())
         return torch.where(width == 0, 0.0, width / target).max().item()
 
 

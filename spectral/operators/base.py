@@ -35,8 +35,8 @@ class LinearOperator(ABC):
         dtype, device: of the vectors that `_apply` takes.
         batch: () or (B,), the problems solved in lock-step.
         symmetric: True where A = A' is known; `apply_transpose` then is `apply`.
-        eps: relative rounding of a product, |fl(A v) - A v| <= eps |A| |v|; by default the dtype's, and of what
-            is made of other operators the largest of theirs.  What is below it is not asked of a solver.
+        eps: relative rounding of a product, |fl(A v) - A v| <= eps |A| |v|; by default the dtype's, and of
+            what is made of other operators the largest of theirs.  No solver is asked for less.
         count: products so far with A or A', in vectors a problem; those of its selections too.
     """
 
@@ -329,9 +329,7 @@ class _SymmetricPart(LinearOperator):
             raise ShapeError(
                 f"{A!r} is not square, so it has no symmetric part: its singular values are those of A.gram()"
             )
-        super().__init__(
-            A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True, eps=A.eps
-        )
+        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True, eps=A.eps)
         self.A = A
 
     def _apply(self, V: Tensor) -> Tensor:

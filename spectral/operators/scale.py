@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from spectral.operators.base import LinearOperator, Rows
+from spectral.operators.base import LinearOperator
 
 STEP = 32  # s is a power of 2^32: operators of everyday size are left as they are
 

@@ -228,8 +228,8 @@ def krylov_schur(
         k: the number of eigenvalues, 1 <= k <= n; not used where `above` is given.
         which: "largest" or "smallest" by real part, or "magnitude".
         above: seek every eigenvalue with a real part (modulus) beyond this value instead.
-        left: find the left invariant subspace too, by a second solve with A'; either has half of
-            `max_products`, and the second's checkpoint has ".left" added.
+        left: find the left invariant subspace too, by a second solve with A' ("left" in `spent`, but for its
+            residuals); either has half of `max_products`, and the second's checkpoint has ".left" added.
         tol, block, basis, start, seed, max_products, confidence, progress, checkpoint: as in `lanczos`.
 
     Raises:
@@ -246,7 +246,7 @@ def krylov_schur(
     if second:
         A.apply_transpose(first[0, :1])  # where there is none, before any work
     krylov = KrylovSchurBasis(signed(A, target), first, generator, target)
-    share = max_products // 2 if second else max_products
+    share = (max_products - 1) // 2 if second else max_products
     found = search(
         krylov,
         target,
@@ -286,7 +286,11 @@ def krylov_schur(
         progress=progress,
         checkpoint=None if checkpoint is None else f"{checkpoint}.left",
     )
-    spent = {**right.spent, "left": 1 + sum(other.spent.values())}
+    measured = right.spent["residuals"] + other.spent["residuals"]
+    spent = right.spent | {
+        "residuals": measured,
+        "left": 1 + other.spent["solve"] + other.spent["completeness"],
+    }
     notes = [*right.notes, *(f"left vectors: {note}" for note in other.notes)]
     return replace(right, left=other, spent=spent, notes=notes)
 

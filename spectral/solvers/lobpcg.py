@@ -95,9 +95,10 @@ def lobpcg(
             "must be no smaller"
         )
     width = min(n, width or (k + 2 if above is None else 8))
+    width = max(k if above is None else 1, min(width, max_products))  # guards are what can be spared
     target = Target(k, which, above, tol)
     generator = torch.Generator().manual_seed(seed)
-    first = _first_rows(A, width, start, generator)
+    first = _first_rows(A, width, start, generator)[:, :max_products].contiguous()
     iterate = _Iterate(signed(A, target), target, first, width, block, preconditioner, generator)
     note, limit = None, max_products
     try:

@@ -77,7 +77,13 @@ def test_solves(name, dtype, exponent):
 def test_thresholds(call, thresholds, dtype, exponent):
     M = matrix(dtype, True)
     unit = 2.0**exponent
-    there = call(M * unit, **{name: (at[0] * unit, at[1] * unit) if name == "between" else at * unit for name, at in thresholds.items()})
+    there = call(
+        M * unit,
+        **{
+            name: (at[0] * unit, at[1] * unit) if name == "between" else at * unit
+            for name, at in thresholds.items()
+        },
+    )
     here = call(M, **thresholds)
     assert len(here.values) and torch.equal(scaled(here.values, exponent), there.values.real)
     assert there.above is None or there.above == thresholds["above"] * unit
