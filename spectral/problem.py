@@ -175,7 +175,7 @@ class Problem:
         errors: Tensor,
         tol: float,
     ) -> dict[str, Any]:
-        """The fields that say how good the values are, of A itself, and the notes; all given is of `working`."""
+        """The fields that say how good the values are, and the notes: told of A, found of `working`."""
         floor = rounding(self.working.eps, found.norm)
         k = values.shape[-1]
         scale = values.abs().amax(-1) if k else residuals.new_zeros(len(values))

@@ -126,8 +126,8 @@ def schatten_norm(
     """(sum_i sigma_i^p)^(1/p) over the singular values: p = 1 the nuclear norm, p = 2 Frobenius' norm.
 
     By stochastic Lanczos quadrature; two products a step.  Arguments as of `spectral_density`.  p = inf,
-    the spectral norm max sigma_i, is no mean over the spectrum: it is solved for by `golub_kahan`, in about as
-    many products at most, and its interval reaches what may have been missed.
+    the spectral norm max sigma_i, is no mean over the spectrum: it is solved for by `golub_kahan`, in as many
+    products at most, and its interval reaches what may have been missed.
 
     Raises:
         OptionError: p is not positive.

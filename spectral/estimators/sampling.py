@@ -68,7 +68,9 @@ class Budget:
         width = torch.as_tensor(estimate.halfwidth(self.confidence), dtype=torch.float64)
         target = (self.rtol or 0.0) * torch.as_tensor(estimate.value, dtype=torch.float64).abs()
         if self.atol is not None:
-            target = target.clamp(min=self.atol if self.scale is None else self.atol / self.scale())
+            target = target.clamp(
+                min=self.atol if self.scale is None else self.atol / self.scale().to(target)
+            )
         return torch.where(width == 0, 0.0, width / target).max().item()
 
 

@@ -341,7 +341,7 @@ def orthonormal_block(
 def turned(
     Q: Tensor, R: Tensor, held: Tensor, vanishing: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """`orthonormal_block` of W' = Q R, Q (B, n, q) on the device and R (B, q, b) on the CPU, q = min(n, b)."""
+    """`orthonormal_block` of W' = Q R: Q (B, n, q) on the device, R (B, q, b) on the CPU, q = min(n, b)."""
     block = min(Q.shape[2], Q.shape[1] - held.shape[1])
     U, S, Zh = torch.linalg.svd(R, full_matrices=False)
     X = (sent(U.mT, Q) @ Q.mT)[:, :block]

@@ -83,14 +83,14 @@ def survey(
     """`Spectrum` of a symmetric operator, the bounds failing with probability `failure` at most.
 
     A Krylov space of two random vectors grows until the bounds lie within a twentieth of the spectrum's width
-    of the Ritz values, or for 60 steps, or `most` products.  With X_1 its start and T y = theta y, the count about theta is
-    n |y_1|^2 / 2, y_1 the part of y in X_1 (Lanczos quadrature of the density).
+    of the Ritz values, or for 60 steps, or `most` products.  With X_1 its start and T y = theta y, the count
+    about theta is n |y_1|^2 / 2, y_1 the part of y in X_1 (Lanczos quadrature of the density).
     """
     generator = torch.Generator().manual_seed(seed)
-    block = min(2, A.shape[1], most)
+    block = max(1, min(2, A.shape[1], most))
     basis = KrylovBasis(A, first_block(A, block, None, generator), generator)
     low = high = torch.empty(0)
-    steps = min(SURVEY_STEPS, most // block)
+    steps = max(1, min(SURVEY_STEPS, most // block))
     for step in range(1, steps + 1):
         basis.expand()
         theta, Y = torch.linalg.eigh(basis.T)
