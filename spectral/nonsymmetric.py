@@ -38,7 +38,7 @@ def full_eigs(
     Args:
         problem: the operator and the shapes of its vectors.
         method: "krylov-schur", or "dense", which forms J from d products.
-        k, which, above, tol, left, options: those of `krylov_schur`, checked.
+        k, which, above, tol, left, options: those of `krylov_schur`, checked, of `problem.working`.
 
     Raises:
         OptionError: the problem is of several images.
@@ -53,7 +53,7 @@ def full_eigs(
     else:
         found = krylov_schur(J, k, which=which, above=above, tol=tol, left=left, **options)
     proof = certify_full(found, k, which=which, above=above)
-    conditions, defective = proof.judged(rounding(J.dtype, found.norm))
+    conditions, defective = proof.judged(rounding(found.eps, found.norm))
     left_rows = None if proof.left is None else problem.shaped(proof.left[None], problem.input_shape)
     notes = [*found.notes, *_remarks(proof, defective, found, tol)]
     noted = replace(found, notes=notes, completeness=proof.completeness)
@@ -64,16 +64,16 @@ def full_eigs(
         **judged,
         vectors=problem.shaped(proof.vectors[None], problem.input_shape),
         left=left_rows,
-        left_residuals=proof.left_residuals,
+        left_residuals=None if proof.left_residuals is None else problem.sized(proof.left_residuals[None]),
         condition=proof.condition,
         defective=defective,
         schur_vectors=problem.shaped(proof.Q[None], problem.input_shape),
-        schur=proof.T,
-        schur_residual=proof.schur_residual,
-        departure=torch.tensor(departure(proof.T.numpy()), dtype=torch.float64),
+        schur=problem.sized(proof.T[None]),
+        schur_residual=problem.sized(proof.schur_residual[None]),
+        departure=problem.sized(torch.tensor([departure(proof.T.numpy())], dtype=torch.float64)),
         orthogonality=proof.orthogonality,
         which=which,
-        above=above,
+        above=None if above is None else above * problem.scale.item(),
         tol=tol,
         method=method,
         seconds=time.perf_counter() - began,
@@ -126,7 +126,7 @@ def certify_full(found: SchurPairs, k: int, *, which: Which, above: float | None
     target = ComplexTarget(k, which, above)
     sign = target.sign
     V, W = _orthonormal(found)
-    form = RealSchur.of(sign * (V @ W.mT).cpu().numpy(), rounding(found.vectors.dtype, found.norm))
+    form = RealSchur.of(sign * (V @ W.mT).cpu().numpy(), rounding(found.eps, found.norm))
 
     def height(values: np.ndarray) -> np.ndarray:
         return target.height(torch.from_numpy(values)).numpy()
@@ -170,13 +170,14 @@ def _with_left(proof: CertifiedFull, left: RitzPairs, V: Tensor, Y: Tensor, X: T
     """The same with left vectors from the rows of a left invariant subspace; X holds the right ones."""
     L, LA = _orthonormal(left)
     U, S, Vh = torch.linalg.svd((L @ V.mT).to(Y.dtype) @ Y, full_matrices=False)
-    # Parallel vectors have no dual basis: clamped, it tells of them by its length.
-    least = torch.finfo(torch.float64).eps * S.max() if len(S) else 1.0
+    # Parallel vectors, and subspaces that are orthogonal (of a Jordan block they are), have no dual basis:
+    # clamped, it tells of them by its length.
+    least = torch.finfo(torch.float64).eps * (S.max().clamp(min=1.0) if len(S) else 1.0)
     dual = ((Vh.mH / S.clamp(min=least)) @ U.mH)[: len(proof.values)]
     rows, images = dual @ L.to(Y.dtype), dual @ LA.to(Y.dtype)
     size = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     overlap = (rows * X).sum(-1, keepdim=True) / size
-    scale = size * overlap / overlap.abs().clamp(min=1e-300)
+    scale = size * torch.where(overlap == 0, 1.0, overlap / overlap.abs().clamp(min=1e-300))
     rows, images = rows / scale, images / scale
     at = proof.values.to(X.device).unsqueeze(-1)
     return replace(

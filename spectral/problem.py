@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.operators import Jacobian, LinearOperator
+from spectral.operators.scale import UnitScale
 from spectral.operators.subject import operator_of
 from spectral.solvers import Completeness, Progress, RitzPairs, RitzTriplets
 from spectral.solvers.certificate import rounding
@@ -71,10 +72,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is solved: the operator, the one the solver works with, and the shapes of its vectors."""
+    """What is solved: the operator, the one the solver works with, and the shapes of its vectors.
+
+    `working` is A / s (`spectral.operators.scale`): what solvers find are its values, and `judged` tells them
+    of A.
+    """
 
     A: LinearOperator
-    working: LinearOperator
+    working: UnitScale
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
 
@@ -92,7 +97,7 @@ class Problem:
             A.symmetric_part()  # raises, before any work, where there is none
         shapes = (A.input_shape, A.output_shape) if isinstance(A, Jacobian) else (A.shape[1:], A.shape[:1])
         # Half precision is for products alone: the solver's own arithmetic is never below float32.
-        return cls(A, A.to(torch.promote_types(A.dtype, torch.float32)), *shapes)
+        return cls(A, UnitScale(A.to(torch.promote_types(A.dtype, torch.float32))), *shapes)
 
     @property
     def n(self) -> int:
@@ -100,7 +105,7 @@ class Problem:
         return self.A.shape[1]
 
     def checked(self, asked: Asked, methods: tuple[str, ...]) -> Asked:
-        """The same with `start` as (B, m, n) rows and no block wider than n.
+        """The same with `start` as (B, m, n) rows and no block wider than the operator's rank may be.
 
         Raises:
             OptionError, ShapeError, NotFiniteError: an option is out of range, or contradicts another.
@@ -108,7 +113,7 @@ class Problem:
         k, above, most = asked.k, asked.above, min(self.A.shape)
         sought = above is None and asked.between is None
         if sought and not 1 <= k <= most:
-            raise OptionError(f"k must be from 1 to d = {most}, the number of pixels; got {k}")
+            raise OptionError(f"k must be from 1 to d = {most}, {self.longest}; got {k}")
         if asked.method not in methods:
             raise OptionError(f"method is one of {', '.join(methods)}; got {asked.method!r}")
         if asked.which not in ("largest", "smallest", "magnitude"):
@@ -123,24 +128,41 @@ class Problem:
             )
         if above is not None and asked.between is not None:
             raise OptionError("above= and between= exclude each other")
-        fewest = k + asked.block
-        if sought and asked.max_products is not None and asked.max_products < fewest:
-            raise OptionError(
-                f"{k} pairs take at least {fewest} products, got max_products={asked.max_products}"
-            )
+        fewest, takes = k + asked.block, f"{k} pairs take"
+        if not sought:
+            fewest, takes = max(asked.block, 2), "a solve takes"
+        if asked.method == "dense":
+            fewest, takes = self.n, "forming the matrix takes"
+        if asked.max_products is not None and asked.max_products < fewest:
+            raise OptionError(f"{takes} at least {fewest} products, got max_products={asked.max_products}")
         if asked.checkpoint is not None and (asked.method not in KEPT or asked.between is not None):
             raise OptionError("checkpoint= is for Krylov solves: lanczos, golub-kahan, krylov-schur")
-        return replace(asked, start=self._rows(asked.start), block=min(asked.block, self.n))
+        return replace(asked, start=self._rows(asked.start), block=min(asked.block, most))
 
-    def examined(self, *, transpose: bool = True) -> dict[str, int]:
-        """Products spent on trying an operator of unknown make; a Jacobian was tried when it was made."""
-        if isinstance(self.A, Jacobian):
-            return {}
-        return {"checks": check_operator(self.working, transpose=transpose)}
+    def examined(self, asked: Asked, *, transpose: bool = True) -> tuple[Asked, dict[str, int]]:
+        """The same asked of `working`, and the products that took.
+
+        An operator of unknown make is tried; a Jacobian was when it was made, and only where a threshold is
+        to be scaled does it cost one.
+        """
+        spent = 0 if isinstance(self.A, Jacobian) else check_operator(self.working, transpose=transpose)
+        above, between = asked.above, asked.between
+        if above is not None:
+            spent += self.working.measure()
+            above /= self.scale.item()
+        if between is not None:
+            spent += self.working.measure()
+            between = between[0] / self.scale.item(), between[1] / self.scale.item()
+        return replace(asked, above=above, between=between), {"checks": spent} if spent else {}
+
+    @property
+    def scale(self) -> Tensor:
+        """s of every problem, (B,) float64: the values of A are s times those of `working`."""
+        return self.working.scale.reshape(-1)
 
     def small(self, asked: Asked) -> bool:
         """Whether forming the matrix costs less than a Krylov solve would, which alone can be kept."""
-        if asked.checkpoint is not None:
+        if asked.checkpoint is not None or self.n > (asked.max_products or self.n):
             return False
         most = asked.above is None and 5 * asked.k >= self.n and self.n <= DENSE_AT_MOST
         return self.n <= DENSE_BELOW or most
@@ -153,8 +175,8 @@ class Problem:
         errors: Tensor,
         tol: float,
     ) -> dict[str, Any]:
-        """The fields that say how good the values are, and the notes."""
-        floor = rounding(self.working.dtype, found.norm)
+        """The fields that say how good the values are, and the notes: told of A, found of `working`."""
+        floor = rounding(self.working.eps, found.norm)
         k = values.shape[-1]
         scale = values.abs().amax(-1) if k else residuals.new_zeros(len(values))
         tolerance = (tol * scale).clamp(min=floor)
@@ -162,8 +184,8 @@ class Problem:
         notes = [*(self.A.notes if isinstance(self.A, Jacobian) else []), *found.notes]
         if k and bool((tol * scale < floor).any()):
             notes.append(
-                f"tol {tol:g} is below the rounding of {self.working.dtype} products: residuals of "
-                f"{floor:.1e} were asked for instead"
+                f"tol {tol:g} is below the rounding of products, {self.working.eps:.1e} in {self.A.dtype}: "
+                f"residuals of {floor * self.scale.max().item():.1e} were asked for instead"
             )
         if not bool(converged.all()):
             notes.append(f"{int((~converged).sum())} of {converged.numel()} are above the tolerance")
@@ -171,21 +193,35 @@ class Problem:
             log.info("%s", note)
         seen = found.completeness
         return {
-            "values": self.one(values),
-            "residuals": self.one(residuals),
+            "values": self.sized(values),
+            "residuals": self.sized(residuals),
             # Rounding in a product moves values by as much, however small the residual.
-            "errors": self.one(errors.clamp(min=floor / 10)),
+            "errors": self.sized(errors.clamp(min=floor / 10)),
             "converged": self.one(converged),
-            "tolerance": self.one(tolerance),
-            "completeness": Completeness(self.one(seen.bound), seen.confidence, seen.products),
+            "tolerance": self.sized(tolerance),
+            "completeness": Completeness(self.sized(seen.bound), seen.confidence, seen.products),
             "spent": found.spent,
             "operator": repr(self.A),
             "notes": notes,
         }
 
+    @property
+    def longest(self) -> str:
+        """What bounds k, in words: the shorter side of a rectangular operator."""
+        what = "input" if self.A.shape[1] <= self.A.shape[0] else "output"
+        if isinstance(self.A, Jacobian):
+            return f"the number of entries of the {what}"
+        return (
+            "the size of the operator" if self.A.shape[0] == self.A.shape[1] else f"the length of its {what}"
+        )
+
     def one(self, t: Tensor) -> Tensor:
         """(B, ...) on the CPU, without the first axis where there is no batch."""
         return t.cpu() if self.A.batch else t[0].cpu()
+
+    def sized(self, t: Tensor) -> Tensor:
+        """As `one`, what is proportional to A told of A and not of `working`."""
+        return self.one(t.cpu() * self.scale.reshape(-1, *(1,) * (t.ndim - 1)))
 
     def shaped(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Vectors (B, k, n) as (*batch, k, *shape)."""

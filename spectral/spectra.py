@@ -17,6 +17,7 @@ from spectral.estimators.norms import asymmetry
 from spectral.nonsymmetric import full_eigs
 from spectral.operators import Jacobian, LinearOperator
 from spectral.operators.precision import Precision
+from spectral.operators.scale import UnitScale
 from spectral.problem import Asked, Problem
 from spectral.progress import bar
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
@@ -123,8 +124,10 @@ def top_eigs(
         start: (m, *y.shape), vectors whose combination starts the solve (with `batched`: (B, m, ...)), such
             as the basis at a neighbouring noise level.
         seed: of the random starts; a run repeats on one device.
-        max_products: bound on the products of solve and probe, 10,000 by default; pairs short of tol are then
-            marked so.
+        max_products: bound on the products of solve and probe, `spent` but for "checks", "residuals" and
+            "asymmetry", which take five, one a pair found and eight besides; 10,000 by default.  Pairs short
+            of tol are then marked so.  With `left`, or `precision`, it bounds both solves together, and the
+            residuals of the first.  For "randomized" it bounds the residuals too.
         precision: "bfloat16", "tf32", "float32" or "float64": solve with products formed at it, then polish
             in the model's own by LOBPCG; certificates are always the model's own.  With k and method="auto".
         left: for part="full", find left vectors too, and with them each eigenvalue's condition.
@@ -158,8 +161,10 @@ def top_eigs(
     problem = Problem.of(model_or_operator, y, batched, model_kwargs, square=True)
     asked = Asked(k, which, above, between, tol, method, block, start, seed, max_products, checkpoint)
     asked = problem.checked(asked, FULL if part == "full" else SYMMETRIC)
-    checks = problem.examined(transpose=part == "symmetric" or left)
+    asked, checks = problem.examined(asked, transpose=part == "symmetric" or left)
     if part == "full":
+        if left and max_products is not None and max_products < 2 * (k + asked.block) + 1:
+            raise OptionError(f"left vectors take a second solve: max_products={max_products} is too few")
         if between is not None:
             raise OptionError('between= is for part="symmetric": complex eigenvalues lie in no interval')
         formed = method == "dense" or (method == "auto" and problem.small(asked))
@@ -236,16 +241,23 @@ def _polished(
     """
     if not isinstance(problem.A, Jacobian):
         raise OptionError("precision= is for the Jacobian of a model: convert an operator's own products")
-    coarse = problem.A.at_precision(precision).to(problem.working.dtype).symmetric_part()
+    most = options["max_products"]
+    if most < 2 * k + 4:
+        raise OptionError(f"precision= solves twice, and takes at least {2 * k + 4} products; got {most}")
     generator = torch.Generator().manual_seed(options["seed"])
     x = torch.randn(*S.batch, 1, S.shape[1], generator=generator).to(S.device, S.dtype)
     norm = functools.partial(torch.linalg.vector_norm, dim=-1)
     exact = S.apply(x)
+    coarse = UnitScale(problem.A.at_precision(precision).to(S.dtype), problem.working.scale).symmetric_part()
     nu = (norm(coarse.apply(x) - exact) / norm(exact)).max().item()
-    first = lanczos(coarse, k, **options | {"tol": max(options["tol"], nu), "confidence": 0.0})
-    found = lobpcg(S, k, **options | {"start": first.vectors})
+    share = max(most // 2 - k - 1, 0)  # the pairs' residuals take k besides
+    tol = max(options["tol"], nu)
+    first = lanczos(coarse, k, **options | {"tol": tol, "confidence": 0.0, "max_products": share})
+    coarsely = 1 + sum(first.spent.values())
+    start = first.vectors if first.vectors.shape[1] else options["start"]
+    found = lobpcg(S, k, **options | {"start": start, "max_products": most - coarsely - 1})
     note = f"solved with products in {precision}, {nu:.0e} off, and polished in {problem.A.dtype}"
-    spent = {precision: sum(first.spent.values()), **found.spent}
+    spent = {precision: coarsely, **found.spent, "solve": found.spent["solve"] + 1}
     return replace(found, spent=spent, notes=[note, *found.notes])
 
 
@@ -301,7 +313,7 @@ def top_svd(
     problem = Problem.of(model_or_operator, y, batched, model_kwargs, square=False)
     asked = Asked(k, "largest", above, None, tol, method, block, start, seed, max_products, checkpoint)
     asked = problem.checked(asked, SINGULAR)
-    checks = problem.examined()
+    asked, checks = problem.examined(asked)
     with bar(progress, "singular triplets") as report:
         method, found = _singular(problem, asked, report)
     found.spent.update(checks)

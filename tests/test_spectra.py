@@ -225,6 +225,21 @@ def test_options_out_of_range_are_refused(problem, options, error, says):
         spectral.top_eigs(net, y, **{"k": 6, **options})
 
 
+def test_what_bounds_k_is_named(problem):
+    net, y, _ = problem
+    for call, says in (
+        (lambda: spectral.top_eigs(net, y, 225), "d = 224, the number of entries of the input"),
+        (
+            lambda: spectral.top_svd(lambda x: x[..., :3], y, 200),
+            "d = 48, the number of entries of the output",
+        ),
+        (lambda: spectral.top_eigs(torch.eye(4), k=5), "d = 4, the size of the operator"),
+        (lambda: spectral.top_svd(torch.ones(3, 4), k=5), "d = 3, the length of its output"),
+    ):
+        with pytest.raises(errors.OptionError, match=says):
+            call()
+
+
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -20,9 +21,12 @@ from spectral.estimators.quadrature import (
     lanczos_rule,
     scout,
 )
-from spectral.estimators.results import Density, Estimate, plain
+from spectral.estimators.results import Density, Estimate, plain, student_t
 from spectral.operators import LinearOperator
+from spectral.operators.scale import unit_scale
 from spectral.operators.subject import operator_of
+from spectral.solvers.certificate import certify_triplets
+from spectral.solvers.golub_kahan import golub_kahan
 
 Part = Literal["symmetric", "singular"]
 Method = Literal["slq", "kpm"]
@@ -72,7 +76,7 @@ def spectral_density(
         OptionError: probes, steps or a name out of range.
         ShapeError: A is not square where its symmetric part is asked for, or `known` does not fit.
     """
-    A = operator_of(model_or_operator, y, batched, **model_kwargs)
+    A = unit_scale(operator_of(model_or_operator, y, batched, **model_kwargs))
     n, started = A.shape[1], A.count
     if part not in ("symmetric", "singular") or method not in ("slq", "kpm"):
         raise OptionError(
@@ -95,13 +99,16 @@ def spectral_density(
 
     left = n - values.shape[-1]
     found = scout(S, starts(1), min(steps, left), project, left - 1)
+    scale = A.scale.to(values)[..., None]
     vectors = torch.cat([vectors, found.vectors], -2)
-    values = torch.cat([values, found.values.clamp(min=0).sqrt() if part == "singular" else found.values], -1)
+    top = found.values.clamp(min=0).sqrt() if part == "singular" else found.values
+    values = torch.cat([values, scale * top], -1)
     steps = min(steps, n - values.shape[-1])
     if method == "kpm":
         full, half = _kpm(S, part, starts(probes), steps, project, found)
     else:
         full, half = _slq(A, part, starts, probes, steps, project)
+    full, half = (Rule(scale[..., None] * rule.nodes, rule.weights) for rule in (full, half))
     return Density(*full, *half, values, n, part, method, steps, A.count - started)
 
 
@@ -118,13 +125,18 @@ def schatten_norm(
 ) -> Estimate:
     """(sum_i sigma_i^p)^(1/p) over the singular values: p = 1 the nuclear norm, p = 2 Frobenius' norm.
 
-    By stochastic Lanczos quadrature; two products a step.  Arguments as of `spectral_density`.
+    By stochastic Lanczos quadrature; two products a step.  Arguments as of `spectral_density`.  p = inf,
+    the spectral norm max sigma_i, is no mean over the spectrum: it is solved for by `golub_kahan`, in as many
+    products at most, and its interval reaches what may have been missed.
 
     Raises:
         OptionError: p is not positive.
     """
     if not p > 0:
         raise OptionError(f"p must be positive, got {p}")
+    if p == math.inf:
+        A = operator_of(model_or_operator, y, batched, **model_kwargs)
+        return _spectral_norm(A, probes * steps, seed)
     density = spectral_density(
         model_or_operator,
         y,
@@ -135,11 +147,32 @@ def schatten_norm(
         batched=batched,
         **model_kwargs,
     )
-    total = density.total(lambda sigma: sigma**p)
+    # Over the largest of them no power overflows, nor do all vanish.
+    largest = torch.cat([density.nodes.flatten(-2), density.known], -1).amax(-1)
+    largest = torch.where(largest > 0, largest, 1.0)
+    nodes, half = (x / largest[..., None, None] for x in (density.nodes, density.half_nodes))
+    over = replace(density, nodes=nodes, half_nodes=half, known=density.known / largest[..., None])
+    total = over.total(lambda sigma: sigma**p)
     value, error = (torch.as_tensor(x, dtype=torch.float64) for x in (total.value, total.stderr))
     norm = value ** (1 / p)
     slope = torch.where(value > 0, norm / (p * torch.where(value > 0, value, 1.0)), 0.0)
-    return Estimate(plain(norm), plain(slope * error), total.samples, total.products, "slq", total.dof)
+    found = Estimate(plain(norm), plain(slope * error), total.samples, total.products, "slq", total.dof)
+    return found.times(largest)
+
+
+def _spectral_norm(A: LinearOperator, products: int, seed: int) -> Estimate:
+    """max sigma_i of A with an interval that reaches the bound on what was not seen, at its confidence."""
+    working, started = unit_scale(A.to(torch.promote_types(A.dtype, torch.float32))), A.count
+    level = 0.99
+    found = golub_kahan(working, 1, tol=1e-8, seed=seed, max_products=products, confidence=level)
+    proof = certify_triplets(found.right, found.left, found.images)
+    value = proof.values[:, 0]
+    residual = torch.maximum(proof.left_residuals, proof.right_residuals)[:, 0]
+    reach = torch.maximum(found.completeness.bound.to(value) - value, residual.clamp(min=A.eps * found.norm))
+    stderr = reach / student_t(level, math.inf)
+    value, stderr = (x.cpu() if A.batch else x[0].cpu() for x in (value, stderr))
+    estimate = Estimate(plain(value), plain(stderr), 1, A.count - started, "golub-kahan", math.inf)
+    return estimate.times(working.scale)
 
 
 def _slq(A: LinearOperator, part: Part, starts: Sampler, probes: int, steps: int, project: Project) -> Rules:

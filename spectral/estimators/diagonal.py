@@ -17,6 +17,7 @@ from spectral.estimators.results import Estimate
 from spectral.estimators.sampling import CHUNK, FEWEST, Budget, finite, unit_vectors
 from spectral.estimators.sketch import Sketch
 from spectral.operators import LinearOperator
+from spectral.operators.scale import unit_scale
 from spectral.operators.subject import operator_of
 
 Method = Literal["auto", "exact", "hutchinson", "lattice", "xdiag"]
@@ -81,7 +82,8 @@ def diagonal_of(
     A: LinearOperator, shape: tuple[int, ...], method: Method, budget: Budget, seed: int
 ) -> Estimate:
     """`diagonal` of an operator whose vectors have the given shape; value and stderr (*batch, *shape)."""
-    found = _diagonal(A, shape, method, budget, seed)
+    A = unit_scale(A)
+    found = _diagonal(A, shape, method, budget, seed).times(A.scale)
     value, stderr = (torch.as_tensor(x).reshape(*A.batch, *shape) for x in (found.value, found.stderr))
     return dataclasses.replace(found, value=value, stderr=stderr)
 
@@ -175,7 +177,7 @@ def xdiag(sketch: Sketch) -> Estimate:
     """
     core, k = Core.of(sketch), sketch.size
     mean, squares = _moments(xdiag_samples(sketch, core))
-    rounding = torch.finfo(sketch.A.dtype).eps * mean.abs()
+    rounding = sketch.A.eps * mean.abs()
     factor = inflation(xdiag_pairs(sketch, core), pooled=True).unsqueeze(-1)
     stderr = (squares / (k * (k - 1)) * factor + rounding.square()).sqrt()
     return Estimate(mean, stderr, k, 2 * k, "xdiag", k - 1)

@@ -78,7 +78,7 @@ def xtrace(sketch: Sketch) -> Estimate:
     """
     core = Core.of(sketch)
     samples = xtrace_samples(core)
-    estimate = _estimate(samples, xtrace_pairs(core), "xtrace", 2 * sketch.size, sketch.A.dtype)
+    estimate = _estimate(samples, xtrace_pairs(core), "xtrace", 2 * sketch.size, sketch.A.eps)
     return replace(estimate, skewness=plain(skewness(samples)))
 
 
@@ -145,7 +145,7 @@ def xnystrace(A: LinearOperator, probes: Tensor, images: Tensor) -> Estimate:
         OptionError: Omega' A Omega is not positive, so A has negative eigenvalues.
     """
     samples, pairs = xnystrace_samples(A, probes, images)
-    return _estimate(samples, pairs, "xnystrace", probes.shape[-2], A.dtype)
+    return _estimate(samples, pairs, "xnystrace", probes.shape[-2], A.eps)
 
 
 def xnystrace_samples(A: LinearOperator, probes: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,7 +159,7 @@ def xnystrace_samples(A: LinearOperator, probes: Tensor, images: Tensor) -> tupl
     n, k = A.shape[1], probes.shape[-2]
     omega, Y = probes.double(), finite(images).double()
     size = torch.linalg.matrix_norm(Y)[..., None, None]
-    shift = torch.finfo(A.dtype).eps * torch.where(size > 0, size, 1.0) / n**0.5
+    shift = A.eps * torch.where(size > 0, size, 1.0) / n**0.5
     Y = Y + shift * omega
     gram = inner(omega, Y)
     factor, failed = torch.linalg.cholesky_ex((gram + gram.mT) / 2)
@@ -219,12 +219,12 @@ def remaining_rank(sketch: Sketch) -> float:
     return float((energy / through.mean(-1).clamp(min=torch.finfo(torch.float64).tiny)).median())
 
 
-def _estimate(samples: Tensor, pairs: Tensor, method: str, products: int, dtype: torch.dtype) -> Estimate:
+def _estimate(samples: Tensor, pairs: Tensor, method: str, products: int, eps: float) -> Estimate:
     k = samples.shape[-1]
     value = samples.mean(-1)
     variance = samples.var(-1) / k * inflation(pairs)
     # What cancels in t_i is of the size of tr A, so its rounding stays even where the sketch is exact.
-    rounding = torch.finfo(dtype).eps * value.abs()
+    rounding = eps * value.abs()
     return Estimate(plain(value), plain((variance + rounding**2).sqrt()), k, products, method, k - 1)
 
 

@@ -12,7 +12,7 @@ from spectral.errors import ShapeError
 from spectral.estimators.probes import sampler
 from spectral.estimators.results import Estimate
 from spectral.estimators.sampling import Budget, dot, sample
-from spectral.operators import LinearOperator
+from spectral.operators.scale import UnitScale, unit_scale
 from spectral.operators.subject import operator_of
 
 
@@ -74,14 +74,14 @@ def frobenius_norm(
 
     Arguments as of `asymmetry`; spends 100 products where nothing is said.  A need not be square.
     """
-    A = operator_of(model_or_operator, y, batched, **model_kwargs)
+    A = unit_scale(operator_of(model_or_operator, y, batched, **model_kwargs))
     budget = Budget(_default(products, rtol), rtol, confidence=confidence)
 
     def integrand(Z: Tensor) -> Tensor:
         image = A.apply(Z)
         return dot(image, image).unsqueeze(-1)
 
-    return sample(A, integrand, sampler(A, seed=seed), budget, cost=1, function=_root)
+    return sample(A, integrand, sampler(A, seed=seed), budget, cost=1, function=_root).times(A.scale)
 
 
 def effective_rank(
@@ -122,11 +122,11 @@ def effective_rank(
     return sample(A, integrand, sampler(A, seed=seed), budget, cost=cost, function=rank)
 
 
-def _square(x: Any, y: Tensor | None, batched: bool, model_kwargs: dict[str, Any]) -> LinearOperator:
+def _square(x: Any, y: Tensor | None, batched: bool, model_kwargs: dict[str, Any]) -> UnitScale:
     A = operator_of(x, y, batched, **model_kwargs)
     if A.shape[0] != A.shape[1]:
         raise ShapeError(f"{A!r} is not square, so it has no symmetric part")
-    return A
+    return unit_scale(A)
 
 
 def _default(products: int | None, rtol: float | None) -> int | None:

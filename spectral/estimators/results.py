@@ -69,6 +69,14 @@ class Estimate:
         hall = torch.where(skewness > 1e-6, 3 / s * (1 + root.sign() * root.abs() ** (1 / 3)), t)
         return plain(hall.clamp(min=t) * torch.as_tensor(self.stderr, dtype=torch.float64))
 
+    def times(self, scale: Tensor) -> Estimate:
+        """The estimate of `scale` times as much, scale (*batch) positive."""
+        value, stderr = (
+            x * scale.to(x).reshape((*scale.shape, *(1,) * (x.ndim - scale.ndim)))
+            for x in (torch.as_tensor(y, dtype=torch.float64) for y in (self.value, self.stderr))
+        )
+        return replace(self, value=plain(value), stderr=plain(stderr))
+
     def save(self, path: str | Path) -> Path:
         """Write to `path` as safetensors, the scalars as JSON in its metadata; returns the path."""
         tensors = {name: torch.as_tensor(getattr(self, name)) for name in ("value", "stderr", "skewness")}

@@ -34,6 +34,8 @@ class Budget:
         products: products with A and A' to spend at most; None for no limit.
         rtol, atol: the target; None for no target (then all of `products` is spent).
         confidence: the level of the interval that must fit the target.
+        scale: what estimates are to be multiplied by before `atol` is asked of them, read when products were
+            formed.
 
     Raises:
         OptionError: a limit is not positive, or nothing is limited.
@@ -43,6 +45,7 @@ class Budget:
     rtol: float | None = None
     atol: float | None = None
     confidence: float = 0.95
+    scale: Callable[[], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.products is None and not self.has_target:
@@ -64,7 +67,10 @@ class Budget:
             return math.inf
         width = torch.as_tensor(estimate.halfwidth(self.confidence), dtype=torch.float64)
         target = (self.rtol or 0.0) * torch.as_tensor(estimate.value, dtype=torch.float64).abs()
-        target = target.clamp(min=self.atol or 0.0)
+        if self.atol is not None:
+            target = target.clamp(
+                min=self.atol if self.scale is None else self.atol / self.scale().to(target)
+            )
         return torch.where(width == 0, 0.0, width / target).max().item()
 
 

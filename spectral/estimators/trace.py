@@ -17,6 +17,7 @@ from spectral.estimators.results import Estimate, student_t
 from spectral.estimators.sampling import FEWEST, Budget, Integrand, dot, sample, unit_vectors
 from spectral.estimators.sketch import Sketch, inner
 from spectral.operators import LinearOperator
+from spectral.operators.scale import unit_scale
 from spectral.operators.subject import operator_of
 
 Method = Literal["auto", "exact", "hutchinson", "orthogonal", "hutch++", "xtrace", "xnystrace"]
@@ -73,10 +74,11 @@ def trace(
         raise OptionError(f"method is one of {', '.join(_METHODS)}; got {method!r}")
     if products is None and rtol is None and atol is None:
         products = 100
-    budget, started = Budget(products, rtol, atol, confidence), A.count
+    A = unit_scale(A)
+    budget, started = Budget(products, rtol, atol, confidence, scale=lambda: A.scale), A.count
     solve = _exact if method != "hutchinson" and _exact_is_cheap(A, budget) else _METHODS[method]
     estimate = solve(A, budget, seed)
-    return dataclasses.replace(estimate, products=A.count - started)
+    return dataclasses.replace(estimate.times(A.scale), products=A.count - started)
 
 
 def _exact_is_cheap(A: LinearOperator, budget: Budget) -> bool:

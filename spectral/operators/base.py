@@ -35,6 +35,8 @@ class LinearOperator(ABC):
         dtype, device: of the vectors that `_apply` takes.
         batch: () or (B,), the problems solved in lock-step.
         symmetric: True where A = A' is known; `apply_transpose` then is `apply`.
+        eps: relative rounding of a product, |fl(A v) - A v| <= eps |A| |v|; by default the dtype's, and of
+            what is made of other operators the largest of theirs.  No solver is asked for less.
         count: products so far with A or A', in vectors a problem; those of its selections too.
     """
 
@@ -46,6 +48,7 @@ class LinearOperator(ABC):
         device: torch.device | str = "cpu",
         batch: tuple[int, ...] = (),
         symmetric: bool = False,
+        eps: float = 0.0,
     ) -> None:
         if symmetric and shape[0] != shape[1]:
             raise ShapeError(f"an operator of shape {shape} cannot be symmetric")
@@ -53,6 +56,7 @@ class LinearOperator(ABC):
             raise ShapeError(f"batch has one axis at most, got {batch}: flatten it")
         self.shape, self.dtype, self.device = shape, dtype, torch.device(device)
         self.batch, self.symmetric, self.count = batch, symmetric, 0
+        self.eps = max(eps, torch.finfo(dtype).eps)
         self._whole: LinearOperator | None = None  # what this was selected from
 
     @abstractmethod
@@ -221,7 +225,9 @@ class _Selection(LinearOperator):
     """Some problems of A, which is applied to all, zeros in the others' place; A counts for itself."""
 
     def __init__(self, A: LinearOperator, index: Tensor) -> None:
-        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch=(len(index),), symmetric=A.symmetric)
+        super().__init__(
+            A.shape, dtype=A.dtype, device=A.device, batch=(len(index),), symmetric=A.symmetric, eps=A.eps
+        )
         self.A, self.index = A, index.to(A.device)
 
     def _through(self, product: Rows, V: Tensor) -> Tensor:
@@ -241,7 +247,7 @@ class _Selection(LinearOperator):
 
 class _Transpose(LinearOperator):
     def __init__(self, A: LinearOperator) -> None:
-        super().__init__(A.shape[::-1], dtype=A.dtype, device=A.device, batch=A.batch)
+        super().__init__(A.shape[::-1], dtype=A.dtype, device=A.device, batch=A.batch, eps=A.eps)
         self.A = A
 
     def _apply(self, V: Tensor) -> Tensor:
@@ -263,7 +269,12 @@ class _Sum(LinearOperator):
         if (A.shape, A.dtype, A.batch) != (B.shape, B.dtype, B.batch):
             raise ShapeError(f"cannot add {A!r} and {B!r}")
         super().__init__(
-            A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=A.symmetric and B.symmetric
+            A.shape,
+            dtype=A.dtype,
+            device=A.device,
+            batch=A.batch,
+            symmetric=A.symmetric and B.symmetric,
+            eps=max(A.eps, B.eps),
         )
         self.A, self.B = A, B
 
@@ -279,7 +290,9 @@ class _Sum(LinearOperator):
 
 class _Scaled(LinearOperator):
     def __init__(self, scalar: float, A: LinearOperator) -> None:
-        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=A.symmetric)
+        super().__init__(
+            A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=A.symmetric, eps=A.eps
+        )
         self.scalar, self.A = scalar, A
 
     def _apply(self, V: Tensor) -> Tensor:
@@ -296,7 +309,8 @@ class _Product(LinearOperator):
     def __init__(self, A: LinearOperator, B: LinearOperator) -> None:
         if (A.shape[1], A.dtype, A.batch) != (B.shape[0], B.dtype, B.batch):
             raise ShapeError(f"cannot multiply {A!r} by {B!r}")
-        super().__init__((A.shape[0], B.shape[1]), dtype=A.dtype, device=A.device, batch=A.batch)
+        eps = max(A.eps, B.eps)
+        super().__init__((A.shape[0], B.shape[1]), dtype=A.dtype, device=A.device, batch=A.batch, eps=eps)
         self.A, self.B = A, B
 
     def _apply(self, V: Tensor) -> Tensor:
@@ -315,7 +329,7 @@ class _SymmetricPart(LinearOperator):
             raise ShapeError(
                 f"{A!r} is not square, so it has no symmetric part: its singular values are those of A.gram()"
             )
-        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True)
+        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True, eps=A.eps)
         self.A = A
 
     def _apply(self, V: Tensor) -> Tensor:
@@ -330,7 +344,7 @@ class _SymmetricPart(LinearOperator):
 class _Gram(LinearOperator):
     def __init__(self, A: LinearOperator) -> None:
         n = A.shape[1]
-        super().__init__((n, n), dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True)
+        super().__init__((n, n), dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True, eps=A.eps)
         self.A = A
 
     def _apply(self, V: Tensor) -> Tensor:
@@ -347,14 +361,16 @@ class _Cast(LinearOperator):
     square: the entries of a unit vector of length 10^6 are near float16's subnormals."""
 
     def __init__(self, A: LinearOperator, dtype: torch.dtype) -> None:
-        super().__init__(A.shape, dtype=dtype, device=A.device, batch=A.batch, symmetric=A.symmetric)
+        super().__init__(
+            A.shape, dtype=dtype, device=A.device, batch=A.batch, symmetric=A.symmetric, eps=A.eps
+        )
         self.A = A
 
     def _through(self, product: Rows, V: Tensor) -> Tensor:
         if self.A.dtype != torch.float16:
             return product(V.to(self.A.dtype)).to(self.dtype)
-        norms = V.float().norm(dim=-1, keepdim=True) / math.sqrt(V.shape[-1])
-        scale = torch.exp2(torch.log2(norms.clamp(min=1e-30)).round()).to(V.dtype)
+        size = lengths(V).double().unsqueeze(-1) / math.sqrt(V.shape[-1])
+        scale = torch.exp2(torch.log2(torch.where(size > 0, size, 1.0)).round()).to(V.dtype)
         return product((V / scale).to(self.A.dtype)).to(self.dtype) * scale
 
     def _apply(self, V: Tensor) -> Tensor:
@@ -389,7 +405,34 @@ class _Matrix(LinearOperator):
         return _Matrix(self.matrix[index.to(self.device)], self.symmetric)
 
 
+class _Sparse(LinearOperator):
+    """Sparse matrices, one a problem, by coordinates: that layout alone has products in every dtype."""
+
+    def __init__(self, matrices: list[Tensor], batch: tuple[int, ...], symmetric: bool) -> None:
+        first = matrices[0]
+        shape = (first.shape[0], first.shape[1])
+        super().__init__(shape, dtype=first.dtype, device=first.device, batch=batch, symmetric=symmetric)
+        self.matrices = matrices
+        self.transposed = matrices if symmetric else [M.t().coalesce() for M in matrices]
+
+    def _products(self, matrices: list[Tensor], V: Tensor) -> Tensor:
+        rows = V if self.batch else V[None]
+        W = torch.stack([torch.sparse.mm(M, v.mT).mT for M, v in zip(matrices, rows, strict=True)])
+        return W if self.batch else W[0].contiguous()
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self._products(self.matrices, V)
+
+    def _apply_transpose(self, V: Tensor) -> Tensor:
+        return self._products(self.transposed, V)
+
+    def _select(self, index: Tensor) -> LinearOperator:
+        return _Sparse([self.matrices[i] for i in index.tolist()], (len(index),), self.symmetric)
+
+
 class _Functions(LinearOperator):
+    """Callables, which may return the same memory again and again: what they return is copied."""
+
     def __init__(
         self,
         apply: Rows,
@@ -404,7 +447,7 @@ class _Functions(LinearOperator):
         self.forward, self.backward = apply, apply_transpose
 
     def _apply(self, V: Tensor) -> Tensor:
-        return self.forward(V)
+        return self.forward(V).clone()
 
     def _apply_transpose(self, V: Tensor) -> Tensor:
         if self.backward is None:
@@ -412,7 +455,7 @@ class _Functions(LinearOperator):
                 f"{self!r} was given no product with its transpose: pass apply_transpose, or symmetric=True "
                 "where A = A'"
             )
-        return self.backward(V)
+        return self.backward(V).clone()
 
 
 def from_functions(
@@ -428,7 +471,7 @@ def from_functions(
     """An operator from callables on rows, `apply`: (*batch, m, n) -> (*batch, m, r), and its transpose.
 
     Args:
-        apply: V -> A v for each row v.
+        apply: V -> A v for each row v; what it returns is copied, and may be one buffer for all products.
         apply_transpose: U -> A' u for each row u; not needed where `symmetric`.
         n: the length of a vector, or (r, n) for a rectangular A.
         dtype: of the rows.
@@ -448,6 +491,8 @@ def from_functions(
 def as_operator(x: Any, *, symmetric: bool | None = None) -> LinearOperator:
     """An operator from a tensor (r, n) or (B, r, n), a NumPy array, a SciPy sparse matrix or LinearOperator.
 
+    Tensors may be dense or sparse of any layout, arrays of any strides and byte order.
+
     Args:
         x: the map; a LinearOperator of this library is returned as it is.
         symmetric: promise that x = x'.  By default explicit matrices are looked at, and a SciPy
@@ -460,15 +505,18 @@ def as_operator(x: Any, *, symmetric: bool | None = None) -> LinearOperator:
     if isinstance(x, LinearOperator):
         return x
     if isinstance(x, np.ndarray):
-        x = torch.as_tensor(x)
+        x = _native(x)
     if isinstance(x, Tensor):
         if x.ndim not in (2, 3):
             raise ShapeError(f"a matrix has shape (r, n) or (B, r, n), got {tuple(x.shape)}")
         if not x.is_floating_point():
             raise OptionError(f"a matrix must be real floating point, got {x.dtype}: convert it first")
+        x = x.detach()
+        if x.layout != torch.strided:
+            return _sparse(x, symmetric)
         if symmetric is None:
             symmetric = x.shape[-1] == x.shape[-2] and torch.equal(x, x.mT)
-        return _Matrix(x.detach(), symmetric)
+        return _Matrix(x, symmetric)
     if scipy.sparse.issparse(x):
         if symmetric is None:
             symmetric = x.shape[0] == x.shape[1] and (x != x.T).nnz == 0
@@ -478,13 +526,33 @@ def as_operator(x: Any, *, symmetric: bool | None = None) -> LinearOperator:
     raise OptionError(f"cannot make an operator of a {type(x).__name__}: pass a tensor, array or operator")
 
 
+def _native(x: np.ndarray) -> Tensor:
+    """The array in torch's terms: strides not negative, and the machine's own byte order."""
+    x = np.ascontiguousarray(x).reshape(x.shape)
+    try:
+        return torch.as_tensor(x.astype(x.dtype.newbyteorder("="), copy=False))
+    except TypeError:
+        raise OptionError(f"a matrix must be real floating point, got {x.dtype}: convert it first") from None
+
+
+def _sparse(x: Tensor, symmetric: bool | None) -> LinearOperator:
+    parts = [x] if x.ndim == 2 else [x[i] for i in range(len(x))]
+    parts = [part.to_sparse_coo().coalesce() for part in parts]
+    if symmetric is None:
+        symmetric = x.shape[-1] == x.shape[-2] and all(
+            torch.equal(M.indices(), N.indices()) and torch.equal(M.values(), N.values())
+            for M, N in ((M, M.t().coalesce()) for M in parts)
+        )
+    return _Sparse(parts, tuple(x.shape[:-2]), symmetric)
+
+
 def _from_scipy(x: scipy.sparse.linalg.LinearOperator, symmetric: bool) -> LinearOperator:
-    dtype = torch.as_tensor(np.empty(0, dtype=x.dtype)).dtype
+    dtype = _native(np.empty(0, dtype=x.dtype)).dtype
     if not dtype.is_floating_point:
         raise OptionError(f"a SciPy operator must be real floating point, got {x.dtype}")
 
     def rows(product: Callable[[np.ndarray], np.ndarray]) -> Rows:
-        return lambda V: torch.as_tensor(np.ascontiguousarray(product(V.cpu().numpy().T).T), dtype=dtype)
+        return lambda V: _native(product(V.cpu().numpy().T).T).to(dtype)
 
     def transposed(U: np.ndarray) -> np.ndarray:
         try:
@@ -495,6 +563,13 @@ def _from_scipy(x: scipy.sparse.linalg.LinearOperator, symmetric: bool) -> Linea
             ) from None
 
     return _Functions(rows(x.matmat), rows(transposed), x.shape, dtype, "cpu", (), symmetric)
+
+
+def lengths(V: Tensor) -> Tensor:
+    """|v| for each row, (..., m, n) -> (..., m), where the squares would leave the range of the dtype too."""
+    largest = V.abs().amax(-1)
+    largest = torch.where(largest > 0, largest, 1.0)
+    return largest * torch.linalg.vector_norm(V / largest.unsqueeze(-1), dim=-1)
 
 
 def _slices(n: int, step: int) -> Iterator[slice]:

@@ -36,7 +36,7 @@ class ChebyshevFilter(LinearOperator):
     def __init__(
         self, A: LinearOperator, coefficients: NDArray[np.float64], centre: float, radius: float
     ) -> None:
-        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True)
+        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True, eps=A.eps)
         self.A, self.coefficients, self.centre, self.radius = A, coefficients, centre, radius
 
     @property

@@ -55,9 +55,9 @@ class CertifiedTriplets:
     orthogonality: Tensor
 
 
-def rounding(dtype: torch.dtype, norm: float) -> float:
-    """Residuals below this are rounding of a product with an operator of this norm."""
-    return 10 * torch.finfo(dtype).eps * norm
+def rounding(eps: float, norm: float) -> float:
+    """Residuals below this are rounding of a product with an operator of this norm and relative rounding."""
+    return 10 * eps * norm
 
 
 def certify(vectors: Tensor, images: Tensor, *, descending: bool, magnitude: bool) -> Certified:

@@ -28,7 +28,7 @@ from spectral.solvers.dense import DENSE_AT_MOST, dense
 from spectral.solvers.krylov import product
 from spectral.solvers.lanczos import RitzPairs, finish, fresh_seed, lanczos
 from spectral.solvers.search import STAGES, Progress, Which
-from spectral.solvers.survey import Spectrum, survey
+from spectral.solvers.survey import SURVEY_STEPS, Spectrum, survey
 
 PRODUCTS_A_PAIR = 5  # of Lanczos, to an end of an interval
 
@@ -109,7 +109,7 @@ class _Solve:
         known = self.survey()
         seen = known.of(which)
         span = seen.high - seen.low
-        rows, spent, interrupted = known.rows, known.products, False
+        rows, images, spent, interrupted = known.rows, known.images, known.products, False
         if above is None:
             low, expected = seen.quantile(1.5 * k + 5), float(k)
         else:
@@ -119,7 +119,7 @@ class _Solve:
             bell = Bell(seen, min(low, seen.high - 1e-3 * span), math.inf, self.degree)
             seeker = {"largest": self.A, "smallest": -1.0 * self.A, "magnitude": self.A.gram()}[which]
             cost = bell.degree * (2 if which == "magnitude" else 1)
-            if self.degree is None and self.formed <= cost * _applications(expected):
+            if self.degree is None and self.formed(spent) <= cost * _applications(expected):
                 found = dense(self.A, k, which=which, above=above)
                 found.spent["solve"] += spent
                 return replace(
@@ -128,16 +128,18 @@ class _Solve:
             error = self.tol * seen.theta.abs().amax(-1).min().item()
             # A few pairs from beyond the edge show that all within it are in view.
             sought = {"k": k} if above is None else {"above": 0.98 * bell.edge}
-            found = self.filtered(bell, seeker, cost, error, spent, expected, **sought)
+            found = self.filtered(bell, seeker, cost, error, spent, **sought)
             spent += sum(found.spent.values())
             interrupted = "interrupted" in found.notes
-            rows = found.vectors if found.vectors.shape[1] else rows
+            if found.vectors.shape[1]:
+                rows, images = found.vectors, self.images(found.vectors)
+                spent += rows.shape[1]
         found = finish(
             self.A,
             rows,
-            self.images(rows),
+            images,
             k,
-            spent=spent + rows.shape[1],
+            spent=spent,
             which=which,
             above=above,
             tol=self.tol,
@@ -153,7 +155,8 @@ class _Solve:
         """All pairs in an interval, in the way that takes the fewest products."""
         known = self.survey()
         if known.exact:
-            found = self.as_they_are(known.rows, 1.0)
+            Y = torch.linalg.eigh(known.basis.T)[1][..., (known.theta[0] > low) & (known.theta[0] < high)]
+            found = self.as_they_are(Y.mT.to(known.rows) @ known.rows, 1.0)
         elif high <= known.low or known.high <= low:
             found = self.as_they_are(known.rows[:, :0], self.confidence)
         else:
@@ -174,7 +177,7 @@ class _Solve:
             from_end = PRODUCTS_A_PAIR * ends[end] + 100
             bell = Bell(known, low, high, None) if filtered else None
             by_filter = bell.degree * _applications(known.between(low, high)) if bell else math.inf
-            if self.formed <= min(from_end, by_filter):
+            if self.formed(known.products) <= min(from_end, by_filter):
                 return self.by_forming(low, high)
             if from_end <= by_filter:
                 return self.from_end(known, low, high, end)
@@ -186,9 +189,8 @@ class _Solve:
         """The largest pairs of p(A)."""
         bell = Bell(known, low, high, self.degree)
         error = self.tol * max(abs(low), abs(high))
-        expected = known.between(low, high)
         bar = bell.edge - 1e-3
-        found = self.filtered(bell, self.A, bell.degree, error, known.products, expected, above=bar)
+        found = self.filtered(bell, self.A, bell.degree, error, known.products, above=bar)
         rows = self.as_they_are(found.vectors, min(self.confidence, found.completeness.confidence))
         rows.completeness.bound[0] = bell.depth(found.completeness.bound.item())
         rows.spent["solve"] = found.spent["solve"] + found.spent["residuals"]
@@ -236,14 +238,17 @@ class _Solve:
         generator = torch.Generator().manual_seed(self.seed)
         return [fresh_seed(generator) for _ in range(3)]
 
-    @property
-    def formed(self) -> float:
-        """Products that form the matrix; infinite where it is too large to hold."""
-        return self.A.shape[0] if self.A.shape[0] <= DENSE_AT_MOST else math.inf
+    def formed(self, spent: int) -> float:
+        """Products that form the matrix; infinite where it is too large to hold, or more than are left."""
+        n = self.A.shape[0]
+        return n if n <= min(DENSE_AT_MOST, self.max_products - spent) else math.inf
 
     def survey(self) -> Spectrum:
         """Bounds that take a tenth of the chance of error."""
-        return survey(self.A, seed=self.seeds[0], failure=(1 - self.confidence) / 10)
+        failure = (1 - self.confidence) / 10
+        return survey(
+            self.A, seed=self.seeds[0], failure=failure, most=min(2 * SURVEY_STEPS, self.max_products)
+        )
 
     def filtered(
         self,
@@ -252,20 +257,23 @@ class _Solve:
         cost: int,
         error: float,
         spent: int,
-        expected: float,
         **sought: Any,
     ) -> RitzPairs:
-        """The pairs of p(seeker) that are sought, to a residual of `error` in A; spent counts A's."""
+        """The pairs of p(seeker) that are sought, to a residual of `error` in A; spent counts A's.
+
+        Of w pairs found each takes one product more with p(A), to be verified, and one with A; k are sought,
+        or there are no more than products that sought them.
+        """
         tell = self.progress
-        budget = (self.max_products - spent) // cost  # verification takes a product a pair besides
-        eps = torch.finfo(self.A.dtype).eps
+        left = self.max_products - spent
+        share = (left - sought["k"]) // cost - sought["k"] if "k" in sought else left // (2 * cost + 1)
         found = lanczos(
             bell.filter(seeker),
-            tol=min(0.1, max(error / bell.stretch, 20 * eps * math.sqrt(bell.degree))),
+            tol=min(0.1, max(error / bell.stretch, 20 * self.A.eps * math.sqrt(bell.degree))),
             block=self.block,
             start=self.start,
             seed=self.seeds[1],
-            max_products=max(1, budget - min(2 * int(expected), budget // 2)),
+            max_products=max(0, share),
             confidence=1 - 0.9 * (1 - self.confidence),
             progress=tell and (lambda now: tell(replace(now, products=spent + cost * now.products))),
             **sought,

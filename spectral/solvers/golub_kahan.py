@@ -106,7 +106,7 @@ class GolubKahanBasis(Relation):
         """
         p, q, b = self.columns, self.size, self.block
         H, Q, R = self.measured(self.A.apply, self.X, self.U[:, :q])
-        Y, R = turned(Q, R, self.U[:, :q], self.rounding, self.generator)
+        Y, R = turned(Q, R, self.U[:, :q], self.vanishing, self.generator)
         grown = q + Y.shape[1]
         self.V, self.U = reserve(self.V, p, p + b), reserve(self.U, q, grown)
         self.V[:, p : p + b], self.U[:, q:grown] = self.X, Y
@@ -116,7 +116,7 @@ class GolubKahanBasis(Relation):
         V = self.V[:, : p + b]
         H, Q, R = self.measured(self.A.apply_transpose, Y, V)
         check_adjoint(B[:, q:], H, self.norm, self.A)
-        X, R = turned(Q, R, V, self.rounding, self.generator)
+        X, R = turned(Q, R, V, self.vanishing, self.generator)
         C = torch.nn.functional.pad(R, (q, 0))
         F = torch.nn.functional.pad(self.F, (0, grown - q))
         # All at once, so that an interruption leaves the relation as it was.
@@ -178,7 +178,7 @@ class GolubKahanBasis(Relation):
 
     def next_block(self, W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
         """`orthonormal_block` with this basis's generator and scale."""
-        return orthonormal_block(W, held, self.rounding, self.generator)
+        return orthonormal_block(W, held, self.vanishing, self.generator)
 
     def _product(self, apply: Callable[[Tensor], Tensor], X: Tensor) -> Tensor:
         W, norm = product(apply, X, self.A)

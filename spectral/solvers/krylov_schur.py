@@ -191,10 +191,12 @@ class SchurPairs(RitzPairs):
 
     vectors (1, m, n): orthonormal rows that span an invariant subspace, m = k, or k + 1 where k would part a
     complex pair; images (1, m, n), A q for each; conditions (m,): lower bounds of the eigenvalues' own, the
-    highest eigenvalue first; left: the same of A', None where it was not asked for.
+    highest eigenvalue first; eps, the relative rounding of a product; left: the same of A', None where it was
+    not asked for.
     """
 
     conditions: np.ndarray
+    eps: float
     left: RitzPairs | None = None
 
 
@@ -226,8 +228,8 @@ def krylov_schur(
         k: the number of eigenvalues, 1 <= k <= n; not used where `above` is given.
         which: "largest" or "smallest" by real part, or "magnitude".
         above: seek every eigenvalue with a real part (modulus) beyond this value instead.
-        left: find the left invariant subspace too, by a second solve with A'; either has half of
-            `max_products`, and the second's checkpoint has ".left" added.
+        left: find the left invariant subspace too, by a second solve with A' ("left" in `spent`, but for its
+            residuals); either has half of `max_products`, and the second's checkpoint has ".left" added.
         tol, block, basis, start, seed, max_products, confidence, progress, checkpoint: as in `lanczos`.
 
     Raises:
@@ -244,7 +246,7 @@ def krylov_schur(
     if second:
         A.apply_transpose(first[0, :1])  # where there is none, before any work
     krylov = KrylovSchurBasis(signed(A, target), first, generator, target)
-    share = max_products // 2 if second else max_products
+    share = (max_products - 1) // 2 if second else max_products
     found = search(
         krylov,
         target,
@@ -264,6 +266,7 @@ def krylov_schur(
         norm=found.norm,
         notes=found.notes,
         conditions=found.groups[0].basis.conditions,
+        eps=A.eps,
     )
     if not second:
         return replace(right, left=right if left else None)
@@ -283,7 +286,11 @@ def krylov_schur(
         progress=progress,
         checkpoint=None if checkpoint is None else f"{checkpoint}.left",
     )
-    spent = {**right.spent, "left": 1 + sum(other.spent.values())}
+    measured = right.spent["residuals"] + other.spent["residuals"]
+    spent = right.spent | {
+        "residuals": measured,
+        "left": 1 + other.spent["solve"] + other.spent["completeness"],
+    }
     notes = [*right.notes, *(f"left vectors: {note}" for note in other.notes)]
     return replace(right, left=other, spent=spent, notes=notes)
 
@@ -310,7 +317,7 @@ def _dense_schur(A: LinearOperator, M: Tensor, target: ComplexTarget) -> SchurPa
         raise NotFiniteError(f"the matrix of {A!r} holds NaN or infinity")
     matrix = target.sign * M.cpu().numpy()
     norm = float(np.linalg.norm(matrix, 2))
-    form = RealSchur.of(matrix, rounding(A.dtype, norm))
+    form = RealSchur.of(matrix, rounding(A.eps, norm))
     order = form.order(lambda values: target.height(torch.from_numpy(values)).numpy())
     theta = torch.from_numpy(form.values[order])[None]
     wanted = target.wanted(theta)
@@ -323,4 +330,5 @@ def _dense_schur(A: LinearOperator, M: Tensor, target: ComplexTarget) -> SchurPa
         spent={"solve": A.shape[1], "residuals": wanted},
         norm=norm,
         conditions=form.conditions[order[:wanted]],
+        eps=A.eps,
     )

@@ -95,9 +95,10 @@ def lobpcg(
             "must be no smaller"
         )
     width = min(n, width or (k + 2 if above is None else 8))
+    width = max(k if above is None else 1, min(width, max_products))  # guards are what can be spared
     target = Target(k, which, above, tol)
     generator = torch.Generator().manual_seed(seed)
-    first = _first_rows(A, width, start, generator)
+    first = _first_rows(A, width, start, generator)[:, :max_products].contiguous()
     iterate = _Iterate(signed(A, target), target, first, width, block, preconditioner, generator)
     note, limit = None, max_products
     try:
@@ -214,7 +215,7 @@ class _Iterate:
     @property
     def threshold(self) -> Tensor:
         """What residuals must reach, (B, 1)."""
-        return self.target.threshold(self.theta, rounding(self.A.dtype, self.norm))
+        return self.target.threshold(self.theta, rounding(self.A.eps, self.norm))
 
     @property
     def all_in_view(self) -> bool:
@@ -336,7 +337,9 @@ class _Complement(LinearOperator):
                 f"constraints are at least one and fewer than {A.shape[1]} rows of that length, (c, n); "
                 f"got {tuple(rows.shape)}"
             )
-        super().__init__((n - c, n - c), dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True)
+        super().__init__(
+            (n - c, n - c), dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True, eps=A.eps
+        )
         Q, R = torch.linalg.qr(rows.to(A.device, torch.float64).mT)
         pivots = R.diagonal(dim1=-2, dim2=-1).abs()
         if not bool((pivots > 1e-10 * torch.linalg.vector_norm(R, dim=-2).clamp(min=1e-300)).all()):

@@ -51,6 +51,12 @@ class Spectrum:
         """(B, s, n), orthonormal: the Krylov basis."""
         return self.basis.V[:, : self.basis.size].contiguous()
 
+    @property
+    def images(self) -> Tensor:
+        """A v for each of `rows`, from the basis's relation: no products."""
+        rows, basis = self.rows, self.basis
+        return basis.T.to(rows) @ rows + basis.C.mT.to(rows) @ basis.X
+
     def between(self, low: float, high: float) -> float:
         """How many eigenvalues to expect in there, at most among the problems."""
         inside = (self.theta > low) & (self.theta < high)
@@ -71,24 +77,27 @@ class Spectrum:
         return replace(self, low=0.0, high=max(self.low**2, self.high**2), theta=self.theta**2)
 
 
-def survey(A: LinearOperator, *, seed: int = 0, failure: float = 1e-3) -> Spectrum:
+def survey(
+    A: LinearOperator, *, seed: int = 0, failure: float = 1e-3, most: int = 2 * SURVEY_STEPS
+) -> Spectrum:
     """`Spectrum` of a symmetric operator, the bounds failing with probability `failure` at most.
 
     A Krylov space of two random vectors grows until the bounds lie within a twentieth of the spectrum's width
-    of the Ritz values, or for 60 steps.  With X_1 its start and T y = theta y, the count about theta is
-    n |y_1|^2 / 2, y_1 the part of y in X_1 (Lanczos quadrature of the density).
+    of the Ritz values, or for 60 steps, or `most` products.  With X_1 its start and T y = theta y, the count
+    about theta is n |y_1|^2 / 2, y_1 the part of y in X_1 (Lanczos quadrature of the density).
     """
     generator = torch.Generator().manual_seed(seed)
-    block = min(2, A.shape[1])
+    block = max(1, min(2, A.shape[1], most))
     basis = KrylovBasis(A, first_block(A, block, None, generator), generator)
     low = high = torch.empty(0)
-    for step in range(1, SURVEY_STEPS + 1):
+    steps = max(1, min(SURVEY_STEPS, most // block))
+    for step in range(1, steps + 1):
         basis.expand()
         theta, Y = torch.linalg.eigh(basis.T)
         if basis.exhausted:
             low, high = theta[:, 0], theta[:, -1]
             break
-        if step % 4:
+        if step % 4 and step < steps:
             continue
         high, low = (
             sign

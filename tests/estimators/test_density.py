@@ -264,6 +264,25 @@ def test_schatten_norms(published):
     assert schatten_norm(torch.zeros(20, 20)).value == 0
 
 
+@pytest.mark.parametrize("shape", [(60, 60), (60, 45), (200, 200)])
+@pytest.mark.parametrize("p", [30.0, 1000.0, float("inf")])
+def test_schatten_norms_of_high_powers(shape, p):
+    M = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    M = M @ torch.diag(1 / (1 + torch.arange(shape[1], dtype=torch.float64)))
+    sigma = torch.linalg.svdvals(M)
+    exact = (sigma[0] * ((sigma / sigma[0]) ** p).sum() ** (1 / p)).item()
+    norm = schatten_norm(M, p=p)
+    assert norm.value == pytest.approx(exact, rel=1e-6) and norm.products <= 2 * 10 * 60 + 2 * 60
+    assert abs(norm.value - exact) <= 1e-12 * exact + norm.halfwidth(0.99)
+
+
+def test_spectral_norms_of_a_batch_and_of_zero():
+    M = torch.randn(3, 20, 15, generator=torch.Generator().manual_seed(0))
+    norm = schatten_norm(M, p=float("inf"))
+    torch.testing.assert_close(norm.value, torch.linalg.svdvals(M.double())[:, 0], rtol=1e-5, atol=0)
+    assert schatten_norm(torch.zeros(20, 20), p=float("inf")).value == 0
+
+
 def test_save_load(tmp_path):
     density = spectral_density(matrix(), probes=3, steps=5)
     again = Density.load(density.save(tmp_path / "density.safetensors"))

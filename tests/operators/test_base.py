@@ -131,6 +131,57 @@ def test_cast_keeps_small_entries(dtype):
     assert A.apply(torch.zeros(1, n)).eq(0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr", "to_sparse_csc"])
+def test_sparse_tensors(layout, dtype):
+    M = torch.randn(5, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    M[M.abs() < 0.5] = 0
+    for dense in (M, M[:3], torch.triu(M) + torch.triu(M, 1).T):
+        A = as_operator(getattr(dense, layout)())
+        assert torch.equal(A.dense(), dense) and torch.equal(A.T.dense(), dense.T)
+        assert A.symmetric == (dense.shape == (5, 5) and torch.equal(dense, dense.T))
+    batch = torch.stack([M, 2 * M, 3 * M])
+    A = as_operator(batch.to_sparse())
+    assert torch.equal(A.dense(), batch) and torch.equal(A.select([2, 0]).T.dense(), batch[[2, 0]].mT)
+
+
+@pytest.mark.parametrize(
+    "turned",
+    [
+        lambda M: M[::-1],
+        lambda M: M[:, ::-1],
+        lambda M: M.T,
+        lambda M: M[::2, ::-2],
+        lambda M: M.astype(">f8"),
+        lambda M: M.astype(">f4")[::-1],
+        lambda M: np.stack([M, M.T])[::-1],
+    ],
+)
+def test_arrays_of_any_strides_and_byte_order(turned):
+    M = turned(np.random.default_rng(0).standard_normal((6, 6)))
+    np.testing.assert_array_equal(as_operator(M).dense().numpy(), M)
+    if M.ndim == 2:
+        A = as_operator(scipy.sparse.linalg.LinearOperator(M.shape, lambda x: M @ x, dtype=M.dtype))
+        np.testing.assert_allclose(A.dense().numpy(), M, rtol=1e-6)
+
+
+def test_functions_that_share_one_buffer():
+    M = torch.randn(40, 40, generator=torch.Generator().manual_seed(0))
+    buffer = torch.empty(40)
+
+    def into(matrix):
+        return lambda V: torch.mv(matrix, V[0], out=buffer)[None]
+
+    A = from_functions(into(M), into(M.T), 40)
+    v = torch.randn(1, 40)
+    forward, backward = A.apply(v), A.apply_transpose(v)
+    torch.testing.assert_close(forward, v @ M.T)
+    torch.testing.assert_close(backward, v @ M)
+    torch.testing.assert_close(A.symmetric_part().apply(v), v @ (M + M.T) / 2)
+    identity = from_functions(lambda V: V, n=40, symmetric=True)
+    assert identity.apply(v).data_ptr() != v.data_ptr()
+
+
 def test_functions_without_transpose():
     A = from_functions(lambda V: V[..., :2], n=(2, 3))
     assert A.apply(torch.ones(1, 3)).shape == (1, 2)
@@ -153,6 +204,8 @@ def test_functions_without_transpose():
         (lambda A: A.symmetric_part(), ShapeError, "not square"),
         (lambda _: as_operator(torch.zeros(3)), ShapeError, "matrix has shape"),
         (lambda _: as_operator(torch.zeros(3, 3, dtype=torch.complex64)), OptionError, "real"),
+        (lambda _: as_operator(torch.eye(3, dtype=torch.int64).to_sparse()), OptionError, "real"),
+        (lambda _: as_operator(np.eye(3).astype(object)), OptionError, "real"),
         (lambda _: as_operator("A"), OptionError, "cannot make"),
         (lambda _: from_functions(lambda V: V, n=0), OptionError, "at least 1"),
         (lambda _: from_functions(lambda V: V, n=(2, 3), symmetric=True), ShapeError, "cannot be symm"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import spectral
 from spectral.errors import NotFiniteError, OptionError
 from spectral.operators import as_operator, from_functions
+from spectral.solvers.certificate import certify_triplets
 from spectral.solvers.golub_kahan import GolubKahanBasis, golub_kahan
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -140,3 +141,13 @@ def test_refusals():
     A = from_functions(lambda V: V / 0, lambda V: V, n=200)
     with pytest.raises(NotFiniteError, match="product 3"):
         spectral.top_svd(A, k=2)
+
+
+@pytest.mark.parametrize(("r", "n", "block"), [(2, 18, 8), (3, 200, 4), (200, 3, 4), (1, 40, 2), (5, 6, 16)])
+def test_blocks_wider_than_an_operator_is_long(r, n, block):
+    M = torch.randn(r, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact = torch.linalg.svdvals(M)[: min(2, r, n)]
+    values = spectral.top_svd(M, k=len(exact), block=block, method="golub-kahan").values
+    torch.testing.assert_close(values, exact)
+    found = golub_kahan(as_operator(M), len(exact), block=block)
+    torch.testing.assert_close(certify_triplets(found.right, found.left, found.images).values[0], exact)

@@ -501,3 +501,17 @@ def test_published_jacobian():
     through = solve(net, y, k=6)
     assert through.converged.all() and through.complete
     assert (through.values.real - published).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.5])
+@pytest.mark.parametrize("k", [1, 3, 6])
+@pytest.mark.parametrize("method", ["dense", "krylov-schur"])
+def test_jordan_blocks_are_defective_with_left_vectors_too(value, k, method):
+    """The leading left vectors of a Jordan block are orthogonal to its leading right ones."""
+    J = value * torch.eye(6, dtype=torch.float64) + torch.diag(torch.ones(5, dtype=torch.float64), 1)
+    for M in (J, J.T.contiguous()):
+        for left in (False, True):
+            pairs = spectral.top_eigs(M, k=k, part="full", left=left, method=method)
+            assert pairs.defective.all() and pairs.errors.isfinite().all()
+        assert pairs.left.isfinite().all() and pairs.left_residuals.isfinite().all()
+        assert (pairs.condition >= 10).all() and pairs.condition.isfinite().all()
