@@ -55,9 +55,12 @@ class CertifiedTriplets:
     orthogonality: Tensor
 
 
+SLACK = 10.0
+
+
 def rounding(dtype: torch.dtype, norm: float) -> float:
-    """Residuals below this are rounding of a product with an operator of this norm."""
-    return 10 * torch.finfo(dtype).eps * norm
+    """Residuals below this are rounding of a product with an operator of this norm: `SLACK` eps |A|."""
+    return SLACK * torch.finfo(dtype).eps * norm
 
 
 def certify(vectors: Tensor, images: Tensor, *, descending: bool, magnitude: bool) -> Certified:
@@ -153,7 +156,14 @@ def error_bounds(values: Tensor, residuals: Tensor, unseen: Tensor, *, which: st
 
 
 def unseen_bound(
-    T: Tensor, C: Tensor, *, block: int, dimension: int, failure: float, share: float = 1.0
+    T: Tensor,
+    C: Tensor,
+    *,
+    block: int,
+    dimension: int,
+    failure: float,
+    share: float = 1.0,
+    error: float = 0.0,
 ) -> Tensor:
     """An upper bound on the largest eigenvalue of a symmetric operator, from one block Krylov space.
 
@@ -170,6 +180,13 @@ def unseen_bound(
     alone: otherwise mu lies where g(mu) >= delta.  For b = 1, g is about 1 / |p(mu)|, p the Lanczos
     polynomial.  Nothing else is random, so the space may be stopped by what it shows.
 
+    Products are rounded: A V' = V' T + X_{m+1}' C + E, |E' u| <= e, adds (mu - T)^{-1} E' u to w, and
+
+        |X_1 u| <= (1 + e / (mu - theta_1)) g(mu) + e |first b rows of (mu - T)^{-1}|.
+
+    A start holds about 1 / sqrt(n) of u, so that a product of it may lose in rounding what is many times as
+    large as e: mu may exceed theta_1 by e / delta however small C is.
+
     Args:
         T: (B, s, s) float64, the projected matrix, its first `block` rows those of the start.
         C: (B, c, s), the coupling to the next block; no rows where the space is spanned.
@@ -177,6 +194,7 @@ def unseen_bound(
         dimension: n.
         failure: probability that the bound does not hold.
         share: norm of u's part in the space that the start is drawn from; 1 where that is the whole space.
+        error: e.
 
     Returns:
         (B,), the largest mu that cannot be excluded; at least the largest Ritz value.
@@ -186,10 +204,11 @@ def unseen_bound(
     theta, Z = torch.linalg.eigh(T)
     high = theta[:, -1]
     if C.shape[1] == 0 or block >= dimension:
-        return high
-    delta = share * math.sqrt(scipy.special.betaincinv(block / 2, (dimension - block) / 2, failure))
+        return high + error
+    delta = share * least_share(block, dimension, failure)
     first, last = Z[:, :block], C @ Z
-    reach = torch.linalg.vector_norm(C, dim=(-2, -1)) / delta  # g(mu) <= |C| / (mu - theta_1)
+    # g(mu) <= |C| / (mu - theta_1), and the rows of the inverse are no longer than 1 / (mu - theta_1).
+    reach = (torch.linalg.vector_norm(C, dim=(-2, -1)) + 2 * error) / delta
     top = torch.where(reach > 0, reach, 1.0)
     bottom = 1e-14 * top
     for _ in range(2):
@@ -197,10 +216,22 @@ def unseen_bound(
         grid = torch.linspace(0, 1, 128, dtype=torch.float64)
         above = top.unsqueeze(-1) * (bottom / top).unsqueeze(-1) ** grid
         distance = above.unsqueeze(-1) + (high.unsqueeze(-1) - theta).unsqueeze(1)
-        possible = _longest_start(distance, first, last) >= delta
+        longest = _longest_start(distance, first, last)
+        if error:
+            inverse = first.unsqueeze(1) / distance.unsqueeze(-2)
+            lost = error * torch.linalg.eigvalsh(inverse @ inverse.mT)[..., -1].clamp(min=0).sqrt()
+            longest = (1 + error / distance[..., -1]) * longest + lost
+        possible = longest >= delta
         index = torch.where(possible.any(-1), possible.int().argmax(-1), len(grid) - 1).clamp(min=1)
         top, bottom = (above.gather(-1, i.unsqueeze(-1)).squeeze(-1) for i in (index - 1, index))
     return high + torch.where(reach > 0, top, 0.0)
+
+
+def least_share(block: int, dimension: int, failure: float) -> float:
+    """delta: |X u| of a unit u falls below it with probability `failure`, X `block` random orthonormal rows."""
+    if block >= dimension:
+        return 1.0
+    return math.sqrt(scipy.special.betaincinv(block / 2, (dimension - block) / 2, failure))
 
 
 def _longest_start(distance: Tensor, first: Tensor, last: Tensor) -> Tensor:

@@ -69,6 +69,8 @@ class KrylovSchurBasis(KrylovBasis):
             larger T before: lower bounds of the conditions in A, (size,).
     """
 
+    SHARE = 0.2  # as `unseen_height` counts it
+
     def __init__(
         self, A: LinearOperator, first: Tensor, generator: torch.Generator, target: ComplexTarget
     ) -> None:
@@ -135,6 +137,7 @@ class KrylovSchurBasis(KrylovBasis):
                 dimension=self.n - keep,
                 failure=failure,
                 magnitude=self.magnitude,
+                error=self.error,
             )
             self._bound = min(self._bound, bound)
         return seen, torch.tensor([self._bound], dtype=torch.float64)

@@ -77,6 +77,9 @@ class Basis(Protocol):
     def unseen(self, keep: int, block: int, failure: float) -> tuple[Tensor, Tensor]:
         """The largest value seen in the complement, and a bound on all that it holds, (B,) each."""
 
+    def resolution(self, keep: int, block: int, failure: float) -> float:
+        """How far rounding keeps the bound above the value seen, about, however long the probe is."""
+
     def select(self, index: Tensor) -> Self:
         """The basis of some of the problems alone."""
 
@@ -436,9 +439,26 @@ class _Search:
             clear = g.unseen <= g.bar
             if clear.all():
                 break
+            rounded = g.unseen - seen <= 2 * basis.resolution(g.wanted, g.block, g.failure)
+            if (rounded | clear).all():
+                if g.block >= min(WIDEST_PROBE, basis.n - g.wanted):
+                    break
+                g.block, g.bar = self._wider(g, seen), None
+                return [g]
             if self._may_part(clear):
                 return [g.part(~clear), self._probed(g.part(clear))]
         return [self._probed(g)]
+
+    @staticmethod
+    def _wider(g: _Group, seen: Tensor) -> int:
+        """A block whose start holds so much of any eigenvector that rounding does not hide it, if there is."""
+        assert g.bar is not None
+        width, most = g.block, min(WIDEST_PROBE, g.basis.n - g.wanted)
+        while width < most:
+            width = min(2 * width, most)
+            if (seen + 2 * g.basis.resolution(g.wanted, width, g.failure / 2) <= g.bar).all():
+                break
+        return width
 
     def _probed(self, g: _Group) -> _Group:
         g.stage, g.probed, g.bar = "residuals", True, None
