@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -152,8 +152,13 @@ class Problem:
         residuals: Tensor,
         errors: Tensor,
         tol: float,
+        ends: Sequence[float],
+        heights: Tensor,
     ) -> dict[str, Any]:
-        """The fields that say how good the values are, and the notes."""
+        """The fields that say how good the values are, and the notes.
+
+        ends: the thresholds that `heights` (B, k), of the values, were to lie beyond.
+        """
         floor = rounding(self.working.dtype, found.norm)
         k = values.shape[-1]
         scale = values.abs().amax(-1) if k else residuals.new_zeros(len(values))
@@ -165,6 +170,12 @@ class Problem:
                 f"tol {tol:g} is below the rounding of {self.working.dtype} products: residuals of "
                 f"{floor:.1e} were asked for instead"
             )
+        for end in ends:
+            close = int(((heights - end).abs() <= floor).sum())
+            if close:
+                notes.append(
+                    f"{close} of {k} cannot be told from the threshold {end:g}: products round by {floor:.1e}"
+                )
         if not bool(converged.all()):
             notes.append(f"{int((~converged).sum())} of {converged.numel()} are above the tolerance")
         for note in notes:

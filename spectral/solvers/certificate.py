@@ -228,7 +228,7 @@ def unseen_bound(
 
 
 def least_share(block: int, dimension: int, failure: float) -> float:
-    """delta: |X u| of a unit u falls below it with probability `failure`, X `block` random orthonormal rows."""
+    """delta: |X u| of a unit u is below with probability `failure`, X `block` random orthonormal rows."""
     if block >= dimension:
         return 1.0
     return math.sqrt(scipy.special.betaincinv(block / 2, (dimension - block) / 2, failure))

@@ -23,7 +23,7 @@ from torch import Tensor
 from spectral.errors import OptionError
 from spectral.operators.base import LinearOperator
 from spectral.solvers.bell import Bell, ChebyshevFilter
-from spectral.solvers.certificate import Completeness
+from spectral.solvers.certificate import Completeness, rounding
 from spectral.solvers.dense import DENSE_AT_MOST, dense
 from spectral.solvers.krylov import product
 from spectral.solvers.lanczos import RitzPairs, finish, fresh_seed, lanczos
@@ -154,12 +154,14 @@ class _Solve:
         known = self.survey()
         if known.exact:
             found = self.as_they_are(known.rows, 1.0)
-        elif high <= known.low or known.high <= low:
+        elif high + known.basis.rounding <= known.low or known.high <= low - known.basis.rounding:
             found = self.as_they_are(known.rows[:, :0], self.confidence)
         else:
             found = self.cheapest(known, low, high)
         found.spent["solve"] += known.products
-        return replace(_ritz_between(found, low, high), norm=max(known.basis.norm, found.norm))
+        found = replace(found, norm=max(known.basis.norm, found.norm))
+        error = rounding(self.A.dtype, found.norm)
+        return _ritz_between(found, low - error, high + error)
 
     def cheapest(self, known: Spectrum, low: float, high: float) -> RitzPairs:
         """Rows that span the pairs in an interval, by the way that promises the fewest products."""
@@ -223,7 +225,8 @@ class _Solve:
         """The matrix itself."""
         M = self.A.dense().double()
         theta, Y = torch.linalg.eigh((M + M.mT) / 2)
-        rows = Y[:, (theta > low) & (theta < high)].mT.to(self.A.dtype).contiguous()[None]
+        error = rounding(self.A.dtype, theta.abs().max().item())
+        rows = Y[:, (theta > low - error) & (theta < high + error)].mT.to(self.A.dtype).contiguous()[None]
         found = self.as_they_are(rows, 1.0)
         found.spent["solve"] = self.A.shape[0]
         return replace(found, notes=["by forming the matrix, expected to take fewer products than a filter"])
