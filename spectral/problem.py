@@ -18,7 +18,7 @@ from spectral.solvers import Completeness, Progress, RitzPairs, RitzTriplets
 from spectral.solvers.certificate import rounding
 from spectral.solvers.checks import check_operator
 from spectral.solvers.dense import DENSE_AT_MOST
-from spectral.solvers.search import Which
+from spectral.solvers.search import EDGE, Which
 
 log = logging.getLogger("spectral")
 
@@ -171,10 +171,10 @@ class Problem:
                 f"{floor:.1e} were asked for instead"
             )
         for end in ends:
-            close = int(((heights - end).abs() <= floor).sum())
+            close = int(((heights - end).abs() <= EDGE * floor).sum())
             if close:
                 notes.append(
-                    f"{close} of {k} cannot be told from the threshold {end:g}: products round by {floor:.1e}"
+                    f"{close} of {k} are within rounding, {EDGE * floor:.1e}, of the threshold {end:g}"
                 )
         if not bool(converged.all()):
             notes.append(f"{int((~converged).sum())} of {converged.numel()} are above the tolerance")

@@ -75,7 +75,7 @@ def certify(vectors: Tensor, images: Tensor, *, descending: bool, magnitude: boo
         descending: order by decreasing value, or increasing.
         magnitude: order by decreasing magnitude instead.
     """
-    V, W = _orthonormalised(vectors, images)
+    V, W = orthonormalised(vectors, images)
     H = V @ W.mT
     theta, Y = torch.linalg.eigh((H + H.mT) / 2)
     order = torch.argsort(theta.abs() if magnitude else theta, dim=-1, descending=descending or magnitude)
@@ -97,8 +97,8 @@ def certify_triplets(right: Tensor, left: Tensor, images: tuple[Tensor, Tensor])
         right, left: (B, k, n) and (B, k, r) rows, orthonormal to rounding.
         images: A v (B, k, r) and A' u (B, k, n) for each, formed after the vectors were.
     """
-    V, AV = _orthonormalised(right, images[0])
-    U, AU = _orthonormalised(left, images[1])
+    V, AV = orthonormalised(right, images[0])
+    U, AU = orthonormalised(left, images[1])
     Y, sigma, Zh = torch.linalg.svd(U @ AV.mT)
     U, AU, V, AV = Y.mT @ U, Y.mT @ AU, Zh @ V, Zh @ AV
     on_left, on_right = (
@@ -110,7 +110,7 @@ def certify_triplets(right: Tensor, left: Tensor, images: tuple[Tensor, Tensor])
     return CertifiedTriplets(sigma, U, V, on_left, on_right, torch.maximum(_overlap(U), _overlap(V)))
 
 
-def _orthonormalised(V: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
+def orthonormalised(V: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
     """L^-1 V and L^-1 W in float64, V V' = L L'."""
     V, W = V.double(), W.double()
     L = torch.linalg.cholesky(V @ V.mT)

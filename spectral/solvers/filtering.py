@@ -23,11 +23,11 @@ from torch import Tensor
 from spectral.errors import OptionError
 from spectral.operators.base import LinearOperator
 from spectral.solvers.bell import Bell, ChebyshevFilter
-from spectral.solvers.certificate import Completeness, rounding
+from spectral.solvers.certificate import Completeness, orthonormalised, rounding
 from spectral.solvers.dense import DENSE_AT_MOST, dense
 from spectral.solvers.krylov import product
 from spectral.solvers.lanczos import RitzPairs, finish, fresh_seed, lanczos
-from spectral.solvers.search import STAGES, Progress, Which
+from spectral.solvers.search import EDGE, STAGES, Progress, Which
 from spectral.solvers.survey import Spectrum, survey
 
 PRODUCTS_A_PAIR = 5  # of Lanczos, to an end of an interval
@@ -160,7 +160,7 @@ class _Solve:
             found = self.cheapest(known, low, high)
         found.spent["solve"] += known.products
         found = replace(found, norm=max(known.basis.norm, found.norm))
-        error = rounding(self.A.dtype, found.norm)
+        error = 2 * EDGE * rounding(self.A.dtype, found.norm)
         return _ritz_between(found, low - error, high + error)
 
     def cheapest(self, known: Spectrum, low: float, high: float) -> RitzPairs:
@@ -225,7 +225,7 @@ class _Solve:
         """The matrix itself."""
         M = self.A.dense().double()
         theta, Y = torch.linalg.eigh((M + M.mT) / 2)
-        error = rounding(self.A.dtype, theta.abs().max().item())
+        error = EDGE * rounding(self.A.dtype, theta.abs().max().item())
         rows = Y[:, (theta > low - error) & (theta < high + error)].mT.to(self.A.dtype).contiguous()[None]
         found = self.as_they_are(rows, 1.0)
         found.spent["solve"] = self.A.shape[0]
@@ -297,7 +297,7 @@ def _applications(pairs: float) -> float:
 
 def _ritz_between(found: RitzPairs, low: float, high: float) -> RitzPairs:
     """The Ritz pairs of A from low to high in the span of the rows, from the largest down."""
-    V, W = found.vectors.double(), found.images.double()
+    V, W = orthonormalised(found.vectors, found.images)
     H = V @ W.mT
     theta, Y = torch.linalg.eigh((H + H.mT) / 2)
     Y = Y[..., (theta[0] > low) & (theta[0] < high)].flip(-1).mT

@@ -25,6 +25,7 @@ from spectral.solvers.checkpoint import Checkpoint
 WIDEST_PROBE = 16
 REFRESHES = 8
 POLISHES = 3
+EDGE = 3.0  # Ritz values in bases that were restarted differ by as many roundings of a product
 STAGES = ("solve", "completeness", "residuals")
 
 Which = Literal["largest", "smallest", "magnitude"]
@@ -129,7 +130,7 @@ class Target:
 
     def level(self, rounding: float) -> float | None:
         """The height that every pair sought exceeds, where it is not their number that is given."""
-        return None if self.above is None else self.sign * self.above - rounding
+        return None if self.above is None else self.sign * self.above - EDGE * rounding
 
     def wanted(self, theta: Tensor, rounding: float) -> int:
         """How many of the leading Ritz values (B, size) are sought."""
@@ -152,7 +153,7 @@ class Target:
         level = self.level(rounding)
         if level is None:
             return unseen
-        return torch.where(unseen > level, unseen.clamp(min=level + 2 * rounding), unseen)
+        return torch.where(unseen > level, unseen.clamp(min=level + 2 * EDGE * rounding), unseen)
 
     def height(self, theta: Tensor) -> Tensor:
         """What the order is by: the value, or its magnitude."""
@@ -480,6 +481,10 @@ class _Search:
         """Measure the wanted pairs' residuals anew, and send the group back where one is above tolerance."""
         theta, _ = g.basis.ritz()
         wanted = self.target.wanted(theta, g.basis.rounding)
+        if g.probed and wanted < g.wanted:
+            # A pair that the probe locked may be none of those returned, by rounding.
+            beyond = torch.maximum(g.unseen, self.target.height(theta[:, wanted]))
+            g.unseen = self.target.honest(beyond, g.basis.rounding)
         if wanted == 0:
             g.basis.restart(0)
             g.stage = "done"
