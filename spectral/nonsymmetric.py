@@ -57,12 +57,14 @@ def full_eigs(
     left_rows = None if proof.left is None else problem.shaped(proof.left[None], problem.input_shape)
     notes = [*found.notes, *_remarks(proof, defective, found, tol)]
     noted = replace(found, notes=notes, completeness=proof.completeness)
+    error = problem.rounding(J, found, options["seed"])
     judged = problem.judged(
         noted,
         proof.values[None],
         proof.residuals[None],
-        (conditions * proof.residuals)[None],
+        (conditions * proof.residuals.clamp(min=error.item()))[None],
         tol,
+        error=error,
         ends=[] if above is None else [above],
         heights=(proof.values.abs() if which == "magnitude" else proof.values.real)[None],
     )

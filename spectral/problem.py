@@ -15,9 +15,10 @@ from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.operators import Jacobian, LinearOperator
 from spectral.operators.subject import operator_of
 from spectral.solvers import Completeness, Progress, RitzPairs, RitzTriplets
-from spectral.solvers.certificate import rounding
+from spectral.solvers.certificate import SLACK, measured_rounding, rounding
 from spectral.solvers.checks import check_operator
 from spectral.solvers.dense import DENSE_AT_MOST
+from spectral.solvers.krylov import image
 from spectral.solvers.search import EDGE, Which
 
 log = logging.getLogger("spectral")
@@ -145,6 +146,19 @@ class Problem:
         most = asked.above is None and 5 * asked.k >= self.n and self.n <= DENSE_AT_MOST
         return self.n <= DENSE_BELOW or most
 
+    def rounding(self, A: LinearOperator, found: RitzPairs | RitzTriplets, seed: int) -> Tensor:
+        """Of products with A, (B,) on the CPU: eps |A|, or what two products more show."""
+        floor = rounding(self.working.dtype, found.norm) / SLACK
+        rows, images = (
+            (found.vectors, found.images) if isinstance(found, RitzPairs) else (found.right, found.images[0])
+        )
+        if not rows.shape[1]:
+            return torch.full((len(rows),), floor, dtype=torch.float64)
+        found.spent["rounding"] = 2
+        generator = torch.Generator().manual_seed(seed)
+        measured = measured_rounding(lambda V: image(A.apply, V, A), rows, images, generator)
+        return measured.cpu().clamp(min=floor)
+
     def judged(
         self,
         found: RitzPairs | RitzTriplets,
@@ -152,11 +166,13 @@ class Problem:
         residuals: Tensor,
         errors: Tensor,
         tol: float,
+        error: Tensor,
         ends: Sequence[float],
         heights: Tensor,
     ) -> dict[str, Any]:
         """The fields that say how good the values are, and the notes.
 
+        error: of a product, (B,), from `rounding`.
         ends: the thresholds that `heights` (B, k), of the values, were to lie beyond.
         """
         floor = rounding(self.working.dtype, found.norm)
@@ -185,7 +201,7 @@ class Problem:
             "values": self.one(values),
             "residuals": self.one(residuals),
             # Rounding in a product moves values by as much, however small the residual.
-            "errors": self.one(errors.clamp(min=floor / 10)),
+            "errors": self.one(torch.maximum(errors, error.unsqueeze(-1))),
             "converged": self.one(converged),
             "tolerance": self.one(tolerance),
             "completeness": Completeness(self.one(seen.bound), seen.confidence, seen.products),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import scipy.special
@@ -61,6 +62,34 @@ SLACK = 10.0
 def rounding(dtype: torch.dtype, norm: float) -> float:
     """Residuals below this are rounding of a product with an operator of this norm: `SLACK` eps |A|."""
     return SLACK * torch.finfo(dtype).eps * norm
+
+
+def measured_rounding(
+    apply: Callable[[Tensor], Tensor], vectors: Tensor, images: Tensor, generator: torch.Generator
+) -> Tensor:
+    """What products with the vectors are rounded by, as two further products tell, (B,).
+
+    With signs c and a random z of norm 1,
+
+        A (c V + z) = c (A V) + A z
+
+    but for rounding.  Sums of n terms alike, as those of a constant vector, round by up to n eps; z keeps
+    them from doing so here, and what shows is c E, E the rounding of the images.  No row of E is longer than
+    |E|_F, which is |c E| in the mean square.  Told is twice what shows, which may cancel in part.
+
+    Args:
+        apply: rows (B, m, n) -> A v.
+        vectors, images: (B, k, n), orthonormal, and A v for each.
+    """
+    B, k, n = vectors.shape
+    z = torch.randn(B, 1, n, generator=generator, dtype=torch.float64) / math.sqrt(n)
+    c = torch.randint(2, (B, 1, k), generator=generator, dtype=torch.float64) * 2 - 1
+    c = c.to(vectors.device)
+    both = (c @ vectors.double() + z.to(vectors.device)).to(vectors.dtype)
+    rest = (both.double() - c @ vectors.double()).to(vectors.dtype)
+    whole, part = apply(torch.cat([both, rest], dim=1)).double().unbind(1)
+    apart = whole - part - (c @ images.double()).squeeze(1)
+    return 2 * torch.linalg.vector_norm(apart, dim=-1)
 
 
 def certify(vectors: Tensor, images: Tensor, *, descending: bool, magnitude: bool) -> Certified:
