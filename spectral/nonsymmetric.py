@@ -62,9 +62,9 @@ def full_eigs(
         noted,
         proof.values[None],
         proof.residuals[None],
-        (conditions * proof.residuals.clamp(min=error.item()))[None],
+        (conditions * proof.residuals)[None],
         tol,
-        error=error,
+        error=conditions * error,
         ends=[] if above is None else [above],
         heights=(proof.values.abs() if which == "magnitude" else proof.values.real)[None],
     )

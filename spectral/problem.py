@@ -147,17 +147,17 @@ class Problem:
         return self.n <= DENSE_BELOW or most
 
     def rounding(self, A: LinearOperator, found: RitzPairs | RitzTriplets, seed: int) -> Tensor:
-        """Of products with A, (B,) on the CPU: eps |A|, or what two products more show."""
+        """Of products with A, (B, 1) on the CPU: four eps |A|, and twice what three products more show."""
         floor = rounding(self.working.dtype, found.norm) / SLACK
         rows, images = (
             (found.vectors, found.images) if isinstance(found, RitzPairs) else (found.right, found.images[0])
         )
         if not rows.shape[1]:
-            return torch.full((len(rows),), floor, dtype=torch.float64)
-        found.spent["rounding"] = 2
+            return torch.full((len(rows), 1), 4 * floor, dtype=torch.float64)
+        found.spent["rounding"] = 3
         generator = torch.Generator().manual_seed(seed)
         measured = measured_rounding(lambda V: image(A.apply, V, A), rows, images, generator)
-        return measured.cpu().clamp(min=floor)
+        return 4 * floor + 2 * measured.cpu().unsqueeze(-1)
 
     def judged(
         self,
@@ -172,7 +172,7 @@ class Problem:
     ) -> dict[str, Any]:
         """The fields that say how good the values are, and the notes.
 
-        error: of a product, (B,), from `rounding`.
+        error: what rounding of a product adds to errors, (B, 1) or (B, k).
         ends: the thresholds that `heights` (B, k), of the values, were to lie beyond.
         """
         floor = rounding(self.working.dtype, found.norm)
@@ -200,8 +200,8 @@ class Problem:
         return {
             "values": self.one(values),
             "residuals": self.one(residuals),
-            # Rounding in a product moves values by as much, however small the residual.
-            "errors": self.one(torch.maximum(errors, error.unsqueeze(-1))),
+            # Rounding in a product moves values by as much, and hides as much of a residual.
+            "errors": self.one(errors + error),
             "converged": self.one(converged),
             "tolerance": self.one(tolerance),
             "completeness": Completeness(self.one(seen.bound), seen.confidence, seen.products),

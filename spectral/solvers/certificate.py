@@ -67,15 +67,15 @@ def rounding(dtype: torch.dtype, norm: float) -> float:
 def measured_rounding(
     apply: Callable[[Tensor], Tensor], vectors: Tensor, images: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """What products with the vectors are rounded by, as two further products tell, (B,).
+    """What products with the vectors are rounded by, as three further products tell, (B,).
 
     With signs c and a random z of norm 1,
 
-        A (c V + z) = c (A V) + A z
+        A (c V +- z) = c (A V) +- A z
 
     but for rounding.  Sums of n terms alike, as those of a constant vector, round by up to n eps; z keeps
     them from doing so here, and what shows is c E, E the rounding of the images.  No row of E is longer than
-    |E|_F, which is |c E| in the mean square.  Told is twice what shows, which may cancel in part.
+    |E|_F, which is |c E| in the mean square.  Told is the sum of both differences, where one may cancel.
 
     Args:
         apply: rows (B, m, n) -> A v.
@@ -84,12 +84,11 @@ def measured_rounding(
     B, k, n = vectors.shape
     z = torch.randn(B, 1, n, generator=generator, dtype=torch.float64) / math.sqrt(n)
     c = torch.randint(2, (B, 1, k), generator=generator, dtype=torch.float64) * 2 - 1
-    c = c.to(vectors.device)
-    both = (c @ vectors.double() + z.to(vectors.device)).to(vectors.dtype)
-    rest = (both.double() - c @ vectors.double()).to(vectors.dtype)
-    whole, part = apply(torch.cat([both, rest], dim=1)).double().unbind(1)
-    apart = whole - part - (c @ images.double()).squeeze(1)
-    return 2 * torch.linalg.vector_norm(apart, dim=-1)
+    z, c = z.to(vectors), c.to(vectors.device)
+    ends = c @ vectors.double()
+    rows = torch.cat([ends + z, ends - z, z], dim=1).to(vectors.dtype)
+    apart = apply(rows).double() - torch.cat([c, c, 0 * c], dim=1) @ images.double()
+    return (apart[:, 0] - apart[:, 2]).norm(dim=-1) + (apart[:, 1] + apart[:, 2]).norm(dim=-1)
 
 
 def certify(vectors: Tensor, images: Tensor, *, descending: bool, magnitude: bool) -> Certified:
@@ -106,11 +105,13 @@ def certify(vectors: Tensor, images: Tensor, *, descending: bool, magnitude: boo
     """
     V, W = orthonormalised(vectors, images)
     H = V @ W.mT
-    theta, Y = torch.linalg.eigh((H + H.mT) / 2)
+    _, Y = torch.linalg.eigh((H + H.mT) / 2)
+    X, AX = Y.mT @ V, Y.mT @ W
+    # Rayleigh quotients by pairwise sums: those of a matrix product round by up to n eps.
+    theta = (X * AX).sum(-1) / X.square().sum(-1)
     order = torch.argsort(theta.abs() if magnitude else theta, dim=-1, descending=descending or magnitude)
     theta = theta.gather(-1, order)
-    Y = Y.gather(-1, order.unsqueeze(-2).expand_as(Y))
-    X, AX = Y.mT @ V, Y.mT @ W
+    X, AX = (rows.gather(-2, order.unsqueeze(-1).expand_as(rows)) for rows in (X, AX))
     residuals = torch.linalg.vector_norm(AX - theta.unsqueeze(-1) * X, dim=-1)
     X = (X * leading_sign(X)).to(vectors.dtype)
     return Certified(theta, X, residuals, _overlap(X))
@@ -128,8 +129,12 @@ def certify_triplets(right: Tensor, left: Tensor, images: tuple[Tensor, Tensor])
     """
     V, AV = orthonormalised(right, images[0])
     U, AU = orthonormalised(left, images[1])
-    Y, sigma, Zh = torch.linalg.svd(U @ AV.mT)
+    Y, _, Zh = torch.linalg.svd(U @ AV.mT)
     U, AU, V, AV = Y.mT @ U, Y.mT @ AU, Zh @ V, Zh @ AV
+    # By pairwise sums: those of a matrix product round by up to n eps.
+    sigma = (U * AV).sum(-1) / (U.square().sum(-1) * V.square().sum(-1)).sqrt()
+    sigma, order = sigma.clamp(min=0).sort(dim=-1, descending=True)
+    U, AU, V, AV = (rows.gather(-2, order.unsqueeze(-1).expand_as(rows)) for rows in (U, AU, V, AV))
     on_left, on_right = (
         torch.linalg.vector_norm(image - sigma.unsqueeze(-1) * vector, dim=-1)
         for image, vector in ((AV, U), (AU, V))

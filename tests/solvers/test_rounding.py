@@ -1,4 +1,4 @@
-"""Certificates where rounding is as large as what they speak of: low rank, thresholds at eigenvalues, long sums."""
+"""Certificates where rounding is as large as what they speak of: low rank, thresholds, long sums."""
 
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ DOORS = {
 
 @pytest.mark.parametrize("door", DOORS)
 def test_small_eigenvalues_of_low_rank_are_found(door):
-    """2e-4 twice beside 1 in float32: a start holds 1/sqrt(n) of each, and its product is below 10 eps |A|."""
+    """2e-4 twice beside 1 in float32: a start holds 1/sqrt(n) of each, its product less than 10 eps |A|."""
     for seed in range(3):
         found = DOORS[door](seed)
         size = torch.as_tensor(found.values).abs()
