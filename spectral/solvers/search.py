@@ -440,6 +440,7 @@ class _Search:
                 return [g]
             self._expand(g)
             self._tell(g, nothing, torch.ones(1))
+            before = g.unseen
             seen, g.unseen = basis.unseen(g.wanted, g.block, g.failure)
             missed = seen > g.bar
             if missed.any():
@@ -450,8 +451,9 @@ class _Search:
             clear = g.unseen <= g.bar
             if clear.all():
                 break
-            rounded = g.unseen - seen <= 2 * basis.resolution(g.wanted, g.block, g.failure)
-            if (rounded | clear).all():
+            over = g.unseen - seen
+            rounded = over <= 2 * basis.resolution(g.wanted, g.block, g.failure)
+            if ((rounded & (before - g.unseen <= 0.1 * over)) | clear).all():
                 if g.block >= min(WIDEST_PROBE, basis.n - g.wanted):
                     break
                 g.block, g.bar = self._wider(g, seen), None
