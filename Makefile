@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: eigs test test-slow check bench docs clean
+.PHONY: eigs test test-slow fuzz check bench docs clean
 
 eigs: $(STAMP)  ## certified top eigenpairs of the shipped denoiser's Jacobian on the shipped photograph
 	$(BIN)/spectral eigs --denoiser photos --crop 60 180 128 --sigma 0.15 -k 20 --out out
@@ -14,6 +14,9 @@ test: $(STAMP)  ## the test suite, under 12 minutes on two cores
 
 test-slow: $(STAMP)  ## the long proofs too
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+fuzz: $(STAMP)  ## adversarial spectra against LAPACK, 20 minutes of them
+	$(BIN)/python tests/fuzz.py --minutes 20
 
 check: $(STAMP)  ## lint, format and types
 	$(BIN)/ruff check .

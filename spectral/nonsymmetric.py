@@ -57,8 +57,16 @@ def full_eigs(
     left_rows = None if proof.left is None else problem.shaped(proof.left[None], problem.input_shape)
     notes = [*found.notes, *_remarks(proof, defective, found, tol)]
     noted = replace(found, notes=notes, completeness=proof.completeness)
+    error = problem.rounding(J, found, options["seed"])
     judged = problem.judged(
-        noted, proof.values[None], proof.residuals[None], (conditions * proof.residuals)[None], tol
+        noted,
+        proof.values[None],
+        proof.residuals[None],
+        (conditions * proof.residuals)[None],
+        tol,
+        error=conditions * error,
+        ends=[] if above is None else [above],
+        heights=(proof.values.abs() if which == "magnitude" else proof.values.real)[None],
     )
     return FullEigenPairs(
         **judged,
@@ -126,7 +134,8 @@ def certify_full(found: SchurPairs, k: int, *, which: Which, above: float | None
     target = ComplexTarget(k, which, above)
     sign = target.sign
     V, W = _orthonormal(found)
-    form = RealSchur.of(sign * (V @ W.mT).cpu().numpy(), rounding(found.eps, found.norm))
+    error = rounding(found.eps, found.norm)
+    form = RealSchur.of(sign * (V @ W.mT).cpu().numpy(), error)
 
     def height(values: np.ndarray) -> np.ndarray:
         return target.height(torch.from_numpy(values)).numpy()
@@ -134,7 +143,7 @@ def certify_full(found: SchurPairs, k: int, *, which: Which, above: float | None
     form = form.ordered(height)
     order = form.order(height)  # differs where blocks were too close to be exchanged
     theta = torch.from_numpy(form.values[order])
-    wanted = target.wanted(theta[None])
+    wanted = target.wanted(theta[None], error)
     Z = torch.from_numpy(form.Z).to(V)
     Q, AQ, T = Z.mT @ V, Z.mT @ W, sign * torch.from_numpy(form.T)
     values, Y = theta, torch.from_numpy(form.vectors[:, order])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from spectral.operators import Jacobian, LinearOperator
 from spectral.operators.scale import UnitScale
 from spectral.operators.subject import operator_of
 from spectral.solvers import Completeness, Progress, RitzPairs, RitzTriplets
-from spectral.solvers.certificate import rounding
+from spectral.solvers.certificate import SLACK, measured_rounding, rounding
 from spectral.solvers.checks import check_operator
 from spectral.solvers.dense import DENSE_AT_MOST
-from spectral.solvers.search import Which
+from spectral.solvers.krylov import image
+from spectral.solvers.search import EDGE, Which
 
 log = logging.getLogger("spectral")
 
@@ -167,6 +168,19 @@ class Problem:
         most = asked.above is None and 5 * asked.k >= self.n and self.n <= DENSE_AT_MOST
         return self.n <= DENSE_BELOW or most
 
+    def rounding(self, A: LinearOperator, found: RitzPairs | RitzTriplets, seed: int) -> Tensor:
+        """Of products with A, (B, 1) on the CPU: four eps |A|, and twice what three products more show."""
+        floor = rounding(self.working.eps, found.norm) / SLACK
+        rows, images = (
+            (found.vectors, found.images) if isinstance(found, RitzPairs) else (found.right, found.images[0])
+        )
+        if not rows.shape[1]:
+            return torch.full((len(rows), 1), 4 * floor, dtype=torch.float64)
+        found.spent["rounding"] = 3
+        generator = torch.Generator().manual_seed(seed)
+        measured = measured_rounding(lambda V: image(A.apply, V, A), rows, images, generator)
+        return 4 * floor + 2 * measured.cpu().unsqueeze(-1)
+
     def judged(
         self,
         found: RitzPairs | RitzTriplets,
@@ -174,8 +188,15 @@ class Problem:
         residuals: Tensor,
         errors: Tensor,
         tol: float,
+        error: Tensor,
+        ends: Sequence[float],
+        heights: Tensor,
     ) -> dict[str, Any]:
-        """The fields that say how good the values are, and the notes: told of A, found of `working`."""
+        """The fields that say how good the values are, and the notes: told of A, found of `working`.
+
+        error: what rounding of a product adds to errors, (B, 1) or (B, k).
+        ends: the thresholds that `heights` (B, k), of the values, were to lie beyond.
+        """
         floor = rounding(self.working.eps, found.norm)
         k = values.shape[-1]
         scale = values.abs().amax(-1) if k else residuals.new_zeros(len(values))
@@ -187,6 +208,14 @@ class Problem:
                 f"tol {tol:g} is below the rounding of products, {self.working.eps:.1e} in {self.A.dtype}: "
                 f"residuals of {floor * self.scale.max().item():.1e} were asked for instead"
             )
+        for end in ends:
+            close = int(((heights - end).abs() <= EDGE * floor).sum())
+            if close:
+                size = self.scale.max().item()
+                notes.append(
+                    f"{close} of {k} are within rounding, {EDGE * floor * size:.1e}, of the threshold "
+                    f"{end * size:g}"
+                )
         if not bool(converged.all()):
             notes.append(f"{int((~converged).sum())} of {converged.numel()} are above the tolerance")
         for note in notes:
@@ -195,8 +224,8 @@ class Problem:
         return {
             "values": self.sized(values),
             "residuals": self.sized(residuals),
-            # Rounding in a product moves values by as much, however small the residual.
-            "errors": self.sized(errors.clamp(min=floor / 10)),
+            # Rounding in a product moves values by as much, and hides as much of a residual.
+            "errors": self.sized(errors + error),
             "converged": self.one(converged),
             "tolerance": self.sized(tolerance),
             "completeness": Completeness(self.sized(seen.bound), seen.confidence, seen.products),

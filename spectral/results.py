@@ -27,7 +27,8 @@ class Spectrum:
         values: (k,), float64, in the order of `which`.
         residuals: (k,), from products formed after the solve, in the model's precision.
         errors: (k,), bounds on the distance of each value to one of the operator's own: min(r, r^2/gap), the
-            gap at the confidence of `completeness`; not below the rounding of a product.
+            gap at the confidence of `completeness`; and the rounding of a product, four eps |J| and twice
+            what three products more show of it.
         converged: (k,), whether the residual is at most `tolerance`.
         tolerance: tol max |value|, or ten times the rounding of a product where that is larger; (), or (B,).
         completeness: what can be said of values that were not returned.
@@ -36,8 +37,8 @@ class Spectrum:
         above: the value beyond which all were sought; None where k of them were.
         tol: as asked.
         method: the solver's name.
-        spent: products by purpose: solve, completeness, residuals, asymmetry, ...  One is a product with J
-            and one with J'.  With `batched`, the mean over the images.
+        spent: products by purpose: solve, completeness, residuals, asymmetry, rounding, ...  One is a
+            product with J and one with J'.  With `batched`, the mean over the images.
         seconds: of wall time.
         operator: what was solved, in words.
         notes: what the user should know: a fallback, a tolerance out of reach, an interruption.

@@ -106,8 +106,9 @@ def top_eigs(
         k: how many pairs, 1 <= k <= d; not used where `above` or `between` is given.
         part: "symmetric", eigenpairs of S; "full", complex eigenpairs of J itself.
         which: "largest" (algebraic), "smallest", or "magnitude"; by real part or modulus for part="full".
-        above: find all eigenvalues beyond this value instead (larger; smaller for "smallest").
-        between: (low, high): find all eigenvalues of S inside instead, from the largest down.
+        above: find all eigenvalues beyond this value instead (larger; smaller for "smallest").  Those that
+            rounding cannot tell from it are returned too, and noted.
+        between: (low, high): find all eigenvalues of S inside instead, from the largest down; as for `above`.
         tol: relative residual: |S e - lambda e| <= tol max |lambda|.
         method: "auto", or
             "lanczos" (thick restart), the fewest products in general;
@@ -189,7 +190,16 @@ def top_eigs(
     )
     errors = error_bounds(proof.values, proof.residuals, unseen, which=which)
     return EigenPairs(
-        **problem.judged(found, proof.values, proof.residuals, errors, tol),
+        **problem.judged(
+            found,
+            proof.values,
+            proof.residuals,
+            errors,
+            tol,
+            error=problem.rounding(problem.working.symmetric_part(), found, seed),
+            ends=asked.between or ([] if asked.above is None else [asked.above]),
+            heights=proof.values.abs() if magnitude and between is None else proof.values,
+        ),
         vectors=problem.shaped(proof.vectors, problem.input_shape),
         orthogonality=problem.one(proof.orthogonality),
         asymmetry=skew,
@@ -287,7 +297,7 @@ def top_svd(
     Args:
         model_or_operator, y: as in `top_eigs`; the operator may be rectangular.
         k: how many triplets, 1 <= k <= min(r, d); not used where `above` is given.
-        above: find all singular values above this instead.
+        above: find all singular values above this instead, and those that rounding cannot tell from it.
         tol: relative residual: |J v - sigma u| and |J' u - sigma v| <= tol max sigma.
         method: "auto", "golub-kahan" (thick restart), "randomized" (block Krylov, exactly `max_products`), or
             "dense" (form J from d products), which "auto" takes where d <= 128, or where k >= d / 5 and
@@ -324,7 +334,16 @@ def top_svd(
     errors = error_bounds(proof.values, joint, unseen, which="largest")
     residuals = torch.maximum(proof.left_residuals, proof.right_residuals)
     return SingularTriplets(
-        **problem.judged(found, proof.values, residuals, errors, tol),
+        **problem.judged(
+            found,
+            proof.values,
+            residuals,
+            errors,
+            tol,
+            error=problem.rounding(problem.working, found, seed),
+            ends=[] if asked.above is None else [asked.above],
+            heights=proof.values,
+        ),
         left=problem.shaped(proof.left, problem.output_shape),
         right=problem.shaped(proof.right, problem.input_shape),
         left_residuals=problem.one(proof.left_residuals),

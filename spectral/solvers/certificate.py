@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import scipy.special
@@ -55,9 +56,39 @@ class CertifiedTriplets:
     orthogonality: Tensor
 
 
+SLACK = 10.0
+
+
 def rounding(eps: float, norm: float) -> float:
-    """Residuals below this are rounding of a product with an operator of this norm and relative rounding."""
-    return 10 * eps * norm
+    """Residuals below this are rounding of a product: `SLACK` eps |A|, eps an operator's relative rounding."""
+    return SLACK * eps * norm
+
+
+def measured_rounding(
+    apply: Callable[[Tensor], Tensor], vectors: Tensor, images: Tensor, generator: torch.Generator
+) -> Tensor:
+    """What products with the vectors are rounded by, as three further products tell, (B,).
+
+    With signs c and a random z of norm 1,
+
+        A (c V +- z) = c (A V) +- A z
+
+    but for rounding.  Sums of n terms alike, as those of a constant vector, round by up to n eps; z keeps
+    them from doing so here, and what shows is c E, E the rounding of the images.  No row of E is longer than
+    |E|_F, which is |c E| in the mean square.  Told is the sum of both differences, where one may cancel.
+
+    Args:
+        apply: rows (B, m, n) -> A v.
+        vectors, images: (B, k, n), orthonormal, and A v for each.
+    """
+    B, k, n = vectors.shape
+    z = torch.randn(B, 1, n, generator=generator, dtype=torch.float64) / math.sqrt(n)
+    c = torch.randint(2, (B, 1, k), generator=generator, dtype=torch.float64) * 2 - 1
+    z, c = z.to(vectors), c.to(vectors.device)
+    ends = c @ vectors.double()
+    rows = torch.cat([ends + z, ends - z, z], dim=1).to(vectors.dtype)
+    apart = apply(rows).double() - torch.cat([c, c, 0 * c], dim=1) @ images.double()
+    return (apart[:, 0] - apart[:, 2]).norm(dim=-1) + (apart[:, 1] + apart[:, 2]).norm(dim=-1)
 
 
 def certify(vectors: Tensor, images: Tensor, *, descending: bool, magnitude: bool) -> Certified:
@@ -72,13 +103,15 @@ def certify(vectors: Tensor, images: Tensor, *, descending: bool, magnitude: boo
         descending: order by decreasing value, or increasing.
         magnitude: order by decreasing magnitude instead.
     """
-    V, W = _orthonormalised(vectors, images)
+    V, W = orthonormalised(vectors, images)
     H = V @ W.mT
-    theta, Y = torch.linalg.eigh((H + H.mT) / 2)
+    _, Y = torch.linalg.eigh((H + H.mT) / 2)
+    X, AX = Y.mT @ V, Y.mT @ W
+    # Rayleigh quotients by pairwise sums: those of a matrix product round by up to n eps.
+    theta = (X * AX).sum(-1) / X.square().sum(-1)
     order = torch.argsort(theta.abs() if magnitude else theta, dim=-1, descending=descending or magnitude)
     theta = theta.gather(-1, order)
-    Y = Y.gather(-1, order.unsqueeze(-2).expand_as(Y))
-    X, AX = Y.mT @ V, Y.mT @ W
+    X, AX = (rows.gather(-2, order.unsqueeze(-1).expand_as(rows)) for rows in (X, AX))
     residuals = torch.linalg.vector_norm(AX - theta.unsqueeze(-1) * X, dim=-1)
     X = (X * leading_sign(X)).to(vectors.dtype)
     return Certified(theta, X, residuals, _overlap(X))
@@ -94,10 +127,14 @@ def certify_triplets(right: Tensor, left: Tensor, images: tuple[Tensor, Tensor])
         right, left: (B, k, n) and (B, k, r) rows, orthonormal to rounding.
         images: A v (B, k, r) and A' u (B, k, n) for each, formed after the vectors were.
     """
-    V, AV = _orthonormalised(right, images[0])
-    U, AU = _orthonormalised(left, images[1])
-    Y, sigma, Zh = torch.linalg.svd(U @ AV.mT)
+    V, AV = orthonormalised(right, images[0])
+    U, AU = orthonormalised(left, images[1])
+    Y, _, Zh = torch.linalg.svd(U @ AV.mT)
     U, AU, V, AV = Y.mT @ U, Y.mT @ AU, Zh @ V, Zh @ AV
+    # By pairwise sums: those of a matrix product round by up to n eps.
+    sigma = (U * AV).sum(-1) / (U.square().sum(-1) * V.square().sum(-1)).sqrt()
+    sigma, order = sigma.clamp(min=0).sort(dim=-1, descending=True)
+    U, AU, V, AV = (rows.gather(-2, order.unsqueeze(-1).expand_as(rows)) for rows in (U, AU, V, AV))
     on_left, on_right = (
         torch.linalg.vector_norm(image - sigma.unsqueeze(-1) * vector, dim=-1)
         for image, vector in ((AV, U), (AU, V))
@@ -107,7 +144,7 @@ def certify_triplets(right: Tensor, left: Tensor, images: tuple[Tensor, Tensor])
     return CertifiedTriplets(sigma, U, V, on_left, on_right, torch.maximum(_overlap(U), _overlap(V)))
 
 
-def _orthonormalised(V: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
+def orthonormalised(V: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
     """L^-1 V and L^-1 W in float64, V V' = L L'."""
     V, W = V.double(), W.double()
     L = torch.linalg.cholesky(V @ V.mT)
@@ -153,7 +190,14 @@ def error_bounds(values: Tensor, residuals: Tensor, unseen: Tensor, *, which: st
 
 
 def unseen_bound(
-    T: Tensor, C: Tensor, *, block: int, dimension: int, failure: float, share: float = 1.0
+    T: Tensor,
+    C: Tensor,
+    *,
+    block: int,
+    dimension: int,
+    failure: float,
+    share: float = 1.0,
+    error: float = 0.0,
 ) -> Tensor:
     """An upper bound on the largest eigenvalue of a symmetric operator, from one block Krylov space.
 
@@ -170,6 +214,13 @@ def unseen_bound(
     alone: otherwise mu lies where g(mu) >= delta.  For b = 1, g is about 1 / |p(mu)|, p the Lanczos
     polynomial.  Nothing else is random, so the space may be stopped by what it shows.
 
+    Products are rounded: A V' = V' T + X_{m+1}' C + E, |E' u| <= e, adds (mu - T)^{-1} E' u to w, and
+
+        |X_1 u| <= (1 + e / (mu - theta_1)) g(mu) + e |first b rows of (mu - T)^{-1}|.
+
+    A start holds about 1 / sqrt(n) of u, so that a product of it may lose in rounding what is many times as
+    large as e: mu may exceed theta_1 by e / delta however small C is.
+
     Args:
         T: (B, s, s) float64, the projected matrix, its first `block` rows those of the start.
         C: (B, c, s), the coupling to the next block; no rows where the space is spanned.
@@ -177,6 +228,7 @@ def unseen_bound(
         dimension: n.
         failure: probability that the bound does not hold.
         share: norm of u's part in the space that the start is drawn from; 1 where that is the whole space.
+        error: e.
 
     Returns:
         (B,), the largest mu that cannot be excluded; at least the largest Ritz value.
@@ -186,10 +238,11 @@ def unseen_bound(
     theta, Z = torch.linalg.eigh(T)
     high = theta[:, -1]
     if C.shape[1] == 0 or block >= dimension:
-        return high
-    delta = share * math.sqrt(scipy.special.betaincinv(block / 2, (dimension - block) / 2, failure))
+        return high + error
+    delta = share * least_share(block, dimension, failure)
     first, last = Z[:, :block], C @ Z
-    reach = torch.linalg.vector_norm(C, dim=(-2, -1)) / delta  # g(mu) <= |C| / (mu - theta_1)
+    # g(mu) <= |C| / (mu - theta_1), and the rows of the inverse are no longer than 1 / (mu - theta_1).
+    reach = (torch.linalg.vector_norm(C, dim=(-2, -1)) + 2 * error) / delta
     top = torch.where(reach > 0, reach, 1.0)
     bottom = 1e-14 * top
     for _ in range(2):
@@ -197,10 +250,22 @@ def unseen_bound(
         grid = torch.linspace(0, 1, 128, dtype=torch.float64)
         above = top.unsqueeze(-1) * (bottom / top).unsqueeze(-1) ** grid
         distance = above.unsqueeze(-1) + (high.unsqueeze(-1) - theta).unsqueeze(1)
-        possible = _longest_start(distance, first, last) >= delta
+        longest = _longest_start(distance, first, last)
+        if error:
+            inverse = first.unsqueeze(1) / distance.unsqueeze(-2)
+            lost = error * torch.linalg.eigvalsh(inverse @ inverse.mT)[..., -1].clamp(min=0).sqrt()
+            longest = (1 + error / distance[..., -1]) * longest + lost
+        possible = longest >= delta
         index = torch.where(possible.any(-1), possible.int().argmax(-1), len(grid) - 1).clamp(min=1)
         top, bottom = (above.gather(-1, i.unsqueeze(-1)).squeeze(-1) for i in (index - 1, index))
     return high + torch.where(reach > 0, top, 0.0)
+
+
+def least_share(block: int, dimension: int, failure: float) -> float:
+    """delta: |X u| of a unit u is below with probability `failure`, X `block` random orthonormal rows."""
+    if block >= dimension:
+        return 1.0
+    return math.sqrt(scipy.special.betaincinv(block / 2, (dimension - block) / 2, failure))
 
 
 def _longest_start(distance: Tensor, first: Tensor, last: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from spectral.operators.base import LinearOperator
-from spectral.solvers.certificate import Completeness
+from spectral.solvers.certificate import Completeness, rounding
 from spectral.solvers.golub_kahan import RitzTriplets
 from spectral.solvers.lanczos import RitzPairs
 from spectral.solvers.search import Target, Which, remaining
@@ -30,14 +30,17 @@ def dense(
     theta, Y = torch.linalg.eigh(target.sign * (M + M.mT) / 2)
     order = torch.argsort(target.height(theta), dim=-1, descending=True)
     theta = theta.gather(-1, order)
-    wanted = target.wanted(theta)
+    norm = theta.abs().max().item()
+    wanted = target.wanted(theta, rounding(A.eps, norm))
     V = Y.gather(-1, order[:, None, :wanted].expand(-1, A.shape[0], -1)).mT.to(A.dtype).contiguous()
     return RitzPairs(
         vectors=V,
         images=A.apply(V) if A.batch else A.apply(V[0])[None],
-        completeness=Completeness(target.sign * remaining(target, theta.cpu()), 1.0, 0),
+        completeness=Completeness(
+            target.sign * remaining(target, theta.cpu(), rounding(A.eps, norm)), 1.0, 0
+        ),
         spent={"solve": A.shape[0], "residuals": wanted},
-        norm=theta.abs().max().item(),
+        norm=norm,
     )
 
 
@@ -51,7 +54,8 @@ def dense_svd(A: LinearOperator, k: int = 1, *, above: float | None = None) -> R
     M = A.dense().double()
     Y, sigma, Zh = torch.linalg.svd(M if A.batch else M[None], full_matrices=False)
     target = Target(k, above=above)
-    wanted = target.wanted(sigma)
+    norm = sigma.max().item()
+    wanted = target.wanted(sigma, rounding(A.eps, norm))
     U, V = (X[:, :wanted].to(A.dtype).contiguous() for X in (Y.mT, Zh))
     images = (
         (A.apply(V), A.apply_transpose(U))
@@ -62,7 +66,7 @@ def dense_svd(A: LinearOperator, k: int = 1, *, above: float | None = None) -> R
         right=V,
         left=U,
         images=images,
-        completeness=Completeness(remaining(target, sigma.cpu()), 1.0, 0),
+        completeness=Completeness(remaining(target, sigma.cpu(), rounding(A.eps, norm)), 1.0, 0),
         spent={"solve": A.shape[1], "residuals": wanted},
-        norm=sigma.max().item(),
+        norm=norm,
     )

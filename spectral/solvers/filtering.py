@@ -23,11 +23,11 @@ from torch import Tensor
 from spectral.errors import OptionError
 from spectral.operators.base import LinearOperator
 from spectral.solvers.bell import Bell, ChebyshevFilter
-from spectral.solvers.certificate import Completeness
+from spectral.solvers.certificate import Completeness, orthonormalised, rounding
 from spectral.solvers.dense import DENSE_AT_MOST, dense
 from spectral.solvers.krylov import product
 from spectral.solvers.lanczos import RitzPairs, finish, fresh_seed, lanczos
-from spectral.solvers.search import STAGES, Progress, Which
+from spectral.solvers.search import EDGE, STAGES, Progress, Which
 from spectral.solvers.survey import SURVEY_STEPS, Spectrum, survey
 
 PRODUCTS_A_PAIR = 5  # of Lanczos, to an end of an interval
@@ -155,14 +155,17 @@ class _Solve:
         """All pairs in an interval, in the way that takes the fewest products."""
         known = self.survey()
         if known.exact:
-            Y = torch.linalg.eigh(known.basis.T)[1][..., (known.theta[0] > low) & (known.theta[0] < high)]
+            edge, theta = known.basis.rounding, known.theta[0]
+            Y = torch.linalg.eigh(known.basis.T)[1][..., (theta > low - edge) & (theta < high + edge)]
             found = self.as_they_are(Y.mT.to(known.rows) @ known.rows, 1.0)
-        elif high <= known.low or known.high <= low:
+        elif high + known.basis.rounding <= known.low or known.high <= low - known.basis.rounding:
             found = self.as_they_are(known.rows[:, :0], self.confidence)
         else:
             found = self.cheapest(known, low, high)
         found.spent["solve"] += known.products
-        return replace(_ritz_between(found, low, high), norm=max(known.basis.norm, found.norm))
+        found = replace(found, norm=max(known.basis.norm, found.norm))
+        error = 2 * EDGE * rounding(self.A.eps, found.norm)
+        return _ritz_between(found, low - error, high + error)
 
     def cheapest(self, known: Spectrum, low: float, high: float) -> RitzPairs:
         """Rows that span the pairs in an interval, by the way that promises the fewest products."""
@@ -225,7 +228,8 @@ class _Solve:
         """The matrix itself."""
         M = self.A.dense().double()
         theta, Y = torch.linalg.eigh((M + M.mT) / 2)
-        rows = Y[:, (theta > low) & (theta < high)].mT.to(self.A.dtype).contiguous()[None]
+        error = EDGE * rounding(self.A.eps, theta.abs().max().item())
+        rows = Y[:, (theta > low - error) & (theta < high + error)].mT.to(self.A.dtype).contiguous()[None]
         found = self.as_they_are(rows, 1.0)
         found.spent["solve"] = self.A.shape[0]
         return replace(found, notes=["by forming the matrix, expected to take fewer products than a filter"])
@@ -302,7 +306,7 @@ def _applications(pairs: float) -> float:
 
 def _ritz_between(found: RitzPairs, low: float, high: float) -> RitzPairs:
     """The Ritz pairs of A from low to high in the span of the rows, from the largest down."""
-    V, W = found.vectors.double(), found.images.double()
+    V, W = orthonormalised(found.vectors, found.images)
     H = V @ W.mT
     theta, Y = torch.linalg.eigh((H + H.mT) / 2)
     Y = Y[..., (theta[0] > low) & (theta[0] < high)].flip(-1).mT

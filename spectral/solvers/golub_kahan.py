@@ -33,7 +33,6 @@ from spectral.solvers.krylov import (
     random_complement,
     reserve,
     sent,
-    turned,
 )
 from spectral.solvers.lanczos import first_block
 from spectral.solvers.search import Progress, Target, search
@@ -52,12 +51,13 @@ class GolubKahanBasis(Relation):
     """
 
     HELD = ("V", "U", "B", "X", "C", "F")
+    SHARE = 0.5**0.5
 
     def __init__(self, A: LinearOperator, first: Tensor, generator: torch.Generator) -> None:
         self.A, self.generator = A, generator
         problems, _, self.n = first.shape
         self.r = A.shape[0]
-        self.norm = 0.0
+        self.norm = self.lost = 0.0
         self.V = first.new_empty(problems, 0, self.n)
         self.U = first.new_empty(problems, 0, self.r)
         self.B = torch.zeros(problems, 0, 0, dtype=torch.float64)
@@ -105,8 +105,8 @@ class GolubKahanBasis(Relation):
             NotSymmetricError: the products with A' are not those of A's transpose.
         """
         p, q, b = self.columns, self.size, self.block
-        H, Q, R = self.measured(self.A.apply, self.X, self.U[:, :q])
-        Y, R = turned(Q, R, self.U[:, :q], self.vanishing, self.generator)
+        H, Q, R, vanishing = self.measured(self.A.apply, self.X, self.U[:, :q])
+        Y, R = self.turned(Q, R, self.U[:, :q], vanishing)
         grown = q + Y.shape[1]
         self.V, self.U = reserve(self.V, p, p + b), reserve(self.U, q, grown)
         self.V[:, p : p + b], self.U[:, q:grown] = self.X, Y
@@ -114,9 +114,9 @@ class GolubKahanBasis(Relation):
         B[:, :q, :p], B[:, :q, p:], B[:, q:, p:] = self.B, H.mT, R
 
         V = self.V[:, : p + b]
-        H, Q, R = self.measured(self.A.apply_transpose, Y, V)
+        H, Q, R, vanishing = self.measured(self.A.apply_transpose, Y, V)
         check_adjoint(B[:, q:], H, self.norm, self.A)
-        X, R = turned(Q, R, V, self.vanishing, self.generator)
+        X, R = self.turned(Q, R, V, vanishing)
         C = torch.nn.functional.pad(R, (q, 0))
         F = torch.nn.functional.pad(self.F, (0, grown - q))
         # All at once, so that an interruption leaves the relation as it was.
@@ -144,6 +144,7 @@ class GolubKahanBasis(Relation):
     def restart_afresh(self, keep: int, block: int) -> None:
         """Keep the leading triplets alone and go on from `block` random right vectors orthogonal to them."""
         self.restart(keep)
+        self.lost = 0.0
         self.F = torch.cat([self.F, self.C], dim=1)
         self.X = random_complement(self.V[:, :keep], min(block, self.n - keep), self.generator)
         self.C = torch.zeros(len(self.B), self.block, keep, dtype=torch.float64)
@@ -172,7 +173,13 @@ class GolubKahanBasis(Relation):
         T[:, p:, :p], T[:, :p, p:] = B, B.mT
         coupling = torch.nn.functional.pad(C, (p, 0))
         bound = unseen_bound(
-            T, coupling, block=block, dimension=self.n - keep, failure=failure, share=0.5**0.5
+            T,
+            coupling,
+            block=block,
+            dimension=self.n - keep,
+            failure=failure,
+            share=self.SHARE,
+            error=self.error,
         )
         return torch.linalg.matrix_norm(B, ord=2), bound
 

@@ -19,30 +19,36 @@ it is to know of it (`Relation.measured`), and for no copy to the device.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from spectral.errors import NotFiniteError, NotSymmetricError
 from spectral.operators.base import LinearOperator
-from spectral.solvers.certificate import rounding, unseen_bound
+from spectral.solvers.certificate import SLACK, least_share, rounding, unseen_bound
 
 
 class Relation:
     """What every basis here is: tensors with an axis of problems, of which some can be selected, and kept.
 
-    A subclass names in HELD the tensors that make up its relation, and in `rows` how many rows of each basis
-    count; it has an operator A, a generator, and the largest |A x| seen so far, `norm`.
+    A subclass names in HELD the tensors that make up its relation, in `rows` how many rows of each basis
+    count, and in SHARE the norm of the part of an eigenvector that a random start sees; it has an operator A
+    on vectors of length n, a generator, the largest |A x| seen so far, `norm`, and in `lost` the norm of all
+    that products since `restart_afresh` held of directions too short to go on from.
     """
 
     HELD: ClassVar[tuple[str, ...]]
+    SHARE: ClassVar[float] = 1.0
 
     A: LinearOperator
     X: Tensor
+    n: int
     generator: torch.Generator
     norm: float
+    lost: float
 
     @property
     def rounding(self) -> float:
@@ -58,16 +64,26 @@ class Relation:
         return rounding(torch.finfo(self.A.dtype).eps, self.norm)
 
     @property
+    def error(self) -> float:
+        """What the relation may be off by: eps |A|, and what was lost."""
+        return math.hypot(self.rounding / SLACK, self.lost)
+
+    def resolution(self, keep: int, block: int, failure: float) -> float:
+        """How far `unseen` must stay above all that a probe from `block` vectors saw, however long it is."""
+        return self.error / (self.SHARE * least_share(block, self.n - keep, failure))
+
+    @property
     def rows(self) -> dict[str, int]:
         """Rows that count, of tensors with room for more."""
         raise NotImplementedError
 
     def measured(
         self, apply: Callable[[Tensor], Tensor], X: Tensor, basis: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """H, Q and R of A x for each row, less its part in `basis`: A X' = basis' H' + Q R; and their norms.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """H, Q and R of A x for each row, less its part in `basis`: A X' = basis' H' + Q R; and its rounding.
 
-        X (B, b, n), basis (B, size, n); H (B, b, size) and R (B, b, b) float64 on the CPU, Q (B, n, b).
+        X (B, b, n), basis (B, size, n); H (B, b, size) and R (B, b, b) float64 on the CPU, Q (B, n, b).  Of R
+        nothing below the rounding (B, 1), which is that of these products and not of |A|, can be trusted.
 
         Raises:
             NotFiniteError: a product holds NaN or infinity.
@@ -78,7 +94,14 @@ class Relation:
         Q, R = torch.linalg.qr(W.mT)
         norms, H, R = fetched(norms, H, R)
         self.norm = max(self.norm, largest(norms, self.A))
-        return H, Q, R
+        longest = norms.amax(-1, keepdim=True) if X.shape[1] else norms.new_zeros(len(norms), 1)
+        return H, Q, R, rounding(torch.finfo(self.A.dtype).eps, 1.0) * longest
+
+    def turned(self, Q: Tensor, R: Tensor, held: Tensor, vanishing: Tensor) -> tuple[Tensor, Tensor]:
+        """`turned` with this basis's generator; what vanishes is added to `lost`."""
+        X, R, lost = turned(Q, R, held, vanishing, self.generator)
+        self.lost = math.hypot(self.lost, lost)
+        return X, R
 
     def held(self) -> dict[str, Tensor]:
         """The tensors of the relation, without the room."""
@@ -101,15 +124,15 @@ class Relation:
 
     def state(self) -> dict[str, Tensor]:
         """All that `restored` needs."""
-        norm = torch.tensor(self.norm, dtype=torch.float64)
-        return self.held() | {"norm": norm, "generator": self.generator.get_state()}
+        plain = {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in ("norm", "lost")}
+        return self.held() | plain | {"generator": self.generator.get_state()}
 
     def restored(self, state: dict[str, Tensor]) -> Self:
         """A basis of the same operator as it was at `state`."""
         part = copy.copy(self)
         part.generator = torch.Generator()
         part.generator.set_state(state["generator"])
-        part.norm = state["norm"].item()
+        part.norm, part.lost = state["norm"].item(), state["lost"].item()
         for name in self.HELD:
             setattr(part, name, state[name].to(getattr(self, name).device))
         return part
@@ -140,7 +163,7 @@ class KrylovBasis(Relation):
         self.F = torch.zeros(B, 0, 0, dtype=torch.float64)
         self.images = self.V
         self._solved = (torch.empty(0), torch.empty(0), torch.empty(0))
-        self.norm = 0.0
+        self.norm = self.lost = 0.0
         self.X, R = self.next_block(first, self.V)
         self.C = R[..., :0]
 
@@ -180,9 +203,9 @@ class KrylovBasis(Relation):
         self.V = reserve(self.V, e, e + b)
         self.V[:, e : e + b] = self.X
         basis = self.V[:, : e + b]
-        H, Q, R = self.measured(self.A.apply, self.X, basis)
+        H, Q, R, vanishing = self.measured(self.A.apply, self.X, basis)
         T, F = self._bordered(H, e), torch.nn.functional.pad(self.F, (0, b))
-        X, R = turned(Q, R, basis, self.vanishing, self.generator)
+        X, R = self.turned(Q, R, basis, vanishing)
         C = torch.nn.functional.pad(R, (e, 0))
         # All at once, so that an interruption leaves the relation as it was.
         self.T, self.F, self.X, self.C = T, F, X, C
@@ -213,6 +236,7 @@ class KrylovBasis(Relation):
         the pairs kept; what coupled them to the old next block is left out, and remembered in F.
         """
         self.restart(keep)
+        self.lost = 0.0
         self.F = torch.cat([self.F, self.C], dim=1)
         kept = self.V[:, : self.size]
         self.X = random_complement(kept, min(block, self.n - self.size), self.generator)
@@ -239,7 +263,7 @@ class KrylovBasis(Relation):
     def unseen(self, keep: int, block: int, failure: float) -> tuple[Tensor, Tensor]:
         """Beyond the leading pairs, since `restart_afresh`: the largest Ritz value, and a bound, (B,)."""
         T, C = self.T[:, keep:, keep:], self.C[..., keep:]
-        chance = {"block": block, "dimension": self.n - keep}
+        chance: dict[str, Any] = {"block": block, "dimension": self.n - keep, "error": self.error}
         if not self.magnitude:
             return torch.linalg.eigvalsh(T)[:, -1], unseen_bound(T, C, failure=failure, **chance)
         ends = [unseen_bound(s * T, s * C, failure=failure / 2, **chance) for s in (1, -1)]
@@ -335,18 +359,22 @@ def orthonormal_block(
     """
     Q, R = torch.linalg.qr(W.mT)
     (R,) = fetched(R)
-    return turned(Q, R, held, vanishing, generator)
+    return turned(Q, R, held, vanishing, generator)[:2]
 
 
 def turned(
-    Q: Tensor, R: Tensor, held: Tensor, vanishing: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """`orthonormal_block` of W' = Q R: Q (B, n, q) on the device, R (B, q, b) on the CPU, q = min(n, b)."""
+    Q: Tensor, R: Tensor, held: Tensor, vanishing: Tensor | float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, float]:
+    """`orthonormal_block` of W' = Q R: Q (B, n, q) on the device, R (B, q, b) on the CPU, q = min(n, b).
+
+    Also the norm of what vanished, the largest among the problems.
+    """
     block = min(Q.shape[2], Q.shape[1] - held.shape[1])
     U, S, Zh = torch.linalg.svd(R, full_matrices=False)
     X = (sent(U.mT, Q) @ Q.mT)[:, :block]
     vanished = S[:, :block] <= vanishing
     R = (S.unsqueeze(-1) * Zh)[:, :block]
+    lost = torch.linalg.vector_norm(S[:, :block] * vanished, dim=-1).max().item() if S.numel() else 0.0
     if vanished.any():
         fresh = vanished.to(X.device, non_blocking=True)[..., None]
         X = torch.where(fresh, _random(X, block, generator), X)
@@ -354,7 +382,7 @@ def turned(
     # What is left of W is orthogonal to the rows held only to the rounding of its largest direction.
     if bool((S[:, :block] < 0.01 * S[:, :1]).any()) or vanished.any():
         X = _complement(X, held)
-    return X.contiguous(), R
+    return X.contiguous(), R, lost
 
 
 def leading_directions(

@@ -39,23 +39,25 @@ class ComplexTarget(Target):
         """The real part or the modulus."""
         return theta.abs() if self.magnitude else theta.real
 
-    def wanted(self, theta: Tensor) -> int:
+    def wanted(self, theta: Tensor, rounding: float) -> int:
         """k of the leading values (1, size), or k + 1 where k would part a pair; with `above`, all beyond."""
-        count = super().wanted(theta)
-        parted = self.level is None and 0 < count < theta.shape[-1] and bool(theta[0, count - 1].imag > 0)
+        count = super().wanted(theta, rounding)
+        parted = self.above is None and 0 < count < theta.shape[-1] and bool(theta[0, count - 1].imag > 0)
         return count + parted
 
-    def all_in_view(self, theta: Tensor, residual: Tensor, wanted: int) -> bool:
+    def all_in_view(self, theta: Tensor, residual: Tensor, wanted: int, rounding: float) -> bool:
         """Whether there are k values or more; with `above`, as for real ones."""
-        return wanted >= self.k if self.level is None else super().all_in_view(theta, residual, wanted)
+        if self.above is None:
+            return wanted >= self.k
+        return super().all_in_view(theta, residual, wanted, rounding)
 
     def threshold(self, theta: Tensor, rounding: float) -> Tensor:
         """tol max |theta| over the wanted pairs, (1, 1)."""
         return super().threshold(theta, rounding).real
 
-    def bar(self, theta: Tensor, residual: Tensor, wanted: int) -> Tensor:
+    def bar(self, theta: Tensor, residual: Tensor, wanted: int, rounding: float) -> Tensor:
         """The height an eigenvalue must exceed to have been missed, (1,)."""
-        return super().bar(theta, residual, wanted).real
+        return super().bar(theta, residual, wanted, rounding).real
 
 
 class KrylovSchurBasis(KrylovBasis):
@@ -68,6 +70,8 @@ class KrylovSchurBasis(KrylovBasis):
         conditions: after `refresh`, 1 / |w^H v| of each eigenvalue kept, w and v the unit eigenvectors of the
             larger T before: lower bounds of the conditions in A, (size,).
     """
+
+    SHARE = 0.2  # as `unseen_height` counts it
 
     def __init__(
         self, A: LinearOperator, first: Tensor, generator: torch.Generator, target: ComplexTarget
@@ -88,7 +92,8 @@ class KrylovSchurBasis(KrylovBasis):
         theta = torch.from_numpy(form.values[order])[None]
         if self.exhausted:
             return theta, torch.zeros_like(theta.real)
-        return theta, self._residuals(torch.cat([self.C, self.F], dim=1), self.target.wanted(theta))
+        wanted = self.target.wanted(theta, self.rounding)
+        return theta, self._residuals(torch.cat([self.C, self.F], dim=1), wanted)
 
     def in_next_block(self, keep: int) -> Tensor:
         """The part of the leading pairs' residuals that lies in the next block, (1, keep)."""
@@ -135,6 +140,7 @@ class KrylovSchurBasis(KrylovBasis):
                 dimension=self.n - keep,
                 failure=failure,
                 magnitude=self.magnitude,
+                error=self.error,
             )
             self._bound = min(self._bound, bound)
         return seen, torch.tensor([self._bound], dtype=torch.float64)
@@ -317,16 +323,17 @@ def _dense_schur(A: LinearOperator, M: Tensor, target: ComplexTarget) -> SchurPa
         raise NotFiniteError(f"the matrix of {A!r} holds NaN or infinity")
     matrix = target.sign * M.cpu().numpy()
     norm = float(np.linalg.norm(matrix, 2))
-    form = RealSchur.of(matrix, rounding(A.eps, norm))
+    error = rounding(A.eps, norm)
+    form = RealSchur.of(matrix, error)
     order = form.order(lambda values: target.height(torch.from_numpy(values)).numpy())
     theta = torch.from_numpy(form.values[order])[None]
-    wanted = target.wanted(theta)
+    wanted = target.wanted(theta, error)
     Z = form.leading(order[:wanted]).Z[:, :wanted]
     Q = torch.from_numpy(Z.T.copy()).to(A.device, A.dtype)[None]
     return SchurPairs(
         vectors=Q,
         images=A.apply(Q[0])[None],
-        completeness=Completeness(target.sign * remaining(target, theta).real, 1.0, 0),
+        completeness=Completeness(target.sign * remaining(target, theta, error).real, 1.0, 0),
         spent={"solve": A.shape[1], "residuals": wanted},
         norm=norm,
         conditions=form.conditions[order[:wanted]],

@@ -210,17 +210,22 @@ class _Iterate:
     @property
     def wanted(self) -> int:
         """How many of X are sought."""
-        return self.target.wanted(self.theta)
+        return self.target.wanted(self.theta, self.rounding)
+
+    @property
+    def rounding(self) -> float:
+        """Residuals below this are rounding of a product."""
+        return rounding(self.A.eps, self.norm)
 
     @property
     def threshold(self) -> Tensor:
         """What residuals must reach, (B, 1)."""
-        return self.target.threshold(self.theta, rounding(self.A.eps, self.norm))
+        return self.target.threshold(self.theta, self.rounding)
 
     @property
     def all_in_view(self) -> bool:
         """Whether X holds as many pairs as are sought; with `above`, whether the next is sure to be below."""
-        return self.target.all_in_view(self.theta, self.residual, self.wanted)
+        return self.target.all_in_view(self.theta, self.residual, self.wanted, self.rounding)
 
     @property
     def has_room(self) -> bool:

@@ -147,12 +147,14 @@ def _grow(
     while True:
         basis.expand()
         theta, residual = basis.ritz()
-        wanted = target.wanted(theta)
+        wanted = target.wanted(theta, basis.rounding)
         threshold = target.threshold(theta, basis.rounding)
         short = residual[:, :wanted]
         if progress is not None:
             progress(target.standing("solve", basis.size, short, threshold))
-        done = target.all_in_view(theta, residual, wanted) and bool((short <= threshold).all())
+        done = target.all_in_view(theta, residual, wanted, basis.rounding) and bool(
+            (short <= threshold).all()
+        )
         left = products - basis.size - wanted
         least = 1 if target.above is not None else target.k
         spent = basis.size >= least and left < basis.block + products // PROBE_SHARE

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 import scipy.linalg
-import scipy.special
+
+from spectral.solvers.certificate import least_share
 
 # Where two eigenvalues of the test matrices meet, rounding parts them by its square root.
 RESOLUTION = 1e-8
@@ -14,7 +15,14 @@ STEPS = 60
 
 
 def unseen_height(
-    H: np.ndarray, C: np.ndarray, *, block: int, dimension: int, failure: float, magnitude: bool
+    H: np.ndarray,
+    C: np.ndarray,
+    *,
+    block: int,
+    dimension: int,
+    failure: float,
+    magnitude: bool,
+    error: float = 0.0,
 ) -> float:
     """An upper bound on the real parts (or moduli) of all eigenvalues of A, from one block Krylov space.
 
@@ -37,6 +45,9 @@ def unseen_height(
     twice H's size has an eigenvalue there.  A may be as far from normal as it likes, no product with A' is
     needed, and nothing but X_1 is random, so the space may be stopped by what it shows.
 
+    Products are rounded: A V' = V' H + X_{m+1}' C + E, |u^H E| <= e, is the relation with (C; 3 e) in place
+    of C and (s; E' u / (3 e)), no longer than (1 + 1/9)^(1/2), in place of s.
+
     Args:
         H: (m, m), the projected matrix, its first `block` rows those of the start.
         C: (c, m), the coupling to the next block; no rows where the space is spanned.
@@ -44,6 +55,7 @@ def unseen_height(
         dimension: n.
         failure: probability that the bound does not hold.
         magnitude: bound moduli instead of real parts.
+        error: e.
 
     Source: the symmetric case is that of van Dorsselaer, Hochstenbach and van der Vorst, SIAM J. Matrix Anal.
     Appl. 22 (2000); the test of a line, Boyd and Balakrishnan, Systems and Control Letters 15 (1990).
@@ -51,9 +63,12 @@ def unseen_height(
     values = np.linalg.eigvals(H)
     rim = float((np.abs(values) if magnitude else values.real).max())
     size, coupling = float(np.linalg.norm(H, 2)), float(np.linalg.norm(C))
-    if coupling == 0 or block >= dimension:
-        return rim
-    delta = math.sqrt(scipy.special.betaincinv(block / 2, (dimension - block) / 2, failure) / 2)
+    if len(C) == 0 or (coupling == 0 and error == 0) or block >= dimension:
+        return rim + error
+    delta = least_share(block, dimension, failure) * math.sqrt(0.5)
+    if error:
+        C = np.concatenate([C, 3 * error * np.eye(len(H))])
+        coupling, delta = math.hypot(coupling, 3 * error), delta / math.sqrt(1 + 1 / 9)
     tests = _Tests(H, C, block, delta, RESOLUTION * size, magnitude)
     # |(z - H)^{-1}| <= 1 / d at a distance d from the field of values.
     field = size if magnitude else float(np.linalg.eigvalsh((H + H.T) / 2)[-1])

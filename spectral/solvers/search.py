@@ -25,6 +25,7 @@ from spectral.solvers.checkpoint import Checkpoint
 WIDEST_PROBE = 16
 REFRESHES = 8
 POLISHES = 3
+EDGE = 3.0  # Ritz values in bases that were restarted differ by as many roundings of a product
 STAGES = ("solve", "completeness", "residuals")
 
 Which = Literal["largest", "smallest", "magnitude"]
@@ -77,6 +78,9 @@ class Basis(Protocol):
     def unseen(self, keep: int, block: int, failure: float) -> tuple[Tensor, Tensor]:
         """The largest value seen in the complement, and a bound on all that it holds, (B,) each."""
 
+    def resolution(self, keep: int, block: int, failure: float) -> float:
+        """How far rounding keeps the bound above the value seen, about, however long the probe is."""
+
     def select(self, index: Tensor) -> Self:
         """The basis of some of the problems alone."""
 
@@ -104,7 +108,7 @@ class Target:
     """Which pairs are sought, among Ritz pairs in the order of preference, and when they are good enough.
 
     The smallest eigenvalues of A are the largest of -A, and only those are looked for: the Ritz values here
-    are those of `sign` A.
+    are those of `sign` A.  Values that a product's rounding cannot tell from `above` count as beyond it.
 
     k, which, above, tol: as in `spectral.solvers.lanczos.lanczos`.
     """
@@ -124,24 +128,32 @@ class Target:
         """Whether the order is by magnitude."""
         return self.which == "magnitude"
 
-    @property
-    def level(self) -> float | None:
+    def level(self, rounding: float) -> float | None:
         """The height that every pair sought exceeds, where it is not their number that is given."""
-        return None if self.above is None else self.sign * self.above
+        return None if self.above is None else self.sign * self.above - EDGE * rounding
 
-    def wanted(self, theta: Tensor) -> int:
+    def wanted(self, theta: Tensor, rounding: float) -> int:
         """How many of the leading Ritz values (B, size) are sought."""
-        if self.level is None:
+        level = self.level(rounding)
+        if level is None:
             return min(self.k, theta.shape[-1])
-        return int((self.height(theta) > self.level).sum(-1).max())
+        return int((self.height(theta) > level).sum(-1).max())
 
-    def all_in_view(self, theta: Tensor, residual: Tensor, wanted: int) -> bool:
+    def all_in_view(self, theta: Tensor, residual: Tensor, wanted: int, rounding: float) -> bool:
         """Whether there are k pairs; with `above`, whether the next pair is sure to stay below it."""
-        if self.level is None:
+        level = self.level(rounding)
+        if level is None:
             return wanted == self.k
         if wanted == theta.shape[-1]:
             return False
-        return bool((self.height(theta[:, wanted]) + residual[:, wanted] <= self.level).all())
+        return bool((self.height(theta[:, wanted]) + residual[:, wanted] <= level).all())
+
+    def honest(self, unseen: Tensor, rounding: float) -> Tensor:
+        """A bound (B,) that leaves open what it cannot tell from `above`, by lying beyond that."""
+        level = self.level(rounding)
+        if level is None:
+            return unseen
+        return torch.where(unseen > level, unseen.clamp(min=level + 2 * EDGE * rounding), unseen)
 
     def height(self, theta: Tensor) -> Tensor:
         """What the order is by: the value, or its magnitude."""
@@ -149,23 +161,24 @@ class Target:
 
     def threshold(self, theta: Tensor, rounding: float) -> Tensor:
         """tol max |theta| over the wanted pairs, (B, 1); not below the rounding error of a product."""
-        largest = theta[:, : self.wanted(theta)].abs()
+        largest = theta[:, : self.wanted(theta, rounding)].abs()
         if largest.shape[-1] == 0:
             return torch.full((len(theta), 1), math.inf, dtype=theta.dtype)
         return (self.tol * largest.amax(-1, keepdim=True)).clamp(min=rounding)
 
-    def bar(self, theta: Tensor, residual: Tensor, wanted: int) -> Tensor:
+    def bar(self, theta: Tensor, residual: Tensor, wanted: int, rounding: float) -> Tensor:
         """What an eigenvalue must exceed to have been missed, (B,)."""
-        if self.level is not None:
-            return torch.full((len(theta),), self.level, dtype=theta.dtype)
-        return self.height(theta[:, wanted - 1]) + residual[:, wanted - 1]
+        level = self.level(rounding)
+        if level is not None:
+            return torch.full((len(theta),), level, dtype=theta.dtype)
+        return self.height(theta[:, wanted - 1]) + residual[:, wanted - 1] + rounding
 
     def standing(self, stage: str, products: int, residual: Tensor, threshold: Tensor) -> Progress:
         """Where a solve stands that has brought the wanted pairs to residuals (B, wanted)."""
         return Progress(
             stage,
             products,
-            wanted=residual.shape[-1] if self.level is not None else self.k,
+            wanted=self.k if self.above is None else residual.shape[-1],
             converged=int((residual <= threshold).sum(-1).min()),
             worst_residual=residual.max().item() if residual.numel() else 0.0,
             threshold=threshold.min().item(),
@@ -369,14 +382,15 @@ class _Search:
         while True:
             if basis.exhausted or basis.size >= next_test:
                 theta, residual = basis.ritz()
-                wanted = target.wanted(theta)
+                wanted = target.wanted(theta, basis.rounding)
                 threshold = target.threshold(theta, basis.rounding)
                 self._tell(g, residual[:, :wanted], threshold)
                 if basis.exhausted:
-                    g.stage, g.unseen, g.confidence = "residuals", remaining(target, theta), 1.0
+                    g.stage, g.confidence = "residuals", 1.0
+                    g.unseen = remaining(target, theta, basis.rounding)
                     return [g]
                 converged = (residual[:, :wanted] <= threshold).all(-1)
-                if target.all_in_view(theta, residual, wanted):
+                if target.all_in_view(theta, residual, wanted, basis.rounding):
                     after = "completeness" if self.confidence and not g.probed else "residuals"
                     if converged.all():
                         g.stage = after
@@ -411,8 +425,8 @@ class _Search:
         basis, target = g.basis, self.target
         if g.bar is None:
             theta, residual = basis.ritz()
-            g.wanted = target.wanted(theta)
-            g.bar = target.bar(theta, residual, g.wanted) + basis.rounding
+            g.wanted = target.wanted(theta, basis.rounding)
+            g.bar = target.bar(theta, residual, g.wanted, basis.rounding)
             # Each further probe may fail too: halved chances keep their sum below 1 - confidence.
             g.failure /= 2
             g.most = g.spent["completeness"] + max(64, 16 * g.block, g.spent["solve"] // 2)
@@ -426,6 +440,7 @@ class _Search:
                 return [g]
             self._expand(g)
             self._tell(g, nothing, torch.ones(1))
+            before = g.unseen
             seen, g.unseen = basis.unseen(g.wanted, g.block, g.failure)
             missed = seen > g.bar
             if missed.any():
@@ -436,19 +451,42 @@ class _Search:
             clear = g.unseen <= g.bar
             if clear.all():
                 break
+            over = g.unseen - seen
+            rounded = over <= 2 * basis.resolution(g.wanted, g.block, g.failure)
+            if ((rounded & (before - g.unseen <= 0.1 * over)) | clear).all():
+                if g.block >= min(WIDEST_PROBE, basis.n - g.wanted):
+                    break
+                g.block, g.bar = self._wider(g, seen), None
+                return [g]
             if self._may_part(clear):
                 return [g.part(~clear), self._probed(g.part(clear))]
         return [self._probed(g)]
 
+    @staticmethod
+    def _wider(g: _Group, seen: Tensor) -> int:
+        """The narrowest block whose start holds so much of any eigenvector that rounding hides none."""
+        assert g.bar is not None
+        width, most = g.block, min(WIDEST_PROBE, g.basis.n - g.wanted)
+        while width < most:
+            width = min(2 * width, most)
+            if (seen + 2 * g.basis.resolution(g.wanted, width, g.failure / 2) <= g.bar).all():
+                break
+        return width
+
     def _probed(self, g: _Group) -> _Group:
         g.stage, g.probed, g.bar = "residuals", True, None
+        g.unseen = self.target.honest(g.unseen, g.basis.rounding)
         g.confidence = self.confidence if torch.isfinite(g.unseen).all() else 0.0
         return g
 
     def _verify(self, g: _Group) -> list[_Group]:
         """Measure the wanted pairs' residuals anew, and send the group back where one is above tolerance."""
         theta, _ = g.basis.ritz()
-        wanted = self.target.wanted(theta)
+        wanted = self.target.wanted(theta, g.basis.rounding)
+        if g.probed and wanted < g.wanted:
+            # A pair that the probe locked may be none of those returned, by rounding.
+            beyond = torch.maximum(g.unseen, self.target.height(theta[:, wanted]))
+            g.unseen = self.target.honest(beyond, g.basis.rounding)
         if wanted == 0:
             g.basis.restart(0)
             g.stage = "done"
@@ -515,9 +553,9 @@ class _Pace:
         return max(1, int(min(promised, size / 16)))
 
 
-def remaining(target: Target, theta: Tensor) -> Tensor:
+def remaining(target: Target, theta: Tensor, rounding: float) -> Tensor:
     """The first eigenvalue not wanted, (B,); theta (B, n) is the whole spectrum in order of preference."""
-    wanted = target.wanted(theta)
+    wanted = target.wanted(theta, rounding)
     if wanted == theta.shape[-1]:
         return torch.full((len(theta),), 0.0 if target.magnitude else -math.inf, dtype=theta.dtype)
     return target.height(theta[:, wanted])

@@ -101,7 +101,14 @@ def survey(
             continue
         high, low = (
             sign
-            * unseen_bound(sign * basis.T, basis.C, block=block, dimension=A.shape[1], failure=failure / 2)
+            * unseen_bound(
+                sign * basis.T,
+                basis.C,
+                block=block,
+                dimension=A.shape[1],
+                failure=failure / 2,
+                error=basis.error,
+            )
             for sign in (1, -1)
         )
         spread = theta[:, -1] - theta[:, 0]
