@@ -15,7 +15,7 @@ import inspect
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ from spectral.kernels.denormals import flushed
 from spectral.operators.base import LinearOperator
 from spectral.operators.chunks import Chunks, Product
 from spectral.operators.frozen import Program, Replayed, record
+from spectral.operators.keywords import keywords_of
 from spectral.operators.precision import Precision, arithmetic, own, tf32
 
 # The program at a larger input (entries) is checked by differences of the model, with a step of STEP |y|:
@@ -55,7 +56,7 @@ def jacobian(
     batched: bool = False,
     method: Method = "auto",
     precision: Precision | None = None,
-    **model_kwargs: Any,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> Jacobian:
     """The Jacobian J = d model(y) / dy as a linear operator with products J v and J' u.
 
@@ -74,9 +75,10 @@ def jacobian(
             takes the first that can follow the model, and says why where that is not "frozen".  Each is
             checked on one random vector: "frozen" against torch.func, all by <u, J v> = <J' u, v>.
         precision: of the arithmetic inside products, by default the model's own; see `at_precision`.
-        model_kwargs: passed on to the model (noise level, label, ...).
+        model_kwargs: keywords for the model, {name: value}: noise level, label, ...
 
     Raises:
+        OptionError: y is no floating-point tensor, or model_kwargs no mapping.
         ShapeError: y has no entries, or no batch axis where `batched`.
         ModelOutputError: the model returned no floating-point tensor.
         NotDeterministicError: two calls at y differ (dropout, sampling, noise inside the model).
@@ -91,7 +93,7 @@ def jacobian(
         raise OptionError(f"y must be a floating-point tensor, got {kind}: images are floats in [0, 1]")
     if y.numel() == 0 or (batched and y.ndim < 2):
         raise ShapeError(f"y has shape {tuple(y.shape)}: expected at least one entry and, batched, two axes")
-    J = Jacobian(model, y.detach(), batched, method, model_kwargs)
+    J = Jacobian(model, y.detach(), batched, method, keywords_of(model_kwargs))
     return J if precision is None else J.at_precision(precision)
 
 
