@@ -5,21 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import scipy.stats
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from spectral import storage
+from spectral.base import Result
 from spectral.errors import OptionError
 
 Number = float | Tensor
 
 
 @dataclass(frozen=True, repr=False)
-class Estimate:
+class Estimate(Result):
     """A mean of samples and how far it may be from the truth.
 
     Attributes:
@@ -69,23 +68,6 @@ class Estimate:
         hall = torch.where(skewness > 1e-6, 3 / s * (1 + root.sign() * root.abs() ** (1 / 3)), t)
         return plain(hall.clamp(min=t) * torch.as_tensor(self.stderr, dtype=torch.float64))
 
-    def save(self, path: str | Path) -> Path:
-        """Write to `path` as safetensors, the scalars as JSON in its metadata; returns the path."""
-        tensors = {name: torch.as_tensor(getattr(self, name)) for name in ("value", "stderr", "skewness")}
-        scalars = {"samples": self.samples, "products": self.products, "method": self.method, "dof": self.dof}
-        return storage.write(path, "Estimate", tensors, scalars)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Estimate:
-        """Read what `save` wrote.
-
-        Raises:
-            FileContentError: the file holds something else.
-        """
-        tensors, scalars = storage.read(path, "Estimate")
-        value, stderr, skewness = (plain(tensors[name]) for name in ("value", "stderr", "skewness"))
-        return cls(value, stderr, skewness=skewness, **scalars)
-
     def __float__(self) -> float:
         return float(self.value)
 
@@ -130,11 +112,8 @@ def plain(x: Tensor) -> Number:
     return x.item() if x.ndim == 0 else x
 
 
-_TENSORS = ("nodes", "weights", "half_nodes", "half_weights", "known")
-
-
 @dataclass(frozen=True, repr=False)
-class Density:
+class Density(Result):
     """The distribution of n eigenvalues (or singular values): a few known, the rest as p random measures.
 
     A probe's measure puts `weights` at `nodes` and has mass one; their mean stands for the n - k unknown
@@ -254,22 +233,6 @@ class Density:
         exact = torch.searchsorted(values, middles, right=True) / len(values)
         mine = torch.as_tensor(self.distribution(middles).value)
         return ((mine - exact).abs().sum() * (edges[1] - edges[0])).item()
-
-    def save(self, path: str | Path) -> Path:
-        """Write to `path` as safetensors, the scalars as JSON in its metadata; returns the path."""
-        tensors = {name: getattr(self, name) for name in _TENSORS}
-        scalars = {name: getattr(self, name) for name in ("n", "part", "method", "steps", "products")}
-        return storage.write(path, "Density", tensors, scalars)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Density:
-        """Read what `save` wrote.
-
-        Raises:
-            FileContentError: the file holds something else.
-        """
-        tensors, scalars = storage.read(path, "Density")
-        return cls(**{**tensors, **scalars})
 
     def __repr__(self) -> str:
         low, high = self.ends

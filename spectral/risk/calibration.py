@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spectral import storage
+from spectral.base import Result
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate
 from spectral.estimators.results import with_error
@@ -20,7 +19,7 @@ from spectral.risk.sure import sure
 
 
 @dataclass(frozen=True, repr=False)
-class RiskCurve:
+class RiskCurve(Result):
     """Three measures of the risk per entry, image by image and noise level by noise level.
 
     Attributes:
@@ -53,25 +52,6 @@ class RiskCurve:
         half = Estimate(self.sure, self.sure_error, 1, 0, "sure", math.inf).halfwidth(level)
         return ((self.sure - self.mse).abs() <= half).double().mean(-1)
 
-    def save(self, path: str | Path) -> Path:
-        """Write to `path` as safetensors; returns the path."""
-        return storage.write(
-            path,
-            "RiskCurve",
-            {name: getattr(self, name) for name in _TENSORS},
-            {"products": self.products},
-        )
-
-    @classmethod
-    def load(cls, path: str | Path) -> RiskCurve:
-        """Read what `save` wrote.
-
-        Raises:
-            FileContentError: the file holds something else.
-        """
-        tensors, scalars = storage.read(path, "RiskCurve")
-        return cls(**{**tensors, **scalars})
-
     def __repr__(self) -> str:
         lines = [
             f"RiskCurve({self.mse.shape[1]} images; root mean squares)",
@@ -83,9 +63,6 @@ class RiskCurve:
             true, estimated, bayes = (math.sqrt(max(m.item(), 0)) for m in means)
             lines.append(f"{sigma.item():8.4f}  {true:8.5f}  {estimated:8.5f}  {bayes:8.5f}")
         return "\n".join(lines)
-
-
-_TENSORS = ("sigmas", "mse", "sure", "sure_error", "bayes")
 
 
 def risk_curve(

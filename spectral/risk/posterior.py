@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectral.base import Result
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate, trace
 from spectral.estimators.diagonal import diagonal_of
@@ -22,7 +23,7 @@ from spectral.spectra import top_eigs
 
 
 @dataclass(frozen=True, repr=False)
-class PosteriorComponents:
+class PosteriorComponents(Result):
     """Mean, principal components and pixel variances of x given y, as a denoiser's Jacobian states them.
 
     They are the posterior's where the denoiser is E[x | y] (Miyasawa 1961): then J is symmetric and

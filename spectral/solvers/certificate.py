@@ -9,9 +9,11 @@ import scipy.special
 import torch
 from torch import Tensor
 
+from spectral.base import Result
+
 
 @dataclass(frozen=True)
-class Completeness:
+class Completeness(Result):
     """With probability at least `confidence`, no eigenvalue outside those returned lies beyond `bound`.
 
     To be exact: S has no eigenvalue beyond `bound` on the orthogonal complement of the vectors the probe
