@@ -131,6 +131,10 @@ class Spectrum(Result):
         lines.append(f"  completeness {self.completeness_text()}")
         return lines
 
+    def _table(self) -> tuple[str, list[tuple[str, str]]]:
+        title, *lines = repr(self).splitlines()
+        return title, [(line[2:14].strip(), line[15:]) for line in lines]
+
     def _last_lines(self) -> list[str]:
         spent = ", ".join(f"{name} {n}" for name, n in self.spent.items())
         last = f"  products     {self.products} ({spent}) in {self.seconds:.2f} s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import scipy.stats
 import torch
@@ -13,6 +14,9 @@ from torch.nn.functional import pad
 
 from spectral.base import Result
 from spectral.errors import OptionError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Number = float | Tensor
 
@@ -233,6 +237,12 @@ class Density(Result):
         exact = torch.searchsorted(values, middles, right=True) / len(values)
         mine = torch.as_tensor(self.distribution(middles).value)
         return ((mine - exact).abs().sum() * (edges[1] - edges[0])).item()
+
+    def plot(self, threshold: float | None = None) -> Figure:
+        """The curve and the count above t, with their errors; see `spectral.estimators.figures.density`."""
+        from spectral.estimators.figures import density  # noqa: PLC0415  matplotlib takes a second to import
+
+        return density(self, threshold)
 
     def __repr__(self) -> str:
         low, high = self.ends

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from spectral.estimators import Estimate
 from spectral.estimators.results import with_error
 from spectral.risk.level import with_level
 from spectral.risk.sure import sure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,6 +54,12 @@ class RiskCurve(Result):
         """(S,), the share of images whose mse lies in sure's interval at `level`."""
         half = Estimate(self.sure, self.sure_error, 1, 0, "sure", math.inf).halfwidth(level)
         return ((self.sure - self.mse).abs() <= half).double().mean(-1)
+
+    def plot(self) -> Figure:
+        """The three against sigma, with 95 % bands; see `spectral.estimators.figures.risk`."""
+        from spectral.estimators.figures import risk  # noqa: PLC0415  matplotlib takes a second to import
+
+        return risk(self)
 
     def __repr__(self) -> str:
         lines = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from spectral.operators import LinearOperator, from_functions, jacobian
 from spectral.results import EigenPairs
 from spectral.risk.level import with_level
 from spectral.spectra import top_eigs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,6 +108,12 @@ class PosteriorComponents(Result):
         size = self.deviations.select(axis, k).to(self.mean)
         size = size.reshape(size.shape + (1,) * (self.mean.ndim - size.ndim))
         return torch.stack([self.mean + t * size * direction for t in steps])
+
+    def plot(self) -> Figure:
+        """Mean, deviations and walks along components; see `spectral.estimators.figures.posterior`."""
+        from spectral.estimators.figures import posterior as draw  # noqa: PLC0415  takes a second to import
+
+        return draw(self)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{s:.4f}" for s in self.deviations.reshape(-1, self.pairs.k)[0, :5].tolist())
