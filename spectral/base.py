@@ -48,7 +48,7 @@ class Result:
         title, rows = self._table()
         cells = "".join(
             f'<tr><th style="text-align: left">{html.escape(name)}</th>'
-            f'<td style="text-align: left">{html.escape(text)}</td></tr>'
+            f'<td style="text-align: left; white-space: pre-wrap">{html.escape(text)}</td></tr>'
             for name, text in rows
         )
         return f"<table><caption>{html.escape(title)}</caption>{cells}</table>"
@@ -98,9 +98,9 @@ def _unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _in_words(value: Any) -> str:
-    """A value as a line: of a tensor its few entries, or its shape and range."""
+    """A value as a line: of a short vector its entries, of another tensor its shape and range."""
     if isinstance(value, Tensor):
-        if 0 < value.numel() <= 6:
+        if value.ndim < 2 and 0 < value.numel() <= 6:
             return ", ".join(f"{v:.5g}" for v in value.flatten().tolist())
         shape = "x".join(map(str, value.shape))
         if value.is_complex() or not value.numel():
