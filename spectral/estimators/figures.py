@@ -140,9 +140,11 @@ def posterior(components: PosteriorComponents, title: str = "") -> Figure:
             (f"{k + 1}: -3 to 3 standard deviations of {size:.3g}", one.traversal(k))
             for k, size in enumerate(one.deviations[:4].tolist())
         ]
+        if title:
+            canvas.suptitle(title, fontsize=10, color=INK)
         ratios = [3.6, 1.6 * len(walks) + 0.3]
         above, below = canvas.subfigures(2, 1, height_ratios=ratios, squeeze=False)[:, 0]
-        top = _images(above, [("E[x | y]", one.mean), ("deviation", one.pixel_deviation)], title)
+        top = _images(above, [("E[x | y]", one.mean), ("deviation", one.pixel_deviation)], "")
         width, height = _strip(below, walks, "")
         return width, top[1] + height
 
