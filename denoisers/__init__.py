@@ -1,5 +1,6 @@
 """Neural denoisers: networks, images, training, evaluation, and small trained networks that ship."""
 
 from denoisers.zoo import available, load
+from spectral.version import __version__
 
-__all__ = ["available", "load"]
+__all__ = ["__version__", "available", "load"]

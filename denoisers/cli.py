@@ -16,7 +16,7 @@ from denoisers.evaluation import psnr_table
 from denoisers.images.calpha import synthesize
 from denoisers.images.folder import photograph, read_grey
 from denoisers.training import RECIPES, TrainConfig, train
-from spectral.console import one_line_errors
+from spectral.console import one_line_errors, print_json
 from spectral.errors import OptionError
 
 app = typer.Typer(
@@ -91,7 +91,7 @@ def evaluate_command(
             images = photograph() if image is None else read_grey(image)
         rows = psnr_table(model, torch.from_numpy(images), sigma or [0.05, 0.1, 0.3], seed)
     if as_json:
-        typer.echo(json.dumps([vars(row) for row in rows]))
+        print_json([vars(row) for row in rows])
         return
     table = Table("sigma", "noisy (dB)", "denoised (dB)", title=f"PSNR of {Path(denoiser).stem}")
     for row in rows:

@@ -28,6 +28,7 @@ from spectral.risk import (
     sure,
 )
 from spectral.spectra import top_eigs, top_svd
+from spectral.version import __version__
 
 __all__ = [
     "Density",
@@ -41,6 +42,7 @@ __all__ = [
     "RiskCurve",
     "SingularTriplets",
     "Sure",
+    "__version__",
     "as_operator",
     "asymmetry",
     "cluster_angles",

@@ -14,6 +14,7 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
+from spectral.base import Result
 from spectral.errors import OptionError, ShapeError
 from spectral.results import EigenPairs, SingularTriplets
 
@@ -82,7 +83,7 @@ def cluster_angles(
 
 
 @dataclass(frozen=True)
-class Matching:
+class Matching(Result):
     """Which vector of a second basis continues each vector of a first.
 
     index (k,): positions in the second, no two alike; overlap (k,): |<e_i, f_index[i]>| of unit vectors, near

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from spectral.console import (
     forward_seconds,
     load_problem,
     one_line_errors,
+    print_json,
 )
 from spectral.estimators import commands
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets, number
@@ -173,7 +173,7 @@ def _solve(
         spectrum = solver(problem.model, problem.noisy, k, seed=seed, progress=not as_json, **options)
         files = _write(spectrum, problem, denoiser, out) if out else []
     if as_json:
-        typer.echo(json.dumps(_summary(spectrum, problem, unit, files)))
+        print_json(_summary(spectrum, problem, unit, files))
     else:
         _print(spectrum, problem, denoiser, unit, files)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -108,6 +109,11 @@ def forward_seconds(model: nn.Module, y: Tensor, repeats: int = 5) -> float:
         return statistics.median(once() for _ in range(repeats))
 
 
+def print_json(value: Any) -> None:
+    """One line of JSON on standard output; numbers that JSON does not know, infinities and NaN, are null."""
+    typer.echo(json.dumps(_finite(value), allow_nan=False))
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Bad input: its message in one line on standard error, and exit code 2."""
@@ -116,6 +122,14 @@ def one_line_errors() -> Iterator[None]:
     except (SpectralError, OSError, ImportError, torch.OutOfMemoryError) as failure:
         typer.echo(f"error: {' '.join(str(failure).split())}", err=True)
         raise typer.Exit(2) from None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _continued(x: Tensor, multiple: int) -> Tensor:

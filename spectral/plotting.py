@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from spectral.base import Result
 from spectral.errors import OptionError
+from spectral.estimators.results import Estimate, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +23,12 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, INK = "#1f5fa8", "#d9741a", "#333333"
 STYLE: dict[str, Any] = {"fontsize": 8, "color": INK}
+
+MOST = 8  # results of a batch in one figure
+
+Canvas = Figure | SubFigure
+Images = tuple[Tensor | None, ...]
+Size = tuple[float, float]
 
 # A text, vectors (k, ..., H, W), and what to write above each.
 Grid = tuple[str, Tensor, list[str]]
@@ -34,15 +44,20 @@ def eigs(
     """Images, lambda_k with |<x, e_k>| on twin axes, and a grid of e_k on a diverging map centred on zero.
 
     Args:
-        pairs: the eigenpairs of one image (grey or colour, the last two axes being rows and columns).
+        pairs: the eigenpairs (of grey or colour images, the last two axes being rows and columns); of a batch
+            the first images are shown one under another.
         clean, noisy, denoised: images of the solver's input shape, shown where given.
         title: above the figure.
 
     Raises:
-        OptionError: the pairs are of several images, or of vectors that are no images.
+        OptionError: the vectors are no images.
     """
-    grids = [(f"$e_k$ of the {pairs.part} part, with $\\lambda_k$", pairs.vectors, _captions(pairs.values))]
-    return _figure(pairs, "\\lambda_k", "e_k", grids, (clean, noisy, denoised), title)
+
+    def draw(canvas: Canvas, one: EigenPairs, images: Images, title: str) -> Size:
+        grids = [(f"$e_k$ of the {one.part} part, with $\\lambda_k$", one.vectors, _captions(one.values))]
+        return _draw(canvas, one, "\\lambda_k", "e_k", grids, images, title)
+
+    return stacked(draw, pairs, pairs.values.shape[:-1], (clean, noisy, denoised), title)
 
 
 def svd(
@@ -56,12 +71,16 @@ def svd(
 
     Arguments and errors are those of `eigs`.
     """
-    captions = _captions(triplets.values)
-    grids = [
-        ("right singular vectors $v_k$, with $\\sigma_k$", triplets.right, captions),
-        ("left singular vectors $u_k$", triplets.left, captions),
-    ]
-    return _figure(triplets, "\\sigma_k", "v_k", grids, (clean, noisy, denoised), title)
+
+    def draw(canvas: Canvas, one: SingularTriplets, images: Images, title: str) -> Size:
+        captions = _captions(one.values)
+        grids = [
+            ("right singular vectors $v_k$, with $\\sigma_k$", one.right, captions),
+            ("left singular vectors $u_k$", one.left, captions),
+        ]
+        return _draw(canvas, one, "\\sigma_k", "v_k", grids, images, title)
+
+    return stacked(draw, triplets, triplets.values.shape[:-1], (clean, noisy, denoised), title)
 
 
 def full_eigs(pairs: FullEigenPairs, title: str = "") -> Figure:
@@ -88,7 +107,9 @@ def full_eigs(pairs: FullEigenPairs, title: str = "") -> Figure:
         )
         if len(index)
     ]
-    figure, panels = _canvas(grids, title)
+    figure = Figure(layout="constrained", dpi=120)
+    size, panels = _panels(figure, grids, title)
+    figure.set_size_inches(size)
     plane, misses = panels[0].subplots(1, 2, width_ratios=[1.2, 1.0])
     _complex_plane(plane, pairs)
     index = np.arange(1, pairs.k + 1)
@@ -105,17 +126,59 @@ def full_eigs(pairs: FullEigenPairs, title: str = "") -> Figure:
     return figure
 
 
-def _figure(
+def stacked(
+    draw: Callable[[Canvas, Any, Images, str], Size],
+    result: Result,
+    batch: tuple[int, ...],
+    images: Images,
+    title: str,
+) -> Figure:
+    """A figure of a result, or of the first of a batch's, one under another.
+
+    Args:
+        draw: draws one result, with images and a title, and says what size in inches that takes.
+        result: of one problem, or of `batch` = (B,).
+        batch: () or (B,).
+        images: shown with it, with a leading axis where there is a batch.
+        title: above the figure.
+    """
+    figure = Figure(layout="constrained", dpi=120)
+    if not batch:
+        figure.set_size_inches(draw(figure, result, images, title))
+        return figure
+    shown = min(batch[0], MOST)
+    width, height = 0.0, 0.0
+    for i, canvas in enumerate(figure.subfigures(shown, 1, squeeze=False)[:, 0]):
+        name = f"{title}{': ' if title else ''}image {i + 1} of {batch[0]}"
+        some = tuple(None if x is None else x[i] for x in images)
+        width, tall = draw(canvas, _one_of(result, i), some, name)
+        height += tall
+    figure.set_size_inches(width, height)
+    return figure
+
+
+def _one_of(result: Result, i: int) -> Any:
+    """The result of image i of a batch, whose tensors all have a leading axis."""
+    parts: dict[str, Any] = {}
+    for f in fields(result):  # type: ignore[arg-type]
+        value = getattr(result, f.name)
+        if isinstance(value, Tensor):
+            parts[f.name] = plain(value[i]) if isinstance(result, Estimate) else value[i]
+        elif isinstance(value, Result):
+            parts[f.name] = _one_of(value, i)
+    return replace(result, **parts)  # type: ignore[type-var]
+
+
+def _draw(
+    canvas: Canvas,
     spectrum: EigenPairs | SingularTriplets,
     value: str,
     vector: str,
     grids: list[Grid],
-    images: tuple[Tensor | None, ...],
+    images: Images,
     title: str,
-) -> Figure:
-    if spectrum.values.ndim != 1:
-        raise OptionError(f"a figure takes the spectrum of one image, not of {len(spectrum.values)}")
-    figure, panels = _canvas(grids, title)
+) -> Size:
+    size, panels = _panels(canvas, grids, title)
     names = ("clean", "noisy", "denoised")
     shown = [(name, x) for name, x in zip(names, images, strict=True) if x is not None]
     axes = np.atleast_1d(panels[0].subplots(1, len(shown) + 1, width_ratios=[1.0] * len(shown) + [2.2]))
@@ -127,7 +190,7 @@ def _figure(
     if images[0] is not None:
         _coefficients(axes[-1], spectrum.coefficients(images[0]).abs().numpy(), vector)
     _fill(panels, grids)
-    return figure
+    return size
 
 
 def _layout(grids: list[Grid]) -> list[tuple[int, int, float]]:
@@ -138,20 +201,20 @@ def _layout(grids: list[Grid]) -> list[tuple[int, int, float]]:
     for _, vectors, _ in grids:
         if vectors.ndim < 3:
             shape = tuple(vectors.shape)
-            raise OptionError(f"a figure takes the spectrum of one image; its vectors have shape {shape}")
+            raise OptionError(f"a figure takes vectors that are images (k, ..., H, W); got {shape}")
         rows = max(1, math.ceil(len(vectors) / columns))
         aspect = min(max(vectors.shape[-2] / vectors.shape[-1], 0.5), 2.0)
         shapes.append((rows, columns, 0.3 + rows * (1.12 * aspect + 0.2)))
     return shapes
 
 
-def _canvas(grids: list[Grid], title: str) -> tuple[Figure, Any]:
-    """A figure, and its panels: one above, and one for each grid."""
+def _panels(canvas: Canvas, grids: list[Grid], title: str) -> tuple[Size, Any]:
+    """The size that a canvas needs, and its panels: one above, and one for each grid."""
     heights = [height for *_, height in _layout(grids)]
-    figure = Figure(figsize=(12, 3.5 + sum(heights)), layout="constrained", dpi=120)
     if title:
-        figure.suptitle(title, fontsize=10, color=INK)
-    return figure, figure.subfigures(1 + len(grids), 1, height_ratios=[3.4, *heights], squeeze=False)[:, 0]
+        canvas.suptitle(title, fontsize=10, color=INK)
+    panels = canvas.subfigures(1 + len(grids), 1, height_ratios=[3.4, *heights], squeeze=False)[:, 0]
+    return (12, 3.5 + sum(heights)), panels
 
 
 def _fill(panels: Any, grids: list[Grid]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,14 +86,19 @@ class Problem:
 
     @classmethod
     def of(
-        cls, subject: Any, y: Tensor | None, batched: bool, model_kwargs: dict[str, Any], square: bool
+        cls,
+        subject: Any,
+        y: Tensor | None,
+        batched: bool,
+        model_kwargs: Mapping[str, Any] | None,
+        square: bool,
     ) -> Problem:
         """From a model and its input, or from an operator alone.
 
         Raises:
             ShapeError: `square`, and output and input have different shapes.
         """
-        A = operator_of(subject, y, batched, **model_kwargs)
+        A = operator_of(subject, y, batched, model_kwargs)
         if square:
             A.symmetric_part()  # raises, before any work, where there is none
         shapes = (A.input_shape, A.output_shape) if isinstance(A, Jacobian) else (A.shape[1:], A.shape[:1])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from spectral import storage
-from spectral.estimators.results import Estimate, plain
+from spectral.base import Result
+from spectral.estimators.results import Estimate
 from spectral.solvers.certificate import Completeness
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
-class Spectrum:
+class Spectrum(Result):
     """What eigenpairs and singular triplets have in common.
 
     With `batched` every field that is a tensor has a leading axis, one entry an image.
@@ -98,39 +97,6 @@ class Spectrum:
         """What `which` orders by and `completeness` bounds: the value, or its magnitude."""
         return values.abs() if self.which == "magnitude" else values
 
-    def save(self, path: str | Path) -> Path:
-        """Write everything to one safetensors file; returns its path."""
-        tensors: dict[str, Tensor] = {}
-        meta: dict[str, Any] = {}
-        for name in (f.name for f in fields(self)):
-            value = getattr(self, name)
-            if isinstance(value, Tensor):
-                tensors[name] = value
-            elif isinstance(value, (Completeness, Estimate)):
-                parts = {part.name: getattr(value, part.name) for part in fields(value)}
-                for part in ("bound", "value", "stderr"):
-                    if part in parts:
-                        tensors[f"{name}.{part}"] = torch.as_tensor(parts.pop(part))
-                meta[name] = parts
-            else:
-                meta[name] = value
-        return storage.write(path, type(self).__name__, tensors, meta)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            FileContentError: the file is missing or holds something else.
-        """
-        tensors, meta = storage.read(path, cls.__name__)
-        held: dict[str, Any] = {name: t for name, t in tensors.items() if "." not in name} | meta
-        held["completeness"] = Completeness(bound=tensors["completeness.bound"], **meta["completeness"])
-        if meta.get("asymmetry") is not None:
-            value, stderr = (plain(tensors[f"asymmetry.{part}"]) for part in ("value", "stderr"))
-            held["asymmetry"] = Estimate(value=value, stderr=stderr, **meta["asymmetry"])
-        return cls(**held)
-
     def completeness_text(self) -> str:
         """The completeness statement as a sentence."""
         c = self.completeness
@@ -166,6 +132,10 @@ class Spectrum:
         lines.append(f"  completeness {self.completeness_text()}")
         return lines
 
+    def _table(self) -> tuple[str, list[tuple[str, str]]]:
+        title, *lines = repr(self).splitlines()
+        return title, [(line[2:14].strip(), line[15:]) for line in lines]
+
     def _last_lines(self) -> list[str]:
         spent = ", ".join(f"{name} {n}" for name, n in self.spent.items())
         last = f"  products     {self.products} ({spent}) in {self.seconds:.2f} s"
@@ -193,10 +163,6 @@ class EigenPairs(Spectrum):
     asymmetry: Estimate | None
     part: str = "symmetric"
     between: tuple[float, float] | None = None
-
-    def __post_init__(self) -> None:
-        if self.between is not None:  # JSON knows no tuples
-            object.__setattr__(self, "between", tuple(self.between))
 
     @property
     def sought(self) -> str:

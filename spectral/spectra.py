@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -44,6 +44,26 @@ FULL = ("auto", "krylov-schur", "dense")
 SINGULAR = ("auto", "golub-kahan", "randomized", "dense")
 
 
+class Options(TypedDict, total=False):
+    """The keywords of `top_eigs` on which the kind of its result does not depend."""
+
+    which: Which
+    above: float | None
+    between: tuple[float, float] | None
+    tol: float
+    method: str
+    block: int
+    batched: bool
+    start: Tensor | None
+    seed: int
+    max_products: int | None
+    left: bool
+    precision: Precision | None
+    progress: bool
+    checkpoint: str | Path | None
+    model_kwargs: Mapping[str, Any] | None
+
+
 @overload
 def top_eigs(
     model_or_operator: Callable[..., Any] | LinearOperator | Any,
@@ -51,7 +71,7 @@ def top_eigs(
     k: int = 6,
     *,
     part: Literal["symmetric"] = "symmetric",
-    **options: Any,
+    **options: Unpack[Options],
 ) -> EigenPairs: ...
 
 
@@ -62,7 +82,7 @@ def top_eigs(
     k: int = 6,
     *,
     part: Literal["full"],
-    **options: Any,
+    **options: Unpack[Options],
 ) -> FullEigenPairs: ...
 
 
@@ -86,7 +106,7 @@ def top_eigs(
     precision: Precision | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
-    **model_kwargs: Any,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> EigenPairs | FullEigenPairs:
     """The k extreme eigenpairs of a Jacobian, with proof: S e = lambda e, or J v = lambda v for part="full".
 
@@ -135,7 +155,7 @@ def top_eigs(
         progress: show a bar.
         checkpoint: a file in which the solve is kept while it runs; where it exists, the solve in it is
             resumed, also with another k, tol or max_products.  For the methods "lanczos" and "krylov-schur".
-        model_kwargs: passed to the model: noise level, label, ...
+        model_kwargs: keywords for the model, {name: value}: noise level, label, ...
 
     Returns:
         EigenPairs, vectors (k, *input shape); FullEigenPairs for part="full".  Ctrl-C returns what has been
@@ -286,7 +306,7 @@ def top_svd(
     max_products: int | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
-    **model_kwargs: Any,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> SingularTriplets:
     """The k largest singular triplets J v = sigma u, J' u = sigma v of a Jacobian or operator, with proof.
 
@@ -316,7 +336,7 @@ def top_svd(
         NotFiniteError, NotDeterministicError, ModelOutputError: see `jacobian`.
 
     Example:
-        >>> triplets = spectral.top_svd(model, y, k=20, sigma=0.5)
+        >>> triplets = spectral.top_svd(model, y, k=20, model_kwargs={"sigma": 0.5})
         >>> triplets.values, triplets.left, triplets.right
     """
     began = time.perf_counter()
@@ -346,8 +366,8 @@ def top_svd(
         ),
         left=problem.shaped(proof.left, problem.output_shape),
         right=problem.shaped(proof.right, problem.input_shape),
-        left_residuals=problem.one(proof.left_residuals),
-        right_residuals=problem.one(proof.right_residuals),
+        left_residuals=problem.sized(proof.left_residuals),
+        right_residuals=problem.sized(proof.right_residuals),
         orthogonality=problem.one(proof.orthogonality),
         which="largest",
         above=above,

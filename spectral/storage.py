@@ -1,23 +1,31 @@
-"""Results on disk: tensors and JSON metadata in one safetensors file, written whole or not at all."""
+"""Tensors and JSON metadata in one safetensors file, written whole or not at all and read with a checksum."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from spectral.errors import FileContentError
 
+# In the header's JSON; a quotation mark inside a string would have a backslash before it.
+_MARK = b'"sha256":"'
+_BLANK = b"0" * 64
+_PIECE = 1 << 20
+
 
 def write(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:
     """Write tensors and metadata to `path`, through a temporary file beside it; returns the path.
+
+    The header holds the SHA-256 of the file, taken with zeros in its own place.
 
     Args:
         path: the file; its folder is made.
@@ -30,12 +38,15 @@ def write(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict[st
     held = {name: t.detach().cpu().resolve_conj().contiguous() for name, t in tensors.items()}
     pairs = [name for name, t in held.items() if t.is_complex()]
     held |= {name: torch.view_as_real(held[name]) for name in pairs}
+    header = {"kind": kind, "meta": json.dumps(meta), "complex": json.dumps(pairs), "sha256": _BLANK.decode()}
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     os.close(handle)
     try:
-        save_file(
-            held, partial, metadata={"kind": kind, "meta": json.dumps(meta), "complex": json.dumps(pairs)}
-        )
+        save_file(_apart(held), partial, metadata=header)
+        with Path(partial).open("r+b") as file:
+            digest, _, place = _checksum(file)
+            file.seek(place)
+            file.write(digest)
         Path(partial).chmod(0o644)
         Path(partial).replace(path)
     finally:
@@ -47,18 +58,47 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
     """The tensors and metadata that `write` put into `path`.
 
     Raises:
-        FileContentError: there is no such file, or it holds something else.
+        FileContentError: there is no such file, it holds something else, or one of its bits has changed.
     """
     path = Path(path)
     if not path.is_file():
         raise FileContentError(f"no file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            held = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-    except SafetensorError as failure:
-        raise FileContentError(f"{path} is not a safetensors file: {failure}") from None
-    if held.get("kind") != kind:
-        raise FileContentError(f"{path} holds {held.get('kind', 'no result of this library')}, not {kind}")
-    tensors |= {name: torch.view_as_complex(tensors[name]) for name in json.loads(held.get("complex", "[]"))}
+    with path.open("rb") as opened:
+        digest, kept, _ = _checksum(opened)
+    if kept != digest:
+        raise FileContentError(
+            f"{path} is damaged, or not a safetensors file of this library: "
+            + ("its checksum is not that of its contents" if kept else "it holds no checksum")
+        )
+    with safe_open(path, framework="pt") as file:
+        held = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+    if held["kind"] != kind:
+        raise FileContentError(f"{path} holds {held['kind']}, not {kind}")
+    tensors |= {name: torch.view_as_complex(tensors[name]) for name in json.loads(held["complex"])}
     return tensors, json.loads(held["meta"])
+
+
+def _checksum(file: BinaryIO) -> tuple[bytes, bytes | None, int]:
+    """The checksum of a file, the one that it holds, None where it has no place for it, and that place."""
+    prefix = file.read(8)
+    header = file.read(min(int.from_bytes(prefix, "little"), os.fstat(file.fileno()).st_size))
+    place = header.find(_MARK) + len(_MARK)
+    end = place + len(_BLANK)
+    if place < len(_MARK) or header[end : end + 1] != b'"':
+        return b"", None, 0
+    found = hashlib.sha256(prefix + header[:place] + _BLANK + header[end:])
+    while piece := file.read(_PIECE):
+        found.update(piece)
+    return found.hexdigest().encode(), header[place:end], len(prefix) + place
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same with copies of those that share memory with one before, which safetensors refuses."""
+    seen: set[int] = set()
+    held = {}
+    for name, t in tensors.items():
+        memory = t.untyped_storage().data_ptr()
+        held[name] = t.clone() if memory in seen else t
+        seen.add(memory)
+    return held

@@ -61,6 +61,17 @@ def test_table_figure_and_result(files, tmp_path):
     assert min(picture.size) > 400
 
 
+def test_json_knows_no_infinity(files):
+    """All eigenvalues of a matrix leave none to bound: null, where Python would write -Infinity."""
+    result = eigs(files, "-k", "16", "--json", "--crop", "1", "2", "4")
+
+    def refuse(token):
+        raise AssertionError(token)
+
+    told = json.loads(result.stdout, parse_constant=refuse)
+    assert told["bound"] is None and len(told["values"]) == 16
+
+
 def test_json(files):
     result = eigs(files, "-k", "3", "--json", "--crop", "1", "2", "16")
     told = json.loads(result.stdout)

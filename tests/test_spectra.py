@@ -246,7 +246,11 @@ def test_what_bounds_k_is_named(problem):
         (lambda net, y: spectral.top_eigs(net, k=3), errors.OptionError, "needs an input"),
         (lambda net, y: spectral.top_eigs(net, 3), errors.OptionError, "y must be a tensor"),
         (lambda net, y: spectral.top_eigs(torch.eye(4), y, 3), errors.OptionError, "y goes with a model"),
-        (lambda net, y: spectral.top_eigs(torch.eye(4), k=3, sigma=1), errors.OptionError, "no input y"),
+        (
+            lambda net, y: spectral.top_eigs(torch.eye(4), k=3, model_kwargs={"sigma": 1}),
+            errors.OptionError,
+            "no input y",
+        ),
         (lambda net, y: spectral.top_eigs(torch.zeros(3, 4), k=3), errors.ShapeError, "not square"),
         (lambda net, y: spectral.top_eigs(lambda y: y[..., 1:], y, 3), errors.ShapeError, "maps"),
         (lambda net, y: spectral.top_eigs(net, y, above=1.0, batched=True), errors.OptionError, "once an"),

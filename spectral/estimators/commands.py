@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ from spectral.console import (
     forward_seconds,
     load_problem,
     one_line_errors,
+    print_json,
 )
 from spectral.errors import OptionError
 from spectral.estimators import diagonal
@@ -112,7 +112,7 @@ def sure(
         summary = {
             "mse": _numbers(found),
             "noise_error": found.noise_error,
-            "psnr": None if math.isnan(found.psnr) else found.psnr,
+            "psnr": found.psnr,
             "true_mse": truth,
             "true_psnr": -10 * math.log10(truth),
             "sigma": found.sigma,
@@ -297,4 +297,4 @@ def _print(
 
 
 def _print_json(summary: dict[str, Any], problem: Problem, files: list[Path]) -> None:
-    typer.echo(json.dumps(summary | {"notes": problem.notes, "files": [str(path) for path in files]}))
+    print_json(summary | {"notes": problem.notes, "files": [str(path) for path in files]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -45,7 +46,7 @@ def spectral_density(
     known: Any = None,
     seed: int = 0,
     batched: bool = False,
-    **model_kwargs: Any,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> Density:
     """How the eigenvalues of (A + A')/2, or the singular values of A, are distributed.
 
@@ -70,13 +71,13 @@ def spectral_density(
             For "singular", the right singular vectors.
         seed: of the probes.
         batched: whether the first axis of y counts independent inputs.
-        model_kwargs: passed to the model.
+        model_kwargs: keywords for the model, {name: value}: label, ...
 
     Raises:
         OptionError: probes, steps or a name out of range.
         ShapeError: A is not square where its symmetric part is asked for, or `known` does not fit.
     """
-    A = unit_scale(operator_of(model_or_operator, y, batched, **model_kwargs))
+    A = unit_scale(operator_of(model_or_operator, y, batched, model_kwargs))
     n, started = A.shape[1], A.count
     if part not in ("symmetric", "singular") or method not in ("slq", "kpm"):
         raise OptionError(
@@ -121,7 +122,7 @@ def schatten_norm(
     steps: int = 60,
     seed: int = 0,
     batched: bool = False,
-    **model_kwargs: Any,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> Estimate:
     """(sum_i sigma_i^p)^(1/p) over the singular values: p = 1 the nuclear norm, p = 2 Frobenius' norm.
 
@@ -135,7 +136,7 @@ def schatten_norm(
     if not p > 0:
         raise OptionError(f"p must be positive, got {p}")
     if p == math.inf:
-        A = operator_of(model_or_operator, y, batched, **model_kwargs)
+        A = operator_of(model_or_operator, y, batched, model_kwargs=model_kwargs)
         return _spectral_norm(A, probes * steps, seed)
     density = spectral_density(
         model_or_operator,
@@ -145,7 +146,7 @@ def schatten_norm(
         steps=steps,
         seed=seed,
         batched=batched,
-        **model_kwargs,
+        model_kwargs=model_kwargs,
     )
     # Over the largest of them no power overflows, nor do all vanish.
     largest = torch.cat([density.nodes.flatten(-2), density.known], -1).amax(-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -35,7 +36,7 @@ def diagonal(
     confidence: float = 0.95,
     seed: int = 0,
     batched: bool = False,
-    **model_kwargs: Any,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> Estimate:
     """diag A; of a denoiser, d f_i / d y_i at every pixel i, as an image.
 
@@ -57,7 +58,7 @@ def diagonal(
         rtol, confidence: the target.
         seed: of the probes.
         batched: whether the first axis of y counts independent inputs.
-        model_kwargs: passed to the model.
+        model_kwargs: keywords for the model, {name: value}: label, ...
 
     Returns:
         Value and stderr of the shape of y, or (*batch, n) for an operator.
@@ -67,7 +68,7 @@ def diagonal(
         OptionError: the budget is below 2 products (6 for xdiag), or an unknown method.
         NotFiniteError: a product holds NaN or infinity.
     """
-    A = operator_of(model_or_operator, y, batched, **model_kwargs)
+    A = operator_of(model_or_operator, y, batched, model_kwargs)
     if A.shape[0] != A.shape[1]:
         raise ShapeError(f"{A!r} is not square, so it has no diagonal")
     if products is None and rtol is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,7 +12,10 @@ from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.estimators.results import Density
-from spectral.plotting import BLUE, INK, ORANGE, STYLE
+from spectral.plotting import BLUE, INK, ORANGE, STYLE, Canvas, Images, Size, stacked
+
+if TYPE_CHECKING:
+    from spectral.risk import PosteriorComponents, RiskCurve
 
 
 def density(result: Density, threshold: float | None = None, title: str = "") -> Figure:
@@ -21,23 +24,25 @@ def density(result: Density, threshold: float | None = None, title: str = "") ->
     Known values are drawn as ticks.
 
     Args:
-        result: of one problem.
+        result: the density; of a batch the first are shown one under another.
         threshold: marked in both panels, with the count above it.
         title: above the figure.
-
-    Raises:
-        OptionError: the density is of several problems.
     """
-    if result.nodes.ndim != 2:
-        raise OptionError("a figure takes the density of one problem")
+
+    def draw(canvas: Canvas, one: Density, _: Images, title: str) -> Size:
+        return _density(canvas, one, threshold, title)
+
+    return stacked(draw, result, result.nodes.shape[:-2], (), title)
+
+
+def _density(canvas: Canvas, result: Density, threshold: float | None, title: str) -> Size:
     low, high = result.ends
     pad = 0.04 * (high - low) + 1e-9
     grid = torch.linspace(low - pad, high + pad, 600, dtype=torch.float64)
     name = "\\lambda" if result.part == "symmetric" else "\\sigma"
-    figure = Figure(figsize=(10, 3.6), layout="constrained", dpi=120)
-    left, right = figure.subplots(1, 2)
+    left, right = canvas.subplots(1, 2)
     if title:
-        figure.suptitle(title, fontsize=10, color=INK)
+        canvas.suptitle(title, fontsize=10, color=INK)
 
     floor = 0.2 / result.n / (high - low)  # a fifth of one value spread over the range
     _band(left, grid, *_interval(result.curve(grid)), floor=floor)
@@ -64,7 +69,7 @@ def density(result: Density, threshold: float | None = None, title: str = "") ->
     if threshold is not None:
         count = result.count_above(threshold)
         right.set_title(f"{count.value:.1f} $\\pm$ {count.halfwidth():.1f} above {threshold:g}", **STYLE)
-    return figure
+    return 10, 3.6
 
 
 def images(panels: list[tuple[str, Tensor]], title: str = "") -> Figure:
@@ -74,21 +79,22 @@ def images(panels: list[tuple[str, Tensor]], title: str = "") -> Figure:
         panels: names and images (..., H, W), leading axes averaged.
         title: above the figure.
     """
-    planes = [(name, x.detach().double().cpu().reshape(-1, *x.shape[-2:]).mean(0)) for name, x in panels]
+    figure = Figure(layout="constrained", dpi=120)
+    figure.set_size_inches(_images(figure, panels, title))
+    return figure
+
+
+def _images(canvas: Canvas, panels: list[tuple[str, Tensor]], title: str) -> Size:
+    planes = [(name, _plane(x)) for name, x in panels]
     height, width = planes[0][1].shape
-    figure = Figure(
-        figsize=(3.4 * len(planes), 3.2 * min(max(height / width, 0.5), 2) + 0.4),
-        layout="constrained",
-        dpi=120,
-    )
     if title:
-        figure.suptitle(title, fontsize=10, color=INK)
-    for axis, (name, x) in zip(np.atleast_1d(figure.subplots(1, len(planes))), planes, strict=True):
-        shown = axis.imshow(x.numpy(), cmap="gray")
+        canvas.suptitle(title, fontsize=10, color=INK)
+    for axis, (name, x) in zip(np.atleast_1d(canvas.subplots(1, len(planes))), planes, strict=True):
+        shown = axis.imshow(x, cmap="gray")
         axis.set_title(name, **STYLE)
         axis.set_axis_off()
-        figure.colorbar(shown, ax=axis, shrink=0.8).ax.tick_params(labelsize=6)
-    return figure
+        canvas.colorbar(shown, ax=axis, shrink=0.8).ax.tick_params(labelsize=6)
+    return 3.4 * len(planes), 3.2 * min(max(height / width, 0.5), 2) + 0.4
 
 
 def strip(rows: list[tuple[str, Tensor]], title: str = "") -> Figure:
@@ -98,21 +104,54 @@ def strip(rows: list[tuple[str, Tensor]], title: str = "") -> Figure:
         rows: names and strips (count, ..., H, W), as `PosteriorComponents.traversal` returns them.
         title: above the figure.
     """
-    count = len(rows[0][1])
-    figure = Figure(figsize=(1.5 * count, 1.6 * len(rows) + 0.3), layout="constrained", dpi=120)
-    if title:
-        figure.suptitle(title, fontsize=10, color=INK)
-    grid = figure.subplots(len(rows), count, squeeze=False)
-    for axes, (name, images_) in zip(grid, rows, strict=True):
-        for axis, x in zip(axes, images_, strict=True):
-            plane = x.detach().double().cpu().reshape(-1, *x.shape[-2:]).mean(0)
-            axis.imshow(plane.numpy(), cmap="gray", vmin=0, vmax=1)
-            axis.set_axis_off()
-        axes[0].set_title(name, loc="left", **STYLE)
+    figure = Figure(layout="constrained", dpi=120)
+    figure.set_size_inches(_strip(figure, rows, title))
     return figure
 
 
-def risk(curve: Any, title: str = "") -> Figure:
+def _strip(canvas: Canvas, rows: list[tuple[str, Tensor]], title: str) -> Size:
+    count = len(rows[0][1])
+    if title:
+        canvas.suptitle(title, fontsize=10, color=INK)
+    grid = canvas.subplots(len(rows), count, squeeze=False)
+    for axes, (name, images_) in zip(grid, rows, strict=True):
+        for axis, x in zip(axes, images_, strict=True):
+            axis.imshow(_plane(x), cmap="gray", vmin=0, vmax=1)
+            axis.set_axis_off()
+        axes[0].set_title(name, loc="left", **STYLE)
+    return 1.5 * count, 1.6 * len(rows) + 0.3
+
+
+def posterior(components: PosteriorComponents, title: str = "") -> Figure:
+    """Mean and pixel deviations, above walks from the mean along the first four components.
+
+    Args:
+        components: of images (grey or colour, in [0, 1]); of a batch the first are shown one under another.
+        title: above the figure.
+
+    Raises:
+        OptionError: the mean is no image.
+    """
+    if components.mean.ndim - (components.pairs.values.ndim - 1) < 2:
+        raise OptionError(f"a figure takes images (..., H, W); got a mean {tuple(components.mean.shape)}")
+
+    def draw(canvas: Canvas, one: PosteriorComponents, _: Images, title: str) -> Size:
+        walks = [
+            (f"{k + 1}: -3 to 3 standard deviations of {size:.3g}", one.traversal(k))
+            for k, size in enumerate(one.deviations[:4].tolist())
+        ]
+        if title:
+            canvas.suptitle(title, fontsize=10, color=INK)
+        ratios = [3.6, 1.6 * len(walks) + 0.3]
+        above, below = canvas.subfigures(2, 1, height_ratios=ratios, squeeze=False)[:, 0]
+        top = _images(above, [("E[x | y]", one.mean), ("deviation", one.pixel_deviation)], "")
+        width, height = _strip(below, walks, "")
+        return width, top[1] + height
+
+    return stacked(draw, components, components.pairs.values.shape[:-1], (), title)
+
+
+def risk(curve: RiskCurve, title: str = "") -> Figure:
     """A `RiskCurve`: root mean squared error, SURE and sigma^2 tr J against sigma, with 95 % bands."""
     figure = Figure(figsize=(5, 3.8), layout="constrained", dpi=120)
     axis = figure.subplots()
@@ -127,13 +166,12 @@ def risk(curve: Any, title: str = "") -> Figure:
         estimate = curve.mean(name)
         low, high = (np.sqrt(bound.clip(min=1e-12)) for bound in _interval(estimate))
         axis.fill_between(sigmas, low, high, color=colour, alpha=0.15, lw=0)
-        axis.plot(
-            sigmas, estimate.value.clamp(min=1e-12).sqrt(), style, color=colour, ms=4, lw=1, label=label
-        )
+        root = torch.as_tensor(estimate.value).clamp(min=1e-12).sqrt()
+        axis.plot(sigmas, root, style, color=colour, ms=4, lw=1, label=label)
     axis.set_xscale("log")
     axis.set_yscale("log")
     # A band that reaches down to zero says no more than that, and must not set the scale.
-    axis.set_ylim(0.5 * curve.mean("mse").value.clamp(min=1e-12).sqrt().min().item(), None)
+    axis.set_ylim(0.5 * torch.as_tensor(curve.mean("mse").value).clamp(min=1e-12).sqrt().min().item(), None)
     axis.set_xticks(sigmas, [f"{sigma:g}" for sigma in sigmas])
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.yaxis.set_minor_formatter(NullFormatter())
@@ -143,6 +181,11 @@ def risk(curve: Any, title: str = "") -> Figure:
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8, frameon=False)
     return figure
+
+
+def _plane(x: Tensor) -> np.ndarray:
+    """(H, W) from (..., H, W), leading axes averaged."""
+    return x.detach().double().cpu().reshape(-1, *x.shape[-2:]).mean(0).numpy()
 
 
 def _array(x: Any) -> np.ndarray:

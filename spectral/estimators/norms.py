@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def asymmetry(
     confidence: float = 0.95,
     seed: int = 0,
     batched: bool = False,
-    **model_kwargs: Any,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> Estimate:
     """|A - A'|_F / |A|_F: 0 for a symmetric operator, sqrt(2) for A' _|_ A, 2 for A' = -A.
 
@@ -40,7 +41,7 @@ def asymmetry(
         confidence: of the target.
         seed: of the probes.
         batched: whether the first axis of y counts independent inputs.
-        model_kwargs: passed to the model.
+        model_kwargs: keywords for the model, {name: value}: label, ...
 
     Raises:
         ShapeError: A is not square.
@@ -68,13 +69,13 @@ def frobenius_norm(
     confidence: float = 0.95,
     seed: int = 0,
     batched: bool = False,
-    **model_kwargs: Any,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> Estimate:
     """|A|_F = sqrt(E |A z|^2), the root of the sum of squared singular values.  One product a probe.
 
     Arguments as of `asymmetry`; spends 100 products where nothing is said.  A need not be square.
     """
-    A = unit_scale(operator_of(model_or_operator, y, batched, **model_kwargs))
+    A = unit_scale(operator_of(model_or_operator, y, batched, model_kwargs))
     budget = Budget(_default(products, rtol), rtol, confidence=confidence)
 
     def integrand(Z: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ def effective_rank(
     confidence: float = 0.95,
     seed: int = 0,
     batched: bool = False,
-    **model_kwargs: Any,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> Estimate:
     """(sum lambda)^2 / sum lambda^2 = (tr S)^2 / |S|_F^2 of the symmetric part S = (A + A')/2.
 
@@ -122,8 +123,8 @@ def effective_rank(
     return sample(A, integrand, sampler(A, seed=seed), budget, cost=cost, function=rank)
 
 
-def _square(x: Any, y: Tensor | None, batched: bool, model_kwargs: dict[str, Any]) -> UnitScale:
-    A = operator_of(x, y, batched, **model_kwargs)
+def _square(x: Any, y: Tensor | None, batched: bool, model_kwargs: Mapping[str, Any] | None) -> UnitScale:
+    A = operator_of(x, y, batched, model_kwargs)
     if A.shape[0] != A.shape[1]:
         raise ShapeError(f"{A!r} is not square, so it has no symmetric part")
     return unit_scale(A)

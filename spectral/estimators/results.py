@@ -5,21 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import scipy.stats
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from spectral import storage
+from spectral.base import Result
 from spectral.errors import OptionError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Number = float | Tensor
 
 
 @dataclass(frozen=True, repr=False)
-class Estimate:
+class Estimate(Result):
     """A mean of samples and how far it may be from the truth.
 
     Attributes:
@@ -77,23 +80,6 @@ class Estimate:
         )
         return replace(self, value=plain(value), stderr=plain(stderr))
 
-    def save(self, path: str | Path) -> Path:
-        """Write to `path` as safetensors, the scalars as JSON in its metadata; returns the path."""
-        tensors = {name: torch.as_tensor(getattr(self, name)) for name in ("value", "stderr", "skewness")}
-        scalars = {"samples": self.samples, "products": self.products, "method": self.method, "dof": self.dof}
-        return storage.write(path, "Estimate", tensors, scalars)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Estimate:
-        """Read what `save` wrote.
-
-        Raises:
-            FileContentError: the file holds something else.
-        """
-        tensors, scalars = storage.read(path, "Estimate")
-        value, stderr, skewness = (plain(tensors[name]) for name in ("value", "stderr", "skewness"))
-        return cls(value, stderr, skewness=skewness, **scalars)
-
     def __float__(self) -> float:
         return float(self.value)
 
@@ -138,11 +124,8 @@ def plain(x: Tensor) -> Number:
     return x.item() if x.ndim == 0 else x
 
 
-_TENSORS = ("nodes", "weights", "half_nodes", "half_weights", "known")
-
-
 @dataclass(frozen=True, repr=False)
-class Density:
+class Density(Result):
     """The distribution of n eigenvalues (or singular values): a few known, the rest as p random measures.
 
     A probe's measure puts `weights` at `nodes` and has mass one; their mean stands for the n - k unknown
@@ -263,21 +246,11 @@ class Density:
         mine = torch.as_tensor(self.distribution(middles).value)
         return ((mine - exact).abs().sum() * (edges[1] - edges[0])).item()
 
-    def save(self, path: str | Path) -> Path:
-        """Write to `path` as safetensors, the scalars as JSON in its metadata; returns the path."""
-        tensors = {name: getattr(self, name) for name in _TENSORS}
-        scalars = {name: getattr(self, name) for name in ("n", "part", "method", "steps", "products")}
-        return storage.write(path, "Density", tensors, scalars)
+    def plot(self, threshold: float | None = None) -> Figure:
+        """The curve and the count above t, with their errors; see `spectral.estimators.figures.density`."""
+        from spectral.estimators.figures import density  # noqa: PLC0415  matplotlib takes a second to import
 
-    @classmethod
-    def load(cls, path: str | Path) -> Density:
-        """Read what `save` wrote.
-
-        Raises:
-            FileContentError: the file holds something else.
-        """
-        tensors, scalars = storage.read(path, "Density")
-        return cls(**{**tensors, **scalars})
+        return density(self, threshold)
 
     def __repr__(self) -> str:
         low, high = self.ends

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -34,7 +34,7 @@ def trace(
     confidence: float = 0.95,
     seed: int = 0,
     batched: bool = False,
-    **model_kwargs: Any,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> Estimate:
     """tr A, or tr J = div f(y), the sum of the eigenvalues.
 
@@ -57,7 +57,7 @@ def trace(
         rtol, atol, confidence: the target.
         seed: of the probes.
         batched: whether the first axis of y counts independent inputs.
-        model_kwargs: passed to the model.
+        model_kwargs: keywords for the model, {name: value}: label, ...
 
     Returns:
         The trace, a float, or (B,) for B problems, with its standard error.
@@ -67,7 +67,7 @@ def trace(
         OptionError: a budget too small for the method (each needs a few probes), or an unknown method.
         NotFiniteError: a product holds NaN or infinity.
     """
-    A = operator_of(model_or_operator, y, batched, **model_kwargs)
+    A = operator_of(model_or_operator, y, batched, model_kwargs)
     if A.shape[0] != A.shape[1]:
         raise ShapeError(f"{A!r} is not square, so it has no trace")
     if method not in _METHODS:

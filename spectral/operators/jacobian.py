@@ -13,7 +13,7 @@ import functools
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -31,6 +31,7 @@ from spectral.operators import ways
 from spectral.operators.base import LinearOperator
 from spectral.operators.chunks import Chunks, Product, free_bytes
 from spectral.operators.frozen import Program, Recorder, Replayed
+from spectral.operators.keywords import keywords_of
 from spectral.operators.model import Model, same_random_numbers
 from spectral.operators.precision import Precision, arithmetic, own, tf32
 
@@ -53,7 +54,7 @@ def jacobian(
     batched: bool = False,
     method: Method = "auto",
     precision: Precision | None = None,
-    **model_kwargs: Any,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> Jacobian:
     """The Jacobian J = d model(y) / dy as a linear operator with products J v and J' u.
 
@@ -73,9 +74,10 @@ def jacobian(
             "frozen": the record must give what the model gives at another input, its rules agree with
             torch's own derivatives, <u, J v> with <J' u, v>, and the other ways with differences.
         precision: of the arithmetic inside products, by default the model's own; see `at_precision`.
-        model_kwargs: passed on to the model (noise level, label, ...).
+        model_kwargs: keywords for the model, {name: value}: noise level, label, ...
 
     Raises:
+        OptionError: y is no floating-point tensor, or model_kwargs no mapping.
         ShapeError: y has no entries, or no batch axis where `batched`.
         ModelOutputError: the model returned no floating-point tensor.
         NotDeterministicError: two calls at y differ (noise inside the model, a state that it keeps).
@@ -90,7 +92,7 @@ def jacobian(
         raise OptionError(f"y must be a floating-point tensor, got {kind}: images are floats in [0, 1]")
     if y.numel() == 0 or (batched and y.ndim < 2):
         raise ShapeError(f"y has shape {tuple(y.shape)}: expected at least one entry and, batched, two axes")
-    J = Jacobian(model, y.detach(), batched, method, model_kwargs)
+    J = Jacobian(model, y.detach(), batched, method, keywords_of(model_kwargs))
     return J if precision is None else J.at_precision(precision)
 
 
@@ -349,8 +351,8 @@ class Jacobian(LinearOperator):
                 if left or not self._model.plain.functions:
                     how = f" ({', '.join(left)})" if left else ""
                     return (
-                        f"a value made from y leaves torch{how} and comes back as a constant, so that its part "
-                        "of the derivative is lost: keep it a tensor, or give it a torch.autograd.Function"
+                        f"a value made from y leaves torch{how} and comes back as a constant, so that its "
+                        "part of the derivative is lost: keep it a tensor, or give it a torch.autograd.Function"
                     )
         if record.integers and not (self._functions or record.detached):
             return f"{record.integers[0]}: they have no derivative"
@@ -361,8 +363,8 @@ class Jacobian(LinearOperator):
         apart = (again - self.output).abs().max()
         if apart > 100 * torch.finfo(self.output.dtype).eps * self.output.abs().max():
             raise NotDeterministicError(
-                f"two calls of {self._name} at the same y differ by {apart:.1e}: switch off dropout and noise "
-                "inside the model (fix its random draws), reset what it keeps from call to call, and try again"
+                f"two calls of {self._name} at the same y differ by {apart:.1e}: switch off dropout and "
+                "noise inside the model (fix its random draws), or reset what it keeps from call to call"
             )
 
     def _recorded(self, record: Recorder | SpectralError) -> Program:
@@ -399,7 +401,9 @@ class Jacobian(LinearOperator):
             return
         by = ", ".join(self._functions) or "a straight-through estimator"
         if record.jumps:
-            raise SpectralError(f"{record.jumps[0]} is constant but for jumps, and {by} declares a derivative")
+            raise SpectralError(
+                f"{record.jumps[0]} is constant but for jumps, and {by} declares a derivative"
+            )
         with self._model.ready():
             D = ways.difference(self._model, self._y, v)
             size, wide = _size(D) ** 2, D.to(self.output.dtype)
@@ -426,7 +430,9 @@ class Jacobian(LinearOperator):
             self.eps = max(self.eps, _size(near - far) / max(_size(near), 1e-300) / 10)
         self._check_adjoint()
         if self._jumps:
-            self._note(f"{self._jumps[0]} is constant but for jumps: J is the derivative that autograd declares")
+            self._note(
+                f"{self._jumps[0]} is constant but for jumps: J is the derivative that autograd declares"
+            )
         elif not rough and method != "differences":
             with self._model.ready():
                 D, Jv = ways.difference(self._model, self._y, v), pair.push(v)
@@ -477,21 +483,25 @@ class Jacobian(LinearOperator):
                 backwards = 0.0
             else:
                 u = self._combined(U, 4).reshape(self.output.shape).to(self.output.dtype)
-                Ju = self._apply_transpose(u.to(self.dtype).reshape(*self.batch, 1, -1)).reshape(self._y.shape)
+                Ju = self._apply_transpose(u.to(self.dtype).reshape(*self.batch, 1, -1)).reshape(
+                    self._y.shape
+                )
                 try:
                     with self._model.ready():
                         declared = ways.reverse(self._model, self._y).pull(u)
-                    backwards = _size(Ju - declared) / max(_size(declared), self._tolerance * _size(u), 1e-300)
+                    backwards = _size(Ju - declared) / max(
+                        _size(declared), self._tolerance * _size(u), 1e-300
+                    )
                 except Exception:
                     backwards = 0.0  # there is no other way
         if apart > DIFFERENCES:
             raise SpectralError(
-                f"products of {self._name}'s Jacobian ({self.method}) are wrong: differences of the model along "
-                f"what was found differ by {apart:.1e}, relative; another method= may do"
+                f"products of {self._name}'s Jacobian ({self.method}) are wrong: differences of the model "
+                f"along what was found differ by {apart:.1e}, relative; another method= may do"
             )
         if backwards > 10 * self._tolerance:
             self._note(
-                f"autograd's J' u differs by {backwards:.0e}: the model cuts its graph or declares a derivative; "
+                f"autograd's J' u differs by {backwards:.0e}: the model cuts its graph or declares another; "
                 "differences of the model agree with J"
             )
 

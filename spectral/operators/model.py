@@ -149,9 +149,7 @@ class _Kept:
 def _same(container: Any, before: Any) -> bool:
     """Whether two lists, tables or sets hold the same objects."""
     now, then = ([*c.items()] if isinstance(c, dict) else [(None, x) for x in c] for c in (container, before))
-    return len(now) == len(then) and all(
-        a == b and x is y for (a, x), (b, y) in zip(now, then, strict=True)
-    )
+    return len(now) == len(then) and all(a == b and x is y for (a, x), (b, y) in zip(now, then, strict=True))
 
 
 class _Plain(TorchFunctionMode):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -9,18 +10,25 @@ from torch import Tensor
 from spectral.errors import OptionError
 from spectral.operators.base import LinearOperator, as_operator
 from spectral.operators.jacobian import jacobian
+from spectral.operators.keywords import keywords_of
 
 
-def operator_of(subject: Any, y: Tensor | None, batched: bool = False, **model_kwargs: Any) -> LinearOperator:
+def operator_of(
+    subject: Any,
+    y: Tensor | None,
+    batched: bool = False,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> LinearOperator:
     """The Jacobian of a model at y; without y the operator, matrix or SciPy operator itself.
 
     Raises:
-        OptionError: a model came without y, an operator with one, or keywords without a model.
+        OptionError: a model came without y, an operator with one, or keywords or a batch without a model.
     """
     if y is None:
-        if model_kwargs or batched:
-            names = ", ".join([*model_kwargs, *(["batched"] if batched else [])])
-            raise OptionError(f"{names}: for a model, but there is no input y")
+        given = {"model_kwargs": bool(keywords_of(model_kwargs)), "batched": batched}
+        if any(given.values()):
+            names = " and ".join(name for name, is_given in given.items() if is_given)
+            raise OptionError(f"{names} goes with a model, and there is no input y: pass (model, y)")
         if callable(subject) and not hasattr(subject, "shape"):
             raise OptionError("a model needs an input to take its Jacobian at: pass (model, y)")
         return as_operator(subject)
@@ -30,4 +38,4 @@ def operator_of(subject: Any, y: Tensor | None, batched: bool = False, **model_k
         )
     if not callable(subject) or isinstance(subject, LinearOperator):
         raise OptionError(f"y goes with a model; a {type(subject).__name__} is given alone")
-    return jacobian(subject, y, batched=batched, **model_kwargs)
+    return jacobian(subject, y, batched=batched, model_kwargs=model_kwargs)

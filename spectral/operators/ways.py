@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from spectral.errors import SpectralError
 
@@ -66,7 +66,7 @@ def differences(function: Function, y: Tensor) -> Pair:
 
 
 def difference(function: Function, y: Tensor, v: Tensor, step: float = 2e-3) -> Tensor:
-    """(f(y + h v) - f(y - h v)) / 2h, h such that no entry of y moves by more than `step` root mean squares."""
+    """(f(y + h v) - f(y - h v)) / 2h, h so that no entry of y moves by more than `step` of its size."""
     size = float(v.abs().max())
     if size == 0:
         return torch.zeros_like(function(y))

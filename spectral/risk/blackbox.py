@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spectral.errors import OptionError, ShapeError, TransposeMissingError
 from spectral.operators import LinearOperator
+from spectral.operators.keywords import keywords_of
 
 
 class FiniteDifference(LinearOperator):
@@ -25,7 +26,7 @@ class FiniteDifference(LinearOperator):
         step: root mean square of the perturbation, in the units of y.
 
     Raises:
-        OptionError: the step is not positive, or a module is in training mode.
+        OptionError: the step is not positive, a module is in training mode, or model_kwargs is no mapping.
         ShapeError: f changes the shape.
     """
 
@@ -35,7 +36,7 @@ class FiniteDifference(LinearOperator):
         y: Tensor,
         step: float | Tensor,
         batched: bool = False,
-        **model_kwargs: Any,
+        model_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(model, nn.Module) and any(m.training for m in model.modules()):
             raise OptionError("the model is in training mode: call model.eval() first")
@@ -44,7 +45,7 @@ class FiniteDifference(LinearOperator):
         if not bool((self.step > 0).all()):
             raise OptionError(f"the step of a finite difference must be positive, got {step}")
         self._model, self._y = model, y.detach()
-        self._kwargs = model_kwargs
+        self._kwargs = keywords_of(model_kwargs)
         self.output = self._evaluate(self._y)
         if self.output.shape != y.shape:
             raise ShapeError(f"the denoiser maps {tuple(y.shape)} to {tuple(self.output.shape)}")

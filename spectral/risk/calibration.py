@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from spectral import storage
+from spectral.base import Result
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate
 from spectral.estimators.results import with_error
+from spectral.risk.level import with_level
 from spectral.risk.sure import sure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
-class RiskCurve:
+class RiskCurve(Result):
     """Three measures of the risk per entry, image by image and noise level by noise level.
 
     Attributes:
@@ -52,24 +55,11 @@ class RiskCurve:
         half = Estimate(self.sure, self.sure_error, 1, 0, "sure", math.inf).halfwidth(level)
         return ((self.sure - self.mse).abs() <= half).double().mean(-1)
 
-    def save(self, path: str | Path) -> Path:
-        """Write to `path` as safetensors; returns the path."""
-        return storage.write(
-            path,
-            "RiskCurve",
-            {name: getattr(self, name) for name in _TENSORS},
-            {"products": self.products},
-        )
+    def plot(self) -> Figure:
+        """The three against sigma, with 95 % bands; see `spectral.estimators.figures.risk`."""
+        from spectral.estimators.figures import risk  # noqa: PLC0415  matplotlib takes a second to import
 
-    @classmethod
-    def load(cls, path: str | Path) -> RiskCurve:
-        """Read what `save` wrote.
-
-        Raises:
-            FileContentError: the file holds something else.
-        """
-        tensors, scalars = storage.read(path, "RiskCurve")
-        return cls(**{**tensors, **scalars})
+        return risk(self)
 
     def __repr__(self) -> str:
         lines = [
@@ -84,9 +74,6 @@ class RiskCurve:
         return "\n".join(lines)
 
 
-_TENSORS = ("sigmas", "mse", "sure", "sure_error", "bayes")
-
-
 def risk_curve(
     model: Callable[..., Tensor],
     images: Tensor,
@@ -94,7 +81,8 @@ def risk_curve(
     *,
     products: int | None = None,
     seed: int = 0,
-    told: str | None = None,
+    sigma_keyword: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> RiskCurve:
     """Add noise of each level to each image, and compare true error, SURE and sigma^2 tr J.
 
@@ -104,10 +92,12 @@ def risk_curve(
         sigmas: noise levels.
         products: for each trace; by default as `sure` chooses.
         seed: of noise and probes.
-        told: the keyword by which the model takes sigma; None for a blind denoiser.
+        sigma_keyword: the model's keyword for the noise level; None for a blind denoiser.
+        model_kwargs: keywords for the model, {name: value}: label, ...
 
     Raises:
-        OptionError: no sigma, or one that is not positive.
+        OptionError: no sigma, or one that is not positive; or the model has a parameter sigma that nothing
+            sets.
         ShapeError: images without a batch axis.
     """
     _check(images, sigmas)
@@ -115,9 +105,18 @@ def risk_curve(
     spent = 0
     for index, sigma in enumerate(sigmas):
         y = images + sigma * _noise(images, seed + index)
-        f = functools.partial(model, **{told: sigma}) if told else model
-        risk = sure(f, y, sigma, products=products, seed=seed, batched=True)
-        error = (_denoised(f, y) - images).double().flatten(1).square().mean(1)
+        risk = sure(
+            model,
+            y,
+            sigma,
+            products=products,
+            seed=seed,
+            batched=True,
+            sigma_keyword=sigma_keyword,
+            model_kwargs=model_kwargs,
+        )
+        keywords = with_level(model, sigma, sigma_keyword, model_kwargs)
+        error = (_denoised(model, y, keywords) - images).double().flatten(1).square().mean(1)
         d = images[0].numel()
         rows.append(
             (
@@ -160,7 +159,8 @@ def kl_bound(
     sigmas: Sequence[float],
     *,
     seed: int = 0,
-    told: str | None = None,
+    sigma_keyword: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> KLBound:
     """KL(p || p_theta) <= integral (MSE(f) - MSE(f*)) sigma^-3 d sigma (eq. 5 of Kadkhodaie et al. 2024).
 
@@ -175,13 +175,15 @@ def kl_bound(
         images: held-out samples x of p, (B, ...).
         sigmas: increasing noise levels, at least 3.
         seed: of the noise.
-        told: the keyword by which both take sigma; None where they are blind.
+        sigma_keyword: the keyword of both for the noise level; None where they are blind.
+        model_kwargs: keywords for both, {name: value}: label, ...
 
     Returns:
         Nats for a whole image, with its standard error.
 
     Raises:
-        OptionError: sigmas do not increase, or fewer than 3 of them or 2 images.
+        OptionError: sigmas do not increase, or fewer than 3 of them or 2 images; or a denoiser has a
+            parameter sigma that nothing sets.
         ShapeError: images without a batch axis.
     """
     _check(images, sigmas)
@@ -191,8 +193,10 @@ def kl_bound(
     gaps = []
     for index, sigma in enumerate(sigmas):
         y = images + sigma * _noise(images, seed + index)
-        both = (functools.partial(f, **{told: sigma}) if told else f for f in (model, reference))
-        errors = [(_denoised(f, y) - images).double().flatten(1).square().sum(1) for f in both]
+        errors = []
+        for f in (model, reference):
+            keywords = with_level(f, sigma, sigma_keyword, model_kwargs)
+            errors.append((_denoised(f, y, keywords) - images).double().flatten(1).square().sum(1))
         gaps.append((errors[0] - errors[1]).cpu())
     gap = torch.stack(gaps)
     weighted = gap / levels.square().unsqueeze(-1)
@@ -212,9 +216,9 @@ def kl_bound(
     )
 
 
-def _denoised(model: Callable[..., Tensor], y: Tensor) -> Tensor:
+def _denoised(model: Callable[..., Tensor], y: Tensor, keywords: dict[str, Any]) -> Tensor:
     with torch.no_grad():
-        return model(y)
+        return model(y, **keywords)
 
 
 def _noise(images: Tensor, seed: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from spectral.errors import OptionError
 from spectral.estimators import Estimate, trace
 from spectral.estimators.results import plain
 from spectral.operators import jacobian
+from spectral.operators.keywords import keywords_of
+from spectral.risk.level import takes_sigma
 
 _MEDIAN = 0.6744897501960817  # of |N(0, 1)|
 _DENSITY = 0.6355492740476823  # of |N(0, 1)| at its median
@@ -56,7 +59,7 @@ def sigma_by_residual(
     products: int | None = None,
     seed: int = 0,
     batched: bool = False,
-    **model_kwargs: Any,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> Estimate:
     """sigma^2 = |y - f(y)|^2 / (d - tr J), of a denoiser that is not told sigma.
 
@@ -70,15 +73,22 @@ def sigma_by_residual(
         products: for tr J (default 100).
         seed: of the probes.
         batched: whether the first axis of y counts separate images.
-        model_kwargs: passed to the model.
+        model_kwargs: keywords for the model, {name: value}: label, ...
 
     Returns:
         sigma; its standard error contains that of the trace and of |noise|^2, sqrt(2/(d - tr J)) relative.
 
     Raises:
-        OptionError: tr J >= d, so nothing of the image is residual.
+        OptionError: tr J >= d, so nothing of the image is residual; or the model has a parameter sigma that
+            nothing sets.
     """
-    A = jacobian(model, y, batched=batched, **model_kwargs)
+    keywords = keywords_of(model_kwargs)
+    if "sigma" not in keywords and takes_sigma(model):
+        raise OptionError(
+            "the model has a parameter sigma, and this rule is for a denoiser that is not told it: use "
+            'sigma_by_median, or fix it by model_kwargs={"sigma": ...}'
+        )
+    A = jacobian(model, y, batched=batched, model_kwargs=keywords)
     divergence = trace(A, products=products or 100, seed=seed)
     value, error = (torch.as_tensor(x, dtype=torch.float64) for x in (divergence.value, divergence.stderr))
     freedom = A.shape[1] - value

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from spectral.base import Result
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate, trace
 from spectral.estimators.diagonal import diagonal_of
@@ -17,11 +18,15 @@ from spectral.estimators.results import plain, student_t
 from spectral.estimators.sampling import Budget
 from spectral.operators import LinearOperator, from_functions, jacobian
 from spectral.results import EigenPairs
+from spectral.risk.level import with_level
 from spectral.spectra import top_eigs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
-class PosteriorComponents:
+class PosteriorComponents(Result):
     """Mean, principal components and pixel variances of x given y, as a denoiser's Jacobian states them.
 
     They are the posterior's where the denoiser is E[x | y] (Miyasawa 1961): then J is symmetric and
@@ -104,6 +109,12 @@ class PosteriorComponents:
         size = size.reshape(size.shape + (1,) * (self.mean.ndim - size.ndim))
         return torch.stack([self.mean + t * size * direction for t in steps])
 
+    def plot(self) -> Figure:
+        """Mean, deviations and walks along components; see `spectral.estimators.figures.posterior`."""
+        from spectral.estimators.figures import posterior as draw  # noqa: PLC0415  takes a second to import
+
+        return draw(self)
+
     def __repr__(self) -> str:
         shown = ", ".join(f"{s:.4f}" for s in self.deviations.reshape(-1, self.pairs.k)[0, :5].tolist())
         share = ", ".join(f"{100 * s:.1f} %" for s in self.explained.reshape(-1)[:5].tolist())
@@ -123,7 +134,8 @@ def posterior(
     products: int = 100,
     seed: int = 0,
     batched: bool = False,
-    **model_kwargs: Any,
+    sigma_keyword: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> PosteriorComponents:
     """Principal components of Cov[x | y] = sigma^2 J, its trace and its diagonal.
 
@@ -139,16 +151,18 @@ def posterior(
         products: products with J to spend on the trace, and as many on the diagonal.
         seed: of the probes and of the solver's start.
         batched: whether the first axis of y counts separate images.
-        model_kwargs: passed to the model.
+        sigma_keyword: the model's keyword for the noise level; None for a blind denoiser.
+        model_kwargs: keywords for the model, {name: value}: label, ...
 
     Raises:
-        OptionError: sigma or k out of range.
+        OptionError: sigma or k out of range, or the model has a parameter sigma that nothing sets.
         ShapeError: the model changes the shape of y.
     """
     if not (sigma > 0 and math.isfinite(sigma)):
         raise OptionError(f"sigma is a standard deviation in the units of the image, positive; got {sigma}")
-    J = jacobian(model, y, batched=batched, **model_kwargs)
-    pairs = top_eigs(model, y, k, tol=tol, seed=seed, batched=batched, **model_kwargs)
+    keywords = with_level(model, sigma, sigma_keyword, model_kwargs)
+    J = jacobian(model, y, batched=batched, model_kwargs=keywords)
+    pairs = top_eigs(model, y, k, tol=tol, seed=seed, batched=batched, model_kwargs=keywords)
     rest, values = _without(J, pairs), pairs.values.double()
     tail = trace(rest, method="hutchinson", products=products, seed=seed)
     shape = tuple(y.shape[1:] if batched else y.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from spectral.estimators.results import Number, plain, with_error
 from spectral.estimators.sampling import FEWEST, dot
 from spectral.operators import LinearOperator, jacobian
 from spectral.risk.blackbox import FiniteDifference
+from spectral.risk.level import with_level
 from spectral.risk.noise import sigma_by_median, sigma_by_residual
 
 Method = Literal["auto", "exact", "hutchinson", "hutch++", "xtrace", "finite-difference"]
@@ -66,7 +68,8 @@ def sure(
     rtol: float | None = None,
     seed: int = 0,
     batched: bool = False,
-    **model_kwargs: Any,
+    sigma_keyword: str | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
 ) -> Sure:
     """MSE = (|y - f(y)|^2 + 2 sigma^2 tr J - sigma^2 d) / d, unbiased for y = x + N(0, sigma^2 I).
 
@@ -90,20 +93,26 @@ def sure(
         rtol: relative accuracy of tr J at 95 % instead.
         seed: of the probes.
         batched: whether the first axis of y counts separate images.
-        model_kwargs: passed to the model.
+        sigma_keyword: the model's keyword for the noise level, told as a float, or as a tensor (B,) where it
+            differs between images; None for a blind denoiser.
+        model_kwargs: keywords for the model, {name: value}: label, ...
 
     Returns:
         The mean squared error of each image, (B,) where batched.
 
     Raises:
         ShapeError: f changes the shape.
-        OptionError: sigma is not positive, or an unknown rule.
+        OptionError: sigma is not positive, or an unknown rule; the model has a parameter sigma that nothing
+            sets, or is told what only its residual would say.
     """
+    if isinstance(sigma, str) and sigma == "residual" and sigma_keyword is not None:
+        raise OptionError('the residual tells the level of a blind denoiser: pass sigma itself, or "median"')
     level, level_error, rule = _level(model, y, sigma, batched, seed, model_kwargs)
+    keywords = with_level(model, level.to(y) if level.ndim else level.item(), sigma_keyword, model_kwargs)
     if method == "finite-difference":
-        A: Any = FiniteDifference(model, y, level / 100, batched, **model_kwargs)
+        A: Any = FiniteDifference(model, y, level / 100, batched, keywords)
     else:
-        A = jacobian(model, y, batched=batched, **model_kwargs)
+        A = jacobian(model, y, batched=batched, model_kwargs=keywords)
         if A.input_shape != A.output_shape:
             raise ShapeError(f"the denoiser maps {A.input_shape} to {A.output_shape}")
     d, started = A.shape[1], A.count
@@ -139,14 +148,14 @@ def sure(
 
 
 def _level(
-    model: Any, y: Tensor, sigma: Any, batched: bool, seed: int, model_kwargs: dict[str, Any]
+    model: Any, y: Tensor, sigma: Any, batched: bool, seed: int, model_kwargs: Mapping[str, Any] | None
 ) -> tuple[Tensor, Tensor, str]:
     """sigma, its standard error and the rule, float64, () or (B,)."""
     if isinstance(sigma, str):
         if sigma == "median":
             found = sigma_by_median(y, batched=batched)
         elif sigma == "residual":
-            found = sigma_by_residual(model, y, seed=seed, batched=batched, **model_kwargs)
+            found = sigma_by_residual(model, y, seed=seed, batched=batched, model_kwargs=model_kwargs)
         else:
             raise OptionError(f'sigma is a number, "median" or "residual", got {sigma!r}')
         value, error = (torch.as_tensor(x, dtype=torch.float64) for x in (found.value, found.stderr))

@@ -10,9 +10,11 @@ import scipy.special
 import torch
 from torch import Tensor
 
+from spectral.base import Result
+
 
 @dataclass(frozen=True)
-class Completeness:
+class Completeness(Result):
     """With probability at least `confidence`, no eigenvalue outside those returned lies beyond `bound`.
 
     To be exact: S has no eigenvalue beyond `bound` on the orthogonal complement of the vectors the probe
@@ -60,7 +62,7 @@ SLACK = 10.0
 
 
 def rounding(eps: float, norm: float) -> float:
-    """Residuals below this are rounding of a product: `SLACK` eps |A|, eps an operator's relative rounding."""
+    """Residuals below this are rounding of a product: `SLACK` eps |A|, eps its relative rounding."""
     return SLACK * eps * norm
 
 

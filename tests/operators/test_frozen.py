@@ -346,9 +346,9 @@ def test_conditional_network():
     y, sigma = torch.rand(2, 1, 8, 8).double(), torch.tensor([0.1, 0.3], dtype=torch.float64)
     program = agree(lambda x: net(x, sigma), y)
     assert {Convolution, Norm} < set(kinds(program))
-    J = spectral.jacobian(net, y, batched=True, sigma=sigma)
+    J = spectral.jacobian(net, y, batched=True, model_kwargs={"sigma": sigma})
     assert J.method == "frozen" and J.notes == []
-    alone = spectral.jacobian(net, y[1:], sigma=0.3)
+    alone = spectral.jacobian(net, y[1:], model_kwargs={"sigma": 0.3})
     V = torch.randn(2, 3, 64).double()
     torch.testing.assert_close(J.apply(V)[1], alone.apply(V[1]))
     torch.testing.assert_close(J.select([1]).apply(V[1:])[0], alone.apply(V[1]))

@@ -117,12 +117,12 @@ def test_products_equal_the_dense_jacobian(model, shape, method):
 def test_keywords_and_wrapped_outputs():
     model = LabelledDenoiser().double().train()
     y, keywords = torch.rand(1, 1, 6, 6).double(), {"sigma": 0.3, "label": torch.tensor([1])}
-    J = spectral.jacobian(model, y, **keywords)
+    J = spectral.jacobian(model, y, model_kwargs=keywords)
     assert model.training and model.net[1].training
     expected = reference(lambda y: model.eval()(y, **keywords).sample, y)
     torch.testing.assert_close(J.dense(), expected)
     assert "output .sample of Output" in repr(J)
-    pairs = spectral.top_eigs(model, y, 3, **keywords)
+    pairs = spectral.top_eigs(model, y, 3, model_kwargs=keywords)
     torch.testing.assert_close(pairs.values, torch.linalg.eigvalsh((expected + expected.T) / 2).flip(0)[:3])
 
     Wrapped = namedtuple("Wrapped", ["logvar", "image"])
@@ -167,7 +167,7 @@ def test_selections_of_images(method):
     model = LabelledDenoiser().double().eval()
     y, keywords = torch.rand(4, 1, 5, 6).double(), {"sigma": torch.rand(4, 1, 1, 1).double()}
     keywords["label"] = torch.zeros(1, dtype=torch.int64)
-    J = spectral.jacobian(model, y, batched=True, method=method, **keywords)
+    J = spectral.jacobian(model, y, batched=True, method=method, model_kwargs=keywords)
     S = J.symmetric_part()
     before, part = J.count, S.select([3, 1])
     torch.testing.assert_close(part.dense(), S.dense()[[3, 1]])
@@ -222,8 +222,7 @@ class Scaled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g):
-        y, w = ctx.saved_tensors
-        return g * w, None
+        return g * ctx.saved_tensors[1], None
 
 
 class ScaledForwards(Scaled):

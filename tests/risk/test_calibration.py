@@ -24,7 +24,7 @@ def images(count, seed=100):
 
 def test_optimal_denoiser_lies_on_its_calibration_curve():
     sigmas = [0.1, 0.3, 1.0]
-    curve = risk_curve(wiener(PRIOR), images(400), sigmas, products=d, told="sigma")
+    curve = risk_curve(wiener(PRIOR), images(400), sigmas, products=d, sigma_keyword="sigma")
     assert curve.mse.shape == curve.sure.shape == curve.bayes.shape == (3, 400)
     expected = torch.stack([(PRIOR * s**2 / (PRIOR + s**2)).mean() for s in sigmas])
     assert torch.allclose(curve.bayes.mean(-1), expected, rtol=1e-10)  # linear, and the trace is exact
@@ -37,7 +37,7 @@ def test_optimal_denoiser_lies_on_its_calibration_curve():
 
 
 def test_calibration_shows_a_denoiser_that_is_not_optimal():
-    curve = risk_curve(wiener(4 * PRIOR), images(400), [0.3], products=d, told="sigma")
+    curve = risk_curve(wiener(4 * PRIOR), images(400), [0.3], products=d, sigma_keyword="sigma")
     bayes, sure = curve.gap("bayes"), curve.gap("sure")
     assert bayes.value[0] > 4 * bayes.stderr[0]
     assert abs(sure.value[0]) < 4 * sure.stderr[0]
@@ -49,12 +49,12 @@ def test_kl_of_gaussians_in_closed_form():
     ratio = PRIOR / other
     exact = ((ratio - 1 - ratio.log()) / 2).sum().item()
     sigmas = torch.logspace(-4, 2.5, 60, dtype=torch.float64).tolist()
-    bound = kl_bound(wiener(other), wiener(PRIOR), images(3000), sigmas, told="sigma")
+    bound = kl_bound(wiener(other), wiener(PRIOR), images(3000), sigmas, sigma_keyword="sigma")
     assert abs(bound.value - exact) < 4 * bound.stderr + bound.quadrature
     assert bound.stderr < 0.15 * exact and bound.quadrature < 0.05 * exact
     assert bound.gaps.shape == (60,)
     assert "nats" in repr(bound)
-    same = kl_bound(wiener(PRIOR), wiener(PRIOR), images(10), sigmas, told="sigma")
+    same = kl_bound(wiener(PRIOR), wiener(PRIOR), images(10), sigmas, sigma_keyword="sigma")
     assert same.value == 0 and same.stderr == 0
 
 

@@ -340,7 +340,9 @@ class Recorder(Trace):
             stored.base, whole = flat, flat
             index = _places(geometry, whole, t.device)
         both = [i for i in (stored.slot, None if slot == UNREACHED else slot) if i is not None]
-        which: Literal["both", "rest", "part"] = "both" if len(both) == 2 else "part" if stored.slot is None else "rest"
+        which: Literal["both", "rest", "part"] = (
+            "both" if len(both) == 2 else "part" if stored.slot is None else "rest"
+        )
         step = Put(tuple(both), self.slots, index, whole.size, which)
         return whole, self._add(step, _like_of(whole, t.device))
 
@@ -477,7 +479,9 @@ class Recorder(Trace):
                 continue
             left = _inner(g, ahead)
             right = sum(_inner(b, t) for b, t in zip(back, tangents, strict=True))
-            size = _size(g) * _size(ahead) + sum(_size(b) * _size(t) for b, t in zip(back, tangents, strict=True))
+            size = _size(g) * _size(ahead) + sum(
+                _size(b) * _size(t) for b, t in zip(back, tangents, strict=True)
+            )
             error = abs(left - right) / max(size, 1e-300)
             if forward == "differences" and error <= DIFFERENCES:
                 self.rounding = max(self.rounding, 10 * error)

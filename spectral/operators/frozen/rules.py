@@ -305,10 +305,11 @@ _LINEAR = {
     aten.unbind.int,
 }
 
-_SAME_SHAPE_BACK = _named("reshape", "view", "_unsafe_view", "unsqueeze", "_reshape_alias", "squeeze") + [
+_SAME_SHAPE_BACK = {
+    *_named("reshape", "view", "_unsafe_view", "unsqueeze", "_reshape_alias", "squeeze"),
     aten.squeeze.dim,
     aten.squeeze.dims,
-]
+}
 
 
 @rule(*_PROMOTING, promotes=True)

@@ -1,0 +1,55 @@
+"""How a denoiser is told the noise level."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from spectral.errors import OptionError
+from spectral.operators.keywords import keywords_of
+
+
+def with_level(
+    model: Callable[..., Any],
+    sigma: float | Tensor,
+    sigma_keyword: str | None,
+    model_kwargs: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The model's keywords, with sigma under the name `sigma_keyword` where there is one.
+
+    Raises:
+        OptionError: `model_kwargs` sets that name too, or the model has a parameter `sigma` and nothing sets
+            it, so that it would denoise for its default level instead of the one in question.
+    """
+    keywords = keywords_of(model_kwargs)
+    if sigma_keyword is None:
+        if "sigma" not in keywords and takes_sigma(model):
+            raise OptionError(
+                'the model has a parameter sigma, which nothing sets: pass sigma_keyword="sigma" to have it '
+                'told the noise level given here, or model_kwargs={"sigma": ...} for another'
+            )
+        return keywords
+    if sigma_keyword in keywords:
+        raise OptionError(f"sigma_keyword and model_kwargs both set {sigma_keyword!r}: leave one of them out")
+    return keywords | {sigma_keyword: sigma}
+
+
+def takes_sigma(model: Callable[..., Any]) -> bool:
+    """Whether a parameter beside the input is called sigma, and is not bound by functools.partial."""
+    target: Any = model
+    if isinstance(model, functools.partial):
+        if "sigma" in model.keywords:
+            return False
+        if isinstance(model.func, nn.Module):  # whose __call__ takes anything
+            target = functools.partial(model.func.forward, *model.args, **model.keywords)
+    elif isinstance(model, nn.Module):
+        target = model.forward
+    try:
+        names = list(inspect.signature(target).parameters)
+    except (TypeError, ValueError):  # of functions written in C
+        return False
+    return "sigma" in names[1:]
