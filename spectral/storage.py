@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
-import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from spectral.errors import FileContentError
 
+PARTIAL = ".partial"
+
 
 def write(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:
     """Write tensors and metadata to `path`, through a temporary file beside it; returns the path.
@@ -24,23 +27,36 @@ def write(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict[st
         kind: what the file holds, checked by `read`.
         tensors: any dtype and device; complex ones are kept as pairs of real numbers.
         meta: JSON values.
+
+    Raises:
+        OSError: it could not be written, the disk being full or the folder read-only; what it held stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     held = {name: t.detach().cpu().resolve_conj().contiguous() for name, t in tensors.items()}
     pairs = [name for name, t in held.items() if t.is_complex()]
     held |= {name: torch.view_as_real(held[name]) for name in pairs}
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    os.close(handle)
-    try:
-        save_file(
-            held, partial, metadata={"kind": kind, "meta": json.dumps(meta), "complex": json.dumps(pairs)}
-        )
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    header = {"kind": kind, "meta": json.dumps(meta), "complex": json.dumps(pairs)}
+    # A folder, since safetensors has temporary files of its own, and a killed process leaves what it has.
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, ignore_cleanup_errors=True
+    ) as folder:
+        partial = Path(folder) / path.name
+        try:
+            save_file(held, partial, metadata=header)
+        except SafetensorError as failure:
+            raise OSError(f"{path} could not be written: {failure}") from None
+        partial.chmod(0o644)
+        partial.replace(path)
     return path
+
+
+def sweep(path: str | Path) -> None:
+    """Clear away what processes killed in `write` left beside `path`; none may be writing to it."""
+    path = Path(path)
+    # Eight random characters, so that "a" does not clear "a.left".
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????{PARTIAL}"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
