@@ -21,6 +21,7 @@ from spectral.problem import Asked, Problem
 from spectral.progress import bar
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
 from spectral.solvers import (
+    Completeness,
     Progress,
     RitzPairs,
     RitzTriplets,
@@ -34,7 +35,8 @@ from spectral.solvers import (
     randomized_svd,
 )
 from spectral.solvers.certificate import certify, certify_triplets, error_bounds
-from spectral.solvers.search import Which
+from spectral.solvers.krylov import image
+from spectral.solvers.search import INTERRUPTED, Which
 
 ASYMMETRY_PROBES = 8
 
@@ -243,9 +245,15 @@ def _polished(
     exact = S.apply(x)
     nu = (norm(coarse.apply(x) - exact) / norm(exact)).max().item()
     first = lanczos(coarse, k, **options | {"tol": max(options["tol"], nu), "confidence": 0.0})
+    note, spent = f"solved with products in {precision}, {nu:.0e} off", {precision: sum(first.spent.values())}
+    if INTERRUPTED in first.notes:
+        rows = first.vectors
+        images = image(S.apply, rows, S) if rows.shape[1] else rows
+        nothing = Completeness(torch.full((len(rows),), torch.inf, dtype=torch.float64), 0.0, 0)
+        spent["residuals"] = rows.shape[1]
+        return replace(first, images=images, completeness=nothing, spent=spent, notes=[note, *first.notes])
     found = lobpcg(S, k, **options | {"start": first.vectors})
-    note = f"solved with products in {precision}, {nu:.0e} off, and polished in {problem.A.dtype}"
-    spent = {precision: sum(first.spent.values()), **found.spent}
+    note, spent = f"{note}, and polished in {problem.A.dtype}", spent | found.spent
     return replace(found, spent=spent, notes=[note, *found.notes])
 
 

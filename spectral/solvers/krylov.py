@@ -34,9 +34,9 @@ class Relation:
     """What every basis here is: tensors with an axis of problems, of which some can be selected, and kept.
 
     A subclass names in HELD the tensors that make up its relation, and in `rows` how many rows of each basis
-    count; it has an operator A, a generator, and the largest |A x| seen so far, `norm`.  A method that changes
-    the relation computes all of it first and sets it in one statement, writing in place only beyond the rows
-    that count: an interruption, which falls between calls, then leaves the old relation or the new one.
+    count; it has an operator A, a generator, and the largest |A x| seen so far, `norm`.  What changes the
+    relation computes all of it first and sets it in one statement, writing in place only beyond the rows that
+    count: an interruption, which falls between calls, then leaves the old relation or the new one.
     """
 
     HELD: ClassVar[tuple[str, ...]]

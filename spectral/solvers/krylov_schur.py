@@ -28,7 +28,7 @@ from spectral.solvers.krylov import KrylovBasis, sent
 from spectral.solvers.lanczos import RitzPairs, first_block, signed
 from spectral.solvers.resolvent import unseen_height
 from spectral.solvers.schur import RealSchur
-from spectral.solvers.search import Progress, Target, Which, remaining, search
+from spectral.solvers.search import INTERRUPTED, Progress, Target, Which, remaining, search
 
 
 @dataclass(frozen=True)
@@ -270,6 +270,8 @@ def krylov_schur(
     )
     if not second:
         return replace(right, left=right if left else None)
+    if INTERRUPTED in right.notes:
+        return replace(right, notes=[*right.notes, "left vectors were not solved for"])
     other = krylov_schur(
         A.T,
         k,

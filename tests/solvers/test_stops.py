@@ -2,12 +2,19 @@
 
 import contextlib
 import inspect
+import os
+import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
-from spectral.operators import as_operator
+from spectral import storage
+from spectral.errors import CheckpointError
+from spectral.operators import as_operator, from_functions
 from spectral.solvers.checkpoint import Checkpoint
 from spectral.solvers.golub_kahan import GolubKahanBasis, golub_kahan
 from spectral.solvers.krylov import KrylovBasis
@@ -105,3 +112,87 @@ def test_a_larger_budget_goes_on_where_a_smaller_one_stopped(tmp_path, kind, bud
         resumed = solve(kind, max_products=5000, checkpoint=path)
         certified(kind, resumed)
         assert resumed.spent["solve"] == whole.spent["solve"]
+
+
+@KINDS
+def test_another_confidence_is_another_question(tmp_path, kind):
+    """A search that was not probed, or at a lower confidence, is probed when that is asked for."""
+    path = tmp_path / "solve"
+    assert solve(kind, confidence=0, checkpoint=path).completeness.confidence == 0
+    certified(kind, solve(kind, checkpoint=path))
+    A = SOLVERS[kind][1]
+    before = A.count
+    surer = solve(kind, confidence=1 - 1e-9, checkpoint=path)
+    assert surer.completeness.confidence == 1 - 1e-9 and A.count - before > 10
+    assert surer.completeness.bound.item() <= 1.9 + 1e-6
+
+
+def test_an_interruption_ends_every_solve_of_a_call():
+    """That of left vectors is not begun."""
+    calls = 0
+
+    def product(V):
+        nonlocal calls
+        calls += len(V)
+        if calls == 15:
+            raise KeyboardInterrupt
+        return V @ M
+
+    found = krylov_schur(from_functions(product, product, n=50, dtype=M.dtype), 3, tol=1e-7, left=True)
+    assert found.left is None and found.notes == ["interrupted", "left vectors were not solved for"]
+    assert calls < 25
+
+
+@KINDS
+def test_a_disk_that_is_full_costs_the_checkpoint_alone(tmp_path, monkeypatch, kind):
+    path, written = tmp_path / "solve", []
+
+    def failing(*arguments, **options):
+        written.append(arguments)
+        if len(written) > failing.after:
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        return save_file(*arguments, **options)
+
+    monkeypatch.setattr(storage, "save_file", failing)
+    failing.after = len(written) + 1000
+    certified(kind, solve(kind, checkpoint=tmp_path / "whole"))
+    for after in range(len(written)):
+        written.clear()
+        path.unlink(missing_ok=True)
+        failing.after = after
+        found = solve(kind, checkpoint=path)
+        (note,) = found.notes
+        assert "could not be written" in note and "No space left" in note
+        certified(kind, replace(found, notes=[]))
+        assert sorted(tmp_path.iterdir()) == ([path] if after else []) + [tmp_path / "whole"]
+        failing.after = 1000
+        certified(kind, solve(kind, checkpoint=path))  # from the last state that could be written
+
+
+def test_a_checkpoint_is_one_solve_at_a_time(tmp_path):
+    """Of two processes the second is refused, and spoils nothing of the first."""
+    path = tmp_path / "solve[1]"  # no pattern
+    with Checkpoint(path, SOLVERS["lanczos"][1], "lanczos"):
+        partial = tmp_path / f".{path.name}.abcdefgh.partial"
+        partial.mkdir()
+        code = "import sys, torch; from spectral.solvers.lanczos import lanczos; from spectral import as_operator"
+        code += "\nlanczos(as_operator(torch.eye(9), symmetric=True), 1, checkpoint=sys.argv[1])"
+        second = subprocess.run(
+            [sys.executable, "-c", code, path], capture_output=True, text=True, check=False
+        )
+        assert f"{path} is in use by another solve, of process {os.getpid()}" in second.stderr
+        assert partial.exists()
+        with pytest.raises(CheckpointError, match="in use by another solve"):
+            solve("lanczos", checkpoint=path)
+    certified("lanczos", solve("lanczos", checkpoint=path))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_processes_left_is_cleared_and_nothing_else(tmp_path):
+    of_another = tmp_path / ".solve.left.abcdefgh.partial"
+    for folder in (of_another, tmp_path / ".solve.abcdefgh.partial"):
+        folder.mkdir()
+        (folder / ".tmpVixdYB").touch()
+    (tmp_path / ".solve.lock").write_text("12345")  # of a process that is no more
+    certified("lanczos", solve("lanczos", checkpoint=tmp_path / "solve"))
+    assert sorted(tmp_path.iterdir()) == [of_another, tmp_path / "solve"]
