@@ -323,8 +323,8 @@ def search(
         spent: products that brought the basis here.
         checkpoint: where the search is kept, and resumed from.
 
-    Stopped by `max_products` or Ctrl-C, it verifies what it has; a checkpoint stays what it was at the stop, so
-    that a later search goes on as if there had been none.
+    Stopped by `max_products` or Ctrl-C, it verifies what it has; a checkpoint stays what it was at the stop,
+    so that a later search goes on as if there had been none.
     """
     with checkpoint or contextlib.nullcontext():
         groups, asked = [], vars(target) | {"confidence": confidence}
