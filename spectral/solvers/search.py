@@ -534,6 +534,11 @@ class _Pace:
         return max(1, int(min(promised, size / 16)))
 
 
+def interrupted(notes: list[str]) -> bool:
+    """Whether a result's notes tell of an interruption, of any of its solves."""
+    return any(note.endswith(INTERRUPTED) for note in notes)
+
+
 def remaining(target: Target, theta: Tensor) -> Tensor:
     """The first eigenvalue not wanted, (B,); theta (B, n) is the whole spectrum in order of preference."""
     wanted = target.wanted(theta)
