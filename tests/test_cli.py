@@ -242,9 +242,7 @@ def test_a_full_disk_costs_the_files_and_not_the_answer(files, tmp_path, monkeyp
 def test_too_little_memory_is_one_line(files, monkeypatch):
     monkeypatch.setattr(spectral.cli, "load_problem", lambda *_: torch.empty(1 << 60))
     result = eigs(files)
-    assert result.exit_code == 2 and result.stderr.startswith(
-        "error: out of memory: 4.61e+09 GB were asked for"
-    )
+    assert result.exit_code == 2 and result.stderr.startswith("error: out of memory: 4.61e+09 GB were asked")
 
 
 def test_help_shows_choices_and_what_stands_for_nothing():
