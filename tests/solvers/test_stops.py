@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+import spectral
 from spectral import storage
 from spectral.errors import CheckpointError
 from spectral.operators import as_operator, from_functions
@@ -20,6 +21,7 @@ from spectral.solvers.golub_kahan import GolubKahanBasis, golub_kahan
 from spectral.solvers.krylov import KrylovBasis
 from spectral.solvers.krylov_schur import KrylovSchurBasis, krylov_schur
 from spectral.solvers.lanczos import lanczos
+from spectral.solvers.randomized import randomized
 from spectral.solvers.search import search
 
 TRACED = {
@@ -198,3 +200,39 @@ def test_what_killed_processes_left_is_cleared_and_nothing_else(tmp_path):
     (tmp_path / ".solve.lock").write_text("12345")  # of a process that is no more
     certified("lanczos", solve("lanczos", checkpoint=tmp_path / "solve"))
     assert sorted(tmp_path.iterdir()) == [of_another, tmp_path / "solve"]
+
+
+def test_an_interruption_at_another_precision_ends_the_call(monkeypatch):
+    """What was found is verified at the model's own, and LOBPCG is not begun."""
+    model = torch.nn.Conv2d(1, 1, 3, padding=1, bias=False)
+    expand, calls = KrylovBasis.expand, []
+
+    def interrupted(basis):
+        calls.append(basis.size)
+        if len(calls) == 15:
+            raise KeyboardInterrupt
+        expand(basis)
+
+    monkeypatch.setattr(KrylovBasis, "expand", interrupted)
+    pairs = spectral.top_eigs(model, torch.rand(1, 1, 16, 16), 3, tol=1e-6, precision="bfloat16")
+    assert "interrupted" in pairs.notes and pairs.k == 3 and not pairs.complete
+    assert len(calls) == 15 and "polished" not in str(pairs.notes)
+    S = spectral.jacobian(model, torch.rand(1, 1, 16, 16)).symmetric_part()
+    E = pairs.vectors.flatten(1)
+    true = torch.linalg.vector_norm(S @ E - pairs.values.to(E)[:, None] * E, dim=-1)
+    torch.testing.assert_close(pairs.residuals.to(true), true, atol=1e-5, rtol=0)
+
+
+def test_an_interrupted_budget_returns_what_it_has(monkeypatch):
+    expand, calls = KrylovBasis.expand, []
+
+    def interrupted(basis):
+        calls.append(basis.size)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        expand(basis)
+
+    monkeypatch.setattr(KrylovBasis, "expand", interrupted)
+    found = randomized(SOLVERS["lanczos"][1], 3, products=60)
+    assert found.notes == ["interrupted"] and found.completeness.confidence == 0
+    torch.testing.assert_close(found.vectors[0] @ M, found.images[0], atol=1e-10, rtol=0)
