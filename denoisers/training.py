@@ -115,7 +115,7 @@ def train(
     goes on from it.
 
     Raises FileExistsError where a checkpoint exists and `resume` is not set, or weights exist and neither it
-    nor `overwrite` is; FileNotFoundError where it is set and none exists; CheckpointError where that one is of
+    nor `overwrite` is; FileNotFoundError where it is set and none exists; CheckpointError where it is of
     another configuration, or damaged; OptionError where `path` ends in anything but .safetensors;
     NotFiniteError, and writes no weights, where the loss or a weight is NaN or infinite.
     """

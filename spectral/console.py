@@ -103,7 +103,7 @@ def load_problem(
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     noise = torch.randn(padded.shape, generator=torch.Generator().manual_seed(seed))
     noisy = (padded + sigma * noise).to(device)
-    asked = {
+    asked: dict[str, object] = {
         "denoiser": denoiser,
         "image": None if image is None else str(image),
         "crop": crop,

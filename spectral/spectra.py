@@ -245,7 +245,8 @@ def _polished(
     exact = S.apply(x)
     nu = (norm(coarse.apply(x) - exact) / norm(exact)).max().item()
     first = lanczos(coarse, k, **options | {"tol": max(options["tol"], nu), "confidence": 0.0})
-    note, spent = f"solved with products in {precision}, {nu:.0e} off", {precision: sum(first.spent.values())}
+    note = f"solved with products in {precision}, {nu:.0e} off"
+    spent: dict[str, int] = {precision: sum(first.spent.values())}
     if INTERRUPTED in first.notes:
         rows = first.vectors
         images = image(S.apply, rows, S) if rows.shape[1] else rows
