@@ -16,12 +16,13 @@ from denoisers.evaluation import psnr_table
 from denoisers.images.calpha import synthesize
 from denoisers.images.folder import photograph, read_grey
 from denoisers.training import RECIPES, TrainConfig, train
-from spectral.console import one_line_errors, print_json
+from spectral.console import Picture, check_writable, one_line_errors, print_json
 from spectral.errors import OptionError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Bias-free denoisers."
 )
+OUTSIDE = ("name", "out", "resume", "overwrite")  # options that are no part of a configuration
 Sigmas = Annotated[list[float] | None, typer.Option("--sigma", help="noise level; may be repeated")]
 
 
@@ -40,19 +41,23 @@ def train_command(
     noise: Annotated[str | None, typer.Option(help="uniform: sigma_max U; squared: sigma_max U^2")] = None,
     sigma_max: Annotated[float | None, typer.Option(help="the largest noise level")] = None,
     seed: Annotated[int | None, typer.Option(help="of weights, data and noise")] = None,
-    out: Annotated[Path | None, typer.Option(help="weights file to write [runs/NAME.safetensors]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="weights file to write", show_default="runs/NAME.safetensors")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace weights that exist")] = False,
 ) -> None:
     """Train a network; Ctrl-C stops it with a checkpoint, --resume goes on."""
-    chosen = {k: v for k, v in locals().items() if k not in ("name", "out", "resume") and v is not None}
+    chosen = {k: v for k, v in locals().items() if k not in OUTSIDE and v is not None}
     path = out or Path("runs") / f"{name}.safetensors"
     console = Console()
     with one_line_errors():
         if network_config is not None:
             chosen["network_config"] = _json_object(network_config)
         config = _recipe(name, chosen)
+        check_writable(path.parent)
         try:
-            train(config, path, resume=resume, console=console)
+            train(config, path, resume=resume, overwrite=overwrite, console=console)
         except KeyboardInterrupt as stop:
             console.print(f"[yellow]{stop or 'stopped'}")
             raise typer.Exit(130) from None
@@ -72,7 +77,7 @@ def list_command() -> None:
 @app.command("evaluate")
 def evaluate_command(
     denoiser: Annotated[str, typer.Argument(help="a name of `denoisers list`, or a weights file")],
-    image: Annotated[Path | None, typer.Option(help="a grey picture [the shipped photograph]")] = None,
+    image: Picture = None,
     alpha: Annotated[float | None, typer.Option(help="C^alpha images instead: their exponent")] = None,
     count: Annotated[int, typer.Option(help="how many C^alpha images")] = 64,
     size: Annotated[int, typer.Option(help="their side")] = 48,

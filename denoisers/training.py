@@ -1,8 +1,11 @@
 """Training of denoisers: a run is a pure function of its configuration, stopped and resumed at will."""
 
 import json
+import math
+import os
 import signal
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,7 +32,7 @@ from denoisers.images.calpha import synthesize
 from denoisers.images.folder import patches, read_folder, training_photographs
 from denoisers.networks import BiasFreeNorm, NoisePredictor
 from denoisers.weights import build, save
-from spectral.errors import CheckpointError, OptionError
+from spectral.errors import CheckpointError, NotFiniteError, OptionError
 
 Batch = NDArray[np.float32]
 
@@ -96,6 +99,7 @@ def train(
     path: str | Path,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     checkpoint_every: int = 200,
     console: Console | None = None,
 ) -> NoisePredictor:
@@ -110,10 +114,16 @@ def train(
     Ctrl-C or SIGTERM, after which KeyboardInterrupt is raised; it is deleted at the end of the run. `resume`
     goes on from it.
 
-    Raises FileExistsError where a checkpoint exists and `resume` is not set, FileNotFoundError where it is
-    set and none exists, CheckpointError where the checkpoint is of another configuration.
+    Raises FileExistsError where a checkpoint exists and `resume` is not set, or weights exist and neither it
+    nor `overwrite` is; FileNotFoundError where it is set and none exists; CheckpointError where it is of
+    another configuration, or damaged; OptionError where `path` ends in anything but .safetensors;
+    NotFiniteError, and writes no weights, where the loss or a weight is NaN or infinite.
     """
     path = Path(path)
+    if path.suffix != ".safetensors":
+        raise OptionError(f"weights are written to a .safetensors file, the only kind that loads; got {path}")
+    if path.exists() and not (resume or overwrite):
+        raise FileExistsError(f"{path} exists: overwrite it, or write elsewhere")
     path.parent.mkdir(parents=True, exist_ok=True)
     run = _Run(config, path.with_suffix(".checkpoint"))
     run.start(resume)
@@ -124,18 +134,28 @@ def train(
         task = progress.add_task("training", total=config.steps, completed=run.step, loss=float("nan"))
         while run.step < config.steps:
             loss = run.advance(batches)
+            if not math.isfinite(loss):
+                raise NotFiniteError(f"the loss is {loss} at step {run.step}: lower the learning rate")
             progress.update(task, completed=run.step, loss=loss)
             due = run.step % checkpoint_every == 0
-            if due or stop_asked:
-                run.checkpoint()
+            failure = run.checkpoint() if due or stop_asked else None
+            if failure and not stop_asked:
+                console.print(f"the checkpoint could not be written, and training goes on: {failure}")
             if due and not console.is_terminal:
                 console.print(f"step {run.step}/{config.steps} loss {loss:.4g} seconds {run.seconds:.0f}")
             if stop_asked:
-                raise KeyboardInterrupt(f"stopped at step {run.step}; resume from {run.file}")
+                left = (
+                    f"the checkpoint could not be written: {failure}"
+                    if failure
+                    else f"resume from {run.file}"
+                )
+                raise KeyboardInterrupt(f"stopped at step {run.step}; {left}")
     model = run.model
     later = range(config.steps, config.steps + CALIBRATION_BATCHES)
     calibrate(model, (noisy_batch(config, batches(step), step)[1] for step in later))
     model.eval().requires_grad_(False)
+    if not all(t.isfinite().all() for t in model.state_dict().values()):
+        raise NotFiniteError("the weights are not finite: lower the learning rate")
     save(model, path, {"training": json.dumps(asdict(config)), "training_seconds": f"{run.seconds:.0f}"})
     run.file.unlink(missing_ok=True)
     return model
@@ -208,7 +228,7 @@ class _Run:
             return
         if not self.file.exists():
             raise FileNotFoundError(f"no checkpoint at {self.file}: start without resume")
-        state = torch.load(self.file, weights_only=True)
+        state = self._read()
         if state["config"] != asdict(self.config):
             raise CheckpointError(f"{self.file} was written by another configuration: {state['config']}")
         self.model.load_state_dict(state["model"])
@@ -229,8 +249,19 @@ class _Run:
         self.seconds += time.perf_counter() - begin
         return float(loss.detach())
 
-    def checkpoint(self) -> None:
-        """Write the state beside the file, then move it into place."""
+    def _read(self) -> dict[str, Any]:
+        """The checkpoint, whose checksums torch itself does not look at."""
+        try:
+            with zipfile.ZipFile(self.file) as parts:
+                damaged = parts.testzip()
+            if damaged is None:
+                return torch.load(self.file, weights_only=True)
+        except Exception as failure:  # of damaged archives and pickles: types of all kinds
+            damaged = str(failure)
+        raise CheckpointError(f"{self.file} is damaged ({damaged}): delete it, and start again")
+
+    def checkpoint(self) -> str | None:
+        """Write the state beside the file, then move it into place; why not, where it cannot be written."""
         state = {
             "config": asdict(self.config),
             "model": self.model.state_dict(),
@@ -238,9 +269,14 @@ class _Run:
             "step": self.step,
             "seconds": self.seconds,
         }
-        unfinished = self.file.with_suffix(".unfinished")
-        torch.save(state, unfinished)
-        unfinished.replace(self.file)
+        unfinished = self.file.with_name(f".{self.file.name}.{os.getpid()}.unfinished")
+        try:
+            torch.save(state, unfinished)
+            unfinished.replace(self.file)
+        except (OSError, RuntimeError) as failure:  # torch's own of a full disk
+            unfinished.unlink(missing_ok=True)
+            return " ".join(str(failure).split())
+        return None
 
 
 def _generator(seed: int, step: int, purpose: Literal["patches", "noise"]) -> np.random.Generator:

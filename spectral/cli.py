@@ -15,6 +15,8 @@ from rich.table import Table
 from torch import Tensor
 
 from spectral.console import (
+    ABOVE_TOLERANCE,
+    INTERRUPTED,
     Crop,
     Denoiser,
     Json,
@@ -23,14 +25,17 @@ from spectral.console import (
     Problem,
     Seed,
     Sigma,
+    check_writable,
     forward_seconds,
     load_problem,
     one_line_errors,
     print_json,
 )
 from spectral.estimators import commands
+from spectral.problem import PRODUCTS
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets, number
-from spectral.spectra import top_eigs, top_svd
+from spectral.solvers.search import interrupted
+from spectral.spectra import FULL, SINGULAR, SYMMETRIC, top_eigs, top_svd
 
 Result = EigenPairs | FullEigenPairs | SingularTriplets
 
@@ -56,12 +61,15 @@ def main(
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
 
 
-Method = Annotated[str, typer.Option(help="the solver, or auto")]
+Method = Annotated[str, typer.Option(help=f"{', '.join(SYMMETRIC)}; for --part full {', '.join(FULL)}")]
+SingularMethod = Annotated[str, typer.Option(help=", ".join(SINGULAR))]
 Checkpoint = Annotated[
     Path | None, typer.Option(help="keep the solve in this file, and resume the one that it holds")
 ]
 Tol = Annotated[float, typer.Option(help="relative residual")]
-MaxProducts = Annotated[int | None, typer.Option(help="stop there, converged or not [10000]")]
+MaxProducts = Annotated[
+    int | None, typer.Option(help="stop there, converged or not", show_default=str(PRODUCTS))
+]
 
 
 @app.command()
@@ -93,7 +101,11 @@ def eigs(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Certified eigenpairs of a denoiser's Jacobian at a noisy picture."""
+    """Certified eigenpairs of a denoiser's Jacobian at a noisy picture.
+
+    Exit codes: 0; 2 for bad input; 3 where a pair is above the tolerance; 130 after Ctrl-C, which prints what
+    there is.
+    """
     options = {
         "above": above,
         "between": between,
@@ -114,7 +126,7 @@ def synth(
     n: Annotated[int, typer.Option("-n", help="how many images")] = 16,
     size: Annotated[int, typer.Option(help="their side in pixels")] = 256,
     alpha: Annotated[float, typer.Option(help="regularity of the contour")] = 3.0,
-    beta: Annotated[float | None, typer.Option(help="of the backgrounds [alpha]")] = None,
+    beta: Annotated[float | None, typer.Option(help="of the backgrounds", show_default="alpha")] = None,
     kind: Annotated[
         Literal["released", "exact"], typer.Option(help="spectral exponents as released, or Hoelder ones")
     ] = "released",
@@ -136,7 +148,7 @@ def svd(
     sigma: Sigma = 0.15,
     k: Annotated[int, typer.Option("-k", help="how many singular triplets")] = 20,
     above: Annotated[float | None, typer.Option(help="all singular values above this instead")] = None,
-    method: Method = "auto",
+    method: SingularMethod = "auto",
     tol: Tol = 1e-4,
     max_products: MaxProducts = None,
     seed: Seed = 0,
@@ -144,7 +156,7 @@ def svd(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Certified singular triplets of a denoiser's Jacobian at a noisy picture."""
+    """Certified singular triplets of a denoiser's Jacobian at a noisy picture; exit codes as of eigs."""
     options = {
         "above": above,
         "method": method,
@@ -168,33 +180,45 @@ def _solve(
     options: dict[str, Any],
 ) -> None:
     with one_line_errors():
+        check_writable(out)
         problem = load_problem(denoiser, image, sigma, seed, crop)
         unit = forward_seconds(problem.model, problem.noisy)
         spectrum = solver(problem.model, problem.noisy, k, seed=seed, progress=not as_json, **options)
-        files = _write(spectrum, problem, denoiser, out) if out else []
+    name = {EigenPairs: "eigs", FullEigenPairs: "full"}.get(type(spectrum), "svd")
+    files = [out / f"{name}.png", out / f"{name}.safetensors"] if out else []
+    # The answer first: what took long is not lost where it cannot be written.
     if as_json:
         print_json(_summary(spectrum, problem, unit, files))
     else:
-        _print(spectrum, problem, denoiser, unit, files)
+        _print(spectrum, problem, denoiser, unit)
+    with one_line_errors():
+        if files:
+            _write(spectrum, problem, denoiser, *files)
+    if not as_json:
+        for path in files:
+            typer.echo(f"{'wrote':13} {path}")
+    if interrupted(spectrum.notes):
+        raise typer.Exit(INTERRUPTED)
+    if not spectrum.converged.all():
+        raise typer.Exit(ABOVE_TOLERANCE)
 
 
-def _write(spectrum: Result, problem: Problem, denoiser: str, out: Path) -> list[Path]:
+def _write(spectrum: Result, problem: Problem, denoiser: str, picture: Path, result: Path) -> None:
     from spectral import plotting  # noqa: PLC0415  matplotlib takes a second to import
 
+    spectrum.save(result)
     images = (problem.clean, problem.noisy, problem.denoised)
     title = f"{Path(denoiser).stem}, sigma = {problem.sigma:g}"
     if isinstance(spectrum, EigenPairs):
-        name, figure = "eigs", plotting.eigs(spectrum, *images, f"{title}: {spectrum.asymmetry_text()}")
+        figure = plotting.eigs(spectrum, *images, f"{title}: {spectrum.asymmetry_text()}")
     elif isinstance(spectrum, FullEigenPairs):
-        name, figure = "full", plotting.full_eigs(spectrum, title)
+        figure = plotting.full_eigs(spectrum, title)
     else:
-        name, figure = "svd", plotting.svd(spectrum, *images, title)
-    result = spectrum.save(out / f"{name}.safetensors")
-    figure.savefig(out / f"{name}.png")
-    return [out / f"{name}.png", result]
+        figure = plotting.svd(spectrum, *images, title)
+    figure.savefig(picture)
 
 
-def _print(spectrum: Result, problem: Problem, denoiser: str, unit: float, files: list[Path]) -> None:
+def _print(spectrum: Result, problem: Problem, denoiser: str, unit: float) -> None:
     console = Console()
     rows, columns = problem.clean.shape[-2:]
     table = Table(title=f"{Path(denoiser).stem}, {rows}x{columns}, sigma {problem.sigma:g}")
@@ -223,7 +247,6 @@ def _print(spectrum: Result, problem: Problem, denoiser: str, unit: float, files
         ("products", f"{spectrum.products}, each one with {each}: {spent}"),
         ("time", f"{spectrum.seconds:.1f} s, {passes}"),
         *(("note", note) for note in (*problem.notes, *spectrum.notes)),
-        *(("wrote", str(path)) for path in files),
     ]
     for name, text in lines:
         console.print(f"{name:13} {text}", highlight=False, markup=False, soft_wrap=True)
@@ -244,6 +267,7 @@ def _told(spectrum: Result, problem: Problem) -> tuple[str, list[str], str, list
 
 def _summary(spectrum: Result, problem: Problem, unit: float, files: list[Path]) -> dict[str, object]:
     told: dict[str, object] = {
+        **problem.asked,
         "values": _plain(spectrum.values),
         "residuals": spectrum.residuals.tolist(),
         "errors": spectrum.errors.tolist(),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +21,11 @@ from torch import Tensor, nn
 
 from spectral.errors import OptionError, SpectralError
 
+SIGMA_AT_MOST = 1e6  # beyond, float32 noise buries the picture
+INTERRUPTED, ABOVE_TOLERANCE = 130, 3  # exit codes
+
 Denoiser = Annotated[str, typer.Option(help="a shipped network's name, or a weights file")]
-Picture = Annotated[Path | None, typer.Option(help="a grey picture [the shipped photograph]")]
+Picture = Annotated[Path | None, typer.Option(help="a grey picture", show_default="the shipped photograph")]
 Crop = Annotated[
     tuple[int, int, int] | None, typer.Option(metavar="TOP LEFT SIDE", help="a square of the picture")
 ]
@@ -31,7 +37,10 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 @dataclass(frozen=True)
 class Problem:
-    """A denoiser and an image: clean x, noisy y = x + sigma z and denoised f(y), each (1, channels, H, W)."""
+    """A denoiser and an image: clean x, noisy y = x + sigma z and denoised f(y), each (1, channels, H, W).
+
+    asked: what the command was given, and the version, for its JSON.
+    """
 
     model: nn.Module
     clean: Tensor
@@ -39,6 +48,7 @@ class Problem:
     denoised: Tensor
     sigma: float
     notes: list[str]
+    asked: dict[str, object]
 
 
 def load_problem(
@@ -67,8 +77,13 @@ def load_problem(
     import denoisers  # noqa: PLC0415
     from denoisers.images import folder  # noqa: PLC0415
 
-    if not (sigma > 0 and math.isfinite(sigma)):
-        raise OptionError(f"sigma is a standard deviation in the units of the image, positive; got {sigma}")
+    if not 0 < sigma <= SIGMA_AT_MOST:
+        raise OptionError(
+            "sigma is a standard deviation in the units of the image, positive and at most "
+            f"{SIGMA_AT_MOST:g}; got {sigma}"
+        )
+    if not 0 <= seed < 2**63:
+        raise OptionError(f"seed must lie in [0, 2^63), got {seed}")
     model = denoisers.load(denoiser)
     if model.channels != 1:
         raise OptionError(f"{denoiser} takes {model.channels} channels, and pictures are read as grey")
@@ -90,8 +105,16 @@ def load_problem(
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     noise = torch.randn(padded.shape, generator=torch.Generator().manual_seed(seed))
     noisy = (padded + sigma * noise).to(device)
+    asked: dict[str, object] = {
+        "denoiser": denoiser,
+        "image": None if image is None else str(image),
+        "crop": crop,
+        "sigma": sigma,
+        "seed": seed,
+        "version": version("jacobian-spectra"),
+    }
     with torch.no_grad():
-        return Problem(model, padded.to(device), noisy, model(noisy), sigma, notes)
+        return Problem(model, padded.to(device), noisy, model(noisy), sigma, notes, asked)
 
 
 def forward_seconds(model: nn.Module, y: Tensor, repeats: int = 5) -> float:
@@ -116,12 +139,35 @@ def print_json(value: Any) -> None:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Bad input: its message in one line on standard error, and exit code 2."""
+    """Bad input, too little memory or disk: one line on standard error and exit code 2; 130 for Ctrl-C."""
     try:
         yield
-    except (SpectralError, OSError, ImportError, torch.OutOfMemoryError) as failure:
-        typer.echo(f"error: {' '.join(str(failure).split())}", err=True)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except (SpectralError, OSError, ImportError, MemoryError, torch.OutOfMemoryError) as failure:
+        typer.echo(f"error: {' '.join(str(failure).split()) or 'out of memory'}", err=True)
         raise typer.Exit(2) from None
+    except RuntimeError as failure:
+        if "DefaultCPUAllocator" not in str(failure):  # torch has no type of its own for the CPU's memory
+            raise
+        wanted = re.search(r"allocate (\d+) bytes", str(failure))
+        size = f": {int(wanted[1]) / 1e9:.3g} GB were asked for at once" if wanted else ""
+        typer.echo(f"error: out of memory{size}; give a smaller --crop, or fewer pairs", err=True)
+        raise typer.Exit(2) from None
+
+
+def check_writable(out: Path | None) -> None:
+    """Try the folder for results before they are computed.
+
+    Raises:
+        OSError: it cannot be made, or written to.
+    """
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out) as file:
+            file.write(b"x")
+            file.flush()
 
 
 def _finite(value: Any) -> Any:

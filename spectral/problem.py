@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,8 +125,13 @@ class Problem:
             raise OptionError(f"method is one of {', '.join(methods)}; got {asked.method!r}")
         if asked.which not in ("largest", "smallest", "magnitude"):
             raise OptionError(f'which is "largest", "smallest" or "magnitude", got {asked.which!r}')
-        if not asked.tol > 0:
-            raise OptionError(f"tol must be positive, got {asked.tol}")
+        if not 0 < asked.tol < math.inf:
+            raise OptionError(f"tol must be positive and finite, got {asked.tol}")
+        for name, limits in (("above", (above,)), ("between", asked.between or ())):
+            if any(limit is not None and not math.isfinite(limit) for limit in limits):
+                raise OptionError(f"{name}= takes finite numbers, got {getattr(asked, name)}")
+        if not 0 <= asked.seed < 2**63:
+            raise OptionError(f"seed must lie in [0, 2^63), got {asked.seed}")
         if asked.block < 1:
             raise OptionError(f"block must be at least 1, got {asked.block}")
         if not sought and self.A.batch:

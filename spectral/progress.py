@@ -18,20 +18,21 @@ PATIENCE = 2.0
 @contextlib.contextmanager
 def bar(shown: bool, what: str) -> Iterator[Callable[[Standing], None] | None]:
     """A callback for a solver's `progress`, drawing on standard error; None where not shown."""
-    if not shown:
+    console = Console(stderr=True)
+    if not (shown and _alive(console)):
         yield None
         return
     began = time.monotonic()
     first: list[float] = []
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=10),
         TextColumn("{task.fields[state]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
     )
-    display = Progress(*columns, console=Console(stderr=True), transient=True)
+    display = Progress(*columns, console=console, transient=True)
     task = display.add_task(what, total=1.0, state="")
 
     def report(now: Standing) -> None:
@@ -42,14 +43,32 @@ def bar(shown: bool, what: str) -> Iterator[Callable[[Standing], None] | None]:
         # Residuals fall geometrically, so the way to the threshold is measured in their logarithm.
         worst = math.log(max(now.worst_residual / now.threshold, 1.0)) if now.threshold > 0 else 0.0
         first[:] = first or [max(worst, 1e-9)]
-        state = (
-            f"{now.stage}: {now.converged}/{now.wanted} converged, residual {now.worst_residual:.0e} "
-            f"(tol {now.threshold:.0e}), {now.products} products"
-        )
-        display.update(task, completed=1 - min(worst / first[0], 1.0), state=state)
+        if now.stage == "completeness":  # nobody knows how long
+            display.update(task, total=None, state=f"looking for more, {now.products} products")
+            return
+        state = f"{now.converged}/{now.wanted} at {now.worst_residual:.0e}, {now.products} products"
+        display.update(task, total=1.0, completed=1 - min(worst / first[0], 1.0), state=state)
 
     try:
         yield report
     finally:
         if first:
             display.stop()
+
+
+@contextlib.contextmanager
+def working(shown: bool, what: str) -> Iterator[None]:
+    """The time so far on standard error, while something lasts of which nobody knows how long."""
+    console = Console(stderr=True)
+    if not (shown and _alive(console)):
+        yield
+        return
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=10), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as display:
+        display.add_task(what, total=None)
+        yield
+
+
+def _alive(console: Console) -> bool:
+    """Whether what is drawn can be drawn over: elsewhere a display leaves lines behind."""
+    return console.is_terminal or console.is_jupyter

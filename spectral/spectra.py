@@ -22,6 +22,7 @@ from spectral.problem import Asked, Problem
 from spectral.progress import bar
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
 from spectral.solvers import (
+    Completeness,
     Progress,
     RitzPairs,
     RitzTriplets,
@@ -35,7 +36,8 @@ from spectral.solvers import (
     randomized_svd,
 )
 from spectral.solvers.certificate import certify, certify_triplets, error_bounds
-from spectral.solvers.search import Which
+from spectral.solvers.krylov import image
+from spectral.solvers.search import INTERRUPTED, Which
 
 ASYMMETRY_PROBES = 8
 
@@ -284,9 +286,16 @@ def _polished(
     tol = max(options["tol"], nu)
     first = lanczos(coarse, k, **options | {"tol": tol, "confidence": 0.0, "max_products": share})
     coarsely = 1 + sum(first.spent.values())
+    note = f"solved with products in {precision}, {nu:.0e} off"
+    if INTERRUPTED in first.notes:
+        rows = first.vectors
+        images = image(S.apply, rows, S) if rows.shape[1] else rows
+        nothing = Completeness(torch.full((len(rows),), torch.inf, dtype=torch.float64), 0.0, 0)
+        spent = {precision: coarsely, "residuals": rows.shape[1]}
+        return replace(first, images=images, completeness=nothing, spent=spent, notes=[note, *first.notes])
     start = first.vectors if first.vectors.shape[1] else options["start"]
     found = lobpcg(S, k, **options | {"start": start, "max_products": most - coarsely - 1})
-    note = f"solved with products in {precision}, {nu:.0e} off, and polished in {problem.A.dtype}"
+    note = f"{note}, and polished in {problem.A.dtype}"
     spent = {precision: coarsely, **found.spent, "solve": found.spent["solve"] + 1}
     return replace(found, spent=spent, notes=[note, *found.notes])
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from spectral.errors import FileContentError
 _MARK = b'"sha256":"'
 _BLANK = b"0" * 64
 _PIECE = 1 << 20
+PARTIAL = ".partial"
 
 
 def write(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:
@@ -32,6 +35,9 @@ def write(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict[st
         kind: what the file holds, checked by `read`.
         tensors: any dtype and device; complex ones are kept as pairs of real numbers.
         meta: JSON values.
+
+    Raises:
+        OSError: it could not be written, the disk being full or the folder read-only; what it held stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,19 +45,30 @@ def write(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict[st
     pairs = [name for name, t in held.items() if t.is_complex()]
     held |= {name: torch.view_as_real(held[name]) for name in pairs}
     header = {"kind": kind, "meta": json.dumps(meta), "complex": json.dumps(pairs), "sha256": _BLANK.decode()}
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    os.close(handle)
-    try:
-        save_file(_apart(held), partial, metadata=header)
-        with Path(partial).open("r+b") as file:
+    # A folder, since safetensors has temporary files of its own, and a killed process leaves what it has.
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, ignore_cleanup_errors=True
+    ) as folder:
+        partial = Path(folder) / path.name
+        try:
+            save_file(_apart(held), partial, metadata=header)
+        except SafetensorError as failure:
+            raise OSError(f"{path} could not be written: {failure}") from None
+        with partial.open("r+b") as file:
             digest, _, place = _checksum(file)
             file.seek(place)
             file.write(digest)
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+        partial.chmod(0o644)
+        partial.replace(path)
     return path
+
+
+def sweep(path: str | Path) -> None:
+    """Clear away what processes killed in `write` left beside `path`; none may be writing to it."""
+    path = Path(path)
+    # Eight random characters, so that "a" does not clear "a.left".
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????{PARTIAL}"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,18 +1,26 @@
 """The command line as its users call it: pictures in, tables and files out, bad input in one line."""
 
+import errno
 import json
+import os
+from importlib.metadata import version
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+import spectral.cli
 from denoisers import weights
 from denoisers.networks import BFCNN, UNet
+from spectral import storage
 from spectral.cli import app
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
+from spectral.solvers.krylov import KrylovBasis
+from spectral.spectra import FULL, SINGULAR, SYMMETRIC
 
 run = CliRunner().invoke
 
@@ -165,3 +173,94 @@ def test_bad_files_are_one_line_and_code_2(files, image, denoiser, says):
     result = eigs(files, image=image, denoiser=denoiser)
     assert result.exit_code == 2 and says in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1 and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--tol", "nan"], "tol must be positive and finite"),
+        (["--tol", "inf"], "tol must be positive and finite"),
+        (["--above", "nan"], "above= takes finite numbers"),
+        (["--above", "inf"], "above= takes finite numbers"),
+        (["--between", "0", "inf"], "between= takes finite numbers"),
+        (["--sigma", "1e300"], "sigma is a standard deviation"),
+        (["--sigma", "inf"], "sigma is a standard deviation"),
+        (["--seed", "-1"], "seed must lie in"),
+        (["--seed", str(10**30)], "seed must lie in"),
+        (["-k", str(10**30)], "k must be from 1"),
+    ],
+)
+def test_numbers_beyond_reason_are_one_line_and_code_2(files, options, says):
+    result = eigs(files, *options)
+    assert result.exit_code == 2 and says in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_json_says_what_was_asked(files):
+    told = json.loads(eigs(files, "-k", "2", "--json", "--crop", "1", "2", "16", "--seed", "3").stdout)
+    assert told["denoiser"] == str(files / "unet.safetensors") and told["image"] == str(files / "grey.png")
+    assert (told["crop"], told["sigma"], told["seed"]) == ([1, 2, 16], 0.15, 3)
+    assert told["version"] == version("jacobian-spectra")
+
+
+def test_exit_codes_tell_of_stops(files, monkeypatch):
+    short = eigs(files, "-k", "9", "--method", "lanczos", "--max-products", "14", "--tol", "1e-9", "--json")
+    assert short.exit_code == 3 and not all(json.loads(short.stdout)["converged"])
+    expand, products = KrylovBasis.expand, []
+
+    def interrupted(basis):
+        products.append(basis.size)
+        if len(products) == 12:
+            raise KeyboardInterrupt
+        expand(basis)
+
+    monkeypatch.setattr(KrylovBasis, "expand", interrupted)
+    stopped = eigs(files, "-k", "9", "--method", "lanczos", "--tol", "1e-9")
+    assert stopped.exit_code == 130 and "interrupted" in stopped.stdout and "lambda" in stopped.stdout
+    monkeypatch.setattr(spectral.cli, "forward_seconds", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    early = eigs(files)
+    assert early.exit_code == 130 and early.stderr == "interrupted\n"
+
+
+def test_a_folder_that_takes_nothing_is_refused_before_the_solve(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(spectral.cli, "load_problem", None)  # not reached
+    (tmp_path / "file").touch()
+    result = eigs(files, "--out", str(tmp_path / "file"))
+    assert result.exit_code == 2 and len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["eigs", "svd", "trace", "sure", "density"])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_full_disk_costs_the_files_and_not_the_answer(files, tmp_path, monkeypatch, command, more):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(storage, "save_file", full)
+    monkeypatch.setattr(Figure, "savefig", full)
+    options = ["--denoiser", str(files / "unet.safetensors"), "--image", str(files / "grey.png")]
+    few = {"eigs": ["-k", "2"], "svd": ["-k", "2"], "density": ["--probes", "2", "--steps", "9"]}
+    few = few.get(command, ["--products", "20"])
+    result = run(app, [command, *options, *few, "--out", str(tmp_path / "out"), *more])
+    assert result.exit_code == 2
+    assert result.stderr == "error: [Errno 28] No space left on device\n"
+    assert "wrote" not in result.stdout
+    if more:
+        assert json.loads(result.stdout)["sigma"] == 0.15
+    else:
+        assert "products" in result.stdout
+
+
+def test_too_little_memory_is_one_line(files, monkeypatch):
+    monkeypatch.setattr(spectral.cli, "load_problem", lambda *_: torch.empty(1 << 60))
+    result = eigs(files)
+    assert result.exit_code == 2 and result.stderr.startswith("error: out of memory: 4.61e+09 GB were asked")
+
+
+def test_help_shows_choices_and_what_stands_for_nothing():
+    for command, words in (
+        ("eigs", (*SYMMETRIC, *FULL, "the shipped photograph", "10000", "Exit codes")),
+        ("svd", (*SINGULAR, "the shipped photograph", "10000")),
+        ("synth", ("alpha)",)),
+    ):
+        shown = run(app, [command, "--help"], env={"COLUMNS": "300"}).output
+        assert all(word in shown for word in words)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from spectral.errors import FileContentError, ShapeError
 
@@ -27,20 +27,24 @@ def photograph() -> Grey:
 
 
 def read_grey(path: str | Path, *, convert: bool = False) -> Grey:
-    """A picture file as float32 (1, 1, H, W) in [0, 1]; 8 and 16 bits a pixel.
+    """A picture file as float32 (1, 1, H, W) in [0, 1]: 8 and 16 bits a pixel, or floats in [0, 1].
 
-    Colour is turned into luminance 0.299 R + 0.587 G + 0.114 B where `convert` is set. Raises
-    FileNotFoundError for a missing file, FileContentError for a file that is no picture, or a colour picture
-    without `convert`.
+    Turned upright where its EXIF data say so. Colour is turned into luminance 0.299 R + 0.587 G + 0.114 B
+    where `convert` is set. Raises FileNotFoundError for a missing file, FileContentError for a file that is
+    no picture, a colour picture without `convert`, one that is transparent, of several frames, or beyond
+    that range.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no picture at {path}")
     try:
-        with Image.open(path) as picture:
-            picture.load()
-    except (UnidentifiedImageError, OSError) as error:
+        with Image.open(path) as file:
+            frames = getattr(file, "n_frames", 1)
+            picture = ImageOps.exif_transpose(file)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise FileContentError(f"{path} is not a picture that Pillow can read: {error}") from error
+    if frames > 1:
+        raise FileContentError(f"{path} holds {frames} frames: save the one that is meant")
     return _grey(picture, str(path), convert)[None, None]
 
 
@@ -101,8 +105,14 @@ def _reduced(file: str) -> Grey:
 
 def _grey(picture: Image.Image, name: str, convert: bool) -> Grey:
     """A picture as float32 (H, W) in [0, 1]."""
-    if picture.mode.startswith("I"):
-        return np.asarray(picture, dtype=np.float32) / np.float32(65535)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        top = 1 if picture.mode == "F" else 65535
+        pixels = np.asarray(picture, dtype=np.float32) / np.float32(top)
+        if not (pixels.min() >= 0 and pixels.max() <= 1):  # NaN neither
+            raise FileContentError(f"{name} has pixels outside [0, {top}], where grey is: scale it")
+        return pixels
+    if picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
+        raise FileContentError(f"{name} is transparent in part: save it on a ground")
     if picture.mode not in ("1", "L"):
         rgb = np.asarray(picture.convert("RGB"))
         if not convert and (rgb != rgb[..., :1]).any():

@@ -5,6 +5,7 @@ and its keyword arguments ("config", JSON), so that it loads without anything el
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,14 @@ def save(model: NoisePredictor, path: Path, metadata: dict[str, str]) -> None:
     """Write a network and what is known about it, atomically."""
     header = {"network": type(model).__name__, "config": json.dumps(model.config), **metadata}
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    unfinished = path.with_suffix(".unfinished")
-    save_file(state, unfinished, header)
-    unfinished.replace(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        save_file(state, unfinished, header)
+        unfinished.replace(path)
+    except SafetensorError as failure:
+        raise OSError(f"{path} could not be written: {failure}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def read(path: Path) -> tuple[NoisePredictor, dict[str, str]]:

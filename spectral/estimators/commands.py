@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spectral.console import (
+    ABOVE_TOLERANCE,
     Crop,
     Denoiser,
     Json,
@@ -21,6 +23,7 @@ from spectral.console import (
     Problem,
     Seed,
     Sigma,
+    check_writable,
     forward_seconds,
     load_problem,
     one_line_errors,
@@ -31,8 +34,10 @@ from spectral.estimators import diagonal
 from spectral.estimators import spectral_density as estimate_density
 from spectral.estimators import trace as estimate_trace
 from spectral.estimators.results import Estimate, with_error
+from spectral.progress import working
 from spectral.risk import risk_curve
 from spectral.risk import sure as estimate_sure
+from spectral.solvers.search import interrupted
 from spectral.spectra import top_eigs
 
 Products = Annotated[int | None, typer.Option(help="products with the Jacobian to spend")]
@@ -55,21 +60,26 @@ def trace(
 ) -> None:
     """The trace of a denoiser's Jacobian at a noisy picture, with its error; with --out its diagonal."""
     with one_line_errors():
+        check_writable(out)
         problem = load_problem(denoiser, image, sigma, seed, crop)
         unit = forward_seconds(problem.model, problem.noisy)
         began = time.perf_counter()
-        found = estimate_trace(
-            problem.model, problem.noisy, method=method, products=products, rtol=rtol, seed=seed
-        )
+        with working(not as_json, "trace"):
+            found = estimate_trace(
+                problem.model, problem.noisy, method=method, products=products, rtol=rtol, seed=seed
+            )
         seconds = time.perf_counter() - began
-        files = _write_diagonal(problem, denoiser, products, seed, out) if out else []
+    files = [out / "diagonal.png", out / "diagonal.safetensors"] if out else []
     d = problem.noisy.numel()
-    summary = {"trace": _numbers(found), "d": d, "seconds": seconds, "forward_seconds": unit}
     if as_json:
+        summary = {"trace": _numbers(found), "d": d, "seconds": seconds, "forward_seconds": unit}
         _print_json(summary, problem, files)
-        return
-    rows = [("tr J", _interval(found)), ("tr J / d", f"{float(found) / d:.4f}")]
-    _print(f"trace of J, {_title(denoiser, problem)}", rows, found, seconds, unit, problem, files)
+    else:
+        rows = [("tr J", _interval(found)), ("tr J / d", f"{float(found) / d:.4f}")]
+        _print(f"trace of J, {_title(denoiser, problem)}", rows, found, seconds, unit, problem)
+    _write(files, as_json, lambda: _write_diagonal(problem, denoiser, products, seed, *files))
+    if rtol is not None and float(found.halfwidth()) > rtol * abs(float(found)):
+        raise typer.Exit(ABOVE_TOLERANCE)
 
 
 def sure(
@@ -93,20 +103,22 @@ def sure(
 ) -> None:
     """A denoiser's error from the noisy picture alone, beside the true one; with --out over noise levels."""
     with one_line_errors():
+        check_writable(out)
         problem = load_problem(denoiser, image, sigma, seed, crop)
         unit = forward_seconds(problem.model, problem.noisy)
         began = time.perf_counter()
-        found = estimate_sure(
-            problem.model,
-            problem.noisy,
-            sigma if level == "given" else level,
-            method=method,
-            products=products,
-            rtol=rtol,
-            seed=seed,
-        )
+        with working(not as_json, "SURE"):
+            found = estimate_sure(
+                problem.model,
+                problem.noisy,
+                sigma if level == "given" else level,
+                method=method,
+                products=products,
+                rtol=rtol,
+                seed=seed,
+            )
         seconds = time.perf_counter() - began
-        files = _write_risk(problem, denoiser, products, seed, out) if out else []
+    files = [out / "risk.png"] if out else []
     truth = (problem.denoised - problem.clean).double().square().mean().item()
     if as_json:
         summary = {
@@ -116,6 +128,7 @@ def sure(
             "true_mse": truth,
             "true_psnr": -10 * math.log10(truth),
             "sigma": found.sigma,
+            "true_sigma": problem.sigma,
             "sigma_error": found.sigma_error,
             "sigma_rule": found.rule,
             "divergence": _numbers(found.divergence),
@@ -123,18 +136,22 @@ def sure(
             "forward_seconds": unit,
         }
         _print_json(summary, problem, files)
-        return
-    low, high = found.interval()
-    verdict = "inside" if low <= truth <= high else "outside"
-    rows = [
-        ("SURE, mean squared error", _interval(found)),
-        ("true, from the clean picture", f"{truth:.3e}, {verdict} the interval"),
-        ("PSNR by SURE / true", f"{float(found.psnr):.2f} / {-10 * math.log10(truth):.2f} dB"),
-        ("error by the noise alone", f"{1.96 * float(found.noise_error):.1e}"),
-        (f"sigma ({found.rule})", with_error(float(found.sigma), 1.96 * float(found.sigma_error))),
-        ("tr J", _interval(found.divergence)),
-    ]
-    _print(f"SURE, {_title(denoiser, problem)}", rows, found, seconds, unit, problem, files)
+    else:
+        low, high = found.interval()
+        verdict = "inside" if low <= truth <= high else "outside"
+        rows = [
+            ("SURE, mean squared error", _interval(found)),
+            ("true, from the clean picture", f"{truth:.3e}, {verdict} the interval"),
+            ("PSNR by SURE / true", f"{float(found.psnr):.2f} / {-10 * math.log10(truth):.2f} dB"),
+            ("error by the noise alone", f"{1.96 * float(found.noise_error):.1e}"),
+            (f"sigma ({found.rule})", with_error(float(found.sigma), 1.96 * float(found.sigma_error))),
+            ("tr J", _interval(found.divergence)),
+        ]
+        _print(f"SURE, {_title(denoiser, problem)}", rows, found, seconds, unit, problem)
+    _write(files, as_json, lambda: _write_risk(problem, denoiser, products, seed, *files))
+    divergence = found.divergence
+    if rtol is not None and float(divergence.halfwidth()) > rtol * abs(float(divergence)):
+        raise typer.Exit(ABOVE_TOLERANCE)
 
 
 def density(
@@ -165,24 +182,32 @@ def density(
             raise OptionError(
                 "--deflate finds eigenpairs of the symmetric part: it does not go with --part singular"
             )
+        if not math.isfinite(threshold):
+            raise OptionError(f"--threshold is a finite number, got {threshold}")
+        check_writable(out)
         problem = load_problem(denoiser, image, sigma, seed, crop)
         unit = forward_seconds(problem.model, problem.noisy)
         began = time.perf_counter()
-        pairs = top_eigs(problem.model, problem.noisy, deflate, seed=seed) if deflate else None
-        found = estimate_density(
-            problem.model,
-            problem.noisy,
-            part=part,
-            method=method,
-            probes=probes,
-            steps=steps,
-            known=pairs,
-            seed=seed,
+        pairs = (
+            top_eigs(problem.model, problem.noisy, deflate, seed=seed, progress=not as_json)
+            if deflate
+            else None
         )
+        if pairs is not None and interrupted(pairs.notes):
+            raise KeyboardInterrupt
+        with working(not as_json, "density"):
+            found = estimate_density(
+                problem.model,
+                problem.noisy,
+                part=part,
+                method=method,
+                probes=probes,
+                steps=steps,
+                known=pairs,
+                seed=seed,
+            )
         seconds = time.perf_counter() - began
-        files = (
-            _write_density(found, threshold, f"{part} part, {_title(denoiser, problem)}", out) if out else []
-        )
+    files = [out / "density.png", out / "density.safetensors"] if out else []
     count, total = found.count_above(threshold), found.total(lambda values: values)
     low, high = found.ends
     summary = {
@@ -198,50 +223,59 @@ def density(
     }
     if as_json:
         _print_json(summary, problem, files)
-        return
     rows = [
         (f"values above {threshold:g}", f"{_interval(count)} of {found.n}"),
         ("sum of values", _interval(total)),
         ("from / to", f"{low:.4f} / {high:.4f}"),
     ]
     name = "eigenvalues of (J + J')/2" if part == "symmetric" else "singular values of J"
-    _print(f"{name}, {_title(denoiser, problem)}", rows, count, seconds, unit, problem, files)
+    if not as_json:
+        _print(f"{name}, {_title(denoiser, problem)}", rows, count, seconds, unit, problem)
+    title = f"{part} part, {_title(denoiser, problem)}"
+    _write(files, as_json, lambda: _write_density(found, threshold, title, *files))
+
+
+def _write(files: list[Path], as_json: bool, write: Callable[[], None]) -> None:
+    """Write what was asked for, after the answer, which is not lost where it cannot be written."""
+    with one_line_errors():
+        if files:
+            with working(not as_json, "writing"):
+                write()
+    if not as_json:
+        for path in files:
+            typer.echo(f"{'wrote':13} {path}")
 
 
 def _write_diagonal(
-    problem: Problem, denoiser: str, products: int | None, seed: int, out: Path
-) -> list[Path]:
+    problem: Problem, denoiser: str, products: int | None, seed: int, picture: Path, result: Path
+) -> None:
     from spectral.estimators.figures import images  # noqa: PLC0415  matplotlib takes a second to import
 
     found = diagonal(problem.model, problem.noisy, products=products or 100, seed=seed)
     deviation = problem.sigma * torch.as_tensor(found.value).clamp(min=0).sqrt()
-    out.mkdir(parents=True, exist_ok=True)
     figure = images(
         [("noisy", problem.noisy), ("denoised", problem.denoised), ("sigma sqrt(diag J)", deviation)],
         _title(denoiser, problem),
     )
-    figure.savefig(out / "diagonal.png")
-    return [out / "diagonal.png", found.save(out / "diagonal.safetensors")]
+    found.save(result)
+    figure.savefig(picture)
 
 
-def _write_risk(problem: Problem, denoiser: str, products: int | None, seed: int, out: Path) -> list[Path]:
+def _write_risk(problem: Problem, denoiser: str, products: int | None, seed: int, picture: Path) -> None:
     """SURE, the true error and sigma^2 tr J from sigma / 4 to 4 sigma, over four draws of the noise."""
     from spectral.estimators.figures import risk  # noqa: PLC0415  matplotlib takes a second to import
 
     sigmas = [problem.sigma * factor for factor in (0.25, 0.5, 1.0, 2.0, 4.0)]
     draws = problem.clean.repeat(4, 1, 1, 1)
     curve = risk_curve(problem.model, draws, sigmas, products=products, seed=seed)
-    out.mkdir(parents=True, exist_ok=True)
-    risk(curve, f"{Path(denoiser).stem}, one picture").savefig(out / "risk.png")
-    return [out / "risk.png"]
+    risk(curve, f"{Path(denoiser).stem}, one picture").savefig(picture)
 
 
-def _write_density(found: Any, threshold: float, title: str, out: Path) -> list[Path]:
+def _write_density(found: Any, threshold: float, title: str, picture: Path, result: Path) -> None:
     from spectral.estimators.figures import density as draw  # noqa: PLC0415
 
-    saved = found.save(out / "density.safetensors")
-    draw(found, threshold, title).savefig(out / "density.png")
-    return [out / "density.png", saved]
+    found.save(result)
+    draw(found, threshold, title).savefig(picture)
 
 
 def _title(denoiser: str, problem: Problem) -> str:
@@ -273,7 +307,6 @@ def _print(
     seconds: float,
     unit: float,
     problem: Problem,
-    files: list[Path],
 ) -> None:
     console = Console(soft_wrap=True)
     table = Table(title=title, show_header=False, title_justify="left")
@@ -292,9 +325,8 @@ def _print(
     )
     for note in problem.notes:
         console.print(f"note          {note}", highlight=False, markup=False)
-    for path in files:
-        console.print(f"wrote         {path}", highlight=False)
 
 
 def _print_json(summary: dict[str, Any], problem: Problem, files: list[Path]) -> None:
-    print_json(summary | {"notes": problem.notes, "files": [str(path) for path in files]})
+    told = problem.asked | summary | {"notes": problem.notes, "files": [str(path) for path in files]}
+    print_json(told)

@@ -136,7 +136,7 @@ def schatten_norm(
     if not p > 0:
         raise OptionError(f"p must be positive, got {p}")
     if p == math.inf:
-        A = operator_of(model_or_operator, y, batched, model_kwargs=model_kwargs)
+        A = operator_of(model_or_operator, y, batched, model_kwargs)
         return _spectral_norm(A, probes * steps, seed)
     density = spectral_density(
         model_or_operator,

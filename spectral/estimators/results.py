@@ -176,6 +176,8 @@ class Density(Result):
         makes it exact.
         """
         t = torch.as_tensor(at, dtype=torch.float64, device=self.nodes.device)
+        if t.isnan().any():
+            raise OptionError(f"the distribution is asked for at numbers, got {at}")
         share = (self.n - self.known.shape[-1]) / self.n
         known = (self.known.unsqueeze(-1) <= t.reshape(-1)).double().sum(-2, keepdim=True) / self.n
 

@@ -38,7 +38,7 @@ class Budget:
             formed.
 
     Raises:
-        OptionError: a limit is not positive, or nothing is limited.
+        OptionError: a limit is not positive and finite, or nothing is limited.
     """
 
     products: int | None = None
@@ -52,8 +52,8 @@ class Budget:
             raise OptionError("say when to stop: products=, rtol= or atol=")
         for name in ("products", "rtol", "atol"):
             limit = getattr(self, name)
-            if limit is not None and not limit > 0:
-                raise OptionError(f"{name} must be positive, got {limit}")
+            if limit is not None and not 0 < limit < math.inf:
+                raise OptionError(f"{name} must be positive and finite, got {limit}")
         student_t(self.confidence, 1)
 
     @property

@@ -5,7 +5,9 @@ is set in each of torch's, and put back as it was.
 """
 
 import contextlib
-from collections.abc import Iterator
+import ctypes
+import threading
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -28,20 +30,36 @@ def at_hand() -> bool:
     return lanes.BYTES > 0 and team.at_hand()
 
 
-@contextlib.contextmanager
-def flushed() -> Iterator[None]:
+def flushed() -> contextlib.AbstractContextManager[None]:
     """Denormals are zero in torch's threads, of this caller, for as long as this lasts."""
-    if not at_hand():
-        yield
-        return
-    threads = torch.get_num_threads()
-    kept = np.zeros(2 + 2 * threads, np.int64)  # how many threads came, may come; each one and its register
-    kept[1] = threads
-    team.run(_switch(True).address, kept.ctypes.data, threads)
-    try:
-        yield
-    finally:
-        team.run(_switch(False).address, kept.ctypes.data, threads)
+    return _Flushed() if at_hand() else contextlib.nullcontext()
+
+
+class _Flushed:
+    """The switch as a context, which no interruption leaves half-way.
+
+    Python takes signals between calls and where its own functions begin.  So the way back is a single call in
+    C, and is itself the __exit__; where no way there was taken it finds nothing kept, and does nothing.
+    """
+
+    def __init__(self) -> None:
+        threads = torch.get_num_threads()
+        # How many threads came and may come, the caller; each thread and its register.
+        kept = np.zeros(3 + 2 * threads, np.int64)
+        kept[1:3] = threads, threading.get_ident()
+        task = kept.ctypes.data_as(ctypes.c_void_p)
+        self._on, self._off = (team.prepared(_switch(on).address, task, threads) for on in (True, False))
+
+    def __enter__(self) -> None:
+        try:
+            self._on(None, None, None)
+        except BaseException:
+            self._off(None, None, None)
+            raise
+
+    @property
+    def __exit__(self) -> Callable[[object, object, object], None]:  # noqa: PLE0302  with the arguments
+        return self._off
 
 
 @cache
@@ -51,16 +69,18 @@ def _switch(on: bool) -> Any:
     @numba.cfunc(types.void(types.voidptr), cache=True)
     def work(address):  # type: ignore[no-untyped-def]
         threads = carray(address, 2, np.int64)[1]
-        kept = carray(address, 2 + 2 * threads, np.int64)
+        kept = carray(address, 3 + 2 * threads, np.int64)
         me = _SELF()
         if on:
-            place = 2 + 2 * lanes.claim(address, 0)
+            place = 3 + 2 * lanes.claim(address, 0)
             kept[place], kept[place + 1] = me, _register()
             _set_register(kept[place + 1] | _FLUSH)
         else:
-            for place in range(2, 2 + 2 * kept[0], 2):
-                if kept[place] == me:
-                    _set_register(kept[place + 1])
+            # A thread that was made meanwhile has what its maker, the caller, had then.
+            for owner in (kept[2], me):
+                for place in range(3, 3 + 2 * kept[0], 2):
+                    if kept[place] == owner:
+                        _set_register(kept[place + 1])
 
     return work
 

@@ -352,7 +352,7 @@ class Jacobian(LinearOperator):
                     how = f" ({', '.join(left)})" if left else ""
                     return (
                         f"a value made from y leaves torch{how} and comes back as a constant, so that its "
-                        "part of the derivative is lost: keep it a tensor, or give it a torch.autograd.Function"
+                        "part of the derivative is lost: keep it a tensor, or write a torch.autograd.Function"
                     )
         if record.integers and not (self._functions or record.detached):
             return f"{record.integers[0]}: they have no derivative"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any, Self
 
 import torch
 from torch import Tensor
@@ -13,12 +14,15 @@ from spectral import storage
 from spectral.errors import CheckpointError
 from spectral.operators.base import LinearOperator
 
-if TYPE_CHECKING:
-    from spectral.solvers.search import Target
+try:
+    import fcntl
+except ImportError:  # where there are no such locks, two processes are not kept apart
+    fcntl = None  # type: ignore[assignment]
 
 KIND = "checkpoint"
 EVERY = 1.0  # seconds
 SHARE = 0.05  # of the time, at most, goes into writing
+PROGRESS = ("stage", "probed", "polishes", "failure")  # what other questions make a search begin anew
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -28,7 +32,8 @@ class Checkpoint:
 
     It is written at every restart and change of stage, and in between every second, or as seldom as
     keeps writing below a twentieth of the time.  It stays when the solve has ended, so that a later call with
-    more pairs or a smaller tolerance goes on from there.
+    more pairs or a smaller tolerance goes on from there.  Where it cannot be written the search goes on
+    without, and `notes` says so.  As a context it is one process's, by a lock on a file beside it.
 
     Args:
         path: the file; where there is one already, the search in it is resumed.
@@ -42,39 +47,61 @@ class Checkpoint:
         x = torch.randn(*A.batch, 1, A.shape[1], generator=generator, dtype=torch.float64)
         self.sample = A.apply(x.to(A.device, A.dtype))
         self.written, self.cost = time.monotonic(), 0.0
+        self.notes: list[str] = []
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        """Take the file for this search alone, and clear away what killed processes left of it.
+
+        Raises:
+            CheckpointError: another search has it.
+        """
+        self._lock = _locked(self.path)
+        storage.sweep(self.path)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Let others have it."""
+        if self._lock is not None:
+            _lock_file(self.path).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
 
     @property
     def due(self) -> bool:
         """Whether it is time to write, between restarts."""
         return time.monotonic() - self.written > max(EVERY, self.cost / SHARE)
 
-    def write(self, target: Target, states: list[State]) -> None:
-        """Replace what the file holds."""
+    def write(self, asked: dict[str, Any], states: list[State]) -> None:
+        """Replace what the file holds, or leave it as it is, with a note, where there is no writing."""
         began = time.monotonic()
         tensors = {f"{i}.{name}": t for i, (held, _) in enumerate(states) for name, t in held.items()}
-        meta = {"solver": self.solver, "target": vars(target), "groups": [meta for _, meta in states]}
-        storage.write(self.path, KIND, tensors | {"sample": self.sample}, meta)
+        meta = {"solver": self.solver, "target": asked, "groups": [meta for _, meta in states]}
+        try:
+            storage.write(self.path, KIND, tensors | {"sample": self.sample}, meta)
+            self.notes = []
+        except OSError as failure:
+            self.notes = [f"the checkpoint {self.path} could not be written: {failure.strerror or failure}"]
         self.written = time.monotonic()
         self.cost = self.written - began
 
-    def read(self, target: Target) -> list[State]:
-        """What the file holds; nothing where there is no file.  A target other than the one it was kept for
-        sends every part back to the solve.
+    def read(self, asked: dict[str, Any]) -> list[State]:
+        """What the file holds; nothing where there is no file.  Where something else was asked of it, every
+        part goes back to the solve.
+
+        Args:
+            asked: the fields of the target, and the confidence.
 
         Raises:
             CheckpointError: the file is of another operator, another solver, or another end of the spectrum.
             FileContentError: the file is no checkpoint.
         """
-        for left in self.path.parent.glob(
-            f".{self.path.name}.*.partial"
-        ):  # by a process killed while writing
-            left.unlink(missing_ok=True)
         if not self.path.exists():
             return []
         tensors, meta = storage.read(self.path, KIND)
         sample = tensors.pop("sample").to(self.sample)
         kind = meta["solver"], meta["target"].get("which"), tuple(sample.shape)
-        here = self.solver, target.which, tuple(self.sample.shape)
+        here = self.solver, asked["which"], tuple(self.sample.shape)
         if kind != here:
             raise CheckpointError(
                 "{} holds a solve by {} for the {}, size {}, and not by {} for the {}, size {}: "
@@ -86,15 +113,47 @@ class Checkpoint:
                 f"{self.path} belongs to another model or image, with other products: give another path"
             )
         groups: list[dict[str, Any]] = meta["groups"]
-        asked, kept = vars(target), meta["target"]
-        if asked != kept:
-            for group in groups:
-                group |= {"stage": "solve", "probed": False}
         held = [
             {name.split(".", 1)[1]: t for name, t in tensors.items() if name.split(".", 1)[0] == str(i)}
             for i in range(len(groups))
         ]
-        if asked != kept:
+        if asked != meta["target"]:
+            groups = [{name: v for name, v in group.items() if name not in PROGRESS} for group in groups]
             for part in held:
                 part.pop("bar", None)
         return list(zip(held, groups, strict=True))
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """A file that holds the lock of a path until it is closed, also by the process's end; None where the
+    folder, or the system, has no locks.
+
+    Raises:
+        CheckpointError: the lock is held.
+    """
+    if fcntl is None:
+        return None
+    place = _lock_file(path)
+    while True:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file = place.open("a+")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CheckpointError(
+                f"{path} is in use by another solve, of process {file.read() or '?'}: wait for its end, or "
+                "give another path"
+            ) from None
+        except OSError:
+            return None
+        if place.exists() and os.path.samestat(place.stat(), os.fstat(file.fileno())):
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            return file
+        file.close()  # its holder took it away meanwhile: the lock is now that of the next file

@@ -27,7 +27,7 @@ from spectral.solvers.certificate import Completeness, orthonormalised, rounding
 from spectral.solvers.dense import DENSE_AT_MOST, dense
 from spectral.solvers.krylov import product
 from spectral.solvers.lanczos import RitzPairs, finish, fresh_seed, lanczos
-from spectral.solvers.search import EDGE, STAGES, Progress, Which
+from spectral.solvers.search import EDGE, INTERRUPTED, STAGES, Progress, Which
 from spectral.solvers.survey import SURVEY_STEPS, Spectrum, survey
 
 PRODUCTS_A_PAIR = 5  # of Lanczos, to an end of an interval
@@ -130,7 +130,7 @@ class _Solve:
             sought = {"k": k} if above is None else {"above": 0.98 * bell.edge}
             found = self.filtered(bell, seeker, cost, error, spent, **sought)
             spent += sum(found.spent.values())
-            interrupted = "interrupted" in found.notes
+            interrupted = INTERRUPTED in found.notes
             if found.vectors.shape[1]:
                 rows, images = found.vectors, self.images(found.vectors)
                 spent += rows.shape[1]
@@ -149,7 +149,7 @@ class _Solve:
             confidence=self.confidence,
             progress=self.progress,
         )
-        return replace(found, notes=["interrupted"]) if interrupted else found
+        return replace(found, notes=[INTERRUPTED]) if interrupted else found
 
     def inside(self, low: float, high: float) -> RitzPairs:
         """All pairs in an interval, in the way that takes the fewest products."""

@@ -119,7 +119,6 @@ class GolubKahanBasis(Relation):
         X, R = self.turned(Q, R, V, vanishing)
         C = torch.nn.functional.pad(R, (q, 0))
         F = torch.nn.functional.pad(self.F, (0, grown - q))
-        # All at once, so that an interruption leaves the relation as it was.
         self.B, self.F, self.X, self.C = B, F, X, C
 
     def ritz(self) -> tuple[Tensor, Tensor]:
@@ -135,32 +134,26 @@ class GolubKahanBasis(Relation):
 
     def restart(self, keep: int) -> None:
         """Keep the leading triplets alone, with the next block; no products."""
-        sigma, Y, Z = (part[..., :keep] for part in self._svd())
-        self.U[:, :keep] = sent(Y.mT, self.U) @ self.U[:, : self.size]
-        self.V[:, :keep] = sent(Z.mT, self.V) @ self.V[:, : self.columns]
-        self.C, self.F = self.C @ Y, self.F @ Y
-        self.B = torch.diag_embed(sigma)
+        self.V, self.U, self.B, self.C, self.F = self._compressed(keep)
 
     def restart_afresh(self, keep: int, block: int) -> None:
         """Keep the leading triplets alone and go on from `block` random right vectors orthogonal to them."""
-        self.restart(keep)
-        self.lost = 0.0
-        self.F = torch.cat([self.F, self.C], dim=1)
-        self.X = random_complement(self.V[:, :keep], min(block, self.n - keep), self.generator)
-        self.C = torch.zeros(len(self.B), self.block, keep, dtype=torch.float64)
+        V, U, B, C, F = self._compressed(keep)
+        X = random_complement(V, min(block, self.n - keep), self.generator)
+        F, C, lost = torch.cat([F, C], dim=1), C.new_zeros(len(C), X.shape[1], keep), 0.0
+        self.V, self.U, self.B, self.X, self.C, self.F, self.lost = V, U, B, X, C, F, lost
 
     def refresh(self, keep: int, threshold: float) -> None:
         """Keep the leading triplets alone, measured by fresh products with A and A', held in `images`."""
-        self.restart(keep)
-        V, U = self.V[:, :keep], self.U[:, :keep]
-        self.images = self._product(self.A.apply, V), self._product(self.A.apply_transpose, U)
-        H, left = orthogonalise(self.images[0], U)
-        _, right = orthogonalise(self.images[1], V)
+        V, U = self._compressed(keep)[:2]
+        images = self._product(self.A.apply, V), self._product(self.A.apply_transpose, U)
+        H, left = orthogonalise(images[0], U)
+        _, right = orthogonalise(images[1], V)
         # What A v has outside U is rounding, and is told with the rest.
         H, rest = fetched(H, torch.linalg.vector_norm(left.double(), dim=-1))
-        self.B = H.mT
-        self.X, self.C, self.F = leading_directions(right, V, threshold, self.next_block)
-        self.F = torch.cat([self.F, torch.diag_embed(rest)], dim=1)
+        X, C, F = leading_directions(right, V, threshold, self.next_block)
+        B, F = H.mT, torch.cat([F, torch.diag_embed(rest)], dim=1)
+        self.V, self.U, self.images, self.B, self.X, self.C, self.F = V, U, images, B, X, C, F
 
     def unseen(self, keep: int, block: int, failure: float) -> tuple[Tensor, Tensor]:
         """Beyond the leading triplets, since `restart_afresh`: the largest value, and a bound, (B,).
@@ -182,6 +175,13 @@ class GolubKahanBasis(Relation):
             error=self.error,
         )
         return torch.linalg.matrix_norm(B, ord=2), bound
+
+    def _compressed(self, keep: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """V, U, B, C and F of the leading triplets alone, X being the same."""
+        sigma, Y, Z = (part[..., :keep] for part in self._svd())
+        U = sent(Y.mT, self.U) @ self.U[:, : self.size]
+        V = sent(Z.mT, self.V) @ self.V[:, : self.columns]
+        return V, U, torch.diag_embed(sigma), self.C @ Y, self.F @ Y
 
     def next_block(self, W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
         """`orthonormal_block` with this basis's generator and scale."""

@@ -37,7 +37,9 @@ class Relation:
     A subclass names in HELD the tensors that make up its relation, in `rows` how many rows of each basis
     count, and in SHARE the norm of the part of an eigenvector that a random start sees; it has an operator A
     on vectors of length n, a generator, the largest |A x| seen so far, `norm`, and in `lost` the norm of all
-    that products since `restart_afresh` held of directions too short to go on from.
+    that products since `restart_afresh` held of directions too short to go on from.  What changes the
+    relation computes all of it first and sets it in one statement, writing in place only beyond the rows that
+    count: an interruption, which falls between calls, then leaves the old relation or the new one.
     """
 
     HELD: ClassVar[tuple[str, ...]]
@@ -207,7 +209,6 @@ class KrylovBasis(Relation):
         T, F = self._bordered(H, e), torch.nn.functional.pad(self.F, (0, b))
         X, R = self.turned(Q, R, basis, vanishing)
         C = torch.nn.functional.pad(R, (e, 0))
-        # All at once, so that an interruption leaves the relation as it was.
         self.T, self.F, self.X, self.C = T, F, X, C
 
     def ritz(self) -> tuple[Tensor, Tensor]:
@@ -223,11 +224,7 @@ class KrylovBasis(Relation):
 
     def restart(self, keep: int) -> None:
         """Keep the leading Ritz pairs alone, with the next block: a thick restart, no products."""
-        theta, Y = self._eigh()
-        Y = Y[..., :keep]
-        self.V[:, :keep] = sent(Y.mT, self.V) @ self.V[:, : self.size]
-        self.C, self.F = self.C @ Y, self.F @ Y
-        self.T = torch.diag_embed(theta[:, :keep])
+        self.V, self.T, self.C, self.F = self._compressed(keep)
 
     def restart_afresh(self, keep: int, block: int) -> None:
         """Keep the leading pairs alone and go on from `block` random vectors orthogonal to them.
@@ -235,12 +232,10 @@ class KrylovBasis(Relation):
         From there the new part of the basis is a Krylov space of P A P, P the projector on the complement of
         the pairs kept; what coupled them to the old next block is left out, and remembered in F.
         """
-        self.restart(keep)
-        self.lost = 0.0
-        self.F = torch.cat([self.F, self.C], dim=1)
-        kept = self.V[:, : self.size]
-        self.X = random_complement(kept, min(block, self.n - self.size), self.generator)
-        self.C = torch.zeros(len(self.T), self.block, self.size, dtype=torch.float64)
+        V, T, C, F = self._compressed(keep)
+        X = random_complement(V, min(block, self.n - V.shape[1]), self.generator)
+        F, C, lost = torch.cat([F, C], dim=1), C.new_zeros(len(C), X.shape[1], V.shape[1]), 0.0
+        self.V, self.T, self.X, self.C, self.F, self.lost = V, T, X, C, F, lost
 
     def refresh(self, keep: int, threshold: float) -> None:
         """Keep the leading pairs alone, and measure their residuals by fresh products, held in `images`.
@@ -248,17 +243,16 @@ class KrylovBasis(Relation):
         The next block is made of the residuals' leading directions, those above `threshold`; C and F are
         replaced.
         """
-        self.restart(keep)
-        V = self.V[:, : self.size]
+        V = self._compressed(keep)[0]
         self.hold(V, self.product(V), threshold)
 
     def hold(self, V: Tensor, images: Tensor, threshold: float) -> None:
         """Take orthonormal rows V (B, m, n) with their images A v as the whole basis; see `refresh`."""
-        self.V, self.images = V, images
         H, W = orthogonalise(images, V)
         (H,) = fetched(H)
-        self.T = self._bordered(H, 0)
-        self.X, self.C, self.F = leading_directions(W, V, threshold, self.next_block)
+        T = self._bordered(H, 0)
+        X, C, F = leading_directions(W, V, threshold, self.next_block)
+        self.V, self.images, self.T, self.X, self.C, self.F = V, images, T, X, C, F
 
     def unseen(self, keep: int, block: int, failure: float) -> tuple[Tensor, Tensor]:
         """Beyond the leading pairs, since `restart_afresh`: the largest Ritz value, and a bound, (B,)."""
@@ -268,6 +262,13 @@ class KrylovBasis(Relation):
             return torch.linalg.eigvalsh(T)[:, -1], unseen_bound(T, C, failure=failure, **chance)
         ends = [unseen_bound(s * T, s * C, failure=failure / 2, **chance) for s in (1, -1)]
         return torch.linalg.eigvalsh(T).abs().amax(-1), torch.maximum(*ends)
+
+    def _compressed(self, keep: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """V, T, C and F of the leading pairs alone, X being the same."""
+        theta, Y = self._eigh()
+        Y = Y[..., :keep]
+        V = sent(Y.mT, self.V) @ self.V[:, : self.size]
+        return V, torch.diag_embed(theta[:, :keep]), self.C @ Y, self.F @ Y
 
     def _bordered(self, H: Tensor, held: int) -> Tensor:
         """T of the first rows held and b more, H (B, b, held + b) the coefficients of their products.

@@ -28,7 +28,7 @@ from spectral.solvers.krylov import KrylovBasis, sent
 from spectral.solvers.lanczos import RitzPairs, first_block, signed
 from spectral.solvers.resolvent import unseen_height
 from spectral.solvers.schur import RealSchur
-from spectral.solvers.search import Progress, Target, Which, remaining, search
+from spectral.solvers.search import INTERRUPTED, Progress, Target, Which, remaining, search
 
 
 @dataclass(frozen=True)
@@ -101,24 +101,19 @@ class KrylovSchurBasis(KrylovBasis):
 
     def restart(self, keep: int) -> None:
         """Keep the leading Schur vectors alone, with the next block; one more where `keep` parts a pair."""
-        form, order = self._schur()
-        form = form.leading(order[: self._whole(form, order, keep)])
-        keep = self._whole(form, np.arange(self.size), keep)
-        Z = torch.from_numpy(form.Z[:, :keep].copy())
-        self.V[:, :keep] = sent(Z.mT, self.V) @ self.V[:, : self.size]
-        self.C, self.F = self.C @ Z, self.F @ Z
-        self.T = torch.from_numpy(form.T[:keep, :keep].copy())[None]
+        super().restart(keep)
 
     def restart_afresh(self, keep: int, block: int) -> None:
         """Keep the leading Schur vectors, and go on from random vectors in their complement."""
-        super().restart_afresh(keep, block)
         self._bounded, self._bound = 0, math.inf
+        super().restart_afresh(keep, block)
 
     def refresh(self, keep: int, threshold: float) -> None:
         """Keep the leading Schur vectors alone, their residuals measured by fresh products, in `images`."""
         form, order = self._schur()
-        self.conditions = form.conditions[order[: self._whole(form, order, keep)]]
+        conditions = form.conditions[order[: self._whole(form, order, keep)]]
         super().refresh(keep, threshold)
+        self.conditions = conditions
 
     def unseen(self, keep: int, block: int, failure: float) -> tuple[Tensor, Tensor]:
         """Beyond the leading pairs, since `restart_afresh`: what surely lies there, and a bound, (1,) each.
@@ -132,7 +127,6 @@ class KrylovSchurBasis(KrylovBasis):
         seen = (height - self._norms(C, form, np.arange(len(T)))[0]).max().reshape(1)
         # Any earlier bound still holds, and a bound takes longer than a product of a small matrix.
         if len(T) >= 1.1 * self._bounded:
-            self._bounded = len(T)
             bound = unseen_height(
                 T.numpy(),
                 C[0].numpy(),
@@ -142,8 +136,17 @@ class KrylovSchurBasis(KrylovBasis):
                 magnitude=self.magnitude,
                 error=self.error,
             )
-            self._bound = min(self._bound, bound)
+            self._bounded, self._bound = len(T), min(self._bound, bound)
         return seen, torch.tensor([self._bound], dtype=torch.float64)
+
+    def _compressed(self, keep: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """V, T, C and F of the leading Schur vectors alone, X being the same."""
+        form, order = self._schur()
+        form = form.leading(order[: self._whole(form, order, keep)])
+        keep = self._whole(form, np.arange(self.size), keep)
+        Z = torch.from_numpy(form.Z[:, :keep].copy())
+        V = sent(Z.mT, self.V) @ self.V[:, : self.size]
+        return V, torch.from_numpy(form.T[:keep, :keep].copy())[None], self.C @ Z, self.F @ Z
 
     def _bordered(self, H: Tensor, held: int) -> Tensor:
         """T of the first rows held and b more, H (1, b, held + b) the coefficients of their products."""
@@ -276,6 +279,8 @@ def krylov_schur(
     )
     if not second:
         return replace(right, left=right if left else None)
+    if INTERRUPTED in right.notes:
+        return replace(right, notes=[*right.notes, "left vectors were not solved for"])
     other = krylov_schur(
         A.T,
         k,

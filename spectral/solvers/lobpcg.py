@@ -34,7 +34,7 @@ from spectral.solvers.krylov import (
     sent,
 )
 from spectral.solvers.lanczos import RitzPairs, finish, first_block, fresh_seed, signed
-from spectral.solvers.search import Progress, Target, Which
+from spectral.solvers.search import INTERRUPTED, Progress, Target, Which
 
 Rows = Callable[[Tensor], Tensor]
 
@@ -104,7 +104,7 @@ def lobpcg(
     try:
         note = _improve(iterate, max_products, progress)
     except KeyboardInterrupt:
-        note, limit = "interrupted", iterate.spent
+        note, limit = INTERRUPTED, iterate.spent
     found = finish(
         A,
         iterate.rows,
@@ -120,7 +120,7 @@ def lobpcg(
         confidence=confidence,
         progress=progress,
     )
-    notes = ["interrupted"] if note == "interrupted" else [*([note] if note else []), *found.notes]
+    notes = [INTERRUPTED] if note == INTERRUPTED else [*([note] if note else []), *found.notes]
     found = replace(found, norm=max(found.norm, iterate.norm), notes=notes)
     if inside is None:
         return found
@@ -279,10 +279,12 @@ class _Iterate:
         given[:, : self.theta.shape[1]] = 0
         Z, real = _independent(given.mT, Y.mT)
         both = torch.linalg.solve_triangular(L.mT, torch.cat([Y, Z.mT], dim=-1), upper=True)
-        self.theta = theta.gather(-1, order)
-        self.span = S.combined(both, torch.cat([torch.ones(order.shape, dtype=torch.bool), real], dim=-1))
-        R = self.images - sent(self.theta.unsqueeze(-1), self.images) * self.rows
-        (self.residual,) = fetched(torch.linalg.vector_norm(R, dim=-1))
+        theta, x = theta.gather(-1, order), order.shape[1]
+        span = S.combined(both, torch.cat([torch.ones(order.shape, dtype=torch.bool), real], dim=-1))
+        R = span.images[:, :x] - sent(theta.unsqueeze(-1), span.images) * span.rows[:, :x]
+        (residual,) = fetched(torch.linalg.vector_norm(R, dim=-1))
+        # All at once, so that an interruption leaves what there was.
+        self.theta, self.span, self.residual = theta, span, residual
 
 
 def _independent(W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:

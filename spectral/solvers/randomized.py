@@ -18,7 +18,7 @@ from spectral.operators.base import LinearOperator
 from spectral.solvers.golub_kahan import RitzTriplets, golub_kahan
 from spectral.solvers.krylov import KrylovBasis
 from spectral.solvers.lanczos import RitzPairs, finish, first_block, fresh_seed, signed
-from spectral.solvers.search import Progress, Target, Which
+from spectral.solvers.search import INTERRUPTED, Progress, Target, Which
 
 PROBE_SHARE = 5
 
@@ -65,7 +65,14 @@ def randomized(
     generator = torch.Generator().manual_seed(seed)
     first = first_block(A, width, start, generator)
     basis = KrylovBasis(signed(A, target), first, generator, magnitude=target.magnitude)
-    wanted, reached = _grow(basis, target, products, progress)
+    stop = []
+    try:
+        _grow(basis, target, products, progress)
+    except KeyboardInterrupt:
+        if not basis.size:
+            raise
+        stop = [INTERRUPTED]
+    wanted, reached = _reached(basis, target)
     spent = basis.size
     if not basis.exhausted:
         # With `above`, one pair below it shows that no other is in view.
@@ -84,12 +91,12 @@ def randomized(
         above=above,
         tol=accepted,
         seed=fresh_seed(generator),
-        max_products=products - wanted,
+        max_products=spent if stop else products - wanted,
         confidence=confidence,
         progress=progress,
     )
     notes = [f"the budget's share for solving ended at {reached:.1e} max |lambda|"] if reached > tol else []
-    return replace(found, notes=[*notes, *found.notes])
+    return replace(found, notes=stop or [*notes, *found.notes])
 
 
 def randomized_svd(
@@ -142,8 +149,8 @@ def _block(products: int, k: int | None, asked: int | None) -> int:
 
 def _grow(
     basis: KrylovBasis, target: Target, products: int, progress: Callable[[Progress], None] | None
-) -> tuple[int, float]:
-    """Expand until all is found or this stage's share is spent; how many pairs, and their worst residual."""
+) -> None:
+    """Expand until all is found or this stage's share is spent."""
     while True:
         basis.expand()
         theta, residual = basis.ritz()
@@ -159,5 +166,12 @@ def _grow(
         least = 1 if target.above is not None else target.k
         spent = basis.size >= least and left < basis.block + products // PROBE_SHARE
         if basis.exhausted or done or spent:
-            scale = theta.abs()[:, : max(wanted, 1)].amax(-1, keepdim=True).clamp(min=1e-300)
-            return wanted, (short / scale).max().item() if wanted else 0.0
+            return
+
+
+def _reached(basis: KrylovBasis, target: Target) -> tuple[int, float]:
+    """How many pairs are sought among those in the basis, and their worst residual over max |lambda|."""
+    theta, residual = basis.ritz()
+    wanted = target.wanted(theta, basis.rounding)
+    scale = theta.abs()[:, : max(wanted, 1)].amax(-1, keepdim=True).clamp(min=1e-300)
+    return wanted, (residual[:, :wanted] / scale).max().item() if wanted else 0.0

@@ -12,6 +12,7 @@ part from them and cost nothing more there.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,13 +21,14 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from torch import Tensor
 
-from spectral.solvers.checkpoint import Checkpoint
+from spectral.solvers.checkpoint import Checkpoint, State
 
 WIDEST_PROBE = 16
 REFRESHES = 8
 POLISHES = 3
 EDGE = 3.0  # Ritz values in bases that were restarted differ by as many roundings of a product
 STAGES = ("solve", "completeness", "residuals")
+INTERRUPTED = "interrupted"
 
 Which = Literal["largest", "smallest", "magnitude"]
 
@@ -193,7 +195,8 @@ class _Group:
     failure: vectors a probe starts from, and the chance of error left to it.  probed: whether a probe has
     ended.  polishes: how often verification may still send the group back.  bar, wanted, most: of the probe
     under way: what a missed value exceeds (b,), pairs locked, products it may reach.  unseen, confidence: the
-    bound (b,) on what was not seen.
+    bound (b,) on what was not seen.  before: the state as it was when the search was stopped, which is what
+    is kept on disk: verifying what it had then is no step on the way.
     """
 
     index: Tensor
@@ -210,6 +213,7 @@ class _Group:
     confidence: float = 0.0
     spent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     notes: list[str] = field(default_factory=list)
+    before: State | None = None
 
     def __post_init__(self) -> None:
         if not len(self.unseen):
@@ -232,26 +236,29 @@ class _Group:
             notes=list(self.notes),
         )
 
-    def stop(self, note: str) -> None:
+    def stop(self, *notes: str) -> None:
         """Leave the search as it stands, to be verified and marked."""
+        self.before = self.state()
         self.stage = "residuals"
-        self.notes.append(note)
+        self.notes.extend(notes)
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and JSON values, from which `restored` makes the group again."""
+    def state(self) -> State:
+        """Tensors and JSON values, from which `restored` makes the group again; as before a stop."""
+        if self.before is not None:
+            return self.before
         tensors = {f"basis.{name}": t for name, t in self.basis.state().items()}
         tensors |= {"index": self.index, "unseen": self.unseen}
         if self.bar is not None:
             tensors["bar"] = self.bar
-        plain = ("block", "failure", "stage", "probed", "polishes", "wanted", "most", "confidence", "spent")
-        return tensors, {name: getattr(self, name) for name in plain}
+        plain = ("block", "failure", "stage", "probed", "polishes", "wanted", "most", "confidence")
+        return tensors, {name: getattr(self, name) for name in plain} | {"spent": dict(self.spent)}
 
     @classmethod
     def restored(cls, basis: Basis, tensors: dict[str, Tensor], meta: dict[str, Any]) -> _Group:
-        """The group that `state` told of, on a basis of the same operator."""
+        """The group that `state` told of, on a basis of the same operator; at its start what it left out."""
         held = {name.removeprefix("basis."): t for name, t in tensors.items() if name.startswith("basis.")}
         own: dict[str, Any] = {name: t for name, t in tensors.items() if not name.startswith("basis.")}
-        if meta["stage"] == "done":  # products are not kept: they are formed afresh
+        if meta.get("stage") == "done":  # products are not kept: they are formed afresh
             meta = meta | {"stage": "residuals"}
         return cls(basis=basis.select(own["index"]).restored(held), **own, **meta)
 
@@ -261,10 +268,11 @@ class Found:
     """How a search ended.
 
     unseen: the bound (B,) on what was not seen; confidence: of all of them; spent: products by purpose, the
-    mean over the problems; notes for the user.
+    mean over the problems; notes for the user, with those of the whole search, `remarks`.
     """
 
     groups: list[_Group]
+    remarks: list[str] = field(default_factory=list)
 
     def gather(self, part: Callable[[Any], Tensor]) -> Tensor:
         """part(basis) of every group's basis, its problems in the order of the batch."""
@@ -296,7 +304,7 @@ class Found:
     @property
     def notes(self) -> list[str]:
         """See the class."""
-        return list(dict.fromkeys(note for g in self.groups for note in g.notes))
+        return list(dict.fromkeys([*(note for g in self.groups for note in g.notes), *self.remarks]))
 
     @staticmethod
     def _ordered(parts: list[Tensor], index: Tensor) -> Tensor:
@@ -327,14 +335,20 @@ def search(
         progress: called after every test of convergence.
         spent: products that brought the basis here.
         checkpoint: where the search is kept, and resumed from.
+
+    Stopped by `max_products` or Ctrl-C, it verifies what it has; a checkpoint stays what it was at the stop,
+    so that a later search goes on as if there had been none.
     """
-    groups = []
-    if checkpoint is not None:
-        groups = [_Group.restored(basis, *state) for state in checkpoint.read(target)]
-    if not groups:
-        groups = [_Group(torch.arange(basis.problems), basis, block, 1 - confidence)]
-        groups[0].spent["solve"] = spent
-    return Found(_Search(target, limit, max_products, confidence, progress, checkpoint).run(groups))
+    with checkpoint or contextlib.nullcontext():
+        groups, asked = [], vars(target) | {"confidence": confidence}
+        if checkpoint is not None:
+            for tensors, meta in checkpoint.read(asked):
+                groups.append(_Group.restored(basis, tensors, {"failure": 1 - confidence, **meta}))
+        if not groups:
+            groups = [_Group(torch.arange(basis.problems), basis, block, 1 - confidence)]
+            groups[0].spent["solve"] = spent
+        groups = _Search(target, limit, max_products, confidence, progress, checkpoint).run(groups)
+        return Found(groups, [] if checkpoint is None else checkpoint.notes)
 
 
 class _Search:
@@ -354,24 +368,25 @@ class _Search:
         self.groups: list[_Group] = []
 
     def run(self, groups: list[_Group]) -> list[_Group]:
-        """Take every group to its end."""
+        """Take every group to its end; interrupted, each stops where it is, and a second time all does."""
         self.groups = groups
+        try:
+            self._run()
+        except KeyboardInterrupt:
+            for g in self.groups:
+                if g.stage != "done":
+                    g.stop(INTERRUPTED)
+            self._keep()
+            self._run()
+        return self.groups
+
+    def _run(self) -> None:
         stages = {"solve": self._solve, "completeness": self._probe, "residuals": self._verify}
-        interrupted = False
         while pending := [g for g in self.groups if g.stage != "done"]:
             group = pending[-1]
-            try:
-                parts = stages[group.stage](group)
-                self.groups = [g for g in self.groups if g is not group] + parts
-                self._keep()
-            except KeyboardInterrupt:
-                if interrupted:
-                    raise
-                interrupted = True
-                self._keep()
-                for g in pending:
-                    g.stop("interrupted")
-        return self.groups
+            parts = stages[group.stage](group)
+            self.groups = [g for g in self.groups if g is not group] + parts
+            self._keep()
 
     # The stages
 
@@ -425,16 +440,19 @@ class _Search:
         basis, target = g.basis, self.target
         if g.bar is None:
             theta, residual = basis.ritz()
-            g.wanted = target.wanted(theta, basis.rounding)
-            g.bar = target.bar(theta, residual, g.wanted, basis.rounding)
-            # Each further probe may fail too: halved chances keep their sum below 1 - confidence.
-            g.failure /= 2
-            g.most = g.spent["completeness"] + max(64, 16 * g.block, g.spent["solve"] // 2)
-            basis.restart_afresh(g.wanted, g.block)
-            g.wanted = basis.size  # one more where a complex pair would be parted
-            g.unseen = torch.full_like(g.bar, math.inf)
+            wanted = target.wanted(theta, basis.rounding)
+            bar = target.bar(theta, residual, wanted, basis.rounding)
+            most = g.spent["completeness"] + max(64, 16 * g.block, g.spent["solve"] // 2)
+            unseen = torch.full_like(bar, math.inf)
+            basis.restart_afresh(wanted, g.block)
+            # Each further probe may fail too: halved chances keep their sum below 1 - confidence.  One more
+            # is wanted where a complex pair would be parted.  A probe is under way where there is a bar.
+            g.wanted, g.most, g.unseen, g.failure, g.bar = basis.size, most, unseen, g.failure / 2, bar
         nothing = torch.zeros(len(g.index), g.wanted)
-        while g.spent["completeness"] + g.block <= g.most and not self._out_of_products(g):
+        while g.spent["completeness"] + g.block <= g.most:
+            if self._out_of_products(g):
+                g.stop()
+                break
             if basis.exhausted:  # everything is in view
                 g.stage, g.bar = "solve", None
                 return [g]
@@ -445,8 +463,8 @@ class _Search:
             missed = seen > g.bar
             if missed.any():
                 parts = [g] if missed.all() else [g.part(~missed), g.part(missed)]
-                parts[-1].stage, parts[-1].bar = "solve", None
-                parts[-1].block = min(2 * g.block, WIDEST_PROBE)
+                wider = min(2 * g.block, WIDEST_PROBE)
+                parts[-1].stage, parts[-1].bar, parts[-1].block = "solve", None, wider
                 return parts
             clear = g.unseen <= g.bar
             if clear.all():
@@ -474,9 +492,9 @@ class _Search:
         return width
 
     def _probed(self, g: _Group) -> _Group:
-        g.stage, g.probed, g.bar = "residuals", True, None
-        g.unseen = self.target.honest(g.unseen, g.basis.rounding)
-        g.confidence = self.confidence if torch.isfinite(g.unseen).all() else 0.0
+        unseen = self.target.honest(g.unseen, g.basis.rounding)
+        confidence = self.confidence if torch.isfinite(unseen).all() else 0.0
+        g.stage, g.probed, g.bar, g.unseen, g.confidence = "residuals", True, None, unseen, confidence
         return g
 
     def _verify(self, g: _Group) -> list[_Group]:
@@ -496,7 +514,7 @@ class _Search:
         g.basis.refresh(wanted, 0.3 * threshold.min().item())
         if g.polishes == 0 or g.notes or bool((g.basis.ritz()[1] <= threshold).all()):
             g.stage = "done"
-        elif g.products + g.basis.block + wanted > self.max_products:
+        elif g.before is not None or g.products + g.basis.block + wanted > self.max_products:
             g.notes.append(f"stopped at max_products={self.max_products}")
             g.stage = "done"
         else:
@@ -514,7 +532,8 @@ class _Search:
 
     def _keep(self) -> None:
         if self.checkpoint is not None:
-            self.checkpoint.write(self.target, [g.state() for g in self.groups])
+            asked = vars(self.target) | {"confidence": self.confidence}
+            self.checkpoint.write(asked, [g.state() for g in self.groups])
 
     def _out_of_products(self, g: _Group) -> bool:
         return g.products + g.basis.block > self.max_products
@@ -551,6 +570,11 @@ class _Pace:
         self.size, self.height = size, height
         promised = height / rate / 3 if 0 < rate < math.inf else math.inf
         return max(1, int(min(promised, size / 16)))
+
+
+def interrupted(notes: list[str]) -> bool:
+    """Whether a result's notes tell of an interruption, of any of its solves."""
+    return any(note.endswith(INTERRUPTED) for note in notes)
 
 
 def remaining(target: Target, theta: Tensor, rounding: float) -> Tensor:

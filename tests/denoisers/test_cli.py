@@ -70,7 +70,7 @@ def test_interrupted_training_resumes(run, monkeypatch):
     result = run(*TRAIN, "--resume")
     assert result.exit_code == 0, result.output
     resumed = denoisers.load("runs/tiny.safetensors").state_dict()
-    assert run(*TRAIN).exit_code == 0
+    assert run(*TRAIN, "--overwrite").exit_code == 0
     whole = denoisers.load("runs/tiny.safetensors").state_dict()
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
@@ -98,6 +98,11 @@ def test_evaluate_agrees_with_psnr_table(run):
         (["train", "other"], "no recipe named 'other'"),
         (["train", "other", "--data", "absent-folder"], "no pictures"),
         (["train", "calpha", "--steps", 0], "steps must be >= 1"),
+        (["train", "calpha", "--out", "w.md"], "to a .safetensors file"),
+        (["train", "calpha", "--out", "w.checkpoint"], "to a .safetensors file"),
+        (["train", "calpha", "--out", "w"], "to a .safetensors file"),
+        (["train", "calpha", "--out", "net.safetensors"], "net.safetensors exists: overwrite it"),
+        ([*TRAIN, "--learning-rate", 1e30], "lower the learning rate"),
         (["train", "calpha", "--resume"], "no checkpoint at"),
         (["train", "calpha", "--network-config", "{"], "--network-config is not JSON"),
         (["train", "calpha", "--network-config", "[]"], "must be a JSON object"),

@@ -45,6 +45,44 @@ def test_grey_stored_as_colour_is_grey(tmp_path):
     np.testing.assert_array_equal(np.rint(read_grey(tmp_path / "rgb.png")[0, 0] * 255), pixels)
 
 
+def test_floats_are_grey_where_they_lie_in_0_to_1(tmp_path):
+    pixels = np.random.default_rng(0).random((5, 7), dtype=np.float32)
+    Image.fromarray(pixels).save(tmp_path / "float.tif")
+    np.testing.assert_array_equal(read_grey(tmp_path / "float.tif")[0, 0], pixels)
+
+
+@pytest.mark.parametrize(
+    "value", [np.float32(1.5), np.float32(-0.1), np.float32("nan"), np.int32(1 << 24), np.int32(-1)]
+)
+def test_numbers_that_are_no_grey_are_refused(tmp_path, value):
+    Image.fromarray(np.full((4, 4), value)).save(tmp_path / "wide.tif")
+    with pytest.raises(FileContentError, match=r"wide.tif has pixels outside \[0, "):
+        read_grey(tmp_path / "wide.tif")
+
+
+def test_pictures_are_turned_upright(tmp_path):
+    pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the top is at the right
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    image = read_grey(tmp_path / "turned.png")[0, 0]
+    np.testing.assert_array_equal(np.rint(image * 255), np.rot90(pixels, -1))
+
+
+def test_transparency_and_further_frames_are_refused(tmp_path):
+    pixels = np.full((4, 6, 2), 255, np.uint8)
+    Image.fromarray(pixels, "LA").save(tmp_path / "opaque.png")
+    assert read_grey(tmp_path / "opaque.png").min() == 1
+    pixels[1, 2, 1] = 254
+    Image.fromarray(pixels, "LA").save(tmp_path / "glass.png")
+    with pytest.raises(FileContentError, match=r"glass.png is transparent"):
+        read_grey(tmp_path / "glass.png")
+    page = Image.fromarray(pixels[..., 0])
+    page.save(tmp_path / "pages.tif", save_all=True, append_images=[page])
+    with pytest.raises(FileContentError, match=r"pages.tif holds 2 frames"):
+        read_grey(tmp_path / "pages.tif")
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     with pytest.raises(FileContentError, match=r"broken.png is not a picture"):

@@ -1,13 +1,16 @@
 """Training: bits that survive interruption, noise laws, schedules, calibration, and that it learns."""
 
+import io
 import os
 import signal
+import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from denoisers import training
 from denoisers.evaluation import psnr_table
@@ -211,3 +214,55 @@ def test_unknown_networks_are_refused(tmp_path):
         train(replace(TINY, network="ResNet"), tmp_path / "a.safetensors")
     with pytest.raises(OptionError, match="UNet does not take"):
         train(replace(TINY, network_config={"depth": 3}), tmp_path / "a.safetensors")
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path, monkeypatch):
+    """Bits flipped in its numbers, or its end lost: torch would take the first and trip over the second."""
+    path = tmp_path / "a.safetensors"
+    with monkeypatch.context() as patch:
+        interrupted_at(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(TINY, path)
+    whole = path.with_suffix(".checkpoint").read_bytes()
+    with zipfile.ZipFile(path.with_suffix(".checkpoint")) as parts:
+        data = [part for part in parts.infolist() if "/data/" in part.filename]
+        flips = [part.header_offset + 64 + len(part.filename) + part.file_size // 2 for part in data]
+    stored = {at for at in flips if at < len(whole)}
+    for damaged in (
+        *(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in sorted(stored)[::9]),
+        *(whole[:size] for size in (0, 100, len(whole) // 2, len(whole) - 1)),
+    ):
+        path.with_suffix(".checkpoint").write_bytes(damaged)
+        try:
+            state = torch.load(path.with_suffix(".checkpoint"), weights_only=True)
+        except Exception:
+            state = None
+        if state is not None and len(damaged) == len(whole) and _same(state, io.BytesIO(whole)):
+            continue  # the bit was padding
+        with pytest.raises(CheckpointError, match="is damaged"):
+            train(TINY, path, resume=True)
+    path.with_suffix(".checkpoint").write_bytes(whole)
+    train(TINY, path, resume=True)
+
+
+def _same(state, file):
+    return str(state) == str(torch.load(file, weights_only=True))
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch):
+    def full(*_):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    said = io.StringIO()
+    train(TINY, tmp_path / "a.safetensors", checkpoint_every=5, console=Console(file=said, width=200))
+    assert said.getvalue().count("could not be written, and training goes on: PytorchStreamWriter") == 2
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.safetensors"]
+
+
+def test_weights_are_not_overwritten_unasked(tmp_path):
+    path = tmp_path / "a.safetensors"
+    train(TINY, path)
+    with pytest.raises(FileExistsError, match="overwrite it"):
+        train(TINY, path)
+    train(replace(TINY, seed=2), path, overwrite=True)
