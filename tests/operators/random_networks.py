@@ -804,7 +804,7 @@ def new_style_function(x, w):
 
 @mixing
 def branch_on_values(x, w):
-    return x.sin() if x.double().sum().item() > 0 else x * x
+    return x.sin() if x.double().abs().sum().item() > 10 else x * x
 
 
 @operation
@@ -972,33 +972,42 @@ def verdicts(network: Network, truth: differences.Truth, precisions: tuple[str, 
     return found
 
 
+def products(J: Any, truth: differences.Truth) -> tuple[float, float]:
+    """The relative errors of J v and J' u, on four random vectors each; J may hold an image's J each."""
+    blocks = _blocks(truth.J, J.batch[0] if J.batch else 1)
+    V = _directions(truth, 4).view(4, len(blocks), -1).transpose(0, 1)
+    U = torch.randn(len(blocks), 4, blocks.shape[1], generator=torch.Generator().manual_seed(2)).double()
+    seen = truth.trusted.view(len(blocks), 1, -1)
+
+    def error(found: Tensor, exact: Tensor) -> float:
+        return (found - exact).norm().item() / max(exact.norm().item(), 1e-12)
+
+    return error(_applied(J, V), V @ blocks.mT), error(_applied(J.T, U) * seen, U @ blocks * seen)
+
+
+def _applied(A: Any, V: Tensor) -> Tensor:
+    """A v for V (B, m, n) in float64, whatever rows A takes."""
+    A = A if A.dtype == torch.float64 else A.to(torch.float64)
+    return A.apply(V) if A.batch else A.apply(V[0]).unsqueeze(0)
+
+
 def _verdict(
     network: Network, truth: differences.Truth, dtype: torch.dtype, limit: float, batched: bool = False
 ) -> str:
     y = network.y(dtype)
     model, kept = network.at(dtype), y.clone()
-    blocks = _blocks(truth.J, len(y)) if batched else truth.J.unsqueeze(0)
-    V = _directions(truth, 4).view(4, len(blocks), -1).transpose(0, 1)
-    U = torch.randn(len(blocks), 4, blocks.shape[1], generator=torch.Generator().manual_seed(2)).double()
-    apart = not batched or (truth.J.norm() ** 2 - blocks.norm() ** 2).abs() <= 1e-12 * truth.J.norm() ** 2
+    total, inside = (part.square().sum() for part in (truth.J, _blocks(truth.J, len(y))))
+    apart = not batched or bool(total - inside <= 1e-12 * total)
     try:
         J = spectral.jacobian(model, y, batched=batched)
-        if J.method == "differences":
-            limit = max(limit, BY_DIFFERENCES[dtype])
-        forward, backward = _products(J, V), _products(J.T, U)
+        errors = products(J, truth) if apart else (0.0, 0.0)
     except SpectralError as failure:
         return f"refused: {type(failure).__name__}: {failure}" if apart else "right: refused"
     except Exception as failure:  # an error of torch's own is no answer
         return f"wrong: {type(failure).__name__}: {failure}"
     if not apart:
         return "wrong: images that meet were taken one by one"
-    errors = [
-        ((found - exact) * seen).norm().item() / (exact * seen).norm().clamp(min=1e-12).item()
-        for found, exact, seen in (
-            (forward, V @ blocks.mT, torch.ones(())),
-            (backward, U @ blocks, truth.trusted.view(len(blocks), 1, -1)),
-        )
-    ]
+    limit = max(limit, BY_DIFFERENCES[dtype]) if J.method == "differences" else limit
     if not max(errors) <= limit:
         return f"wrong: J is {errors[0]:.1e} off, J' {errors[1]:.1e}, allowed {limit:.1e}, by {J!r}"
     if not torch.equal(y, kept):
@@ -1006,14 +1015,8 @@ def _verdict(
     return f"right: {J.method}"
 
 
-def _products(A: Any, V: Tensor) -> Tensor:
-    """A v for V (B, m, n) in float64, whatever rows A takes."""
-    A = A if A.dtype == torch.float64 else A.to(torch.float64)
-    return A.apply(V) if A.batch else A.apply(V[0]).unsqueeze(0)
-
-
 def _blocks(J: Tensor, n: int) -> Tensor:
-    """The n blocks on the diagonal."""
+    """The n blocks on the diagonal, (n, r, d)."""
     r, d = J.shape[0] // n, J.shape[1] // n
     return torch.stack([J[i * r : (i + 1) * r, i * d : (i + 1) * d] for i in range(n)])
 
