@@ -58,7 +58,9 @@ def row(name: str) -> list[str]:
             ways.append(type(failure).__name__)
             continue
         limit = FLOOR[network.rounds_to(dtype)]
-        cells.append(f"{error:.0e}" if error <= limit or J.method == "differences" else f"**wrong** {error:.0e}")
+        cells.append(
+            f"{error:.0e}" if error <= limit or J.method == "differences" else f"**wrong** {error:.0e}"
+        )
         ways.append(way(J))
     both = ways[0] if ways[0] == ways[1] else f"float64: {ways[0]}; float32: {ways[1]}"
     return [f"`{name}`", both, *cells, reasons[0] if reasons else ""]

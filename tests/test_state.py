@@ -15,27 +15,38 @@ except ImportError:  # torch before 2.9
     get_fastpath_enabled = torch.backends.mha.get_fastpath_enabled
 
 
-class Denoiser(nn.Module):
-    """A network with much to change: statistics, attention, hooks, kept activations, a seed drawn inside."""
+CALLS = []  # of the model, in this test; an attribute would be put back
 
-    def __init__(self):
+
+class Denoiser(nn.Module):
+    """A network with much to change: flags, statistics, attention, hooks; with `keeps`, calls leave traces."""
+
+    def __init__(self, keeps):
         super().__init__()
-        self.first, self.norm, self.last = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 1)
+        self.keeps = keeps
+        self.first, self.norm, self.last = (
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.Conv2d(4, 1, 1),
+        )
         self.drop, self.attend = nn.Dropout(0.5), nn.MultiheadAttention(4, 2, batch_first=True)
         self.register_buffer("calls", torch.zeros(()))
-        self.count, self.raises = 0, None
-        self.last_output, self.kept = None, []
+        self.raises, self.count, self.last_output, self.kept = None, 0, None, []
 
     def forward(self, y):
-        self.calls += 1
-        self.count += 1
-        if self.raises is not None and self.count >= self.raises[0]:
+        CALLS.append(1)
+        if self.raises is not None and len(CALLS) >= self.raises[0]:
             raise self.raises[1]
         x = self.drop(torch.relu(self.norm(self.first(y))))
         tokens = x.flatten(2).mT
         x = x + self.attend(tokens, tokens, tokens, need_weights=False)[0].mT.view_as(x) / 4
-        self.last_output = y - 0.3 * self.last(x)
-        return self.last_output
+        output = y - 0.3 * self.last(x)
+        if self.keeps:
+            self.calls += 1
+            self.count += 1
+            self.last_output = output
+            self.kept.append(output)
+        return output
 
 
 DOORS = {
@@ -50,7 +61,7 @@ DOORS = {
     "diagonal": lambda f, y: spectral.diagonal(f, y, products=8),
     "frobenius_norm": lambda f, y: spectral.frobenius_norm(f, y, products=8),
     "schatten_norm": lambda f, y: spectral.schatten_norm(f, y, probes=2, steps=4),
-    "asymmetry": lambda f, y: spectral.asymmetry(f, y),
+    "asymmetry": spectral.asymmetry,
     "effective_rank": lambda f, y: spectral.effective_rank(f, y, products=8),
     "spectral_density": lambda f, y: spectral.spectral_density(f, y, probes=2, steps=4),
     "sure": lambda f, y: spectral.sure(f, y, 0.1, products=8),
@@ -70,12 +81,24 @@ def of_torch():
             cuda.cudnn_sdp_enabled(),
         ),
         "fast path of attention": get_fastpath_enabled(),
-        "tf32": (cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()),
-        "cudnn": (torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
+        "tf32": (
+            cuda.matmul.allow_tf32,
+            torch.backends.cudnn.allow_tf32,
+            torch.get_float32_matmul_precision(),
+        ),
+        "cudnn": (
+            torch.backends.cudnn.enabled,
+            torch.backends.cudnn.benchmark,
+            torch.backends.cudnn.deterministic,
+        ),
         "mkldnn": (torch.backends.mkldnn.enabled, getattr(mkldnn, "allow_tf32", None)),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "denormals": bool(ones.all()),
-        "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), torch.is_autocast_cache_enabled()),
+        "autocast": (
+            torch.is_autocast_enabled("cpu"),
+            torch.get_autocast_dtype("cpu"),
+            torch.is_autocast_cache_enabled(),
+        ),
         "random numbers": torch.get_rng_state().tolist(),
         "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "anomaly mode": torch.is_anomaly_enabled(),
@@ -96,9 +119,7 @@ def of_module(model):
     for name, module in model.named_modules():
         state[f"training {name}"] = module.training
         state[f"hooks {name}"] = [
-            len(hooks)
-            for key, hooks in sorted(vars(module).items())
-            if "hooks" in key and hooks is not None
+            len(hooks) for key, hooks in sorted(vars(module).items()) if "hooks" in key and hooks is not None
         ]
         state[f"names {name}"] = sorted(vars(module))
         state[f"type {name}"] = type(module)
@@ -126,10 +147,11 @@ def _equal(a, b):
     return not isinstance(a, torch.Tensor) and not isinstance(b, torch.Tensor) and a == b
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=[False, True], ids=["plain", "keeps things"])
+def model(request):
+    CALLS.clear()
     torch.manual_seed(0)
-    model = Denoiser().train()
+    model = Denoiser(request.param).train()
     model.norm.eval()
     model.last.weight.requires_grad_(False)
     model.first.register_forward_hook(lambda module, inputs, output: None)
@@ -181,9 +203,10 @@ def test_nothing_is_left_behind(door, model, y, setting):
     assert torch.equal(y, kept) and y._version == 0 and not y.requires_grad and y.grad is None
 
 
-@pytest.mark.parametrize("failure", [ZeroDivisionError, KeyboardInterrupt, torch.OutOfMemoryError])
-@pytest.mark.parametrize("call", [1, 2, 3])
+@pytest.mark.parametrize("failure", [ZeroDivisionError, KeyboardInterrupt])
+@pytest.mark.parametrize("call", [1, 3])
 @pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("model", [True], indirect=True)
 def test_nothing_is_left_behind_by_a_failure(door, call, failure, model, y):
     """`call`: at which call of the model it fails."""
     model.raises = (call, failure("inside the model"))
@@ -196,6 +219,7 @@ def test_nothing_is_left_behind_by_a_failure(door, call, failure, model, y):
 
 
 @pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("model", [False], indirect=True)
 def test_an_interrupt_is_not_swallowed_by_another_way(door, model, y):
     """Ctrl-C inside the model ends the call: no other way of forming products is tried after it."""
     model.raises = (1, KeyboardInterrupt())
@@ -203,7 +227,9 @@ def test_an_interrupt_is_not_swallowed_by_another_way(door, model, y):
         DOORS[door](model, y)
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad, lambda: torch.autocast("cpu")])
+@pytest.mark.parametrize(
+    "mode", [torch.no_grad, torch.inference_mode, torch.enable_grad, lambda: torch.autocast("cpu")]
+)
 def test_modes_of_the_caller_stay(mode, model, y):
     with mode():
         whole, module = of_torch(), of_module(model)
@@ -246,11 +272,15 @@ def test_the_watch_itself(model, y):
     torch.rand(1)
     with pytest.raises(AssertionError, match="random numbers"):
         assert_same(whole, of_torch())
-    model(y)
-    with pytest.raises(AssertionError, match="tensor calls"):
-        assert_same(module, of_module(model))
+    if model.keeps:
+        model(y)
+        with pytest.raises(AssertionError, match="tensor calls"):
+            assert_same(module, of_module(model))
     model.first.eval()
     with pytest.raises(AssertionError, match="training first"):
         assert_same(module, of_module(model))
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), pytest.raises(AssertionError, match="sdpa"):
+    with (
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+        pytest.raises(AssertionError, match="sdpa"),
+    ):
         assert_same(whole, of_torch())

