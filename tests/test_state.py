@@ -19,7 +19,7 @@ CALLS = []  # of the model, in this test; an attribute would be put back
 
 
 class Denoiser(nn.Module):
-    """A network with much to change: flags, statistics, attention, hooks; with `keeps`, calls leave traces."""
+    """A network with much to change: flags, statistics, attention; with `keeps`, calls leave traces."""
 
     def __init__(self, keeps):
         super().__init__()

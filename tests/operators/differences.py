@@ -2,8 +2,8 @@
 
     D(h) = (f(y + h v) - f(y - h v)) / 2h,      R = (4 D(h/2) - D(h)) / 3 = f'(y) v + O(h^4)
 
-In float64 with h = 1e-4 that leaves rounding, about 1e-11 |f|.  A kink or a jump within h of y shows: D(h) and
-D(h/2) differ by more than curvature explains, or the second difference over h does not halve with h.
+In float64 with h = 1e-4 that leaves rounding, about 1e-11 |f|.  A kink or a jump within h of y shows: D(h)
+and D(h/2) differ by more than curvature explains, or the second difference over h does not halve with h.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Truth:
 
 
 def along(function: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, h: float = STEP) -> tuple[Tensor, bool]:
-    """f'(y) v, and whether f is smooth along v within h |v|.  y in float64; f may write to what it is given."""
+    """f'(y) v, and whether f is smooth along v within h |v|, at y in float64; f may write to its input."""
     f = [function(y + a * h * v).detach().double().clone() for a in (-1, -0.5, 0, 0.5, 1)]
     wide, narrow = (f[4] - f[0]) / (2 * h), (f[3] - f[1]) / h
     bent = (f[4] - 2 * f[2] + f[0]) / h / 2 - 2 * (f[3] - 2 * f[2] + f[1]) / h

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 Model = Callable[[Tensor], Any]
@@ -112,7 +111,7 @@ def low_pass_beside_a_convolution(dtype):
         f2 = torch.fft.fftfreq(y.shape[-2])[:, None] ** 2 + torch.fft.rfftfreq(y.shape[-1]) ** 2
         H = torch.exp(-20 * f2).to(wide(y).dtype)
         low = torch.fft.irfft2(H * torch.fft.rfft2(wide(y)), s=y.shape[-2:])
-        return F.conv2d(y, kernel, padding=1) + low.to(y.dtype)
+        return nn.functional.conv2d(y, kernel, padding=1) + low.to(y.dtype)
 
     return model
 
@@ -140,7 +139,7 @@ def rotary_embedding(dtype):
 
     def model(y):
         q, k, v = qkv(y).chunk(3, -1)
-        return y + F.scaled_dot_product_attention(turned(q), turned(k), v)
+        return y + nn.functional.scaled_dot_product_attention(turned(q), turned(k), v)
 
     return model
 
@@ -226,10 +225,10 @@ def overlapping_tiles(dtype):
 @case(1, 1, 6, 8)
 def tiles_by_fold(dtype):
     def model(y):
-        tiles = F.unfold(y, 4, stride=2)
+        tiles = nn.functional.unfold(y, 4, stride=2)
         tiles = torch.tanh(tiles) * tiles.mean(1, keepdim=True)
-        count = F.fold(torch.ones_like(tiles), y.shape[-2:], 4, stride=2)
-        return F.fold(tiles, y.shape[-2:], 4, stride=2) / count
+        count = nn.functional.fold(torch.ones_like(tiles), y.shape[-2:], 4, stride=2)
+        return nn.functional.fold(tiles, y.shape[-2:], 4, stride=2) / count
 
     return model
 
@@ -252,7 +251,7 @@ def inplace_unit_before_a_transform(dtype):
     layer = seeded(conv(2), dtype)
 
     def model(y):
-        return torch.fft.irfft2(torch.fft.rfft2(F.elu(layer(y), inplace=True)), s=y.shape[-2:])
+        return torch.fft.irfft2(torch.fft.rfft2(nn.functional.elu(layer(y), inplace=True)), s=y.shape[-2:])
 
     return model
 
@@ -442,9 +441,11 @@ class InputConvex(nn.Module):
         with torch.enable_grad():
             if not y.requires_grad:
                 y.requires_grad = True
-            z = F.softplus(self.first(y), beta=10)
-            z = F.softplus(F.conv2d(z, self.middle.weight.abs(), padding=1) + self.skip(y), beta=10)
-            value = F.conv2d(z, self.last.weight.abs()).sum()
+            z = nn.functional.softplus(self.first(y), beta=10)
+            z = nn.functional.softplus(
+                nn.functional.conv2d(z, self.middle.weight.abs(), padding=1) + self.skip(y), beta=10
+            )
+            value = nn.functional.conv2d(z, self.last.weight.abs()).sum()
             return torch.autograd.grad(value, y, create_graph=True)[0]
 
 
@@ -489,7 +490,7 @@ def bfloat16_out(dtype):
 
 @case(1, 2, 6, 6, dtypes=(torch.bfloat16, torch.float16, torch.float64))
 def float32_inside(dtype):
-    return lambda y: F.softmax(wide(y), -1).to(y.dtype) * y
+    return lambda y: nn.functional.softmax(wide(y), -1).to(y.dtype) * y
 
 
 @case(1, 2, 6, 6, dtypes=ALL)
@@ -508,7 +509,7 @@ def plain_convolutions(dtype):
 @case(1, 1, 8, 8)
 def padding_by_a_constant(dtype):
     layer = seeded(lambda: nn.Conv2d(1, 1, 3), dtype)
-    return lambda y: layer(F.pad(y, (1, 1, 1, 1), value=0.5))
+    return lambda y: layer(nn.functional.pad(y, (1, 1, 1, 1), value=0.5))
 
 
 @case(1, 2, 6, 6)
@@ -516,7 +517,7 @@ def every_padding(dtype):
     layer = seeded(lambda: nn.Conv2d(2, 2, 3), dtype)
 
     def model(y):
-        pads = [F.pad(y, (1, 1, 1, 1), mode=m) for m in ("reflect", "replicate", "circular")]
+        pads = [nn.functional.pad(y, (1, 1, 1, 1), mode=m) for m in ("reflect", "replicate", "circular")]
         return sum(torch.tanh(layer(p)) for p in pads)
 
     return model
@@ -568,8 +569,8 @@ def grid_sampled(dtype):
     theta = torch.eye(2, 3, dtype=dtype).unsqueeze(0)
 
     def model(y):
-        grid = F.affine_grid(theta, list(y.shape), align_corners=False) + shift + 0.05 * y.mean()
-        return F.grid_sample(y, grid, mode="bicubic", align_corners=False)
+        grid = nn.functional.affine_grid(theta, list(y.shape), align_corners=False) + shift + 0.05 * y.mean()
+        return nn.functional.grid_sample(y, grid, mode="bicubic", align_corners=False)
 
     return model
 
@@ -579,7 +580,7 @@ def non_local_means(dtype):
     """Patches compared by cdist, of which each meets itself at distance zero."""
 
     def model(y):
-        patches = F.unfold(y, 3, padding=1)[0].T
+        patches = nn.functional.unfold(y, 3, padding=1)[0].T
         weights = torch.exp(-(torch.cdist(patches, patches) ** 2) / 2)
         return (weights @ y.reshape(-1, 1) / weights.sum(1, keepdim=True)).reshape(y.shape)
 
@@ -705,7 +706,7 @@ class NAFBlock(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         a, b = self.deep(self.first(LayerNormFunction.apply(y, self.weight, self.bias, 1e-6))).chunk(2, 1)
         x = a * b
-        return y + self.last(x * self.attend(F.adaptive_avg_pool2d(x, 1)))
+        return y + self.last(x * self.attend(nn.functional.adaptive_avg_pool2d(x, 1)))
 
 
 @case(1, 4, 4, 4, rounding=1e-4)
@@ -787,7 +788,7 @@ def _attention(dtype: torch.dtype, **options: Any) -> Model:
 
     def model(y: Tensor) -> Tensor:
         q, k, v = (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in qkv(y).chunk(3, -1))
-        return F.scaled_dot_product_attention(q, k, v, **options).transpose(1, 2).flatten(-2)
+        return nn.functional.scaled_dot_product_attention(q, k, v, **options).transpose(1, 2).flatten(-2)
 
     return model
 
@@ -891,7 +892,11 @@ def sorted_values(dtype):
     def model(y):
         top, where = y.topk(3, 1)
         s, order = y.sort(1)
-        return s * torch.softmax(s, 1) + y.gather(1, order.flip(1)) + F.pad(top, (0, 5)) * where.sum()
+        return (
+            s * torch.softmax(s, 1)
+            + y.gather(1, order.flip(1))
+            + nn.functional.pad(top, (0, 5)) * where.sum()
+        )
 
     return model
 
@@ -911,7 +916,7 @@ def gathered_from_a_table(dtype):
     """Labels looked up, noise levels embedded: constants beside y."""
     table = seeded(lambda: nn.Embedding(4, 3), dtype)
     label = torch.tensor([2])
-    return lambda y: y * table(label)[..., None, None] + torch.tanh(y * F.one_hot(label, 3).sum())
+    return lambda y: y * table(label)[..., None, None] + torch.tanh(y * nn.functional.one_hot(label, 3).sum())
 
 
 @case(1, 2, 6, 6)

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import spectral
@@ -36,8 +35,7 @@ HALVES = (torch.bfloat16, torch.float16)
 class Weights:
     """w(i, *size): normal numbers over the root of the product of all sides but the first.
 
-    `w.module(i, build)` is a module made once, its weights likewise; `noise`, where not 0, is added to what an
-    operation returns, relative to each entry: it stands for the rounding of a precision.
+    `w.module(i, build)` is a module made once, its weights likewise.
     """
 
     seed: int
@@ -100,37 +98,37 @@ def low(function: Operation) -> Operation:
 @operation
 def conv(x, w):
     c = x.shape[1]
-    return F.conv2d(x, w(0, c, c, 3, 3), w(1, c), padding=1)
+    return nn.functional.conv2d(x, w(0, c, c, 3, 3), w(1, c), padding=1)
 
 
 @operation
 def conv_dilated_grouped(x, w):
     c = x.shape[1]
-    return F.conv2d(x, w(0, c, 1, 3, 3), padding=2, dilation=2, groups=c)
+    return nn.functional.conv2d(x, w(0, c, 1, 3, 3), padding=2, dilation=2, groups=c)
 
 
 @operation
 def conv_strided_and_transposed(x, w):
     c = x.shape[1]
-    down = F.conv2d(x, w(0, 2 * c, c, 2, 2), stride=2)
-    return F.conv_transpose2d(down, w(1, 2 * c, c, 2, 2) * 2, stride=2)
+    down = nn.functional.conv2d(x, w(0, 2 * c, c, 2, 2), stride=2)
+    return nn.functional.conv_transpose2d(down, w(1, 2 * c, c, 2, 2) * 2, stride=2)
 
 
 @operation
 def conv1d(x, w):
     c = x.shape[1]
-    return F.conv1d(x.flatten(2), w(0, c, c, 5), padding=2).view_as(x)
+    return nn.functional.conv1d(x.flatten(2), w(0, c, c, 5), padding=2).view_as(x)
 
 
 @operation
 def conv3d(x, w):
-    return F.conv3d(x.unsqueeze(1), w(0, 1, 1, 3, 3, 3), padding=1).squeeze(1)
+    return nn.functional.conv3d(x.unsqueeze(1), w(0, 1, 1, 3, 3, 3), padding=1).squeeze(1)
 
 
 @operation
 def conv_circular(x, w):
     c = x.shape[1]
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), w(0, c, c, 3, 3))
+    return nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1), mode="circular"), w(0, c, c, 3, 3))
 
 
 @operation
@@ -142,26 +140,26 @@ def conv_circular_layer(x, w):
 @operation
 def conv_reflected(x, w):
     c = x.shape[1]
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), w(0, c, c, 3, 3))
+    return nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1), mode="reflect"), w(0, c, c, 3, 3))
 
 
 @operation
 def conv_replicated(x, w):
     c = x.shape[1]
-    return F.conv2d(F.pad(x, (2, 0, 0, 2), mode="replicate"), w(0, c, c, 3, 3))
+    return nn.functional.conv2d(nn.functional.pad(x, (2, 0, 0, 2), mode="replicate"), w(0, c, c, 3, 3))
 
 
 @operation
 def conv_on_padding_of_a_half(x, w):
     c = x.shape[1]
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), value=0.5), w(0, c, c, 3, 3))
+    return nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1), value=0.5), w(0, c, c, 3, 3))
 
 
 @mixing
 def conv_by_a_kernel_from_x(x, w):
     c = x.shape[1]
     kernel = torch.tanh(x.mean((0, 2, 3))).view(c, 1, 1, 1) * w(0, c, 1, 3, 3)
-    return F.conv2d(x, kernel, padding=1, groups=c)
+    return nn.functional.conv2d(x, kernel, padding=1, groups=c)
 
 
 # Pointwise
@@ -169,22 +167,26 @@ def conv_by_a_kernel_from_x(x, w):
 
 @operation
 def units(x, w):
-    return F.gelu(x) + F.silu(x) / 2 + F.softplus(x) / 4
+    return nn.functional.gelu(x) + nn.functional.silu(x) / 2 + nn.functional.softplus(x) / 4
 
 
 @operation
 def rectifiers(x, w):
-    return F.relu(x - 0.01) + F.leaky_relu(x + 0.02, 0.2) / 2 + F.elu(x + 0.03) / 4
+    return (
+        nn.functional.relu(x - 0.01)
+        + nn.functional.leaky_relu(x + 0.02, 0.2) / 2
+        + nn.functional.elu(x + 0.03) / 4
+    )
 
 
 @operation
 def bounded(x, w):
-    return x.clamp(-1.013, 1.027) + F.hardtanh(x, -0.511, 0.522) + torch.where(x > 0.1, x, x**2)
+    return x.clamp(-1.013, 1.027) + nn.functional.hardtanh(x, -0.511, 0.522) + torch.where(x > 0.1, x, x**2)
 
 
 @operation
 def prelu_and_mish(x, w):
-    return F.prelu(x, w(0, x.shape[1]) / 4) + F.mish(x) / 2
+    return nn.functional.prelu(x, w(0, x.shape[1]) / 4) + nn.functional.mish(x) / 2
 
 
 @operation
@@ -195,15 +197,15 @@ def powers(x, w):
 @operation
 def gated(x, w):
     a, b = torch.cat([x, x.flip(1)], 1).chunk(2, 1)
-    return a * torch.sigmoid(b) + F.glu(torch.cat([b, a], 1), 1) / 2
+    return a * torch.sigmoid(b) + nn.functional.glu(torch.cat([b, a], 1), 1) / 2
 
 
 @operation
 def gelu_gated_linear(x, w):
     c = x.shape[1]
-    h = F.linear(x.movedim(1, -1), w(0, 4 * c, c), w(1, 4 * c))
+    h = nn.functional.linear(x.movedim(1, -1), w(0, 4 * c, c), w(1, 4 * c))
     a, b = h.chunk(2, -1)
-    return F.linear(a * F.gelu(b), w(2, c, 2 * c)).movedim(-1, 1)
+    return nn.functional.linear(a * nn.functional.gelu(b), w(2, c, 2 * c)).movedim(-1, 1)
 
 
 @operation
@@ -235,7 +237,7 @@ def overwrites_its_input(x, w):
 
 @operation
 def clamps_its_input(x, w):
-    return F.relu(x.clamp_(-1.51, 1.53).sub_(0.013), inplace=True)
+    return nn.functional.relu(x.clamp_(-1.51, 1.53).sub_(0.013), inplace=True)
 
 
 @operation
@@ -271,7 +273,7 @@ def overlapping_tiles(x, w):
     total, count = torch.zeros_like(x), torch.zeros_like(x)
     for i in range(0, x.shape[-2] - 2, 2):
         tile = x[..., i : i + 4, :]
-        total[..., i : i + 4, :] += torch.tanh(F.conv2d(tile, w(0, c, c, 3, 3), padding=1))
+        total[..., i : i + 4, :] += torch.tanh(nn.functional.conv2d(tile, w(0, c, c, 3, 3), padding=1))
         count[..., i : i + 4, :] += 1
     return total / count.clamp(min=1)
 
@@ -316,7 +318,7 @@ def moved_about(x, w):
 
 @operation
 def pixels_shuffled(x, w):
-    return F.pixel_shuffle(torch.sin(F.pixel_unshuffle(x, 2)), 2)
+    return nn.functional.pixel_shuffle(torch.sin(nn.functional.pixel_unshuffle(x, 2)), 2)
 
 
 @operation
@@ -339,8 +341,8 @@ def expanded_and_averaged(x, w):
 
 @operation
 def unfolded_and_folded(x, w):
-    tiles = F.unfold(x, 3, padding=1)
-    return F.fold(tiles * tiles.mean(1, keepdim=True), x.shape[-2:], 3, padding=1)
+    tiles = nn.functional.unfold(x, 3, padding=1)
+    return nn.functional.fold(tiles * tiles.mean(1, keepdim=True), x.shape[-2:], 3, padding=1)
 
 
 @operation
@@ -348,12 +350,12 @@ def windows_by_strides(x, w):
     flat = x.flatten(1).contiguous()
     n = flat.shape[1]
     windows = flat.as_strided((len(flat), n - 2, 3), (n, 1, 1))
-    return F.pad((windows * w(0, 3)).sum(-1), (0, 2)).view_as(x) + 0.5 * x
+    return nn.functional.pad((windows * w(0, 3)).sum(-1), (0, 2)).view_as(x) + 0.5 * x
 
 
 @operation
 def sliding_windows(x, w):
-    return x + F.pad(x.unfold(-1, 3, 1).prod(-1), (1, 1))
+    return x + nn.functional.pad(x.unfold(-1, 3, 1).prod(-1), (1, 1))
 
 
 @operation
@@ -418,7 +420,7 @@ def quantile(x, w):
 
 @mixing
 def statistics_of_the_batch(x, w):
-    return F.batch_norm(x, None, None, training=True)
+    return nn.functional.batch_norm(x, None, None, training=True)
 
 
 @mixing
@@ -431,43 +433,47 @@ def summed_over_the_batch(x, w):
 
 @operation
 def group_norm(x, w):
-    return F.group_norm(x, 1, 1 + w(0, x.shape[1]) / 4, w(1, x.shape[1]))
+    return nn.functional.group_norm(x, 1, 1 + w(0, x.shape[1]) / 4, w(1, x.shape[1]))
 
 
 @operation
 def group_norm_channels_last(x, w):
-    return F.group_norm(x.contiguous(memory_format=torch.channels_last), x.shape[1], 1 + w(0, x.shape[1]) / 4)
+    return nn.functional.group_norm(
+        x.contiguous(memory_format=torch.channels_last), x.shape[1], 1 + w(0, x.shape[1]) / 4
+    )
 
 
 @operation
 def layer_norm(x, w):
     c = x.shape[1]
-    return F.layer_norm(x.movedim(1, -1), (x.shape[-1], c), 1 + w(0, x.shape[-1], c) / 4, eps=0.1).movedim(
-        -1, 1
-    )
+    return nn.functional.layer_norm(
+        x.movedim(1, -1), (x.shape[-1], c), 1 + w(0, x.shape[-1], c) / 4, eps=0.1
+    ).movedim(-1, 1)
 
 
 @operation
 def instance_norm(x, w):
-    return F.instance_norm(x, eps=0.1)
+    return nn.functional.instance_norm(x, eps=0.1)
 
 
 @operation
 def batch_norm(x, w):
     c = x.shape[1]
-    return F.batch_norm(x, w(0, c), 1 + w(1, c) ** 2, 1 + w(2, c) / 4, w(3, c))
+    return nn.functional.batch_norm(x, w(0, c), 1 + w(1, c) ** 2, 1 + w(2, c) / 4, w(3, c))
 
 
 @operation
 def rms_norm(x, w):
-    return F.rms_norm(x, x.shape[-1:], eps=0.1) + x * torch.rsqrt(x.square().mean(1, keepdim=True) + 0.1)
+    return nn.functional.rms_norm(x, x.shape[-1:], eps=0.1) + x * torch.rsqrt(
+        x.square().mean(1, keepdim=True) + 0.1
+    )
 
 
 @operation
 def weights_normed(x, w):
     c = x.shape[1]
     build = lambda: torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(c, c, 1))  # noqa: E731
-    return w.module(0, build)(x) + F.normalize(x, dim=1, eps=0.1)
+    return w.module(0, build)(x) + nn.functional.normalize(x, dim=1, eps=0.1)
 
 
 # Pooling and interpolation
@@ -475,48 +481,57 @@ def weights_normed(x, w):
 
 @operation
 def max_pooled(x, w):
-    return F.max_pool2d(x, 3, 1, 1) + F.interpolate(F.max_pool2d(x, 2), scale_factor=2)
+    return nn.functional.max_pool2d(x, 3, 1, 1) + nn.functional.interpolate(
+        nn.functional.max_pool2d(x, 2), scale_factor=2
+    )
 
 
 @operation
 def unpooled(x, w):
-    top, where = F.max_pool2d(x, 2, return_indices=True)
-    return F.max_unpool2d(top.sin(), where, 2) + x / 2
+    top, where = nn.functional.max_pool2d(x, 2, return_indices=True)
+    return nn.functional.max_unpool2d(top.sin(), where, 2) + x / 2
 
 
 @mixing
 def average_pooled(x, w):
-    return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False) + F.lp_pool2d(x + 2, 2, 2, 1).mean() * x / 8
+    return (
+        nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+        + nn.functional.lp_pool2d(x + 2, 2, 2, 1).mean() * x / 8
+    )
 
 
 @operation
 def adaptively_pooled(x, w):
-    down = F.adaptive_avg_pool2d(x, (3, 3)) + F.adaptive_max_pool2d(x, 3)
-    return F.adaptive_avg_pool2d(down, x.shape[-2:])
+    down = nn.functional.adaptive_avg_pool2d(x, (3, 3)) + nn.functional.adaptive_max_pool2d(x, 3)
+    return nn.functional.adaptive_avg_pool2d(down, x.shape[-2:])
 
 
 @operation
 def channel_attention(x, w):
     c = x.shape[1]
-    gain = F.conv2d(F.adaptive_avg_pool2d(x, 1), w(0, c, c, 1, 1))
+    gain = nn.functional.conv2d(nn.functional.adaptive_avg_pool2d(x, 1), w(0, c, c, 1, 1))
     return x * torch.sigmoid(gain)
 
 
 @operation
 def interpolated(x, w):
     size = x.shape[-2:]
-    down = F.interpolate(wide(x), scale_factor=0.5, mode="bilinear", antialias=True)
-    up = F.interpolate(down, size=size, mode="bicubic", align_corners=True).to(x.dtype)
-    return up + F.interpolate(F.interpolate(x, scale_factor=2, mode="nearest"), size=size, mode="area")
+    down = nn.functional.interpolate(wide(x), scale_factor=0.5, mode="bilinear", antialias=True)
+    up = nn.functional.interpolate(down, size=size, mode="bicubic", align_corners=True).to(x.dtype)
+    return up + nn.functional.interpolate(
+        nn.functional.interpolate(x, scale_factor=2, mode="nearest"), size=size, mode="area"
+    )
 
 
 @operation
 def sampled_on_a_grid(x, w):
     theta = torch.eye(2, 3, dtype=x.dtype).expand(len(x), 2, 3) + 0.1 * w(0, 2, 3)
-    grid = F.affine_grid(theta, list(x.shape), align_corners=False) + 0.05 * x.mean((1, 2, 3)).view(
-        -1, 1, 1, 1
+    grid = nn.functional.affine_grid(theta, list(x.shape), align_corners=False) + 0.05 * x.mean(
+        (1, 2, 3)
+    ).view(-1, 1, 1, 1)
+    return nn.functional.grid_sample(wide(x), wide(grid), align_corners=False, padding_mode="border").to(
+        x.dtype
     )
-    return F.grid_sample(wide(x), wide(grid), align_corners=False, padding_mode="border").to(x.dtype)
 
 
 # Products
@@ -542,7 +557,7 @@ def linear_with_bias(x, w):
 @operation
 def bilinear_layer(x, w):
     n = x.shape[-1]
-    return F.bilinear(x, x.flip(1), w(0, n, n, n))
+    return nn.functional.bilinear(x, x.flip(1), w(0, n, n, n))
 
 
 @operation
@@ -566,29 +581,29 @@ def sparse_product(x, w):
 def tokens(x: Tensor, w: Weights) -> tuple[Tensor, ...]:
     """Queries, keys and values of two heads, (B, 2, H W, d)."""
     c = x.shape[1]
-    qkv = F.linear(x.flatten(2).mT, w(10, 12, c), w(11, 12))
+    qkv = nn.functional.linear(x.flatten(2).mT, w(10, 12, c), w(11, 12))
     return tuple(t.unflatten(-1, (2, 2)).transpose(1, 2) for t in qkv.chunk(3, -1))
 
 
 def pixels(a: Tensor, x: Tensor, w: Weights) -> Tensor:
-    return F.linear(a.transpose(1, 2).flatten(2), w(12, x.shape[1], 4)).mT.reshape(x.shape)
+    return nn.functional.linear(a.transpose(1, 2).flatten(2), w(12, x.shape[1], 4)).mT.reshape(x.shape)
 
 
 @operation
 def attention(x, w):
-    return pixels(F.scaled_dot_product_attention(*tokens(x, w)), x, w)
+    return pixels(nn.functional.scaled_dot_product_attention(*tokens(x, w)), x, w)
 
 
 @operation
 def attention_causal(x, w):
-    return pixels(F.scaled_dot_product_attention(*tokens(x, w), is_causal=True), x, w)
+    return pixels(nn.functional.scaled_dot_product_attention(*tokens(x, w), is_causal=True), x, w)
 
 
 @operation
 def attention_masked(x, w):
     n = x.shape[-1] * x.shape[-2]
     mask = torch.ones(n, n, dtype=torch.bool).tril(2)
-    return pixels(F.scaled_dot_product_attention(*tokens(x, w), attn_mask=mask), x, w)
+    return pixels(nn.functional.scaled_dot_product_attention(*tokens(x, w), attn_mask=mask), x, w)
 
 
 @operation
@@ -622,7 +637,7 @@ def rotary_attention(x, w):
         z = torch.view_as_complex(wide(t).unflatten(-1, (1, 2)).contiguous()).squeeze(-1).unsqueeze(-1)
         return torch.view_as_real(z * torch.polar(torch.ones_like(angles), angles)).flatten(-2).to(t.dtype)
 
-    return pixels(F.scaled_dot_product_attention(turned(q), turned(k), v), x, w)
+    return pixels(nn.functional.scaled_dot_product_attention(turned(q), turned(k), v), x, w)
 
 
 # Recurrent
@@ -706,7 +721,7 @@ def scattered(x, w):
 @operation
 def embedded(x, w):
     c = x.shape[1]
-    label = F.embedding(torch.tensor([1]), w(0, 3, c)).view(1, c, 1, 1)
+    label = nn.functional.embedding(torch.tensor([1]), w(0, 3, c)).view(1, c, 1, 1)
     return x * (1 + label) + label
 
 
@@ -722,7 +737,7 @@ def detached(x, w):
 def without_grad(x, w):
     c = x.shape[1]
     with torch.no_grad():
-        gain = F.conv2d(x, w(0, c, c, 3, 3), padding=1).tanh()
+        gain = nn.functional.conv2d(x, w(0, c, c, 3, 3), padding=1).tanh()
     return x * gain
 
 
@@ -730,7 +745,7 @@ def without_grad(x, w):
 def in_inference_mode(x, w):
     c = x.shape[1]
     with torch.inference_mode():
-        z = F.silu(F.conv2d(x, w(0, c, c, 3, 3), padding=1))
+        z = nn.functional.silu(nn.functional.conv2d(x, w(0, c, c, 3, 3), padding=1))
     return z.clone()
 
 
@@ -738,7 +753,7 @@ def in_inference_mode(x, w):
 def under_autocast(x, w):
     c = x.shape[1]
     with torch.autocast("cpu", torch.bfloat16):
-        z = F.conv2d(x, w(0, c, c, 3, 3), padding=1)
+        z = nn.functional.conv2d(x, w(0, c, c, 3, 3), padding=1)
     return z.to(x.dtype)
 
 
@@ -752,14 +767,18 @@ def through_bfloat16(x, w):
 def gradient_taken_inside(x, w):
     with torch.enable_grad():
         z = x.detach().requires_grad_()
-        energy = (F.softplus(z) * z).sum()
+        energy = (nn.functional.softplus(z) * z).sum()
         return x - torch.autograd.grad(energy, z)[0] / 2
 
 
 @operation
 def checkpointed(x, w):
     c = x.shape[1]
-    return checkpoint(lambda z: F.silu(F.conv2d(z, w(0, c, c, 3, 3), padding=1)), x, use_reentrant=False)
+    return checkpoint(
+        lambda z: nn.functional.silu(nn.functional.conv2d(z, w(0, c, c, 3, 3), padding=1)),
+        x,
+        use_reentrant=False,
+    )
 
 
 class OldStyle(torch.autograd.Function):
@@ -897,8 +916,8 @@ class Network:
         sources = [inspect.getsource(OPERATIONS[name]) for name in used]
         body = "\n".join(f"    {line.code(k)}" for k, line in enumerate(self.lines, 1))
         return (
-            "\n".join(sources)
-            + f"\n# seed {self.seed}, y of {self.size}\ndef network(x0):\n{body}\n    return x{len(self.lines)}\n"
+            "\n".join(sources) + f"\n# seed {self.seed}, y of {self.size}\n"
+            f"def network(x0):\n{body}\n    return x{len(self.lines)}\n"
         )
 
 
@@ -969,7 +988,7 @@ def _directions(truth: differences.Truth, m: int) -> Tensor:
 def verdicts(
     network: Network, truth: differences.Truth, precisions: tuple[str, ...] = (*DTYPES, "batched")
 ) -> dict[str, str]:
-    """For each precision, and for the images of the batch one by one: "right", "wrong ..." or "refused ..."."""
+    """For each precision, and for the images of the batch apart: "right", "wrong ..." or "refused ..."."""
     found = {}
     for precision in precisions:
         if precision == "batched":

@@ -1,4 +1,4 @@
-"""Networks drawn by seed from a hundred operations: J and J' are right to the network's precision, or refused.
+"""Networks drawn by seed from a hundred operations: J and J' are right to their precision, or refused.
 
 A failure prints the seed and the network; `python tests/operators/random_networks.py SEED` tries it again.
 """
