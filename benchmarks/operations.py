@@ -45,8 +45,10 @@ def row(name: str) -> list[str]:
     truth = differences.dense(network, network.y())
     cells, ways, reasons = [], [], []
     for dtype in (torch.float64, torch.float32):
+        model = network.at(dtype)
+        model(network.y(dtype))  # makes its weights
         try:
-            J = spectral.jacobian(network.at(dtype), network.y(dtype))
+            J = spectral.jacobian(model, network.y(dtype))
             error = max(products(J, truth))
         except SpectralError as failure:
             cells.append("refused")

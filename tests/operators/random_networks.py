@@ -1026,6 +1026,7 @@ def _verdict(
 ) -> str:
     y = network.y(dtype)
     model, kept = network.at(dtype), y.clone()
+    model(y.clone())  # makes its weights
     total, inside = (part.square().sum() for part in (truth.J, _blocks(truth.J, len(y))))
     apart = not batched or bool(total - inside <= 1e-12 * total)
     try:

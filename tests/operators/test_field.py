@@ -562,10 +562,16 @@ def _without_values(x):
     return isinstance(x, torch.Tensor) and torch._is_functional_tensor(x)
 
 
+def _copied(x):
+    if isinstance(x, torch.Tensor):
+        return x if _without_values(x) else x.clone()
+    return copy.copy(x)
+
+
 def contents(model):
     """Buffers and plain attributes of a model, copied."""
     attributes = {
-        f"{name}.{key}": value if _without_values(value) else copy.copy(value)
+        f"{name}.{key}": _copied(value)
         for name, module in model.named_modules()
         for key, value in vars(module).items()
         if key[0] != "_" and not callable(value)
