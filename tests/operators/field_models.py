@@ -187,16 +187,16 @@ def diffused(y: Tensor, steps: int = 10, dt: float = 0.1) -> Tensor:
     return x
 
 
-@case(1, 1, 8, 8)
+@case(1, 1, 6, 6)
 def perona_malik(dtype):
-    return diffused
+    return lambda y: diffused(y, steps=2)
 
 
-@case(1, 1, 8, 8)
+@case(1, 1, 6, 6)
 def perona_malik_by_slices(dtype):
     def model(y):
         x = y.clone()
-        for _ in range(4):
+        for _ in range(3):
             g = x[..., 1:] - x[..., :-1]
             flow = 0.1 * g * torch.exp(-((g / 0.3) ** 2))
             x[..., 1:] -= flow
@@ -526,19 +526,19 @@ def every_padding(dtype):
 # Layers
 
 
-@case(2, 5, 6, rounding=1e-4)
+@case(1, 3, 6, rounding=1e-4)
 def gru(dtype):
     layer = seeded(lambda: nn.GRU(6, 6, batch_first=True), dtype)
     return lambda y: layer(y)[0]
 
 
-@case(2, 5, 6, rounding=1e-4)
+@case(1, 3, 6, rounding=1e-4)
 def lstm(dtype):
-    layer = seeded(lambda: nn.LSTM(6, 3, num_layers=2, bidirectional=True, batch_first=True), dtype)
+    layer = seeded(lambda: nn.LSTM(6, 3, bidirectional=True, batch_first=True), dtype)
     return lambda y: layer(y)[0]
 
 
-@case(5, 2, 6, rounding=1e-4)
+@case(3, 1, 6, rounding=1e-4)
 def rnn(dtype):
     layer = seeded(lambda: nn.RNN(6, 6, nonlinearity="tanh"), dtype)
     return lambda y: layer(y)[0]
@@ -841,11 +841,11 @@ def tensors_of_no_size(dtype):
     return model
 
 
-@case(2, 12)
+@case(2, 8)
 def unbound_into_many(dtype):
     def model(y):
         parts = [a * b for a, b in zip(y.unbind(1), y.flip(1).unbind(1), strict=True)]
-        return torch.stack(parts, 1) + torch.cat([p.cumsum(0) for p in y.chunk(12, 1)], 1)
+        return torch.stack(parts, 1) + torch.cat([p.cumsum(0) for p in y.chunk(8, 1)], 1)
 
     return model
 
@@ -881,7 +881,7 @@ def branches_on_values(dtype):
 @case(5)
 def length_from_values(dtype):
     def model(y):
-        n = int(y.abs().sum() * 2)
+        n = int(y.abs().sum() * 2 + 0.4)
         return torch.cat([y[: n % 5] ** 2, y[n % 5 :] * 3])
 
     return model
@@ -895,7 +895,7 @@ def sorted_values(dtype):
         return (
             s * torch.softmax(s, 1)
             + y.gather(1, order.flip(1))
-            + nn.functional.pad(top, (0, 5)) * where.sum()
+            + y.new_zeros(y.shape).scatter(1, where, top**2)
         )
 
     return model

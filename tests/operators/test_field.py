@@ -48,7 +48,8 @@ def right(model, y, truth, rounding=None, **options):
     assert truth.error(forward) <= limit, f"J is {truth.error(forward):.2e} off by {J!r}"
     assert truth.error(backward) <= limit, f"J' is {truth.error(backward):.2e} off by {J!r}"
     assert torch.equal(y, kept), "y was written to"
-    torch.testing.assert_close(J.output, output.detach().to(J.output))
+    loose = {"rtol": 2e-2, "atol": 2e-2} if y.dtype in HALVES else {}  # attention has several kernels
+    torch.testing.assert_close(J.output, output.detach().to(J.output), **loose)
     return J
 
 
@@ -224,7 +225,7 @@ def diffused_out_of_place(y, steps, dt):
         for pad in ((1, 1, 0, 0), (0, 0, 1, 1)):
             g = y.diff(dim=-1 if pad[0] else -2)
             flow = nn.functional.pad(dt * g * torch.exp(-((g / 0.3) ** 2)), pad)
-            y = y - flow.diff(dim=-1 if pad[0] else -2)
+            y = y + flow.diff(dim=-1 if pad[0] else -2)
     return y
 
 
