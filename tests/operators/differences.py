@@ -35,19 +35,24 @@ class Truth:
         return (off.norm() / (self.J[:, self.trusted].norm() or 1)).item()
 
 
-def along(function: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, h: float = STEP) -> tuple[Tensor, bool]:
+def along(
+    function: Callable[[Tensor], Tensor], y: Tensor, v: Tensor, at_y: Tensor | None = None
+) -> tuple[Tensor, bool]:
     """f'(y) v, and whether f is smooth along v within h |v|, at y in float64; f may write to its input."""
-    f = [function(y + a * h * v).detach().double().clone() for a in (-1, -0.5, 0, 0.5, 1)]
-    wide, narrow = (f[4] - f[0]) / (2 * h), (f[3] - f[1]) / h
-    bent = (f[4] - 2 * f[2] + f[0]) / h / 2 - 2 * (f[3] - 2 * f[2] + f[1]) / h
+    h = STEP
+    far, near, ahead, beyond = (function(y + a * h * v).detach().double().clone() for a in (-1, -0.5, 0.5, 1))
+    middle = function(y.clone()).detach().double().clone() if at_y is None else at_y
+    wide, narrow = (beyond - far) / (2 * h), (ahead - near) / h
+    bent = (beyond - 2 * middle + far) / h / 2 - 2 * (ahead - 2 * middle + near) / h
     limit = SMOOTH * max(narrow.abs().max().item(), 1e-3)
     smooth = max((wide - narrow).abs().max().item(), bent.abs().max().item()) <= limit
     return (4 * narrow - wide) / 3, smooth
 
 
 def dense(function: Callable[[Tensor], Tensor], y: Tensor) -> Truth:
-    """All of J at y, a column at a time: 5 d calls of the function."""
+    """All of J at y, a column at a time: 4 d calls of the function."""
     y = y.detach().double()
     units = torch.eye(y.numel(), dtype=torch.float64).reshape(-1, *y.shape)
-    columns, smooth = zip(*(along(function, y, v) for v in units), strict=True)
+    at_y = function(y.clone()).detach().double().clone()
+    columns, smooth = zip(*(along(function, y, v, at_y) for v in units), strict=True)
     return Truth(torch.stack([c.flatten() for c in columns], 1), torch.tensor(smooth))

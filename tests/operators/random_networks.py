@@ -921,7 +921,7 @@ class Network:
         )
 
 
-SIZES = ((1, 4, 4, 4), (2, 2, 4, 4), (1, 2, 6, 6), (1, 4, 4, 6), (2, 2, 4, 6), (3, 2, 4, 4))
+SIZES = ((1, 4, 4, 4), (2, 2, 4, 4), (1, 2, 4, 6), (1, 3, 4, 4), (2, 3, 4, 2), (1, 2, 6, 4))
 
 
 def draw(seed: int) -> tuple[Network, differences.Truth]:
@@ -933,7 +933,7 @@ def draw(seed: int) -> tuple[Network, differences.Truth]:
     for attempt in range(100):
         choice = random.Random(1000 * seed + attempt)
         size = choice.choice(SIZES)
-        names = choice.choices(sorted(OPERATIONS), k=choice.randint(1, 6))
+        names = choice.choices(sorted(OPERATIONS), k=choice.randint(1, 5))
         lines = [
             Line(
                 name,
