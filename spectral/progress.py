@@ -7,9 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from spectral.solvers.search import Progress as Standing
 
 PATIENCE = 2.0
@@ -21,6 +18,15 @@ def bar(shown: bool, what: str) -> Iterator[Callable[[Standing], None] | None]:
     if not shown:
         yield None
         return
+    from rich.console import Console  # noqa: PLC0415  not for those who want no bar
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     began = time.monotonic()
     first: list[float] = []
     columns = (

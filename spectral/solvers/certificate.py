@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import scipy.special
+import scipy
 import torch
 from torch import Tensor
 

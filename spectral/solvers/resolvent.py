@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import scipy.linalg
-import scipy.special
+import scipy
 
 # Where two eigenvalues of the test matrices meet, rounding parts them by its square root.
 RESOLUTION = 1e-8
