@@ -4,16 +4,30 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: eigs test test-slow fuzz check bench docs clean
+# Processes with a thread each: with two threads in one, most tests wait for the second to come.
+JOBS   ?= 2
+PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+CPUS    = $$($(BIN)/python -c 'from spectral.kernels import cpu; print(*cpu.at_hand())')
+
+.PHONY: eigs test test-slow test-cpus test-oldest test-newest fuzz check bench docs clean
 
 eigs: $(STAMP)  ## certified top eigenpairs of the shipped denoiser's Jacobian on the shipped photograph
 	$(BIN)/spectral eigs --denoiser photos --crop 60 180 128 --sigma 0.15 -k 20 --out out
 
-test: $(STAMP)  ## the test suite, under 12 minutes on two cores
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## the test suite, under 10 minutes on two cores
+	$(PYTEST)
 
 test-slow: $(STAMP)  ## the long proofs too
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
+
+test-cpus: $(STAMP)  ## what compiled kernels are part of, with vectors of each width this CPU has, and without
+	for level in $(CPUS); do \
+		SPECTRAL_CPU=$$level $(PYTEST) tests/kernels tests/operators tests/test_waits.py || exit 1; done
+
+test-oldest test-newest: test-%:  ## the test suite with other releases of what it stands on, in .venv-*
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install -q -c constraints-$*.txt -e ".[test]"
+	$(MAKE) test BIN=.venv-$*/bin STAMP=
 
 fuzz: $(STAMP)  ## adversarial spectra against LAPACK, 20 minutes of them
 	$(BIN)/python tests/fuzz.py --minutes 20
@@ -43,4 +57,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-* build *.egg-info .pytest_cache .mypy_cache .ruff_cache

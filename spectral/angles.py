@@ -10,7 +10,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
-import scipy.optimize
+import scipy
 import torch
 from torch import Tensor
 

@@ -6,11 +6,12 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING
 
 from spectral.solvers.search import Progress as Standing
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PATIENCE = 2.0
 
@@ -18,10 +19,18 @@ PATIENCE = 2.0
 @contextlib.contextmanager
 def bar(shown: bool, what: str) -> Iterator[Callable[[Standing], None] | None]:
     """A callback for a solver's `progress`, drawing on standard error; None where not shown."""
-    console = Console(stderr=True)
-    if not (shown and _alive(console)):
+    console = _console(shown)
+    if console is None:
         yield None
         return
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     began = time.monotonic()
     first: list[float] = []
     columns = (
@@ -59,16 +68,23 @@ def bar(shown: bool, what: str) -> Iterator[Callable[[Standing], None] | None]:
 @contextlib.contextmanager
 def working(shown: bool, what: str) -> Iterator[None]:
     """The time so far on standard error, while something lasts of which nobody knows how long."""
-    console = Console(stderr=True)
-    if not (shown and _alive(console)):
+    console = _console(shown)
+    if console is None:
         yield
         return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
     columns = TextColumn("{task.description}"), BarColumn(bar_width=10), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as display:
         display.add_task(what, total=None)
         yield
 
 
-def _alive(console: Console) -> bool:
-    """Whether what is drawn can be drawn over: elsewhere a display leaves lines behind."""
-    return console.is_terminal or console.is_jupyter
+def _console(shown: bool) -> Console | None:
+    """Standard error, where what is drawn can be drawn over: elsewhere a display leaves lines behind."""
+    if not shown:
+        return None
+    from rich.console import Console  # noqa: PLC0415  not for those who want no bar
+
+    console = Console(stderr=True)
+    return console if console.is_terminal or console.is_jupyter else None

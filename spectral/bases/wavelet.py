@@ -1,7 +1,6 @@
 """Orthonormal periodised wavelets (Mallat 1989)."""
 
 import numpy as np
-import pywt
 
 from spectral.bases.base import Array, Band, as_images
 from spectral.errors import OptionError, ShapeError
@@ -24,6 +23,8 @@ class Wavelet:
     """
 
     def __init__(self, shape: tuple[int, int], name: str = "db4", levels: int | None = None) -> None:
+        import pywt  # noqa: PLC0415  not for those who take no wavelets
+
         wavelet = pywt.Wavelet(name)
         if not wavelet.orthogonal:
             raise OptionError(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import scipy.stats
+import scipy
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -104,7 +104,7 @@ def student_t(level: float, dof: float) -> float:
     """
     if not 0 < level < 1:
         raise OptionError(f"level is a probability inside (0, 1), got {level}")
-    return float(scipy.stats.t.ppf((1 + level) / 2, dof))
+    return float(scipy.special.stdtrit(dof, (1 + level) / 2))
 
 
 def with_error(value: float, error: float) -> str:

@@ -45,17 +45,35 @@ def cached(name: str, make: Callable[[], Arrays], **key: Any) -> Arrays:
     """
     try:
         code = sha256(Path(make.__code__.co_filename).read_bytes()).hexdigest()
-        identity = json.dumps({"name": name, "code": code, "numpy": np.__version__, **key}, sort_keys=True)
-        path = folder() / f"{name}-{sha256(identity.encode()).hexdigest()[:32]}.safetensors"
     except OSError:
         return make()
-    found = _read(path, identity)
+    found = kept(name, {"code": code, **key})
     if found is None:
         found = make()
-        with suppress(OSError):
-            _write(path, found, identity)
-            _prune(path.parent)
+        keep(name, found, {"code": code, **key})
     return found
+
+
+def kept(name: str, key: Mapping[str, Any]) -> Arrays | None:
+    """What `keep` left for that name and key (what json can hold), if it is there and whole."""
+    try:
+        return _read(*_place(name, key))
+    except OSError:
+        return None
+
+
+def keep(name: str, arrays: Arrays, key: Mapping[str, Any]) -> None:
+    """Leave arrays on disk, if there is a place for them."""
+    with suppress(OSError):
+        path, identity = _place(name, key)
+        _write(path, arrays, identity)
+        _prune(path.parent)
+
+
+def _place(name: str, key: Mapping[str, Any]) -> tuple[Path, str]:
+    """The file, and what it says of itself."""
+    identity = json.dumps({"name": name, "numpy": np.__version__, **key}, sort_keys=True)
+    return folder() / f"{name}-{sha256(identity.encode()).hexdigest()[:32]}.safetensors", identity
 
 
 def _read(path: Path, identity: str) -> Arrays | None:

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-import scipy.fft
+import scipy
 from numpy.typing import NDArray
 
 from spectral.errors import OptionError
 from spectral.kernels.arrays import device_module
+from spectral.kernels.compiled import njit
 from spectral.kernels.device.calpha import synthesize as synthesize_on_device
 from spectral.kernels.philox import uniforms
 from spectral.kernels.smoothness import SHIFT, SUBCOLUMNS, Kind, gain_1d, gain_2d
@@ -156,7 +157,7 @@ def _exact(parts: Ingredients, out: NDArray[np.float32]) -> None:
     _compose_exact(parts.fields, heights, np.tile([0.6, 1.0, 0.0, 0.4], (m, 1)), parts.scalars[:, 2], out)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _noise(seed, first, contour, fields, scalars):  # type: ignore[no-untyped-def]
     """Draws of each image: contour (m, L) and fields (m, size, size) on [-1, 1], scalars (m, 3) on [0, 1)."""
     length, pixels = contour.shape[1], fields.shape[1] * fields.shape[2]
@@ -172,7 +173,7 @@ def _noise(seed, first, contour, fields, scalars):  # type: ignore[no-untyped-de
         scalars[i] = draws[length + 2 * pixels :]
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _affine(field, levels):  # type: ignore[no-untyped-def]
     """(a, b, c, d) so that a Re + b and c Im + d span [levels[0], levels[1]] and [levels[2], levels[3]]."""
     low_r = high_r = field[0, 0].real
@@ -186,7 +187,7 @@ def _affine(field, levels):  # type: ignore[no-untyped-def]
     return a, np.float32(levels[0]) - a * low_r, c, np.float32(levels[2]) - c * low_i
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _compose_released(fields, heights, levels, coin, out):  # type: ignore[no-untyped-def]
     """Blend by the mask 1{row < h(column)} softened by a reflected 2x2 box; heights are int32 (m, size)."""
     size = out.shape[1]
@@ -204,7 +205,7 @@ def _compose_released(fields, heights, levels, coin, out):  # type: ignore[no-un
                 out[i, r, j] = dark + weight * (bright - dark)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _compose_exact(fields, heights, levels, coin, out):  # type: ignore[no-untyped-def]
     """Blend by the coverage clip(h - row, 0, 1) averaged over sub-columns; heights are rows, (m, 8 size)."""
     size = out.shape[1]

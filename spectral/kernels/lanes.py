@@ -11,11 +11,14 @@ from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
+from spectral.kernels import cpu
+
 _COMPILED = not config.DISABLE_JIT  # type: ignore[attr-defined]
 binding.initialize_native_asmparser()  # LLVM ends the process where it meets assembly without it
 _FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",") if _COMPILED else []
+_MOST = 64 if "+avx512f" in _FEATURES else 32 if {"+avx2", "+fma"} <= set(_FEATURES) else 0
 
-BYTES = 64 if "+avx512f" in _FEATURES else 32 if {"+avx2", "+fma"} <= set(_FEATURES) else 0
+BYTES = min(_MOST, cpu.BYTES[cpu.LEVEL])
 """Bytes of a vector: 64 with AVX-512, 32 with AVX2 and FMA, 0 elsewhere: nothing here works there."""
 
 ROWS = 12 if BYTES == 64 else 6

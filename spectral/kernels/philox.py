@@ -1,11 +1,12 @@
 """Counter-based random numbers: Philox4x64-10 (Salmon et al. 2011), as numpy.random.Philox draws them."""
 
-import numba
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from spectral.kernels.compiled import njit
 
 _M0, _M1 = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)  # multipliers of the paper
 _W0, _W1 = (
@@ -28,14 +29,14 @@ def _product(typingctx, a, b):  # type: ignore[no-untyped-def]
     return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), codegen
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _round(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     high0, low0 = _product(_M0, c0)
     high1, low1 = _product(_M1, c2)
     return high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0, k0 + _W0, k1 + _W1
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def uniforms(k0: np.uint64, k1: np.uint64, out: NDArray[np.floating]) -> None:
     """Fill out (m,) with uniform draws on [0, 1), in place; under the key (k0, k1).
 

@@ -7,6 +7,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from spectral.kernels.compiled import njit
 from spectral.kernels.device import squares as squares_on_device
 
 Floats = NDArray[np.floating[Any]]
@@ -46,7 +47,7 @@ def apply(squares: Any, which: NDArray[np.int32], transforms: Rotations | Any, i
         squares_on_device.apply(squares, which, transforms, inverse)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _apply(squares, which, table, inverse):  # type: ignore[no-untyped-def]
     slots, blocks, sizes = table
     before = np.empty(slots.shape[2], squares.dtype)
@@ -95,7 +96,7 @@ def cheapest(
     return costs, which
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(nogil=True, fastmath={"contract"})
 def _cheapest(squares, table, levels, penalties, hard, first, stop, costs, which):  # type: ignore[no-untyped-def]
     """Rows first ... stop - 1 of costs and which."""
     slots, blocks, sizes = table
@@ -123,7 +124,7 @@ def _cheapest(squares, table, levels, penalties, hard, first, stop, costs, which
                         which[start + lane, s] = g
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(nogil=True, fastmath={"contract"})
 def _rotate_lanes(a, before, slots, blocks, sizes):  # type: ignore[no-untyped-def]
     """All rotations of one transform, on _LANES squares side by side."""
     for k in range(len(slots)):
@@ -142,7 +143,7 @@ def _rotate_lanes(a, before, slots, blocks, sizes):  # type: ignore[no-untyped-d
                     row[lane] += weight * before[c, lane]
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(nogil=True, fastmath={"contract"})
 def _cost_lanes(energy, level, hard, cost):  # type: ignore[no-untyped-def]
     cost[:] = 0
     for p in range(len(energy)):

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from spectral.errors import OptionError
 from spectral.kernels.arrays import as_array, namespace
+from spectral.kernels.compiled import njit
 from spectral.kernels.device.shrinkage import risks as risks_on_device
 
 Rule = Literal["oracle", "hard", "soft"]
@@ -41,7 +42,7 @@ def risks(coefficients: Any, sigmas: ArrayLike, rule: Rule = "oracle", factor: f
     return _oracle(c, levels) if rule == "oracle" else _thresholded(c, levels, factor, rule == "hard")
 
 
-@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@njit(parallel=True, nogil=True, fastmath={"reassoc", "contract"})
 def _oracle(c, sigmas):  # type: ignore[no-untyped-def]
     out = np.zeros((len(c), len(sigmas)))
     for i in numba.prange(len(c)):
@@ -57,7 +58,7 @@ def _oracle(c, sigmas):  # type: ignore[no-untyped-def]
     return out
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _thresholded(c, sigmas, factor, hard):  # type: ignore[no-untyped-def]
     out = np.zeros((len(c), len(sigmas)))
     for i in numba.prange(len(c)):
@@ -76,11 +77,11 @@ def _thresholded(c, sigmas, factor, hard):  # type: ignore[no-untyped-def]
     return out
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _density(x):  # type: ignore[no-untyped-def]
     return math.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _cumulative(x):  # type: ignore[no-untyped-def]
     return 0.5 * math.erfc(-x / math.sqrt(2))

@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-import scipy.fft
+import scipy
 from numpy.typing import NDArray
 
 Kind = Literal["released", "exact"]

@@ -14,15 +14,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse
-import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
 from spectral.errors import OptionError, ShapeError, TransposeMissingError
+
+if TYPE_CHECKING:
+    import scipy.sparse.linalg
 
 Rows = Callable[[Tensor], Tensor]
 
@@ -194,6 +195,8 @@ class LinearOperator(ABC):
                 return rows(V.reshape(-1, V.shape[-1])).cpu().numpy().T.reshape(-1, *X.shape[1:])
 
             return product
+
+        import scipy.sparse.linalg  # noqa: PLC0415  a fifth of a second, for SciPy's own objects alone
 
         forward, backward = columns(self.apply), columns(self.apply_transpose)
         return scipy.sparse.linalg.LinearOperator(
@@ -517,6 +520,8 @@ def as_operator(x: Any, *, symmetric: bool | None = None) -> LinearOperator:
         if symmetric is None:
             symmetric = x.shape[-1] == x.shape[-2] and torch.equal(x, x.mT)
         return _Matrix(x, symmetric)
+    import scipy.sparse.linalg  # noqa: PLC0415
+
     if scipy.sparse.issparse(x):
         if symmetric is None:
             symmetric = x.shape[0] == x.shape[1] and (x != x.T).nnz == 0

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pywt
 import torch
 from torch import Tensor
 
@@ -43,6 +42,8 @@ def sigma_by_median(y: Tensor, *, batched: bool = False) -> Estimate:
         raise OptionError(
             f"the median rule takes images (..., H, W) of 4 pixels or more, got {tuple(y.shape)}"
         )
+    import pywt  # noqa: PLC0415  not for those who take no wavelets
+
     detail = pywt.dwt2(y.detach().cpu().double().numpy(), "db2", mode="periodization", axes=(-2, -1))[1][2]
     flat = np.abs(detail).reshape(len(y) if batched else 1, -1)
     sigma = torch.as_tensor(np.median(flat, axis=-1) / _MEDIAN)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import scipy.special
+import scipy
 import torch
 from torch import Tensor
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import scipy.linalg
-from scipy.linalg import lapack
+import scipy
 
 Height = Callable[[np.ndarray], np.ndarray]
 
@@ -59,7 +58,7 @@ class RealSchur:
             return self
         select = np.zeros(len(self.T), dtype=np.int32)
         select[chosen] = 1
-        T, Z, *_ = lapack.dtrsen(select, self.T, self.Z, job=b"N")
+        T, Z, *_ = scipy.linalg.lapack.dtrsen(select, self.T, self.Z, job=b"N")
         return replace(self, T=T, Z=Z)
 
     def ordered(self, height: Height) -> RealSchur:
@@ -69,7 +68,7 @@ class RealSchur:
             best = top + int(np.argmax(height(form.values[top:])))
             if best > top:
                 # Blocks too close to be told apart are left where they are.
-                T, Z, _ = lapack.dtrexc(form.T, form.Z, best + 1, top + 1)
+                T, Z, _ = scipy.linalg.lapack.dtrexc(form.T, form.Z, best + 1, top + 1)
                 form = replace(form, T=T, Z=Z)
             pair = top + 1 < len(form.T) and form.T[top + 1, top] != 0
             top += 2 if pair else 1

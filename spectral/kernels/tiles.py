@@ -1,0 +1,274 @@
+"""The compiled part of `winograd`: tiles transformed, multiplied and transformed back, a vector at a time."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numba import carray, types
+from numba.extending import register_jitable
+
+from spectral.kernels.compiled import cfunc, njit
+from spectral.kernels.lanes import (
+    BYTES,
+    ROWS,
+    claim,
+    gated,
+    larger,
+    largest,
+    load,
+    load_six,
+    no_lanes,
+    panel,
+    panel_short,
+    pointer,
+    store,
+    store_all,
+    store_rounded,
+)
+from spectral.kernels.winograd import AA, BB, PRODUCT, REAL, SUM, TASK, TOP, A, B
+
+_AAA, _BBB, _ABB, _BAA = A**3, B**3, A * BB, B * AA
+_TINY = 2.0**-100  # what is smaller is zero to a `short` kernel: scales must not overflow
+
+
+@njit(inline="always")
+def _before(d):  # type: ignore[no-untyped-def]
+    """B' d, of six lanes."""
+    even_a, odd_a = d[4] - BB * d[2], A * d[3] - _ABB * d[1]
+    even_b, odd_b = d[4] - AA * d[2], B * d[3] - _BAA * d[1]
+    return (
+        d[4] - SUM * d[2] + PRODUCT * d[0],
+        even_a + odd_a,
+        even_a - odd_a,
+        even_b + odd_b,
+        even_b - odd_b,
+        d[5] - SUM * d[3] + PRODUCT * d[1],
+    )
+
+
+@njit(inline="always")
+def _behind(m):  # type: ignore[no-untyped-def]
+    """A' m, four of six lanes."""
+    even_a, odd_a, even_b, odd_b = m[1] + m[2], m[1] - m[2], m[3] + m[4], m[3] - m[4]
+    return (
+        m[0] + even_a + even_b,
+        A * odd_a + B * odd_b,
+        AA * even_a + BB * even_b,
+        _AAA * odd_a + _BBB * odd_b + m[5],
+    )
+
+
+@cache
+def worker(dtype: torch.dtype, gate_dtype: torch.dtype, short: bool) -> Any:
+    """The C function, void (*)(void *task), that takes blocks of tiles until none are left."""
+    real = REAL[dtype]
+    slope = np.uint8 if gate_dtype == torch.uint8 else real
+    entry = np.int16 if short else real
+    size, entry_size = dtype.itemsize, 2 if short else dtype.itemsize
+    tiles_in, products = (_tiles_in_short, _products_short) if short else (_tiles_in, _products)
+
+    @cfunc(types.void(types.voidptr))
+    def work(address):  # type: ignore[no-untyped-def]
+        task = carray(address, 1, TASK)[0]
+        panels = -(-task.tiles // ROWS)
+        mine = claim(address, 1) * workspace(task.block, task.channels, task.filters, entry_size, size)
+        space = task.workspace + mine
+        after = space + 36 * _plane(task.block, task.channels, entry_size) * entry_size
+        scratch = after + 36 * _plane(task.block, task.filters, size) * size
+        before, behind, tile = pointer(space, entry), pointer(after, real), pointer(scratch, real)
+        taken = claim(address, 0)
+        while taken < task.blocks:
+            first = panels * taken // task.blocks * ROWS
+            count = min(panels * (taken + 1) // task.blocks * ROWS, task.tiles) - first
+            tiles_in(task, first, count, before, tile, real, slope)
+            products(task, count, before, behind, tile, real)
+            _tiles_out(task, first, count, behind, tile, real, slope)
+            taken = claim(address, 0)
+
+    return work
+
+
+@register_jitable
+def per_image(height, width):  # type: ignore[no-untyped-def]
+    """Output tiles of one image."""
+    return -(-height // 4) * -(-width // 4)
+
+
+@register_jitable
+def _plane(block, channels, size):  # type: ignore[no-untyped-def]
+    """Numbers between one entry of the tiles of a block and the next: never a multiple of a page."""
+    return block * channels + BYTES // size
+
+
+@register_jitable
+def workspace(block, channels, filters, entry_size, size):  # type: ignore[no-untyped-def]
+    """Bytes that a worker needs: transformed inputs, their products, and one tile of one vector.
+
+    Where inputs are rounded, all channels of that tile before, and the units of all tiles.
+    """
+    planes = _plane(block, channels, entry_size) * entry_size + _plane(block, filters, size) * size
+    rounding = channels * size + -(-block * size // BYTES) * BYTES if entry_size < size else 0
+    return 36 * (planes + BYTES + rounding)
+
+
+@njit(inline="always")
+def _places(tile, tiles, height, width, channels, gates, outside, at, gate_at):  # type: ignore[no-untyped-def]
+    """Where the 6x6 pixels of a tile, and their gates, begin; `outside` what lies beside the image."""
+    image, place = divmod(tile, per_image(height, width))
+    across = -(-width // 4)
+    for i in range(6):
+        for j in range(6):
+            row, column = 4 * (place // across) + i - 1, 4 * (place % across) + j - 1
+            pixel = row * width + column
+            inside = tile < tiles and 0 <= row < height and 0 <= column < width
+            at[6 * i + j] = (image * height * width + pixel) * channels if inside else outside
+            if gates:
+                own = image % gates * height * width + pixel
+                gate_at[6 * i + j] = own * channels if inside else 0
+
+
+@njit(inline="always")
+def _columns_in(x, at, gate, gate_at, gates, c, tile, lanes):  # type: ignore[no-untyped-def]
+    """B' d of one vector of channels, into `tile`."""
+    for j in range(6):
+        d = _column(x, at, j, c)
+        if gates:
+            d = _gated(d, gate, gate_at, j, c)
+        store_all(tile, j * lanes, 6 * lanes, _before(d))
+
+
+@njit()
+def _tiles_in(task, first, count, before, tile, real, slope):  # type: ignore[no-untyped-def]
+    """B' d B of `count` tiles, and of zeros up to a multiple of ROWS."""
+    height, width, channels, lanes = task.height, task.width, task.channels, BYTES // task.size
+    x, gate, gates = pointer(task.x, real), pointer(task.gate_in, slope), task.gates_in
+    outside = (task.zeros - task.x) // task.size  # zeros, wherever they lie
+    plane = _plane(task.block, channels, task.size)
+    at, gate_at = np.empty(36, np.intp), np.empty(36, np.intp)
+    for t in range(-(-count // ROWS) * ROWS):
+        _places(first + t, task.tiles, height, width, channels, gates, outside, at, gate_at)
+        for c in range(0, channels, lanes):
+            _columns_in(x, at, gate, gate_at, gates, c, tile, lanes)
+            for i in range(6):
+                d = load_six(tile, 6 * i * lanes, lanes)
+                store_all(before, 6 * i * plane + t * channels + c, plane, _before(d))
+
+
+@njit()
+def _tiles_in_short(task, first, count, before, tile, real, slope):  # type: ignore[no-untyped-def]
+    """B' d B as int16, each entry of a tile in units of its largest; units lie behind the scratch tiles."""
+    height, width, channels, lanes = task.height, task.width, task.channels, BYTES // task.size
+    x, gate, gates = pointer(task.x, real), pointer(task.gate_in, slope), task.gates_in
+    outside = (task.zeros - task.x) // task.size  # zeros, wherever they lie
+    plane = _plane(task.block, channels, 2)
+    full = 36 * lanes
+    units = full + 36 * channels
+    at, gate_at = np.empty(36, np.intp), np.empty(36, np.intp)
+    for t in range(-(-count // ROWS) * ROWS):
+        _places(first + t, task.tiles, height, width, channels, gates, outside, at, gate_at)
+        for c in range(0, channels, lanes):
+            _columns_in(x, at, gate, gate_at, gates, c, tile, lanes)
+            for i in range(6):
+                d = load_six(tile, 6 * i * lanes, lanes)
+                store_all(tile, full + 6 * i * channels + c, channels, _before(d))
+        for entry in range(36):
+            source, target = full + entry * channels, entry * plane + t * channels
+            top = no_lanes(real)
+            for c in range(0, channels, lanes):
+                top = larger(top, load(tile, source + c))
+            # What is not finite makes the factor 0 and the unit what it is, and so the result NaN.
+            unit = largest(top)
+            factor = TOP / unit if _TINY < unit < np.inf else 0.0
+            tile[units + entry * task.block + t] = unit
+            for c in range(0, channels, lanes):
+                store_rounded(before, target + c, load(tile, source + c), real(factor))
+
+
+@njit(inline="always")
+def _column(source, at, j, c):  # type: ignore[no-untyped-def]
+    """Column j of the pixels whose places are at[6 i + j], channels c and on."""
+    return (
+        load(source, at[j] + c),
+        load(source, at[j + 6] + c),
+        load(source, at[j + 12] + c),
+        load(source, at[j + 18] + c),
+        load(source, at[j + 24] + c),
+        load(source, at[j + 30] + c),
+    )
+
+
+@njit(inline="always")
+def _gated(d, gate, at, j, c):  # type: ignore[no-untyped-def]
+    """The same column of the gate times d."""
+    return (
+        gated(d[0], gate, at[j] + c),
+        gated(d[1], gate, at[j + 6] + c),
+        gated(d[2], gate, at[j + 12] + c),
+        gated(d[3], gate, at[j + 18] + c),
+        gated(d[4], gate, at[j + 24] + c),
+        gated(d[5], gate, at[j + 30] + c),
+    )
+
+
+@njit()
+def _products(task, count, before, behind, _, real):  # type: ignore[no-untyped-def]
+    """The sums over channels, one matrix product for each of the 36 entries."""
+    channels, filters, lanes = task.channels, task.filters, BYTES // task.size
+    weight = pointer(task.weight, real)
+    plane_in, plane_out = _plane(task.block, channels, task.size), _plane(task.block, filters, task.size)
+    for entry in range(36):
+        for k in range(0, filters, 2 * lanes):
+            columns = (entry * filters + k) * channels
+            for t in range(0, count, ROWS):
+                source, target = entry * plane_in + t * channels, entry * plane_out + t * filters + k
+                panel(before, source, weight, columns, behind, target, channels, filters)
+
+
+@njit()
+def _products_short(task, count, before, behind, tile, real):  # type: ignore[no-untyped-def]
+    """The same sums over integers, in units of the tiles and of the filters."""
+    channels, filters, lanes = task.channels, task.filters, BYTES // task.size
+    weight, units = pointer(task.weight, np.int16), pointer(task.scales, real)
+    plane_in, plane_out = _plane(task.block, channels, 2), _plane(task.block, filters, task.size)
+    own = 36 * (lanes + channels)
+    for entry in range(36):
+        for k in range(0, filters, 2 * lanes):
+            columns = (entry * filters + k) * channels
+            for t in range(0, count, ROWS):
+                source, target = entry * plane_in + t * channels, entry * plane_out + t * filters + k
+                panel_short(
+                    *(before, source, weight, columns, behind, target, channels, filters),
+                    *(tile, own + entry * task.block + t, units, entry * filters + k),
+                )
+
+
+@njit()
+def _tiles_out(task, first, count, behind, tile, real, slope):  # type: ignore[no-untyped-def]
+    """A' m A of `count` tiles, times the gate, into the result or added to it."""
+    height, width, filters, lanes = task.height, task.width, task.filters, BYTES // task.size
+    out, gate = pointer(task.out, real), pointer(task.gate_out, slope)
+    gates = task.gates_out
+    plane = _plane(task.block, filters, task.size)
+    across = -(-width // 4)
+    for t in range(count):
+        image, place = divmod(first + t, per_image(height, width))
+        top, left = 4 * (place // across), 4 * (place % across)
+        gate_image = image % gates if gates else 0
+        for k in range(0, filters, lanes):
+            for j in range(6):
+                m = load_six(behind, j * plane + t * filters + k, 6 * plane)
+                store_all(tile, j * lanes, 6 * lanes, _behind(m))
+            for i in range(min(4, height - top)):
+                y = _behind(load_six(tile, 6 * i * lanes, lanes))
+                pixel = (top + i) * width + left
+                at = (image * height * width + pixel) * filters + k
+                gate_at = (gate_image * height * width + pixel) * filters + k
+                for j in range(4):
+                    if j < width - left:
+                        value = y[j]
+                        if gates:
+                            value = gated(value, gate, gate_at + j * filters)
+                        if task.adds:
+                            value = load(out, at + j * filters) + value
+                        store(out, at + j * filters, value)
