@@ -201,7 +201,9 @@ def _layout(grids: list[Grid]) -> list[tuple[int, int, float]]:
     for _, vectors, _ in grids:
         if vectors.ndim < 3:
             shape = tuple(vectors.shape)
-            raise OptionError(f"a figure takes vectors that are images (k, ..., H, W); got {shape}")
+            raise OptionError(
+                f"a figure takes the spectrum at one image or several; its vectors have shape {shape}"
+            )
         rows = max(1, math.ceil(len(vectors) / columns))
         aspect = min(max(vectors.shape[-2] / vectors.shape[-1], 0.5), 2.0)
         shapes.append((rows, columns, 0.3 + rows * (1.12 * aspect + 0.2)))
