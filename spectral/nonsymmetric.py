@@ -53,6 +53,7 @@ def full_eigs(
     else:
         found = krylov_schur(J, k, which=which, above=above, tol=tol, left=left, **options)
     proof = certify_full(found, k, which=which, above=above)
+    problem.confirm(found, proof.Q[None], proof.Q[None])
     conditions, defective = proof.judged(rounding(found.eps, found.norm))
     left_rows = None if proof.left is None else problem.shaped(proof.left[None], problem.input_shape)
     notes = [*found.notes, *_remarks(proof, defective, found, tol)]

@@ -192,6 +192,20 @@ class Problem:
         measured = measured_rounding(lambda V: image(A.apply, V, A), rows, images, generator)
         return 4 * floor + 2 * measured.cpu().unsqueeze(-1)
 
+    def confirm(self, found: RitzPairs | RitzTriplets, V: Tensor, U: Tensor) -> None:
+        """Multiply what was found once more by ways that share no fault with the solve's products.
+
+        Args:
+            found: whose norm is |A| over its scale.
+            V, U: (B, k, n) and (B, k, r) rows; see `Jacobian.confirm`.
+
+        Raises:
+            SpectralError: the solve's products were wrong.
+        """
+        if isinstance(self.A, Jacobian):
+            V, U = (X.reshape(*self.A.batch, *X.shape[-2:]) for X in (V, U))
+            self.A.confirm(V, U, found.norm * self.scale.max().item())
+
     def judged(
         self,
         found: RitzPairs | RitzTriplets,

@@ -207,6 +207,7 @@ def top_eigs(
     found.spent.update(checks)
     descending, magnitude = which != "smallest" or between is not None, which == "magnitude"
     proof = certify(found.vectors, found.images, descending=descending, magnitude=magnitude)
+    problem.confirm(found, proof.vectors, proof.vectors)
     unseen = (
         found.completeness.bound if between is None else torch.full_like(found.completeness.bound, torch.inf)
     )
@@ -357,6 +358,7 @@ def top_svd(
         method, found = _singular(problem, asked, report)
     found.spent.update(checks)
     proof = certify_triplets(found.right, found.left, found.images)
+    problem.confirm(found, proof.right, proof.left)
     # As eigenpairs of ((0, J), (J', 0)), whose other eigenvalues are -sigma and 0.
     joint = ((proof.left_residuals**2 + proof.right_residuals**2) / 2).sqrt()
     unseen = found.completeness.bound.clamp(min=0)

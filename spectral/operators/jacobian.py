@@ -450,63 +450,74 @@ class Jacobian(LinearOperator):
 
         return each
 
-    def confirm(self, V: Tensor, U: Tensor | None = None) -> None:
+    def confirm(self, V: Tensor, U: Tensor, norm: float) -> None:
         """Multiply vectors that are to be returned once more by other ways than products are formed.
 
         A random combination of V's rows goes through differences of the model, one of U's through autograd,
-        where its graph is not too large.
+        where its graph is not too large.  These products are not counted.
 
         Args:
-            V: (*batch, k, n) rows; nothing is done with none.
-            U: (*batch, k, r) rows, V by default.
+            V: (*batch, k, n) rows; with none nothing is done.
+            U: (*batch, k, r) rows.
+            norm: |J|, of which errors are told.
 
         Raises:
             SpectralError: the products are wrong.
         """
         if V.shape[-2] == 0 or self.precision is not None:
             return
-        U = V if U is None and self.shape[0] == self.shape[1] else U
         with same_random_numbers(self.device), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            v = self._combined(V, 3).reshape(self._y.shape)
-            Jv = self._apply(v.reshape(*self.batch, 1, -1)).reshape(self.output.shape)
-            rough = max(torch.finfo(self.output.dtype).eps, self.eps) > 1e-4 or self._jumps
-            apart = 0.0
-            if not rough:
-                with self._model.ready():
-                    for step in (2e-3, 2e-4, 2e-2):  # units switch within one step, rounding shows in another
-                        D = ways.difference(self._model, self._y, v, step)
-                        apart = _size(Jv - D) / max(_size(D), self._tolerance * _size(v), 1e-300)
-                        if apart <= DIFFERENCES:
-                            break
-            if U is None or self.method != "frozen" or not self._graph_fits():
-                backwards = 0.0
-            else:
-                u = self._combined(U, 4).reshape(self.output.shape).to(self.output.dtype)
-                Ju = self._apply_transpose(u.to(self.dtype).reshape(*self.batch, 1, -1)).reshape(
-                    self._y.shape
-                )
-                try:
-                    with self._model.ready():
-                        declared = ways.reverse(self._model, self._y).pull(u)
-                    backwards = _size(Ju - declared) / max(
-                        _size(declared), self._tolerance * _size(u), 1e-300
-                    )
-                except Exception:
-                    backwards = 0.0  # there is no other way
-        if apart > DIFFERENCES:
+            u = self._combined(U, 4)
+            Ju = self._apply_transpose(u).reshape(self._y.shape)
+            backwards = self._off_autograd(u.reshape(self.output.shape), Ju, norm)
+            v = self._combined(V, 3)
+            Jv = self._apply(v).reshape(self.output.shape)
+            ahead = self._off_differences(v.reshape(self._y.shape), Jv, norm)
+        agrees = backwards is not None and backwards <= 10 * self._tolerance
+        if ahead is not None and ahead > DIFFERENCES and not agrees:
             raise SpectralError(
                 f"products of {self._name}'s Jacobian ({self.method}) are wrong: differences of the model "
-                f"along what was found differ by {apart:.1e}, relative; another method= may do"
+                f"along what was found differ by {ahead:.1e} |J|; another method= may do"
             )
-        if backwards > 10 * self._tolerance:
+        if backwards is not None and not agrees:
+            if ahead is None:
+                raise SpectralError(
+                    f"products of {self._name}'s Jacobian ({self.method}) differ from autograd's by "
+                    f"{backwards:.1e} |J|, and differences of the model are too rough to tell which is right"
+                )
             self._note(
-                f"autograd's J' u differs by {backwards:.0e}: the model cuts its graph or declares another; "
-                "differences of the model agree with J"
+                f"autograd's J' u differs by {backwards:.0e} |J|: the model cuts its graph or declares another "
+                "derivative; differences of the model agree with J"
             )
 
-    def _graph_fits(self) -> bool:
-        return self._graph_bytes <= min(GRAPH_BYTES, free_bytes(self.device) // 4)
+    def _off_differences(self, v: Tensor, Jv: Tensor, norm: float) -> float | None:
+        """How far J v is from differences of the model, over |J|; None where those cannot tell."""
+        if self._jumps or max(torch.finfo(self.output.dtype).eps, self.eps) > 1e-4:
+            return None
+        scale, tried = max(norm, _size(Jv), 1e-300), []
+        with self._model.ready():
+            for step in (
+                2e-3,
+                2e-4,
+                2e-2,
+            ):  # units may switch within a large step, rounding shows in a small one
+                tried.append(ways.difference(self._model, self._y, v, step))
+                if _size(Jv - tried[-1]) <= DIFFERENCES * scale:
+                    return _size(Jv - tried[-1]) / scale
+        apart = min(_size(D - tried[0]) for D in tried[1:])
+        return _size(Jv - tried[0]) / scale if apart <= DIFFERENCES * scale else None
+
+    def _off_autograd(self, u: Tensor, Ju: Tensor, norm: float) -> float | None:
+        """How far J' u is from autograd's, over |J|; None where there is no such other way, or no room."""
+        if self.method != "frozen" or self._graph_bytes > min(GRAPH_BYTES, free_bytes(self.device) // 4):
+            return None
+        try:
+            with self._model.ready():
+                declared = ways.reverse(self._model, self._y).pull(u.to(self.output.dtype))
+        except Exception:  # torch cannot, which is why there is a program
+            return None
+        return _size(Ju - declared) / max(norm, _size(Ju), 1e-300)
 
     def _combined(self, rows: Tensor, seed: int) -> Tensor:
         """A random combination of rows (*batch, k, n), a vector of unit norm a problem."""
@@ -514,7 +525,7 @@ class Jacobian(LinearOperator):
         weights = torch.randn(rows.shape[-2], generator=generator).to(rows.device, rows.dtype)
         vector = (weights.unsqueeze(-1) * rows).sum(-2)
         norm = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
-        return (vector / norm.clamp(min=torch.finfo(norm.dtype).tiny)).to(self.dtype)
+        return (vector / norm.clamp(min=torch.finfo(norm.dtype).tiny)).to(self.dtype).unsqueeze(-2)
 
     def _adopt(self, program: Program) -> None:
         """Form products by a program, in blocks; on a GPU by graphs, where those are faster."""
