@@ -380,6 +380,9 @@ class Jacobian(LinearOperator):
             self._settle(program, record)
         for name in dict.fromkeys(record.jumps):
             self._note(f"{name} is constant but for jumps: its derivative is 0")
+        for name in dict.fromkeys(record.declared):
+            self._jumps.append(name)
+            self._note(f"{name} rounds: its derivative is the one that torch declares, straight through")
         return program.in_faster_layout()
 
     def _settle(self, program: Program, record: Recorder) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from spectral.operators.frozen.rules import (
     PROMOTING,
     RULES,
     SHAPES_ALONE,
+    STRAIGHT_THROUGH,
     Seen,
     as_complex,
     as_pairs,
@@ -59,6 +60,14 @@ def record(function: Callable[[Tensor], Tensor], y: Tensor) -> Program:
     return Recorder.of(function, y).program()
 
 
+class Jump(NamedTuple):
+    """A tensor that y reaches in jumps alone: what made it, whether it is a mask (see `Stored`), or numbers."""
+
+    name: str
+    mask: bool
+    number: bool
+
+
 class Recorder(Trace):
     """A trace that keeps, of each operation that y reaches, the step of its derivative.
 
@@ -68,6 +77,7 @@ class Recorder(Trace):
         failure: why there is no program; the trace itself goes on, for what else it tells.
         jumps: operations that are constant between jumps, on the way from y: their derivative is zero.
         integers: where integers made from y became numbers again.
+        declared: operations of torch whose derivative is declared straight through, and is not their own.
         detached: whether something that y reaches was cut off from torch's graph.
         entries: of each slot.
         rounding: the largest, relative, of the values that y reaches.
@@ -87,6 +97,7 @@ class Recorder(Trace):
         self.failure: str | None = None
         self.jumps: list[str] = []
         self.integers: list[str] = []
+        self.declared: list[str] = []
         self.detached = False
         self.rounding, self.bytes = 0.0, 0
         self._waiting: list[Stored] = []
@@ -194,7 +205,7 @@ class Recorder(Trace):
             if not (reached and is_number(t) and target not in JUMPING):
                 if stored.slot is None:
                     stored.discrete = str(target)
-                    stored.mask = _counts(target, args, t, discrete)
+                    stored.mask = _counts(target, bool(reached), t, discrete)
                 continue
             like, number = _like(t), None if single else entry
             if stored.slot is not None:
@@ -211,11 +222,10 @@ class Recorder(Trace):
                 stored.pending = functools.partial(self._slot, *given)
                 self._waiting.append(stored)
 
-    def _reach(self, target: Any, args: Any, kwargs: Any) -> tuple[dict[int, int], list[tuple[str, bool]]]:
-        """The slots of the tensors that y reaches, by id; what made those it reaches in jumps, and whether
-        they are masks."""
+    def _reach(self, target: Any, args: Any, kwargs: Any) -> tuple[dict[int, int], list[Jump]]:
+        """The slots of the tensors that y reaches, by id, and what it reaches in jumps alone."""
         reached: dict[int, int] = {}
-        discrete: list[tuple[str, bool]] = []
+        discrete: list[Jump] = []
         if target in SHAPES_ALONE:
             return reached, discrete
         for leaf in pytree.tree_leaves((args, kwargs)):
@@ -226,7 +236,7 @@ class Recorder(Trace):
             if slot != UNREACHED:
                 reached[id(leaf)] = slot
             elif stored.discrete is not None:
-                discrete.append((stored.discrete, stored.mask or is_number(leaf)))
+                discrete.append(Jump(stored.discrete, stored.mask, is_number(leaf)))
         return reached, discrete
 
     def _judge(
@@ -234,17 +244,19 @@ class Recorder(Trace):
         target: Any,
         outputs: list[Tensor],
         reached: dict[int, int],
-        discrete: list[tuple[str, bool]],
+        discrete: list[Jump],
     ) -> None:
         """Tell of an operation that has no derivative, or the wrong one for what it stands for."""
         numbers = any(map(is_number, outputs))
         if reached and torch.Tag.nondeterministic_seeded in target.tags:
             raise SpectralError("it draws random numbers that depend on y")
-        made = [name for name, mask in discrete if not mask]
+        made = [jump.name for jump in discrete if not (jump.mask or jump.number)]
         if numbers and made and target not in BY_INDEX:
             self.integers.append(f"integers made from y by {made[0]} are used as numbers by {target}")
         if (numbers and not reached) or (reached and target in JUMPING):
             self.jumps.append(str(target))
+        if reached and target in STRAIGHT_THROUGH:
+            self.declared.append(str(target))
 
     def _slot(
         self,
@@ -291,7 +303,7 @@ class Recorder(Trace):
         if not is_number(like) or (plain in JUMPING):
             if plain in JUMPING:
                 self.jumps.append(str(target))
-            mask = _counts(plain or target, rest[0], like, discrete)
+            mask = _counts(plain or target, bool(reached), like, discrete)
             return UNREACHED, str(target) if reached or discrete else None, mask
         self._judge(plain or target, [like], reached, discrete)
         if not reached:
@@ -434,6 +446,8 @@ class Recorder(Trace):
         if t.is_inference():
             return t.clone()
         held, stored = t.detach(), self.stored(t)
+        if stored is not None and stored.outside and stored.owner is None:
+            return held.clone()  # it was written to, and will be put back
         if stored is not None:
             stored.held.append(held)
         return held
@@ -515,10 +529,10 @@ class Recorder(Trace):
                 raise SpectralError(f"its program differs from its steps by {_size(ours - true) / size:.1e}")
 
 
-def _counts(target: Any, args: Any, made: Tensor, discrete: list[tuple[str, bool]]) -> bool:
-    """Whether what y reaches in jumps alone are conditions, places or counts, and no rounded numbers."""
-    rounded = target in (aten._to_copy.default, aten.alias.default) and is_number(args[0])
-    return is_number(made) or made.dtype is torch.bool or (not rounded and all(m for _, m in discrete))
+def _counts(target: Any, reached: bool, made: Tensor, discrete: list[Jump]) -> bool:
+    """Whether what y reaches in jumps alone is a condition, a place or a count, and no rounded number."""
+    rounds = target in JUMPING or (reached and target in (aten._to_copy.default, aten.alias.default))
+    return made.dtype is torch.bool or (not rounds and all(jump.mask for jump in discrete))
 
 
 def _by_torch(step: Step) -> Step:

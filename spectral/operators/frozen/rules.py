@@ -442,6 +442,15 @@ JUMPING = {
     *_named("round", overload="decimals"),
 }
 
+# Roundings that torch differentiates as if they were not there.
+STRAIGHT_THROUGH = {
+    *_named("fake_quantize_per_tensor_affine_cachemask", "fake_quantize_per_channel_affine_cachemask"),
+    *_named(
+        "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+        "_fake_quantize_learnable_per_tensor_affine",
+    ),
+}
+
 # Integers made from y may be used by these: as places, or as conditions.
 BY_INDEX = {
     *_named("gather", "index_select", "embedding", "take", "scatter_add", "index_copy", "index_add"),

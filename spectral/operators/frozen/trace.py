@@ -73,7 +73,8 @@ class Stored:
         discrete: the operation by which y reaches the content in jumps alone, without a derivative.
         mask: whether what is discrete are conditions, or counts of them, and no numbers.
         held: aliases that a program keeps, which get a copy of their own before the storage is written to.
-        owner: keeps a tensor alive that the function did not make.
+        owner: keeps a tensor alive that the function did not make, until it is written to.
+        outside: whether the function did not make it.
     """
 
     reference: StorageWeakRef
@@ -87,6 +88,7 @@ class Stored:
     mask: bool = False
     held: list[Tensor] = field(default_factory=list)
     owner: Tensor | None = None
+    outside: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,8 @@ class Trace(TorchDispatchMode):
         if t.layout is not torch.strided:
             return t
         if self.stored(t) is None:
-            self._new(t).owner = t
+            stored = self._new(t)
+            stored.owner, stored.outside = t, True
         return Value(self.number(t))
 
     def _new(self, t: Tensor) -> Stored:
