@@ -25,7 +25,7 @@ from spectral.operators.base import LinearOperator
 from spectral.solvers.bell import Bell, ChebyshevFilter
 from spectral.solvers.certificate import Completeness, orthonormalised, rounding
 from spectral.solvers.dense import DENSE_AT_MOST, dense
-from spectral.solvers.krylov import product
+from spectral.solvers.krylov import product, stream
 from spectral.solvers.lanczos import RitzPairs, finish, fresh_seed, lanczos
 from spectral.solvers.search import EDGE, STAGES, Progress, Which
 from spectral.solvers.survey import Spectrum, survey
@@ -236,7 +236,7 @@ class _Solve:
     @property
     def seeds(self) -> list[int]:
         """For the survey, the search and what follows: a probe must not start where the solve began."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = stream(self.seed)
         return [fresh_seed(generator) for _ in range(3)]
 
     @property

@@ -32,6 +32,7 @@ from spectral.solvers.krylov import (
     orthonormal_block,
     random_complement,
     sent,
+    stream,
 )
 from spectral.solvers.lanczos import RitzPairs, finish, first_block, fresh_seed, signed
 from spectral.solvers.search import Progress, Target, Which
@@ -96,7 +97,7 @@ def lobpcg(
         )
     width = min(n, width or (k + 2 if above is None else 8))
     target = Target(k, which, above, tol)
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed)
     first = _first_rows(A, width, start, generator)
     iterate = _Iterate(signed(A, target), target, first, width, block, preconditioner, generator)
     note, limit = None, max_products

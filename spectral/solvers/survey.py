@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import unseen_bound
-from spectral.solvers.krylov import KrylovBasis
+from spectral.solvers.krylov import KrylovBasis, stream
 from spectral.solvers.lanczos import first_block
 from spectral.solvers.search import Which
 
@@ -78,7 +78,7 @@ def survey(A: LinearOperator, *, seed: int = 0, failure: float = 1e-3) -> Spectr
     of the Ritz values, or for 60 steps.  With X_1 its start and T y = theta y, the count about theta is
     n |y_1|^2 / 2, y_1 the part of y in X_1 (Lanczos quadrature of the density).
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed)
     block = min(2, A.shape[1])
     basis = KrylovBasis(A, first_block(A, block, None, generator), generator)
     low = high = torch.empty(0)
