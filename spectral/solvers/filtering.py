@@ -150,14 +150,15 @@ class _Solve:
         return replace(found, notes=["interrupted"]) if interrupted else found
 
     def inside(self, low: float, high: float) -> RitzPairs:
-        """All pairs in an interval, in the way that takes the fewest products."""
+        """All pairs in an interval, and those that rounding cannot tell from its ends, the cheapest way."""
         known = self.survey()
+        error = EDGE * known.basis.rounding
         if known.exact:
             found = self.as_they_are(known.rows, 1.0)
-        elif high + known.basis.rounding <= known.low or known.high <= low - known.basis.rounding:
+        elif high + error <= known.low or known.high <= low - error:
             found = self.as_they_are(known.rows[:, :0], self.confidence)
         else:
-            found = self.cheapest(known, low, high)
+            found = self.cheapest(known, low - error, high + error)
         found.spent["solve"] += known.products
         found = replace(found, norm=max(known.basis.norm, found.norm))
         error = 2 * EDGE * rounding(self.A.dtype, found.norm)
@@ -225,8 +226,7 @@ class _Solve:
         """The matrix itself."""
         M = self.A.dense().double()
         theta, Y = torch.linalg.eigh((M + M.mT) / 2)
-        error = EDGE * rounding(self.A.dtype, theta.abs().max().item())
-        rows = Y[:, (theta > low - error) & (theta < high + error)].mT.to(self.A.dtype).contiguous()[None]
+        rows = Y[:, (theta > low) & (theta < high)].mT.to(self.A.dtype).contiguous()[None]
         found = self.as_they_are(rows, 1.0)
         found.spent["solve"] = self.A.shape[0]
         return replace(found, notes=["by forming the matrix, expected to take fewer products than a filter"])
