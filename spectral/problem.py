@@ -20,7 +20,7 @@ from spectral.solvers import Completeness, Progress, RitzPairs, RitzTriplets
 from spectral.solvers.certificate import SLACK, measured_rounding, rounding
 from spectral.solvers.checks import check_operator
 from spectral.solvers.dense import DENSE_AT_MOST
-from spectral.solvers.krylov import image
+from spectral.solvers.krylov import image, stream
 from spectral.solvers.search import EDGE, Which
 
 log = logging.getLogger("spectral")
@@ -188,7 +188,7 @@ class Problem:
         if not rows.shape[1]:
             return torch.full((len(rows), 1), 4 * floor, dtype=torch.float64)
         found.spent["rounding"] = 3
-        generator = torch.Generator().manual_seed(seed)
+        generator = stream(seed)
         measured = measured_rounding(lambda V: image(A.apply, V, A), rows, images, generator)
         return 4 * floor + 2 * measured.cpu().unsqueeze(-1)
 

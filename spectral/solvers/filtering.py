@@ -25,7 +25,7 @@ from spectral.operators.base import LinearOperator
 from spectral.solvers.bell import Bell, ChebyshevFilter
 from spectral.solvers.certificate import Completeness, orthonormalised, rounding
 from spectral.solvers.dense import DENSE_AT_MOST, dense
-from spectral.solvers.krylov import product
+from spectral.solvers.krylov import product, stream
 from spectral.solvers.lanczos import RitzPairs, finish, fresh_seed, lanczos
 from spectral.solvers.search import EDGE, INTERRUPTED, STAGES, Progress, Which
 from spectral.solvers.survey import SURVEY_STEPS, Spectrum, survey
@@ -152,16 +152,17 @@ class _Solve:
         return replace(found, notes=[INTERRUPTED]) if interrupted else found
 
     def inside(self, low: float, high: float) -> RitzPairs:
-        """All pairs in an interval, in the way that takes the fewest products."""
+        """All pairs in an interval, and those that rounding cannot tell from its ends, the cheapest way."""
         known = self.survey()
+        error = EDGE * known.basis.rounding
         if known.exact:
-            edge, theta = known.basis.rounding, known.theta[0]
-            Y = torch.linalg.eigh(known.basis.T)[1][..., (theta > low - edge) & (theta < high + edge)]
+            theta = known.theta[0]
+            Y = torch.linalg.eigh(known.basis.T)[1][..., (theta > low - error) & (theta < high + error)]
             found = self.as_they_are(Y.mT.to(known.rows) @ known.rows, 1.0)
-        elif high + known.basis.rounding <= known.low or known.high <= low - known.basis.rounding:
+        elif high + error <= known.low or known.high <= low - error:
             found = self.as_they_are(known.rows[:, :0], self.confidence)
         else:
-            found = self.cheapest(known, low, high)
+            found = self.cheapest(known, low - error, high + error)
         found.spent["solve"] += known.products
         found = replace(found, norm=max(known.basis.norm, found.norm))
         error = 2 * EDGE * rounding(self.A.eps, found.norm)
@@ -228,8 +229,7 @@ class _Solve:
         """The matrix itself."""
         M = self.A.dense().double()
         theta, Y = torch.linalg.eigh((M + M.mT) / 2)
-        error = EDGE * rounding(self.A.eps, theta.abs().max().item())
-        rows = Y[:, (theta > low - error) & (theta < high + error)].mT.to(self.A.dtype).contiguous()[None]
+        rows = Y[:, (theta > low) & (theta < high)].mT.to(self.A.dtype).contiguous()[None]
         found = self.as_they_are(rows, 1.0)
         found.spent["solve"] = self.A.shape[0]
         return replace(found, notes=["by forming the matrix, expected to take fewer products than a filter"])
@@ -239,7 +239,7 @@ class _Solve:
     @property
     def seeds(self) -> list[int]:
         """For the survey, the search and what follows: a probe must not start where the solve began."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = stream(self.seed)
         return [fresh_seed(generator) for _ in range(3)]
 
     def formed(self, spent: int) -> float:

@@ -33,6 +33,7 @@ from spectral.solvers.krylov import (
     random_complement,
     reserve,
     sent,
+    stream,
 )
 from spectral.solvers.lanczos import first_block
 from spectral.solvers.search import Progress, Target, search
@@ -242,7 +243,7 @@ def golub_kahan(
 
     Source: Baglama and Reichel, SIAM J. Sci. Comput. 27 (2005).
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed)
     krylov = GolubKahanBasis(A, first_block(A, block, start, generator), generator)
     found = search(
         krylov,

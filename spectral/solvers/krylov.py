@@ -400,6 +400,15 @@ def leading_directions(
     return X, C, torch.diag_embed(rest.clamp(min=0).sqrt())
 
 
+def stream(seed: int) -> torch.Generator:
+    """Random numbers that are a seed's, and not those of `torch.manual_seed(seed)`.
+
+    A matrix may be made of those: its first rows would be the solver's starts, which then see nothing of its
+    null space.
+    """
+    return torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15) % 2**63)
+
+
 def random_complement(held: Tensor, rows: int, generator: torch.Generator) -> Tensor:
     """Random orthonormal rows, uniform in the complement of the rows held: (B, rows, n)."""
     return _complement(_random(held, rows, generator), held).contiguous()

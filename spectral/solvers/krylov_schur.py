@@ -24,7 +24,7 @@ from spectral.errors import NotFiniteError
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness, rounding
 from spectral.solvers.checkpoint import Checkpoint
-from spectral.solvers.krylov import KrylovBasis, sent
+from spectral.solvers.krylov import KrylovBasis, sent, stream
 from spectral.solvers.lanczos import RitzPairs, first_block, signed
 from spectral.solvers.resolvent import unseen_height
 from spectral.solvers.schur import RealSchur
@@ -248,7 +248,7 @@ def krylov_schur(
 
     Source: Stewart, SIAM J. Matrix Anal. Appl. 23 (2002).
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed)
     target = ComplexTarget(k, which, above, tol)
     first = first_block(A, block, start, generator)
     second = left and not A.symmetric

@@ -14,7 +14,7 @@ from torch import Tensor
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness
 from spectral.solvers.checkpoint import Checkpoint
-from spectral.solvers.krylov import KrylovBasis
+from spectral.solvers.krylov import KrylovBasis, stream
 from spectral.solvers.search import Progress, Target, Which, search
 
 
@@ -75,7 +75,7 @@ def lanczos(
 
     Source: Wu and Simon (2000) for the thick restart.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed)
     target = Target(k, which, above, tol)
     first = first_block(A, block, start, generator)
     return _pairs(
@@ -117,7 +117,7 @@ def finish(
 
     The other arguments are those of `lanczos`.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed)
     target = Target(k, which, above, tol)
     krylov = KrylovBasis(signed(A, target), rows[:, :1], generator, magnitude=target.magnitude)
     krylov.norm = torch.linalg.vector_norm(images, dim=-1).max().item()

@@ -32,6 +32,7 @@ from spectral.solvers.krylov import (
     orthonormal_block,
     random_complement,
     sent,
+    stream,
 )
 from spectral.solvers.lanczos import RitzPairs, finish, first_block, fresh_seed, signed
 from spectral.solvers.search import INTERRUPTED, Progress, Target, Which
@@ -97,7 +98,7 @@ def lobpcg(
     width = min(n, width or (k + 2 if above is None else 8))
     width = max(k if above is None else 1, min(width, max_products))  # guards are what can be spared
     target = Target(k, which, above, tol)
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed)
     first = _first_rows(A, width, start, generator)[:, :max_products].contiguous()
     iterate = _Iterate(signed(A, target), target, first, width, block, preconditioner, generator)
     note, limit = None, max_products

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.operators.base import LinearOperator
 from spectral.solvers.golub_kahan import RitzTriplets, golub_kahan
-from spectral.solvers.krylov import KrylovBasis
+from spectral.solvers.krylov import KrylovBasis, stream
 from spectral.solvers.lanczos import RitzPairs, finish, first_block, fresh_seed, signed
 from spectral.solvers.search import INTERRUPTED, Progress, Target, Which
 
@@ -62,7 +61,7 @@ def randomized(
     """
     width = min(_block(products, k if above is None else None, block), A.shape[1])
     target = Target(k, which, above, tol)
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed)
     first = first_block(A, width, start, generator)
     basis = KrylovBasis(signed(A, target), first, generator, magnitude=target.magnitude)
     stop = []

@@ -24,6 +24,7 @@ from torch import Tensor
 from spectral.solvers.checkpoint import Checkpoint, State
 
 WIDEST_PROBE = 16
+SPANNED = 2048  # n up to which a slow search is let fill the whole space, which ends it
 REFRESHES = 8
 POLISHES = 3
 EDGE = 3.0  # Ritz values in bases that were restarted differ by as many roundings of a product
@@ -425,7 +426,7 @@ class _Search:
                         continue
                 excess = (residual[:, :wanted] / threshold).max().item() if wanted else math.inf
                 wait = pace.wait(basis.size, excess)
-                limit = self._limit(wanted, basis)
+                limit = self._limit(wanted, g)
                 if basis.size + basis.block > limit:
                     basis.restart(wanted + (limit - wanted - basis.block) // 2)
                     self._keep()
@@ -538,8 +539,15 @@ class _Search:
     def _out_of_products(self, g: _Group) -> bool:
         return g.products + g.basis.block > self.max_products
 
-    def _limit(self, wanted: int, basis: Basis) -> int:
-        """Rows the basis may have before a restart, with room for what is kept and two blocks."""
+    def _limit(self, wanted: int, g: _Group) -> int:
+        """Rows the basis may have before a restart, with room for what is kept and two blocks.
+
+        In a wide block, as multiple eigenvalues take, few steps fit between restarts, and where gaps are
+        small they gain nothing.  Once n products are spent, n rows are surer where they can be held.
+        """
+        basis = g.basis
+        if self.limit_asked is None and g.products >= basis.n and basis.n <= SPANNED:
+            return basis.n
         rows = self.limit_asked or max(4 * wanted, wanted + 200)
         return min(basis.n, max(rows, wanted + 3 * basis.block + 2))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import unseen_bound
-from spectral.solvers.krylov import KrylovBasis
+from spectral.solvers.krylov import KrylovBasis, stream
 from spectral.solvers.lanczos import first_block
 from spectral.solvers.search import Which
 
@@ -86,7 +86,7 @@ def survey(
     of the Ritz values, or for 60 steps, or `most` products.  With X_1 its start and T y = theta y, the count
     about theta is n |y_1|^2 / 2, y_1 the part of y in X_1 (Lanczos quadrature of the density).
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed)
     block = max(1, min(2, A.shape[1], most))
     basis = KrylovBasis(A, first_block(A, block, None, generator), generator)
     low = high = torch.empty(0)

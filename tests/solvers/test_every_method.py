@@ -215,3 +215,11 @@ def test_500_cases():
 @pytest.mark.slow
 def test_5000_cases():
     run(5000, 7919)
+
+
+@pytest.mark.parametrize("method", ["lanczos", "lobpcg", "chebyshev"])
+def test_starts_are_not_the_rows_of_a_matrix_from_the_same_seed(method):
+    """Rows of M as starts would see nothing of the null space of M' M."""
+    M = torch.randn(60, 160, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pairs = spectral.top_eigs(as_operator(M).gram(), k=1, which="smallest", method=method, seed=0)
+    assert pairs.values.abs() < 1e-10

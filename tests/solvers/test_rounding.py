@@ -82,6 +82,16 @@ def test_eigenvalues_at_a_threshold_are_returned_and_told(method, sought, dtype)
         assert found.complete
 
 
+def test_a_null_space_through_gram_converges():
+    """Six of a 100-fold zero next to 1e-5: blocks as wide hardly converge between restarts."""
+    rng = np.random.default_rng(5)
+    left, right = (np.linalg.qr(rng.standard_normal((400, 300)))[0] for _ in range(2))
+    M = torch.as_tensor((left * rng.uniform(0, 1, 300)) @ right.T)
+    pairs = spectral.top_eigs(as_operator(M).gram(), k=6, which="smallest")
+    assert pairs.converged.all() and pairs.values.abs().max() < 1e-14
+    assert pairs.products < 3000
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("kind", "n"), [("star", 400), ("star", 1000), ("ones", 400), ("ones", 1000)])
 def test_errors_count_the_rounding_of_long_sums(kind, n, dtype):
