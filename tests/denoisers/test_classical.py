@@ -124,11 +124,21 @@ CLOSED_FORMS: dict[str, Callable[[], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", DENOISERS)
-def test_jacobians_are_closed_forms_and_their_spectra_are_found(name: str) -> None:
+def test_jacobians_are_closed_forms(name: str) -> None:
+    J = spectral.jacobian(DENOISERS[name], NOISY[:1]).dense()
+    torch.testing.assert_close(J, CLOSED_FORMS[name](), atol=1e-10, rtol=0)
+
+
+# Those with values that crowd at the top take two hundred products, of a way that forms them one by one.
+CROWDED = ("oracle", "wiener", "james-stein")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in CROWDED else []) for n in DENOISERS]
+)
+def test_spectra_are_found(name: str) -> None:
     """`top_eigs` takes each as it takes a network; its pairs belong to the matrix written down by hand."""
     expected = CLOSED_FORMS[name]()
-    J = spectral.jacobian(DENOISERS[name], NOISY[:1]).dense()
-    torch.testing.assert_close(J, expected, atol=1e-10, rtol=0)
     pairs = spectral.top_eigs(DENOISERS[name], NOISY[:1], 5, tol=1e-6)
     values = torch.linalg.eigvalsh(expected).flip(0)[:5]
     torch.testing.assert_close(pairs.values, values, atol=1e-6 * float(values[0]), rtol=0)
