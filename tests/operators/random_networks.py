@@ -899,7 +899,7 @@ class Network:
         """A point whose entries are distinct, and none of them zero."""
         n = torch.Size(self.size).numel()
         order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed)).double()
-        return ((order - n / 2 + 0.5) / 32).to(dtype).reshape(self.size)
+        return ((order - n / 2 + 0.75) / 32).to(dtype).reshape(self.size)
 
     @property
     def mixes(self) -> bool:
@@ -963,7 +963,7 @@ def draw(seed: int) -> tuple[Network, differences.Truth]:
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 ROUNDING = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-9}
 # Relative errors of J: what arithmetic explains, and what a central difference of the model does.
-FLOOR = {torch.float64: 1e-7, torch.float32: 2e-5, torch.bfloat16: 4e-2}
+FLOOR = {torch.float64: 1e-6, torch.float32: 2e-5, torch.bfloat16: 4e-2}
 BY_DIFFERENCES = {torch.float64: 1e-5, torch.float32: 2e-2, torch.bfloat16: 0.2}
 UNSETTLED = 0.1  # a J that its own rounding moves by more says nothing
 
@@ -993,7 +993,7 @@ def verdicts(
     for precision in precisions:
         if precision == "batched":
             if len(network.y()) > 1:
-                found[precision] = _verdict(network, truth, torch.float64, 1e-7, batched=True)
+                found[precision] = _verdict(network, truth, torch.float64, FLOOR[torch.float64], batched=True)
             continue
         dtype = network.rounds_to(DTYPES[precision])
         moved = 0.0 if dtype == torch.float64 else unsettled(network, truth, dtype)
