@@ -490,8 +490,8 @@ class Jacobian(LinearOperator):
                     f"{backwards:.1e} |J|, and differences of the model are too rough to tell which is right"
                 )
             self._note(
-                f"autograd's J' u differs by {backwards:.0e} |J|: the model cuts its graph or declares another "
-                "derivative; differences of the model agree with J"
+                f"autograd's J' u differs by {backwards:.0e} |J|: the model cuts its graph or declares "
+                "another derivative; differences of the model agree with J"
             )
 
     def _off_differences(self, v: Tensor, Jv: Tensor, norm: float) -> float | None:

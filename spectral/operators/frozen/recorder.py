@@ -61,7 +61,7 @@ def record(function: Callable[[Tensor], Tensor], y: Tensor) -> Program:
 
 
 class Jump(NamedTuple):
-    """A tensor that y reaches in jumps alone: what made it, whether it is a mask (see `Stored`), or numbers."""
+    """A tensor that y reaches in jumps alone: what made it, whether it is a mask (see `Stored`) or numbers."""
 
     name: str
     mask: bool
