@@ -43,7 +43,7 @@ def test_they_load_ready_to_use(name):
 
 
 def test_calpha_beats_the_best_db4_threshold_by_2_db():
-    for row, db4, _, _ in calpha_rows(48, count=16):
+    for row, db4, _, _ in calpha_rows(48):
         assert row.denoised >= db4 + 2, f"sigma {row.sigma}: {row.denoised:.2f} dB against {db4:.2f} dB"
 
 
