@@ -262,8 +262,6 @@ class Jacobian(LinearOperator):
                     with self._model.ready():
                         if recorded:
                             record = Recorder.of(self._model, self._y)
-                            if self._altered(record.output):
-                                record = Recorder.of(self._model, self._y)
                             self.output = record.output
                         else:
                             self.output = self._model(self._y).detach()
@@ -277,16 +275,6 @@ class Jacobian(LinearOperator):
                 return record if recorded else SpectralError(_first_line(failure))
         assert failure is not None
         raise failure
-
-    def _altered(self, output: Tensor) -> bool:
-        """Whether operations in plain form gave another output than the model's own; they are left then."""
-        plain = self._model.plain
-        if not plain.replaced:
-            return False
-        plain.off = True
-        own = self._model(self._y)
-        plain.off = _size(own - output) > 1e3 * torch.finfo(own.dtype).eps * _size(own)
-        return plain.off
 
     def _prepare(self, record: Recorder | SpectralError, methods: tuple[Method, ...]) -> Method:
         """Set up the first way that is right.
@@ -325,6 +313,7 @@ class Jacobian(LinearOperator):
             NotDeterministicError: another call at y gives something else.
         """
         self._functions: list[str] = []
+        self._coarsest = max(torch.finfo(self.output.dtype).eps, self._arithmetic.eps)
         generator = torch.Generator().manual_seed(2)
         eps = torch.finfo(self._y.dtype).eps
         step = (1e-3 if eps < 1e-4 else 0.05) * (float(self._y.double().square().mean().sqrt()) or 1.0)
@@ -334,6 +323,7 @@ class Jacobian(LinearOperator):
             if isinstance(record, SpectralError):
                 self._check_deterministic()
                 return None
+            self._coarsest = max(self._coarsest, record.rounding)
             played = record.play(away)
             within = (10 if eps < 1e-4 else 0.3) * torch.finfo(played.dtype).eps
             self._jumps = record.jumps
@@ -420,17 +410,18 @@ class Jacobian(LinearOperator):
         with self._model.ready():
             pair = _PAIRS[method](self._model, self._y)
         self._push, self._pull = self._one_by_one(pair.push), self._one_by_one(pair.pull)
-        self._graph_bytes, self.eps = 0, self._arithmetic.eps
+        self._graph_bytes, self.eps = 0, self._coarsest
         v = self._random(self.shape[1]).reshape(self._y.shape)
-        rough = torch.finfo(self.output.dtype).eps > 1e-4
-        if not (rough and method == "differences"):
-            self.eps = max(self.eps, torch.finfo(self.output.dtype).eps)
+        rough = self._coarsest > 1e-4
         if method == "differences":
             if rough or self._jumps:
                 raise SpectralError("the model is too rough for differences")
             with self._model.ready():
                 near, far = (ways.difference(self._model, self._y, v, step) for step in (2e-3, 8e-3))
-            self.eps = max(self.eps, _size(near - far) / max(_size(near), 1e-300) / 10)
+            error = _size(near - far) / max(_size(near), 1e-300)
+            if not error <= DIFFERENCES:
+                raise SpectralError(f"two differences of the model differ by {error:.1e}, relative")
+            self.eps = max(self.eps, error / 10)
         self._check_adjoint()
         if self._jumps:
             self._note(
@@ -545,10 +536,15 @@ class Jacobian(LinearOperator):
             log.info("%s: %s", self._name, text)
 
     def _check_adjoint(self) -> None:
-        """<u, J v> = <J' u, v> for one random pair, to the rounding of the model's own precision."""
+        """<u, J v> = <J' u, v> to the rounding of the model's own precision, v random and u half random, half
+        J v: two vectors at random would show little."""
         v, u = self._random(self.shape[1]), self._random(self.shape[0], seed=1)
-        Jv, Ju = self._apply(v), self._apply_transpose(u)
-        if not (torch.isfinite(Jv).all() and torch.isfinite(Ju).all()):
+        Jv = self._apply(v)
+        if not torch.isfinite(Jv).all():
+            raise NotFiniteError(f"the Jacobian of {self._name} at y holds NaN or infinity")
+        u = u / _size(u) + Jv / max(_size(Jv), torch.finfo(Jv.dtype).tiny)
+        Ju = self._apply_transpose(u)
+        if not torch.isfinite(Ju).all():
             raise NotFiniteError(f"the Jacobian of {self._name} at y holds NaN or infinity")
         size = max(_size(u) * _size(Jv), _size(Ju) * _size(v), 1e-300)
         worst = abs(_inner(u, Jv) - _inner(Ju, v)) / size

@@ -15,13 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._decomp import decomposition_table
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from spectral.errors import ModelOutputError
-
-aten = torch.ops.aten
 
 # Training flags, attributes and hooks are the model's own, which threads may share: one call at a time.
 _CALLING = threading.RLock()
@@ -72,8 +70,8 @@ class Model:
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
-        """In evaluation mode, outside of any graph, inference mode and autocast; put back afterwards are
-        training flags, attributes, buffers, and torch's random numbers.
+        """In evaluation mode, outside of any graph, inference mode and autocast, attention in its plain form,
+        which alone torch differentiates forwards; training flags, attributes and buffers are put back.
 
         Modules that are held where they cannot be found are met as they are called.
         """
@@ -96,6 +94,7 @@ class Model:
                     torch.autocast("cpu", enabled=False),
                     torch.autocast("cuda", enabled=False),
                     _compiled(),
+                    sdpa_kernel(SDPBackend.MATH),
                     self.plain,
                 ):
                     yield
@@ -153,23 +152,21 @@ def _same(container: Any, before: Any) -> bool:
 
 
 class _Plain(TorchFunctionMode):
-    """Fused operations that torch cannot differentiate twice or forwards, in their plain form.
+    """Sees calls from Python, for what has no derivative forwards, and for what leaves torch.
 
-    While a function mode is on, torch leaves the fast path of its attention layers by itself.
+    While such a mode is on, torch leaves the fast path of its attention layers by itself.
 
     Attributes:
         left: how values were taken out of torch, outside of autograd functions, which may tell what that does
             to derivatives.
         functions: whether some were taken out inside of such functions.
-        replaced: whether an operation was called in another form than the model asked for.
-        off: whether all are left as they are.
         inside: whether the model is being called.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.left: list[str] = []
-        self.functions = self.replaced = self.off = self.inside = False
+        self.functions = self.inside = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -179,11 +176,10 @@ class _Plain(TorchFunctionMode):
                 self.functions = True
             elif name not in self.left:
                 self.left.append(name)
-        plain = _PLAIN.get(func)
-        if plain is None or self.off:
-            return func(*args, **kwargs)
-        self.replaced = True
-        return plain(*args, **kwargs)
+        if func is torch.lstm:  # by its cells: oneDNN's layer has no derivative forwards
+            with torch.backends.mkldnn.flags(enabled=False):
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
 
 
 _LEAVING = {"numpy", "__array__", "item", "tolist", "__float__", "__int__", "data_ptr", "__dlpack__"}
@@ -197,33 +193,6 @@ def _in_function() -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """softmax(scale q k' + mask) v as torch's own products and softmax."""
-    if attn_mask is not None and attn_mask.dtype is torch.bool:
-        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -torch.inf)
-    options = {"scale": scale, "enable_gqa": enable_gqa}
-    given = query, key, value, attn_mask, dropout_p, is_causal, None
-    return aten._scaled_dot_product_attention_math(*given, **options)[0]
-
-
-def _lstm(*args: Any) -> Any:
-    """By its cells; packed sequences, whose last argument is no flag, as they are."""
-    padded = isinstance(args[-1], bool)
-    return decomposition_table[aten.lstm.input](*args) if padded else torch.lstm(*args)
-
-
-_PLAIN = {nn.functional.scaled_dot_product_attention: _attention, torch.lstm: _lstm}
 
 
 def _compiled() -> contextlib.AbstractContextManager[Any]:

@@ -61,7 +61,7 @@ def record(function: Callable[[Tensor], Tensor], y: Tensor) -> Program:
 
 
 class Jump(NamedTuple):
-    """A tensor that y reaches in jumps alone: what made it, whether it is a mask (see `Stored`) or numbers."""
+    """A tensor that y reaches in jumps alone: its maker, whether it is a mask (see `Stored`) or numbers."""
 
     name: str
     mask: bool
@@ -300,6 +300,8 @@ class Recorder(Trace):
         if len(written) > 1:
             raise SpectralError("it overwrites several tensors at once")
         like = _like(written[0])
+        if not (reached or discrete):
+            return UNREACHED, None, False
         if not is_number(like) or (plain in JUMPING):
             if plain in JUMPING:
                 self.jumps.append(str(target))
