@@ -250,7 +250,7 @@ class Problem:
             "values": self.sized(values),
             "residuals": self.sized(residuals),
             # Rounding in a product moves values by as much, and hides as much of a residual.
-            "errors": self.sized(errors + error),
+            "errors": self.sized(errors.cpu() + error.cpu()),
             "converged": self.one(converged),
             "tolerance": self.sized(tolerance),
             "completeness": Completeness(self.sized(seen.bound), seen.confidence, seen.products),

@@ -128,6 +128,5 @@ def moved(x: Any) -> Any:
         return x._holding(moved)
     if not is_dataclass(x):
         return x
-    changed = {f.name: moved(getattr(x, f.name)) for f in fields(x)}
-    kernels = {name: None for name in changed if name in ("_forward", "_backward")}  # chosen by device
-    return replace(x, **changed | kernels)
+    # Kernels, which are chosen by device, are made anew.
+    return replace(x, **{f.name: moved(getattr(x, f.name)) for f in fields(x) if f.init})

@@ -344,6 +344,8 @@ class Jacobian(LinearOperator):
                         f"a value made from y leaves torch{how} and comes back as a constant, so that its "
                         "part of the derivative is lost: keep it a tensor, or write a torch.autograd.Function"
                     )
+        if record.contradicted is not None:
+            return record.contradicted
         if record.integers and not (self._functions or record.detached):
             return f"{record.integers[0]}: they have no derivative"
         return None

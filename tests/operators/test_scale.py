@@ -22,7 +22,7 @@ def matrix(dtype: torch.dtype, symmetric: bool) -> torch.Tensor:
 
 
 def scaled(value, exponent: int):
-    value = torch.as_tensor(value)
+    value = torch.as_tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
     return torch.ldexp(value.real, torch.tensor(exponent)) if value.is_complex() else value * 2.0**exponent
 
 

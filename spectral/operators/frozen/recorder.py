@@ -60,6 +60,10 @@ def record(function: Callable[[Tensor], Tensor], y: Tensor) -> Program:
     return Recorder.of(function, y).program()
 
 
+class ContradictionError(SpectralError):
+    """torch's derivatives of one operation, forwards and backwards, are not each other's transposes."""
+
+
 class Jump(NamedTuple):
     """A tensor that y reaches in jumps alone: its maker, whether it is a mask (see `Stored`) or numbers."""
 
@@ -74,6 +78,7 @@ class Recorder(Trace):
     Attributes:
         output: function(y).
         slot: of the output's derivative, or UNREACHED.
+        contradicted: an operation whose derivatives by torch contradict each other, which no way can mend.
         failure: why there is no program; the trace itself goes on, for what else it tells.
         jumps: operations that are constant between jumps, on the way from y: their derivative is zero.
         integers: where integers made from y became numbers again.
@@ -95,6 +100,7 @@ class Recorder(Trace):
         self.entries: dict[int, int] = {}
         self.dtypes: dict[int, torch.dtype] = {}
         self.failure: str | None = None
+        self.contradicted: str | None = None
         self.jumps: list[str] = []
         self.integers: list[str] = []
         self.declared: list[str] = []
@@ -184,6 +190,8 @@ class Recorder(Trace):
     def _fail(self, target: Any, failure: Exception) -> None:
         reason = str(failure).strip().split("\n")[0][:160]
         self.failure = f"{target}: {reason or type(failure).__name__}"
+        if isinstance(failure, ContradictionError):
+            self.contradicted = self.failure
 
     def _made(self, target: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Of new tensors, and views."""
@@ -477,13 +485,7 @@ class Recorder(Trace):
             SpectralError: none has.
         """
         xs = step.primals
-        value = step.function(*xs)
-        g, tangents = self._draw(value), tuple(self._draw(x) for x in xs)
-        back = step.transpose(g)
-        if not all(bool(torch.isfinite(b).all()) for b in back):
-            raise SpectralError("its derivative is not finite")
-        if not any(bool(b.any()) for b in back) and not _has_derivative(step.function, xs):
-            raise SpectralError("it has no derivative")
+        noise, tangents = self._draw(step.function(*xs)), tuple(self._draw(x) for x in xs)
         reason = "no way forwards"
         ways: tuple[Forward, ...] = ("jvp", "vjp", "differences")
         for forward in ways:
@@ -493,19 +495,27 @@ class Recorder(Trace):
             except Exception as failure:
                 reason = str(failure).split("\n")[0]
                 continue
+            if not torch.isfinite(ahead).all():
+                reason = "its derivative is not finite"
+                continue
+            # Of two vectors at random little would be seen: half of g is what it is held against.
+            g = noise / max(_size(noise), 1e-30) + ahead / max(_size(ahead), 1e-30)
+            back = step.transpose(g)
+            if not all(bool(torch.isfinite(t).all()) for t in back):
+                raise SpectralError("its derivative is not finite")
+            if not any(bool(t.any()) for t in back) and not _has_derivative(step.function, xs):
+                raise SpectralError("it has no derivative")
             left = _inner(g, ahead)
             right = sum(_inner(b, t) for b, t in zip(back, tangents, strict=True))
-            size = _size(g) * _size(ahead) + sum(
-                _size(b) * _size(t) for b, t in zip(back, tangents, strict=True)
-            )
+            size = max(_size(ahead), *(_size(b) * _size(t) for b, t in zip(back, tangents, strict=True)))
             error = abs(left - right) / max(size, 1e-300)
             if forward == "differences" and error <= DIFFERENCES:
                 self.rounding = max(self.rounding, 10 * error)
                 return step
-            if error <= _tolerance(value.dtype):
+            if error <= _tolerance(noise.dtype):
                 return step
             reason = f"its derivatives forwards and backwards differ by {error:.0e}"
-        raise SpectralError(reason)
+        raise (ContradictionError if "differ" in reason else SpectralError)(reason)
 
     def _draw(self, like: Tensor) -> Tensor:
         """Standard normal entries, of the shape and precision of a tensor."""
