@@ -19,7 +19,6 @@ from spectral.errors import FileContentError
 from spectral.estimators import Estimate
 from spectral.solvers import Completeness
 from spectral.solvers.checkpoint import Checkpoint
-from spectral.solvers.search import Target
 
 PUBLIC = [c for name in spectral.__all__ if dataclasses.is_dataclass(c := getattr(spectral, name))]
 RESULTS = [*PUBLIC, Completeness]
@@ -134,7 +133,7 @@ def test_every_flipped_bit_is_found(tmp_path):
 
 
 def test_a_checkpoints_flipped_bits_are_found(tmp_path):
-    path, target = tmp_path / "c.safetensors", Target(k=2)
+    path, target = tmp_path / "c.safetensors", {"k": 2, "which": "largest"}
     kept = Checkpoint(path, spectral.as_operator(torch.eye(5).double()), "lanczos")
     kept.write(target, [({"basis": torch.rand(3, 5)}, {"stage": "solve"})])
     whole = path.read_bytes()

@@ -13,7 +13,7 @@ from spectral.solvers.search import Progress
 def test_a_bar_fits_80_columns(monkeypatch, stage):
     drawn = io.StringIO()
     terminal = Console(file=drawn, width=80, force_terminal=True, _environ={"TERM": "xterm"})
-    monkeypatch.setattr(progress, "Console", lambda stderr: terminal)
+    monkeypatch.setattr("rich.console.Console", lambda stderr: terminal)
     monkeypatch.setattr(progress, "PATIENCE", 0.0)
     with progress.bar(True, "singular triplets") as report:
         for converged in (3, 100):
@@ -25,6 +25,6 @@ def test_a_bar_fits_80_columns(monkeypatch, stage):
 
 
 def test_nothing_is_drawn_where_it_cannot_be_drawn_over(monkeypatch):
-    monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=io.StringIO()))
+    monkeypatch.setattr("rich.console.Console", lambda stderr: Console(file=io.StringIO()))
     with progress.bar(True, "eigenpairs") as report, progress.working(True, "trace"):
         assert report is None

@@ -28,6 +28,7 @@ SPANNED = 2048  # n up to which a slow search is let fill the whole space, which
 REFRESHES = 8
 POLISHES = 3
 EDGE = 3.0  # Ritz values in bases that were restarted differ by as many roundings of a product
+COARSE = 1e-4  # rounding of products beyond which a longer probe shows nothing more
 STAGES = ("solve", "completeness", "residuals")
 INTERRUPTED = "interrupted"
 
@@ -443,9 +444,10 @@ class _Search:
             theta, residual = basis.ritz()
             wanted = target.wanted(theta, basis.rounding)
             bar = target.bar(theta, residual, wanted, basis.rounding)
-            most = g.spent["completeness"] + max(64, 16 * g.block, g.spent["solve"] // 2)
             unseen = torch.full_like(bar, math.inf)
             basis.restart_afresh(wanted, g.block)
+            long = 16 * g.block if self._blind(g) else max(64, 16 * g.block, g.spent["solve"] // 2)
+            most = g.spent["completeness"] + long
             # Each further probe may fail too: halved chances keep their sum below 1 - confidence.  One more
             # is wanted where a complex pair would be parted.  A probe is under way where there is a bar.
             g.wanted, g.most, g.unseen, g.failure, g.bar = basis.size, most, unseen, g.failure / 2, bar
@@ -473,13 +475,18 @@ class _Search:
             over = g.unseen - seen
             rounded = over <= 2 * basis.resolution(g.wanted, g.block, g.failure)
             if ((rounded & (before - g.unseen <= 0.1 * over)) | clear).all():
-                if g.block >= min(WIDEST_PROBE, basis.n - g.wanted):
+                if self._blind(g) or g.block >= min(WIDEST_PROBE, basis.n - g.wanted):
                     break
                 g.block, g.bar = self._wider(g, seen), None
                 return [g]
             if self._may_part(clear):
                 return [g.part(~clear), self._probed(g.part(clear))]
         return [self._probed(g)]
+
+    @staticmethod
+    def _blind(g: _Group) -> bool:
+        """Whether products are as coarse as half precision's: what a probe can see of them it sees at once."""
+        return g.basis.A.eps > COARSE
 
     @staticmethod
     def _wider(g: _Group, seen: Tensor) -> int:

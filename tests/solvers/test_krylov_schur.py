@@ -427,7 +427,7 @@ def test_faults():
     assert (
         not few.converged.all()
         and few.completeness.confidence == 0
-        and few.products <= 60 + few.k + few.spent["checks"]
+        and few.products <= 60 + few.k + few.spent["checks"] + few.spent["rounding"]
     )
     assert "stopped at max_products" in repr(few)
 
