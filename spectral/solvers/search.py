@@ -485,7 +485,7 @@ class _Search:
 
     @staticmethod
     def _blind(g: _Group) -> bool:
-        """Whether products are as coarse as half precision's: what a probe can see of them it sees at once."""
+        """Whether products are as coarse as half precision's: a longer probe sees no more of them."""
         return g.basis.A.eps > COARSE
 
     @staticmethod
