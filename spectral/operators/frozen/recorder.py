@@ -468,7 +468,7 @@ class Recorder(Trace):
             step, (Norm, Gather)
         ):
             return True
-        primals = seen.primals
+        primals = tuple(x.clone() if x.is_inference() else x for x in seen.primals)
         if seen.promoted:
             primals = tuple(x.to(seen.like.dtype) for x in primals)
         local = self._local(Local(seen.inputs, seen.output, seen.operation(), primals))
