@@ -14,7 +14,7 @@ CPUS    = $$($(BIN)/python -c 'from spectral.kernels import cpu; print(*cpu.at_h
 eigs: $(STAMP)  ## certified top eigenpairs of the shipped denoiser's Jacobian on the shipped photograph
 	$(BIN)/spectral eigs --denoiser photos --crop 60 180 128 --sigma 0.15 -k 20 --out out
 
-test: $(STAMP)  ## the test suite, under 10 minutes on two cores
+test: $(STAMP)  ## the test suite, on two cores
 	$(PYTEST)
 
 test-slow: $(STAMP)  ## the long proofs too
