@@ -31,6 +31,7 @@ from spectral.operators import ways
 from spectral.operators.base import LinearOperator
 from spectral.operators.chunks import Chunks, Product, free_bytes
 from spectral.operators.frozen import Program, Recorder, Replayed
+from spectral.operators.frozen.recorder import inner, size_of
 from spectral.operators.keywords import keywords_of
 from spectral.operators.model import Model, same_random_numbers
 from spectral.operators.precision import Precision, arithmetic, own, tf32
@@ -284,10 +285,10 @@ class Jacobian(LinearOperator):
         """
         reasons: list[str] = []
         leaves = self._examine(record)
+        if leaves is not None:
+            raise SpectralError(f"no derivative of {self._name} is to be had: {leaves}")
         for method in methods:
             try:
-                if leaves is not None:
-                    raise SpectralError(leaves)
                 if method == "frozen":
                     self._adopt(self._recorded(record))
                     self._check_adjoint()
@@ -298,7 +299,7 @@ class Jacobian(LinearOperator):
             except Exception as failure:
                 # What torch cannot differentiate it reports in many exception types, all to the same effect.
                 reasons.append(f"not {method} ({_first_line(failure)})")
-                if leaves is not None or isinstance(failure, torch.OutOfMemoryError):
+                if isinstance(failure, torch.OutOfMemoryError):
                     break
             else:
                 for reason in reasons:
@@ -331,10 +332,10 @@ class Jacobian(LinearOperator):
                 value, self._functions = ways.declared_functions(self._model, away)
             except Exception:  # it works in ways that a graph does not allow, and needs none
                 value = self._model(away)
-            apart = _size((value - played).nan_to_num())
-            if apart > within * _size(value.nan_to_num()):  # with a graph some go another way than without
-                apart = _size((self._model(away) - played).nan_to_num())
-            if apart > within * _size(value.nan_to_num()):
+            apart = size_of((value - played).nan_to_num())
+            if apart > within * size_of(value.nan_to_num()):  # with a graph some go another way than without
+                apart = size_of((self._model(away) - played).nan_to_num())
+            if apart > within * size_of(value.nan_to_num()):
                 self._check_deterministic()
                 record.failure = f"the record gives at another input something else, by {apart:.1e}"
                 left = self._model.plain.left
@@ -392,7 +393,7 @@ class Jacobian(LinearOperator):
         except Exception:
             return  # there is no other
         ours = program.transpose(u.unsqueeze(0))[0]
-        if _size(ours - declared) <= self._tolerance * max(_size(ours), _size(declared)):
+        if size_of(ours - declared) <= self._tolerance * max(size_of(ours), size_of(declared)):
             return
         by = ", ".join(self._functions) or "a straight-through estimator"
         if record.jumps:
@@ -401,8 +402,8 @@ class Jacobian(LinearOperator):
             )
         with self._model.ready():
             D = ways.difference(self._model, self._y, v)
-            size, wide = _size(D) ** 2, D.to(self.output.dtype)
-            true = [abs(_inner(J, v) - size) for J in (program.transpose(wide.unsqueeze(0))[0], pull(wide))]
+            size, wide = size_of(D) ** 2, D.to(self.output.dtype)
+            true = [abs(inner(J, v) - size) for J in (program.transpose(wide.unsqueeze(0))[0], pull(wide))]
         if true[0] > true[1]:
             raise SpectralError(f"differences of the model agree with the derivative that {by} declares")
         self._note(f"differences of the model contradict the derivative that {by} declares: not used")
@@ -420,7 +421,7 @@ class Jacobian(LinearOperator):
                 raise SpectralError("the model is too rough for differences")
             with self._model.ready():
                 near, far = (ways.difference(self._model, self._y, v, step) for step in (2e-3, 8e-3))
-            error = _size(near - far) / max(_size(near), 1e-300)
+            error = size_of(near - far) / max(size_of(near), 1e-300)
             if not error <= DIFFERENCES:
                 raise SpectralError(f"two differences of the model differ by {error:.1e}, relative")
             self.eps = max(self.eps, error / 10)
@@ -432,8 +433,8 @@ class Jacobian(LinearOperator):
         elif not rough and method != "differences":
             with self._model.ready():
                 Jv = pair.push(v)
-            apart = min(_size(Jv - D) for D in self._differences(v, Jv, _size(Jv)))
-            if not apart <= DIFFERENCES * _size(Jv):
+            apart = min(size_of(Jv - D) for D in self._differences(v, Jv, size_of(Jv)))
+            if not apart <= DIFFERENCES * size_of(Jv):
                 raise SpectralError(f"J v is off by {apart:.1e} from differences of the model")
 
     def _one_by_one(self, product: ways.Function) -> Product:
@@ -490,12 +491,12 @@ class Jacobian(LinearOperator):
         """How far J v is from differences of the model, over |J|; None where those cannot tell."""
         if self._jumps or max(torch.finfo(self.output.dtype).eps, self.eps) > 1e-4:
             return None
-        scale = max(norm, _size(Jv), 1e-300)
+        scale = max(norm, size_of(Jv), 1e-300)
         tried = self._differences(v, Jv, scale)
-        if _size(Jv - tried[-1]) <= DIFFERENCES * scale:
-            return _size(Jv - tried[-1]) / scale
-        apart = min(_size(D - tried[0]) for D in tried[1:])
-        return _size(Jv - tried[0]) / scale if apart <= DIFFERENCES * scale else None
+        if size_of(Jv - tried[-1]) <= DIFFERENCES * scale:
+            return size_of(Jv - tried[-1]) / scale
+        apart = min(size_of(D - tried[0]) for D in tried[1:])
+        return size_of(Jv - tried[0]) / scale if apart <= DIFFERENCES * scale else None
 
     def _differences(self, v: Tensor, Jv: Tensor, scale: float) -> list[Tensor]:
         """Differences of the model along v, by several steps, until one agrees with J v."""
@@ -505,7 +506,7 @@ class Jacobian(LinearOperator):
         with self._model.ready():
             for step in steps:
                 tried.append(ways.difference(self._model, self._y, v, step))
-                if _size(Jv - tried[-1]) <= DIFFERENCES * scale:
+                if size_of(Jv - tried[-1]) <= DIFFERENCES * scale:
                     break
         return tried
 
@@ -518,7 +519,7 @@ class Jacobian(LinearOperator):
                 declared = ways.reverse(self._model, self._y).pull(u.to(self.output.dtype))
         except Exception:  # torch cannot, which is why there is a program
             return None
-        return _size(Ju - declared) / max(norm, _size(Ju), 1e-300)
+        return size_of(Ju - declared) / max(norm, size_of(Ju), 1e-300)
 
     def _combined(self, rows: Tensor, seed: int) -> Tensor:
         """A random combination of rows (*batch, k, n), a vector of unit norm a problem."""
@@ -549,12 +550,12 @@ class Jacobian(LinearOperator):
         Jv = self._apply(v)
         if not torch.isfinite(Jv).all():
             raise NotFiniteError(f"the Jacobian of {self._name} at y holds NaN or infinity")
-        u = u / _size(u) + Jv / max(_size(Jv), torch.finfo(Jv.dtype).tiny)
+        u = u / size_of(u) + Jv / max(size_of(Jv), torch.finfo(Jv.dtype).tiny)
         Ju = self._apply_transpose(u)
         if not torch.isfinite(Ju).all():
             raise NotFiniteError(f"the Jacobian of {self._name} at y holds NaN or infinity")
-        size = max(_size(u) * _size(Jv), _size(Ju) * _size(v), 1e-300)
-        worst = abs(_inner(u, Jv) - _inner(Ju, v)) / size
+        size = max(size_of(u) * size_of(Jv), size_of(Ju) * size_of(v), 1e-300)
+        worst = abs(inner(u, Jv) - inner(Ju, v)) / size
         if worst > self._tolerance:
             raise SpectralError(
                 f"J v and J' u of {self._name} contradict each other by {worst:.1e} (relative): one of its "
@@ -612,11 +613,3 @@ def _outside_inference(x: Tensor) -> Tensor:
 def _first_line(failure: Exception | None) -> str:
     text = str(failure).strip().split("\n")[0][:200]
     return text or type(failure).__name__
-
-
-def _size(t: Tensor) -> float:
-    return float(torch.linalg.vector_norm(t.double()))
-
-
-def _inner(a: Tensor, b: Tensor) -> float:
-    return float((a.double() * b.double()).sum())

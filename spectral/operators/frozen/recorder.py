@@ -499,15 +499,17 @@ class Recorder(Trace):
                 reason = "its derivative is not finite"
                 continue
             # Of two vectors at random little would be seen: half of g is what it is held against.
-            g = noise / max(_size(noise), 1e-30) + ahead / max(_size(ahead), 1e-30)
+            g = noise / max(size_of(noise), 1e-30) + ahead / max(size_of(ahead), 1e-30)
             back = step.transpose(g)
             if not all(bool(torch.isfinite(t).all()) for t in back):
                 raise SpectralError("its derivative is not finite")
             if not any(bool(t.any()) for t in back) and not _has_derivative(step.function, xs):
                 raise SpectralError("it has no derivative")
-            left = _inner(g, ahead)
-            right = sum(_inner(b, t) for b, t in zip(back, tangents, strict=True))
-            size = max(_size(ahead), *(_size(b) * _size(t) for b, t in zip(back, tangents, strict=True)))
+            left = inner(g, ahead)
+            right = sum(inner(b, t) for b, t in zip(back, tangents, strict=True))
+            size = max(
+                size_of(ahead), *(size_of(b) * size_of(t) for b, t in zip(back, tangents, strict=True))
+            )
             error = abs(left - right) / max(size, 1e-300)
             if forward == "differences" and error <= DIFFERENCES:
                 self.rounding = max(self.rounding, 10 * error)
@@ -536,9 +538,11 @@ class Recorder(Trace):
             (program.apply(v), plain.apply(v)),
             (program.transpose(u), plain.transpose(u)),
         ):
-            size = _size(true)
-            if not _size(ours - true) <= tolerance * size:
-                raise SpectralError(f"its program differs from its steps by {_size(ours - true) / size:.1e}")
+            size = size_of(true)
+            if not size_of(ours - true) <= tolerance * size:
+                raise SpectralError(
+                    f"its program differs from its steps by {size_of(ours - true) / size:.1e}"
+                )
 
 
 def _counts(target: Any, reached: bool, made: Tensor, discrete: list[Jump]) -> bool:
@@ -659,11 +663,12 @@ def _has_derivative(function: Operation, primals: tuple[Tensor, ...]) -> bool:
     return node is not None and "NotImplemented" not in node.name()
 
 
-def _size(t: Tensor) -> float:
+def size_of(t: Tensor) -> float:
+    """The Euclidean norm, in float64."""
     return float(torch.linalg.vector_norm(t.to(torch.promote_types(t.dtype, torch.float64))))
 
 
-def _inner(a: Tensor, b: Tensor) -> float:
+def inner(a: Tensor, b: Tensor) -> float:
     """The real inner product, of complex entries as pairs."""
     wide = torch.promote_types(a.dtype, torch.float64)
     return float((a.to(wide).conj() * b.to(wide)).real.sum())
