@@ -9,8 +9,8 @@ from itertools import count
 from time import perf_counter
 from typing import Any
 
-import numba
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks.theory.report import Cell, Section
@@ -40,7 +40,7 @@ print(perf_counter() - start, int(status["VmHWM"].split()[0]) / 1024)
 
 def section() -> Section:
     """Milliseconds a job, the best of many short runs, and megabytes."""
-    cores, load = numba.get_num_threads(), os.getloadavg()[0]
+    cores, load = torch.get_num_threads(), os.getloadavg()[0]
     cells = [*_synthesis(cores), *_streaming(), *_bandlets(), *_risks(), *_gpu()]
     note = (
         f"{cores} threads, load average {load:.1f} before the run; after warm-up, the best of the runs of "
@@ -55,7 +55,7 @@ def _synthesis(cores: int) -> list[Cell]:
     loop = _best(lambda: [_plain(80, 3.0, np.random.default_rng(i)) for i in range(10)]) / 10
     cells = [Cell("plain NumPy loop, one `released` 80x80 image", "ms", loop, 0.0)]
     for threads in sorted({1, cores}):
-        numba.set_num_threads(threads)
+        torch.set_num_threads(threads)
         ms = _best(lambda: synthesize(400, size=80, alpha=3)) / 400
         row = f"kernel, {threads} thread{'s' * (threads > 1)}, an image"
         gain, demanded = RELEASED_MS / ms, LEAST_GAIN if threads == cores else None

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import scipy
+import torch
 from numpy.typing import NDArray
 
 from spectral.errors import OptionError
@@ -47,7 +47,7 @@ def synthesize(
 
     Image i depends on (seed, i) and the other arguments alone: its draws are those of Philox4x64-10 under the
     key (seed, i), in the order contour, backgrounds, scalars. Contours are computed in float64, backgrounds
-    in float32. On the "cpu" as many threads as numba.get_num_threads() share the images, in a NumPy array; on
+    in float32. On the "cpu" as many threads as torch.get_num_threads() share the images, in a NumPy array; on
     "cuda" the same images to float32 rounding are made on the GPU, in a CuPy array that `torch.as_tensor`
     takes without a copy. (Of the GPU's code only the form that NumPy runs has been run so far: it is tested,
     CuPy's arithmetic and rates are not.)
@@ -79,7 +79,7 @@ def synthesize(
         )
         (_released if kind == "released" else _exact)(made, part)
 
-    with ThreadPoolExecutor(numba.get_num_threads()) as pool:
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(fill, range(0, n, step)))
     return out
 

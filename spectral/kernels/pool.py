@@ -6,7 +6,9 @@ larger ones go back to the system at once.  The first is shown to it here, the o
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
 import threading
 import weakref
 from collections import deque
@@ -82,6 +84,15 @@ class Pool:
             block = self._returned.popleft()
             self._lent -= block.nbytes
             self._free.append(block)
+
+
+def trim(freed: int) -> None:
+    """Give back to the system what the C library keeps, in pieces, of many bytes freed; glibc can."""
+    if freed < SMALL:
+        return
+    release = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if release is not None:
+        release(0)
 
 
 _current: weakref.ref[Pool] | None = None

@@ -3,8 +3,8 @@
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from spectral.kernels.compiled import njit
@@ -74,7 +74,7 @@ def cheapest(
     Squares are the COLUMNS of (w^2, m). With e the squared entries of the transformed square, the cost at
     level t is the sum of e t / (e + t) (the oracle shrinkage risk at sigma^2 = t), or of min(e, t) where
     `hard`, plus the penalty (S,) of that level unless the square is left as it is. All floats share one
-    dtype. As many threads as numba.get_num_threads() share the squares; where transforms are matrices
+    dtype. As many threads as torch.get_num_threads() share the squares; where transforms are matrices
     (G, w^2, w^2), the squares' own device does the work, in products with all of them.
     """
     if not isinstance(transforms, Rotations):
@@ -82,7 +82,7 @@ def cheapest(
     m = squares.shape[1]
     costs = np.empty((m, len(levels)), squares.dtype)
     which = np.empty((m, len(levels)), np.int32)
-    share = -(-m // (numba.get_num_threads() * _LANES)) * _LANES
+    share = -(-m // (torch.get_num_threads() * _LANES)) * _LANES
 
     def search(start: int) -> None:
         _cheapest(squares, transforms, levels, penalties, hard, start, min(start + share, m), costs, which)

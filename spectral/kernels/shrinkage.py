@@ -1,10 +1,14 @@
 """Risks of diagonal estimators, fused over noise levels: each coefficient is read once."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numba
 import numpy as np
+import torch
+from numba.core import config
 from numpy.typing import ArrayLike
 
 from spectral.errors import OptionError
@@ -39,7 +43,20 @@ def risks(coefficients: Any, sigmas: ArrayLike, rule: Rule = "oracle", factor: f
     if namespace(c) is not np:
         return risks_on_device(c, levels.tolist(), rule, factor)
     c = np.ascontiguousarray(c)
-    return _oracle(c, levels) if rule == "oracle" else _thresholded(c, levels, factor, rule == "hard")
+    with _threads_of_torch():
+        return _oracle(c, levels) if rule == "oracle" else _thresholded(c, levels, factor, rule == "hard")
+
+
+@contextlib.contextmanager
+def _threads_of_torch() -> Iterator[None]:
+    """Numba with as many threads as torch, which has the number that it set last: both ask one OpenMP."""
+    threads, before = torch.get_num_threads(), numba.get_num_threads()
+    numba.set_num_threads(min(threads, config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+        torch.set_num_threads(threads)
 
 
 @njit(parallel=True, nogil=True, fastmath={"reassoc", "contract"})

@@ -30,6 +30,8 @@ SUM, PRODUCT = AA + BB, AA * BB
 _CACHE = 2**19  # bytes of transformed tiles at a time: they and the weights stay in a core's second cache
 _MOST = 36 * 256**2 * 4  # bytes of transformed weights: four times what they come from
 
+AT_ONCE = 2**20  # entries of a gate that are numbers at a time: all would be as large as an image
+
 TOP = 2**13  # of the integers that stand for d: those for g, summed over channels, have the rest of 32 bits
 
 _FIELDS = (
@@ -181,10 +183,22 @@ def _kernels() -> ModuleType:
     return tiles
 
 
-def packed(gate: Tensor) -> Tensor:
-    """A gate (g, C, H, W) of zeros and ones as bits, uint8 (g, H, W, C / 8); C a multiple of 8."""
-    bits = np.packbits(gate.permute(0, 2, 3, 1).numpy() != 0, axis=-1, bitorder="little")
-    return torch.from_numpy(bits)
+def packed(x: Tensor) -> Tensor:
+    """Where x (g, C, H, W) is positive, as bits, uint8 (g, H, W, C / 8); C a multiple of 8."""
+    images, channels, height, width = x.shape
+    bits = torch.empty(images, height, width, channels // 8, dtype=torch.uint8)
+    rows = max(1, AT_ONCE // max(1, images * channels * width))
+    for some, out in zip(x.split(rows, 2), bits.split(rows, 1), strict=True):
+        opened = some > 0
+        if some.is_contiguous(memory_format=torch.channels_last):
+            out.numpy()[...] = np.packbits(opened.permute(0, 2, 3, 1).numpy(), axis=-1, bitorder="little")
+            continue
+        planes = opened.contiguous().view(torch.uint8)
+        packs = planes[:, ::8].clone()
+        for k in range(1, 8):
+            packs |= planes[:, k::8] << k
+        out.copy_(packs.permute(0, 2, 3, 1))
+    return bits
 
 
 def unpacked(bits: Tensor) -> Tensor:

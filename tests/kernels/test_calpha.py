@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -82,10 +82,10 @@ def test_an_image_depends_on_its_seed_and_number_alone(size: int, kind: Kind) ->
     together = synthesize(50, size=size, alpha=1.5, kind=kind, seed=3)
     streamed = np.concatenate(list(stream(50, size=size, alpha=1.5, kind=kind, seed=3, batch=7)))
     np.testing.assert_array_equal(together, streamed)
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     alone = synthesize(1, size=size, alpha=1.5, kind=kind, seed=3, first=41)[0]
-    numba.set_num_threads(before)
+    torch.set_num_threads(before)
     np.testing.assert_array_equal(together[41], alone)
     assert not np.array_equal(together[0], together[1])
 

@@ -2,6 +2,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
@@ -68,3 +69,14 @@ def test_bad_arguments_are_refused() -> None:
         risks(np.ones((1, 2)), [0.0])
     with pytest.raises(ValueError, match="rule"):
         risks(np.ones((1, 2)), [1.0], "firm")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_torch_keeps_its_number_of_threads(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        risks(np.ones((4, 8)), [0.1])
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spectral.kernels.winograd import Winograd, offered, unpacked
-from spectral.operators.frozen.steps import Leading, aten, cast, channels_last, counts, some
+from spectral.kernels import pool
+from spectral.kernels.winograd import Winograd, offered
+from spectral.operators.frozen.slopes import channels_last, laid_out, times
+from spectral.operators.frozen.steps import Leading, aten, cast, counts, some
 
-THIN = 4  # output channels up to which a convolution is a matrix product and shifted sums
+THIN = 4  # channels, on one side, up to which a convolution is a product of matrices
 
 
 @dataclass
@@ -19,7 +21,7 @@ class Convolution:
     """t -> s (w * (r t)), of any stride, padding, dilation, groups and dimension, transposed or not.
 
     `slope` s, of the size of the output, is the gate that follows, and `slope_in` r one that comes before:
-    numbers, bytes or, where `by_winograd`, bits; None is 1.  `short` lets the kernels round both factors to
+    numbers or gates (`slopes`), None for 1.  `short` lets the kernels round both factors to
     16-bit integers, where they can; `last` says whether images have their channels last.
     """
 
@@ -85,25 +87,17 @@ class Convolution:
 
     def to(self, dtype: torch.dtype) -> Convolution:
         """The kernels and slopes in another precision."""
-        other = replace(self, weight=cast(self.weight, dtype), short=False)
-        as_bits = other.by_winograd
-        other.slope, other.slope_in = (
-            None if slope is None else _cast(slope, dtype, as_bits) for slope in (self.slope, self.slope_in)
-        )
-        return other
+        slope, slope_in = (None if s is None else cast(s, dtype) for s in (self.slope, self.slope_in))
+        return replace(self, weight=cast(self.weight, dtype), slope=slope, slope_in=slope_in, short=False)
 
     def shortened(self) -> Convolution:
         """With kernels that may round both factors to 16-bit integers."""
         return replace(self, short=True)
 
     def in_layout(self, last: bool) -> Convolution:
-        """With images and gates in another layout; only with channels last gates may be bits."""
-        other = replace(self, last=last)
-        other.slope, other.slope_in = (
-            None if slope is None else channels_last(_cast(slope, self.weight.dtype, other.by_winograd), last)
-            for slope in (self.slope, self.slope_in)
-        )
-        return other
+        """With images and slopes in another layout."""
+        slope, slope_in = (None if s is None else laid_out(s, last) for s in (self.slope, self.slope_in))
+        return replace(self, last=last, slope=slope, slope_in=slope_in)
 
     def select(self, index: Tensor, n: int) -> Convolution | None:
         """With the slopes of some inputs, and the same kernels."""
@@ -215,10 +209,10 @@ class Kernel:
     def __call__(self, x: Tensor, around: Around) -> Tensor:
         """The product, with what is around it."""
         if around.before is not None:
-            x = _times(x, around.before, around.owned)
+            x = _gated(x, around.before, around.owned)
         out = self.convolve(x)
         if around.behind is not None:
-            out = _times(out, around.behind, True)
+            out = _gated(out, around.behind, True)
         return out if around.onto is None else around.onto.add_(out)
 
     def convolve(self, x: Tensor) -> Tensor:
@@ -241,6 +235,30 @@ class Packed(Kernel):
         """w * x."""
         pointwise = torch.ops.mkldnn._convolution_pointwise
         return pointwise(channels_last(x, self.last), self.weight, None, *self.geometry, "none", [], "")
+
+
+class Wide(Kernel):
+    """For few input channels: the patches of an image as a matrix, times the weights as another.
+
+    What is made is large beside what it is made of, so that its memory is taken from what is kept for that.
+    """
+
+    def __init__(self, weight: Tensor, *geometry: Any) -> None:
+        self.filters, self.taps, self.geometry = len(weight), tuple(weight.shape[2:]), geometry
+        self.weight = weight.flatten(1).T.contiguous()
+        self._pool = pool.shared()
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """w * x."""
+        stride, padding, dilation = self.geometry
+        patches = nn.functional.unfold(x, self.taps, dilation, padding, stride).transpose(1, 2)
+        sides = [
+            (s + 2 * p - d * (k - 1) - 1) // t + 1
+            for s, p, d, k, t in zip(x.shape[2:], padding, dilation, self.taps, stride, strict=True)
+        ]
+        out = self._pool.empty((len(x), sides[0] * sides[1], self.filters), x.dtype)
+        torch.bmm(patches, self.weight.expand(len(x), -1, -1), out=out)
+        return out.unflatten(1, sides).permute(0, 3, 1, 2)
 
 
 class Minimal(Kernel):
@@ -295,17 +313,9 @@ def _by_winograd(
     return plain and max(stride + dilation) == 1 and list(padding) == [1, 1] and offered(weight, size)
 
 
-def _cast(slope: Tensor, dtype: torch.dtype, as_bits: bool) -> Tensor:
-    """A slope in another precision; bits become numbers unless they may stay."""
-    if slope.dtype != torch.uint8:
-        return cast(slope, dtype)
-    return slope if as_bits else unpacked(slope).to(dtype)
-
-
-def _times(x: Tensor, slope: Tensor, owned: bool) -> Tensor:
+def _gated(x: Tensor, slope: Tensor, owned: bool) -> Tensor:
     """s x for each of the blocks of len(s) images in x; in place where x is `owned`."""
-    blocks = x.unflatten(0, (-1, len(slope)))
-    return (blocks.mul_(slope) if owned else blocks * slope).flatten(0, 1)
+    return times(x.unflatten(0, (-1, len(slope))), slope, owned).flatten(0, 1)
 
 
 def kernel(
@@ -327,6 +337,8 @@ def kernel(
         inside = all(p <= d * (k - 1) for p, d, k in zip(padding, dilation, taps, strict=True))
         if out <= THIN and channels >= 4 * THIN and max(stride) == 1 and inside:
             return Thin(weight, padding, dilation)
+        if last and channels <= THIN and out >= 4 * THIN:
+            return Wide(weight, stride, padding, dilation)
         if last and _by_winograd(weight, stride, padding, dilation, transposed, groups, size):
             return Minimal(weight, short and offered(weight, size, short))
         if weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():

@@ -8,12 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from spectral.kernels.winograd import packed
 from spectral.operators.frozen.convolution import Convolution, Joint
 from spectral.operators.frozen.program import parts_of, users_of
+from spectral.operators.frozen.slopes import factor, is_gate, product, shape_of
 from spectral.operators.frozen.steps import Diagonal, Input, Linear, Step, aten
 
-GATES_AS_FLOATS = 1 << 24  # entries; more are kept as bytes: a quarter of the memory, and slower to apply
+GATES_AS_FLOATS = 1 << 24  # entries; more stay gates: a small part of the memory, and slower to apply
 
 
 def needed(steps: list[Step], result: int | None) -> list[Step]:
@@ -38,7 +38,7 @@ def _fold(before: Step, step: Step) -> Step | None:
 def _merge(before: Step, step: Step) -> Step | None:
     """Consecutive gates and slopes of one size as their product."""
     if isinstance(before, Diagonal) and isinstance(step, Diagonal) and before.keeps_size and step.keeps_size:
-        return replace(before, output=step.output, slope=before.slope * step.slope)
+        return replace(before, output=step.output, slope=product(before.slope, step.slope))
     return None
 
 
@@ -46,7 +46,7 @@ def _gate(before: Step, step: Step) -> Step | None:
     """A gate applied by the convolution it follows."""
     if not (isinstance(before, Convolution) and isinstance(step, Diagonal) and before.slope is None):
         return None
-    if step.slope.shape != before.output_size:
+    if shape_of(step.slope) != before.output_size:
         return None
     return replace(before, output=step.output, slope=step.slope)
 
@@ -77,9 +77,9 @@ def _hand_gates(steps: list[Step], result: int | None) -> None:
         (user, *others) = users[step.output]
         if not (isinstance(step, Convolution) and isinstance(user, Convolution)) or others:
             continue
-        bits = step.slope is not None and step.slope.dtype == torch.int8
-        alike = user.slope is None or user.slope.dtype == torch.int8
-        if bits and alike and user.by_winograd and not step.by_winograd:
+        gated = step.slope is not None and is_gate(step.slope)
+        alike = user.slope is None or is_gate(user.slope)
+        if gated and alike and user.by_winograd and not step.by_winograd:
             step.slope, user.slope_in = None, step.slope
 
 
@@ -140,18 +140,15 @@ def _keep_gates(steps: list[Step], dtype: torch.dtype | None) -> None:
         (part, name, gate, isinstance(part, Convolution) and part.by_winograd)
         for part in parts_of(steps)
         for name in ("slope", "slope_in")
-        if isinstance(gate := getattr(part, name, None), Tensor) and gate.dtype == torch.int8
+        if isinstance(gate := getattr(part, name, None), Tensor) and is_gate(gate)
     ]
-    numbers = {id(gate): gate.numel() for *_, gate, in_bits in gated if not in_bits}
+    numbers = {id(gate): shape_of(gate).numel() for *_, gate, in_bits in gated if not in_bits}
     few = sum(numbers.values()) <= GATES_AS_FLOATS
-    kept: dict[tuple[int, bool, torch.dtype], Tensor] = {}
+    kept: dict[tuple[int, torch.dtype], Tensor] = {}
     for part, name, gate, in_bits in gated:
         own = part.weight.dtype if isinstance(part, Convolution) else dtype
-        other = own if few and own is not None else torch.int8
-        key = id(gate), in_bits, other
-        if key not in kept:
-            kept[key] = packed(gate) if in_bits else gate.to(other)
-        setattr(part, name, kept[key])
+        if not in_bits and few and own is not None:
+            setattr(part, name, kept.setdefault((id(gate), own), factor(gate).to(own)))
 
 
 def _channel_scale(slope: Tensor, convolution: Convolution) -> Tensor | None:

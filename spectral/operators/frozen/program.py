@@ -12,7 +12,8 @@ from torch import Tensor
 
 from spectral.operators.chunks import out_of_memory
 from spectral.operators.frozen.convolution import Convolution, Joint
-from spectral.operators.frozen.steps import Diagonal, Norm, Step, channels_last, counts, some
+from spectral.operators.frozen.slopes import channels_last, laid_out
+from spectral.operators.frozen.steps import Diagonal, Norm, Step, counts, some
 
 GAIN = 0.95  # another layout must take less than this share of the time
 FRESH = (Convolution, Joint, Norm)  # steps whose results are new tensors, which nobody else holds
@@ -158,7 +159,7 @@ def _in_layout(step: Step, last: bool) -> Step:
     if isinstance(step, (Convolution, Joint)):
         return step.in_layout(last)
     if isinstance(step, Diagonal):
-        return replace(step, slope=channels_last(step.slope, last))
+        return replace(step, slope=laid_out(step.slope, last))
     return replace(step, z=channels_last(step.z, last)) if isinstance(step, Norm) else step
 
 

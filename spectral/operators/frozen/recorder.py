@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from spectral.errors import SpectralError
+from spectral.errors import NotFiniteError, SpectralError
+from spectral.kernels import pool
 from spectral.operators.frozen.convolution import Convolution
 from spectral.operators.frozen.passes import needed, rewritten
 from spectral.operators.frozen.program import Program
@@ -26,6 +27,7 @@ from spectral.operators.frozen.rules import (
     as_complex,
     as_pairs,
 )
+from spectral.operators.frozen.slopes import channels_last
 from spectral.operators.frozen.steps import (
     Cast,
     Forward,
@@ -118,6 +120,7 @@ class Recorder(Trace):
             recorder.size, recorder.slot = y.shape, recorder.slot_of(output)
         recorder.output = output.clone() if output.is_inference() else output.detach()
         recorder._waiting.clear()
+        pool.trim(recorder.bytes)
         return recorder
 
     @torch.no_grad()
@@ -131,12 +134,16 @@ class Recorder(Trace):
             raise SpectralError(self.failure)
         result = None if self.slot == UNREACHED else self.slot
         steps = needed(self.steps, result)
+        pool.trim(self.bytes)
         plain = Program([_by_torch(s) for s in steps], result, self.size, self.output, self.entries)
+        expected = self._multiplied(plain)
+        del plain
+        pool.trim(self.bytes)
         used = {self.dtypes[i] for step in steps for i in (*step.inputs, step.output)}
         number = self.output.dtype if len(used) < 2 else None
         fast = rewritten([copy.copy(step) for step in steps], result, number)
         program = Program(fast, result, self.size, self.output, self.entries)
-        self._compare(plain, program)
+        self._compare(program, *expected)
         return program
 
     def enter(self, y: Tensor) -> Stored:
@@ -524,25 +531,36 @@ class Recorder(Trace):
         drawn = torch.randn(like.shape, generator=self._random, dtype=_drawn(like.dtype))
         return drawn.to(like.device, like.dtype)
 
-    def _compare(self, plain: Program, program: Program) -> None:
-        """Hold the rewritten program against its steps by torch's own operations, in both directions.
+    def _multiplied(self, plain: Program) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """v, J v, u and J' u: v at random, u half at random and half J v, since two at random show little.
+
+        Raises:
+            NotFiniteError: they hold NaN or infinity.
+        """
+        v = torch.randn(self.size, generator=self._random, dtype=_drawn(self.dtypes[0]))
+        v = v.to(self.output.device, self.dtypes[0]).unsqueeze(0)
+        Jv, noise = plain.apply(v), self._draw(self.output).unsqueeze(0)
+        u = noise / size_of(noise) + Jv / max(size_of(Jv), torch.finfo(Jv.dtype).tiny)
+        Ju = plain.transpose(u)
+        if not (torch.isfinite(Jv).all() and torch.isfinite(Ju).all()):
+            raise NotFiniteError("the Jacobian at y holds NaN or infinity")
+        return v, Jv, u, Ju
+
+    def _compare(self, program: Program, v: Tensor, Jv: Tensor, u: Tensor, Ju: Tensor) -> None:
+        """Hold the rewritten program against its steps by torch's own operations, and against itself.
 
         Raises:
             SpectralError: they differ by more than rounding.
         """
         tolerance = min(1e3 * self.rounding, 0.1)
-        v = torch.randn(self.size, generator=self._random, dtype=_drawn(self.dtypes[0]))
-        v = v.to(self.output.device, self.dtypes[0]).unsqueeze(0)
-        u = self._draw(self.output).unsqueeze(0)
-        for ours, true in (
-            (program.apply(v), plain.apply(v)),
-            (program.transpose(u), plain.transpose(u)),
-        ):
-            size = size_of(true)
-            if not size_of(ours - true) <= tolerance * size:
-                raise SpectralError(
-                    f"its program differs from its steps by {size_of(ours - true) / size:.1e}"
-                )
+        ours = program.apply(v), program.transpose(u)
+        for mine, true in zip(ours, (Jv, Ju), strict=True):
+            if not size_of(mine - true) <= tolerance * size_of(true):
+                apart = size_of(mine - true) / size_of(true)
+                raise SpectralError(f"its program differs from its steps by {apart:.1e}")
+        worst = contradiction(v, u, *ours)
+        if worst > tolerance:
+            raise SpectralError(f"J v and J' u by its program contradict each other by {worst:.1e}")
 
 
 def _counts(target: Any, reached: bool, made: Tensor, discrete: list[Jump]) -> bool:
@@ -556,7 +574,7 @@ def _by_torch(step: Step) -> Step:
     if not isinstance(step, Convolution):
         return copy.copy(step)
     arguments = (
-        step.weight,
+        channels_last(step.weight),
         None,
         step.stride,
         step.padding,
@@ -566,12 +584,18 @@ def _by_torch(step: Step) -> Step:
         step.groups,
     )
 
+    def forward(t: Tensor, weight: Tensor, *others: Any) -> Tensor:
+        return aten.convolution(channels_last(t), weight, *others)
+
     def back(g: Tensor, sizes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
+        weight, _, stride, padding, dilation, transposed, _, groups = arguments
+        if not transposed and max(stride) == 1:  # the faster of two operations that torch has for it
+            return (forward(g, weight, None, stride, padding, dilation, True, [0] * len(stride), groups),)
         like, mask = g.new_zeros(()).expand(sizes[0]), [True, False, False]
         weight, _, *geometry = arguments
         return aten.convolution_backward(g, like, weight, None, *geometry, mask)[:1]
 
-    function = Operation(aten.convolution.default, ((Input(0), *arguments), {}))
+    function = Operation(forward, ((Input(0), *arguments), {}))
     dtypes = (step.weight.dtype,)
     return Linear(step.inputs, step.output, function, (step.input_size,), dtypes, True, back)
 
@@ -672,6 +696,12 @@ def inner(a: Tensor, b: Tensor) -> float:
     """The real inner product, of complex entries as pairs."""
     wide = torch.promote_types(a.dtype, torch.float64)
     return float((a.to(wide).conj() * b.to(wide)).real.sum())
+
+
+def contradiction(v: Tensor, u: Tensor, Jv: Tensor, Ju: Tensor) -> float:
+    """|<u, J v> - <J' u, v>|, relative to the most that it could be."""
+    size = max(size_of(u) * size_of(Jv), size_of(Ju) * size_of(v), 1e-300)
+    return abs(inner(u, Jv) - inner(Ju, v)) / size
 
 
 def _apart(ours: Tensor, true: Tensor) -> float:

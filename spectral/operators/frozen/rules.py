@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from spectral.operators.frozen.convolution import Convolution
+from spectral.operators.frozen.slopes import channels_last, gate
 from spectral.operators.frozen.steps import (
     Diagonal,
     Gather,
@@ -25,7 +26,6 @@ from spectral.operators.frozen.steps import (
     Step,
     Sum,
     aten,
-    channels_last,
 )
 
 
@@ -174,7 +174,7 @@ def _pointwise(seen: Seen) -> Step | None:
 @rule(aten.relu.default)
 def _relu(seen: Seen) -> Step:
     (x,) = seen.primals
-    return Diagonal(seen.inputs, seen.output, channels_last((x > 0).to(torch.int8)), x.shape)
+    return Diagonal(seen.inputs, seen.output, gate(x), x.shape)
 
 
 @rule(aten.mul.Tensor, aten.div.Tensor, promotes=True)
@@ -381,7 +381,7 @@ def _masked(seen: Seen) -> Step | None:
     x, mask = seen.args[:2]
     if not seen.first_alone or x.shape != seen.like.shape:
         return None
-    return Diagonal(seen.inputs, seen.output, (~mask).to(torch.int8), x.shape)
+    return Diagonal(seen.inputs, seen.output, gate(~mask), x.shape)
 
 
 @rule(aten.index.Tensor, aten.gather.default, aten.index_select.default)

@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from spectral.operators.frozen.slopes import channels_last, shape_of, times
+
 aten = torch.ops.aten
 
 Leading = Literal["free", "merged", "mapped"]
@@ -59,7 +61,7 @@ class Step(Protocol):
 class Diagonal:
     """t -> s t, s broadcast; in place where nobody else looks (`owns_tangent`, `owns_cotangent`).
 
-    Gates, whose s is 0 or 1, may be kept as bytes.
+    Gates, whose s is 0 or 1, are kept as bits or bytes (`slopes`).
     """
 
     inputs: tuple[int, ...]
@@ -72,7 +74,7 @@ class Diagonal:
     @property
     def keeps_size(self) -> bool:
         """Whether t is not broadcast to the slope's size."""
-        return torch.broadcast_shapes(self.slope.shape, self.input_size) == self.input_size
+        return torch.broadcast_shapes(shape_of(self.slope), self.input_size) == self.input_size
 
     @property
     def leading(self) -> Leading:
@@ -81,17 +83,17 @@ class Diagonal:
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """s t."""
-        return tangents[0].mul_(self.slope) if self.owns_tangent else tangents[0] * self.slope
+        return times(tangents[0], self.slope, self.owns_tangent)
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """s g, or its conjugate's product, summed over what t was broadcast to."""
         slope = self.slope.conj() if self.slope.is_complex() else self.slope
         if self.keeps_size:
-            return (g.mul_(slope) if self.owns_cotangent else g * slope,)
-        return ((g * slope).sum_to_size(self.input_size),)
+            return (times(g, slope, self.owns_cotangent),)
+        return (times(g, slope).sum_to_size(self.input_size),)
 
     def to(self, dtype: torch.dtype) -> Diagonal:
-        """Slopes in another precision; bytes stay bytes."""
+        """Slopes in another precision; gates stay as they are."""
         return replace(self, slope=cast(self.slope, dtype))
 
     def select(self, index: Tensor, n: int) -> Diagonal | None:
@@ -497,15 +499,6 @@ def _difference(function: Operation, primals: tuple[Tensor, ...], tangents: tupl
     h = 6e-6 * max(float(x.abs().max()) for x in xs) / size or 6e-6 / size
     ahead, behind = (exact(*(x + s * h * t for x, t in zip(xs, ts, strict=True))) for s in (1, -1))
     return ((ahead - behind) / (2 * h)).to(function(*primals).dtype)
-
-
-def channels_last(t: Tensor, really: bool = True) -> Tensor:
-    """Images in the layout in which most convolutions are fastest, or in torch's own; gates must share it."""
-    if t.ndim != 4 or not really:
-        return t.contiguous()
-    if t.shape[1] == 1:  # both layouts at once: torch looks at the strides to tell which is meant
-        return t.reshape(len(t), *t.shape[2:], 1).permute(0, 3, 1, 2)
-    return t.contiguous(memory_format=torch.channels_last)
 
 
 def is_number(t: Tensor) -> bool:

@@ -1,0 +1,69 @@
+"""How the slopes of pointwise units are kept: in which layout, and those that are zero or one as bits.
+
+A gate of images (g, C, H, W) on a CPU, C a multiple of 8, is uint8 (g, H, W, C / 8); any other is int8.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spectral.kernels.winograd import AT_ONCE, packed, unpacked
+
+
+def channels_last(t: Tensor, really: bool = True) -> Tensor:
+    """Images in the layout in which most convolutions are fastest, or in torch's own; slopes share it."""
+    if t.ndim != 4 or not really:
+        return t.contiguous()
+    if t.shape[1] == 1:  # both layouts at once: torch looks at the strides to tell which is meant
+        return t.reshape(len(t), *t.shape[2:], 1).permute(0, 3, 1, 2)
+    return t.contiguous(memory_format=torch.channels_last)
+
+
+def gate(x: Tensor) -> Tensor:
+    """The gate that is one where x is positive, or true."""
+    if x.device.type == "cpu" and x.ndim == 4 and x.shape[1] % 8 == 0:
+        return packed(x)
+    return channels_last((x > 0).to(torch.int8))
+
+
+def is_gate(slope: Tensor) -> bool:
+    """Whether a slope is kept as bits or bytes."""
+    return slope.dtype in (torch.uint8, torch.int8)
+
+
+def factor(slope: Tensor) -> Tensor:
+    """What to multiply by: numbers, or bytes."""
+    return unpacked(slope) if slope.dtype == torch.uint8 else slope
+
+
+def laid_out(slope: Tensor, last: bool) -> Tensor:
+    """A slope for images with channels last, or in torch's own layout, where no gate is bits."""
+    if last and is_gate(slope):
+        return gate(factor(slope))
+    return channels_last(factor(slope), last)
+
+
+def times(t: Tensor, slope: Tensor, owned: bool = False) -> Tensor:
+    """s t; in place where t is `owned`."""
+    if slope.dtype != torch.uint8 or t.shape[-3:] != shape_of(slope)[1:]:
+        return t.mul_(factor(slope)) if owned else t * factor(slope)
+    out = t if owned else torch.empty_like(t)
+    rows = max(1, AT_ONCE * t.shape[-2] // slope.numel() // 8)
+    for x, bits, product in zip(t.split(rows, -2), slope.split(rows, 1), out.split(rows, -2), strict=True):
+        torch.mul(x, unpacked(bits), out=product)
+    return out
+
+
+def product(first: Tensor, second: Tensor) -> Tensor:
+    """The slope that is two slopes' product."""
+    both = factor(first) * factor(second)
+    return gate(both) if is_gate(both) else both
+
+
+def shape_of(slope: Tensor) -> torch.Size:
+    """The size that a slope has as a factor."""
+    if slope.dtype != torch.uint8:
+        return slope.shape
+    images, *sides, eighths = slope.shape
+    return torch.Size((images, 8 * eighths, *sides))
