@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.operators import Jacobian, LinearOperator
+from spectral.operators.jacobian import WrongProductsError
 from spectral.operators.scale import UnitScale
 from spectral.operators.subject import operator_of
 from spectral.solvers import Completeness, Progress, RitzPairs, RitzTriplets
@@ -28,6 +30,27 @@ log = logging.getLogger("spectral")
 DENSE_BELOW = 128
 PRODUCTS = 10_000
 KEPT = ("auto", "lanczos", "golub-kahan", "krylov-schur")  # searches that a checkpoint can hold
+
+
+def by_a_right_way(door: Callable[..., Any]) -> Callable[..., Any]:
+    """A front door that, where what was found contradicts the Jacobian's products, solves by its next way.
+
+    A solve that is kept in a checkpoint is not solved again over it: its WrongProductsError is raised.
+    """
+
+    @functools.wraps(door)
+    def entered(subject: Any, y: Tensor | None = None, k: int = 6, **options: Any) -> Any:
+        try:
+            return door(subject, y, k, **options)
+        except WrongProductsError as wrong:
+            if options.get("checkpoint") is not None:
+                raise
+            log.warning("%s: solving again by another way", wrong)
+            other = wrong.jacobian.by_next_way(wrong)
+        told = {name: value for name, value in options.items() if name not in ("batched", "model_kwargs")}
+        return entered(other, None, k, **told)
+
+    return entered
 
 
 @dataclass(frozen=True)
@@ -200,7 +223,7 @@ class Problem:
             V, U: (B, k, n) and (B, k, r) rows; see `Jacobian.confirm`.
 
         Raises:
-            SpectralError: the solve's products were wrong.
+            WrongProductsError: the solve's products were wrong; see `by_a_right_way`.
         """
         if isinstance(self.A, Jacobian):
             V, U = (X.reshape(*self.A.batch, *X.shape[-2:]) for X in (V, U))

@@ -18,7 +18,7 @@ from spectral.nonsymmetric import full_eigs
 from spectral.operators import Jacobian, LinearOperator
 from spectral.operators.precision import Precision
 from spectral.operators.scale import UnitScale
-from spectral.problem import Asked, Problem
+from spectral.problem import Asked, Problem, by_a_right_way
 from spectral.progress import bar
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
 from spectral.solvers import (
@@ -88,6 +88,7 @@ def top_eigs(
 ) -> FullEigenPairs: ...
 
 
+@by_a_right_way
 def top_eigs(
     model_or_operator: Callable[..., Any] | LinearOperator | Any,
     y: Tensor | None = None,
@@ -301,6 +302,7 @@ def _polished(
     return replace(found, spent=spent, notes=[note, *found.notes])
 
 
+@by_a_right_way
 def top_svd(
     model_or_operator: Callable[..., Any] | LinearOperator | Any,
     y: Tensor | None = None,

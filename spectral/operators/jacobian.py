@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from spectral.errors import (
-    NotDeterministicError,
     NotFiniteError,
     OptionError,
     ShapeError,
@@ -97,6 +96,14 @@ def jacobian(
     return J if precision is None else J.at_precision(precision)
 
 
+class WrongProductsError(SpectralError):
+    """What was found with a Jacobian's products is contradicted by ways that share no fault with them."""
+
+    def __init__(self, jacobian: Jacobian, reason: str) -> None:
+        self.jacobian, self.reason = jacobian, reason
+        super().__init__(f"products of {jacobian!r} are wrong: {reason}")
+
+
 class Jacobian(LinearOperator):
     """J at one input; made by `jacobian`.
 
@@ -144,7 +151,8 @@ class Jacobian(LinearOperator):
             self._pull: Product
             self._program: Program | None = None
             self._jumps: list[str] = []
-            self.method = self._prepare(record, WAYS if method == "auto" else (method,))
+            self._ways = WAYS if method == "auto" else (method,)
+            self.method = self._prepare(record, self._ways)
         if batched and len(y) > 1:
             self._check_independence()
 
@@ -283,10 +291,15 @@ class Jacobian(LinearOperator):
         Raises:
             SpectralError: none is; it tells of each why.
         """
-        reasons: list[str] = []
         leaves = self._examine(record)
         if leaves is not None:
             raise SpectralError(f"no derivative of {self._name} is to be had: {leaves}")
+        return self._first_right(record, methods, [])
+
+    def _first_right(
+        self, record: Recorder | SpectralError, methods: tuple[Method, ...], reasons: list[str]
+    ) -> Method:
+        """Set up the first of some ways that is right; `reasons` say why none before them was."""
         for method in methods:
             try:
                 if method == "frozen":
@@ -321,7 +334,7 @@ class Jacobian(LinearOperator):
         away = self._y + step * shift
         with self._model.ready():
             if isinstance(record, SpectralError):
-                self._check_deterministic()
+                self._model.check_deterministic(self._y, self.output)
                 return None
             self._coarsest = max(self._coarsest, record.rounding)
             played = record.play(away)
@@ -335,7 +348,7 @@ class Jacobian(LinearOperator):
             if apart > within * size_of(value.nan_to_num()):  # with a graph some go another way than without
                 apart = size_of((self._model(away) - played).nan_to_num())
             if apart > within * size_of(value.nan_to_num()):
-                self._check_deterministic()
+                self._model.check_deterministic(self._y, self.output)
                 record.failure = f"the record gives at another input something else, by {apart:.1e}"
                 left = self._model.plain.left
                 if left or not self._model.plain.functions:
@@ -349,15 +362,6 @@ class Jacobian(LinearOperator):
         if record.integers and not (self._functions or record.detached):
             return f"{record.integers[0]}: they have no derivative"
         return None
-
-    def _check_deterministic(self) -> None:
-        again = self._model(self._y)
-        apart = (again - self.output).abs().max()
-        if apart > 100 * torch.finfo(self.output.dtype).eps * self.output.abs().max():
-            raise NotDeterministicError(
-                f"two calls of {self._name} at the same y differ by {apart:.1e}: switch off dropout and "
-                "noise inside the model (fix its random draws), or reset what it keeps from call to call"
-            )
 
     def _recorded(self, record: Recorder | SpectralError) -> Program:
         """The recorded program, unless the model declares another derivative, and means that."""
@@ -457,7 +461,7 @@ class Jacobian(LinearOperator):
             norm: |J|, of which errors are told.
 
         Raises:
-            SpectralError: the products are wrong.
+            WrongProductsError: the products are wrong.
         """
         if V.shape[-2] == 0 or self.precision is not None:
             return
@@ -471,20 +475,36 @@ class Jacobian(LinearOperator):
             ahead = self._off_differences(v.reshape(self._y.shape), Jv, norm)
         agrees = backwards is not None and backwards <= 10 * self._tolerance
         if ahead is not None and ahead > DIFFERENCES and not agrees:
-            raise SpectralError(
-                f"products of {self._name}'s Jacobian ({self.method}) are wrong: differences of the model "
-                f"along what was found differ by {ahead:.1e} |J|; another method= may do"
+            raise WrongProductsError(
+                self, f"differences of the model along what was found differ by {ahead:.1e} |J|"
             )
         if backwards is not None and not agrees:
             if ahead is None:
-                raise SpectralError(
-                    f"products of {self._name}'s Jacobian ({self.method}) differ from autograd's by "
-                    f"{backwards:.1e} |J|, and differences of the model are too rough to tell which is right"
+                raise WrongProductsError(
+                    self,
+                    f"autograd's differ by {backwards:.1e} |J|, and differences of the model are too rough "
+                    "to tell which are right",
                 )
             self._note(
                 f"autograd's J' u differs by {backwards:.0e} |J|: the model cuts its graph or declares "
                 "another derivative; differences of the model agree with J"
             )
+
+    def by_next_way(self, wrong: WrongProductsError) -> Jacobian:
+        """J by the next way of forming products, where "auto" was asked for and there is one that is right.
+
+        Raises:
+            WrongProductsError: `wrong` itself, where there is none.
+        """
+        rest = self._ways[self._ways.index(self.method) + 1 :]
+        if not rest or self.precision is not None:
+            raise wrong
+        other = copy.copy(self)
+        other.notes, other.count, other._program = [*self.notes], 0, None
+        with same_random_numbers(self.device), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            other.method = other._first_right(wrong, rest, [f"not {self.method} ({wrong.reason})"])
+        return other
 
     def _off_differences(self, v: Tensor, Jv: Tensor, norm: float) -> float | None:
         """How far J v is from differences of the model, over |J|; None where those cannot tell."""

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from spectral.errors import ModelOutputError
+from spectral.errors import ModelOutputError, NotDeterministicError
 
 # Training flags, attributes and hooks are the model's own, which threads may share: one call at a time.
 _CALLING = threading.RLock()
@@ -61,6 +61,19 @@ class Model:
         if not tensor.is_floating_point():
             raise ModelOutputError(f"{self.name} returned {tensor.dtype}, which has no derivative")
         return tensor
+
+    def check_deterministic(self, y: Tensor, output: Tensor) -> None:
+        """Call it at y once more, inside of `ready`.
+
+        Raises:
+            NotDeterministicError: what comes differs from `output`.
+        """
+        apart = (self(y) - output).abs().max()
+        if apart > 100 * torch.finfo(output.dtype).eps * output.abs().max():
+            raise NotDeterministicError(
+                f"two calls of {self.name} at the same y differ by {apart:.1e}: switch off dropout and noise "
+                "inside the model (fix its random draws), or reset what it keeps from call to call"
+            )
 
     def precision(self) -> torch.dtype | None:
         """The one floating-point dtype of all parameters and buffers, or None."""

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spectral.errors import OptionError, ShapeError, TransposeMissingError
 from spectral.operators import LinearOperator
 from spectral.operators.keywords import keywords_of
+from spectral.operators.model import Model, same_random_numbers
 
 
 class FiniteDifference(LinearOperator):
@@ -26,8 +27,9 @@ class FiniteDifference(LinearOperator):
         step: root mean square of the perturbation, in the units of y.
 
     Raises:
-        OptionError: the step is not positive, a module is in training mode, or model_kwargs is no mapping.
+        OptionError: the step is not positive, or model_kwargs is no mapping.
         ShapeError: f changes the shape.
+        NotDeterministicError: two evaluations at y differ: their difference would tell nothing.
     """
 
     def __init__(
@@ -38,23 +40,22 @@ class FiniteDifference(LinearOperator):
         batched: bool = False,
         model_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        if isinstance(model, nn.Module) and any(m.training for m in model.modules()):
-            raise OptionError("the model is in training mode: call model.eval() first")
         batch = (y.shape[0],) if batched else ()
         self.step = torch.as_tensor(step, dtype=y.dtype, device=y.device)
         if not bool((self.step > 0).all()):
             raise OptionError(f"the step of a finite difference must be positive, got {step}")
-        self._model, self._y = model, y.detach()
-        self._kwargs = keywords_of(model_kwargs)
-        self.output = self._evaluate(self._y)
+        self._model, self._y = Model(model, keywords_of(model_kwargs)), y.detach()
+        with same_random_numbers(y.device), self._model.ready():
+            self.output = self._model(self._y).detach()
+            self._model.check_deterministic(self._y, self.output)
         if self.output.shape != y.shape:
             raise ShapeError(f"the denoiser maps {tuple(y.shape)} to {tuple(self.output.shape)}")
         d = y[0].numel() if batched else y.numel()
         super().__init__((d, d), dtype=y.dtype, device=y.device, batch=batch)
 
     def _evaluate(self, y: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self._model(y, **self._kwargs)
+        with same_random_numbers(y.device), self._model.ready():
+            return self._model(y).detach()
 
     def _apply(self, V: Tensor) -> Tensor:
         return torch.stack([self._product(v) for v in V.unbind(-2)], -2)

@@ -14,6 +14,7 @@ from spectral.base import Result
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate
 from spectral.estimators.results import with_error
+from spectral.operators.model import Model
 from spectral.risk.level import with_level
 from spectral.risk.sure import sure
 
@@ -216,9 +217,10 @@ def kl_bound(
     )
 
 
-def _denoised(model: Callable[..., Tensor], y: Tensor, keywords: dict[str, Any]) -> Tensor:
-    with torch.no_grad():
-        return model(y, **keywords)
+def _denoised(model: Callable[..., Any], y: Tensor, keywords: dict[str, Any]) -> Tensor:
+    f = Model(model, keywords)
+    with f.ready():
+        return f(y).detach()
 
 
 def _noise(images: Tensor, seed: int) -> Tensor:

@@ -21,7 +21,9 @@ from spectral.errors import (
 )
 from spectral.kernels import lanes
 from spectral.operators import Jacobian, chunks
+from spectral.operators.frozen import recorder, rules
 from spectral.operators.frozen.convolution import Convolution
+from spectral.operators.frozen.steps import Diagonal
 
 
 def network(channels=1, dropout=0.0, norm=True):
@@ -489,3 +491,35 @@ def test_tensor_float_is_set_for_the_call_alone(asked):
             assert (matmul.fp32_precision, convolutions.fp32_precision) == own
     finally:
         matmul.fp32_precision = before
+
+
+def wrong_slope(monkeypatch):
+    """A rule for tanh that is wrong at one entry, and not tried."""
+
+    def rule(seen):
+        slope = 1 - torch.tanh(seen.primals[0]) ** 2
+        slope.view(-1)[7] = 3
+        return Diagonal(seen.inputs, seen.output, slope, seen.primals[0].shape)
+
+    monkeypatch.setitem(rules.RULES, torch.ops.aten.tanh.default, rule)
+    monkeypatch.setattr(recorder, "TRIED", 0)
+
+
+@pytest.mark.parametrize(
+    "find", [spectral.top_eigs, spectral.top_svd, functools.partial(spectral.top_eigs, part="full")]
+)
+def test_a_way_that_what_was_found_contradicts_is_left_for_the_next(find, monkeypatch):
+    wrong_slope(monkeypatch)
+    y = torch.linspace(-1, 1, 200, dtype=torch.float64)
+    pairs = find(lambda y: y / 2 + torch.tanh(y), y, 2)
+    expected = (1.5 - torch.tanh(y) ** 2).sort(descending=True).values[:2]
+    assert (torch.as_tensor(pairs.values).abs() - expected).abs().max() < 1e-4
+    assert any("not frozen" in note and "differences" in note for note in pairs.notes)
+
+
+def test_a_way_that_was_asked_for_is_not_left(monkeypatch):
+    wrong_slope(monkeypatch)
+    y = torch.linspace(-1, 1, 200, dtype=torch.float64)
+    J = spectral.jacobian(lambda y: y / 2 + torch.tanh(y), y, method="frozen")
+    with pytest.raises(SpectralError, match="are wrong"):
+        spectral.top_eigs(J, k=2)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from spectral.errors import OptionError, ShapeError, TransposeMissingError
+from spectral.errors import NotDeterministicError, OptionError, ShapeError, TransposeMissingError
 from spectral.estimators.probes import sampler
 from spectral.operators import as_operator
 from spectral.risk import sigma_by_median, sigma_by_residual, sure
@@ -111,6 +111,14 @@ def test_finite_difference_is_the_jacobian_of_a_linear_map():
         A.apply_transpose(V)
 
 
+def test_a_black_box_is_called_in_evaluation_mode():
+    model, y = torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Dropout(0.5)), torch.rand(1, 1, 4, 4)
+    A = FiniteDifference(model.double(), y.double(), 1e-3)
+    assert model.training and model[0].num_batches_tracked == 0
+    V = torch.eye(16, dtype=torch.float64)
+    assert (A.apply(V) - V / (1 + 1e-5) ** 0.5).abs().max() < 1e-9
+
+
 def test_median_rule():
     y = 0.15 * torch.randn(2, 1, 128, 128, generator=torch.Generator().manual_seed(0))
     ramp = torch.linspace(0, 1, 128)
@@ -156,7 +164,7 @@ def test_refusals():
         sigma_by_residual(lambda v: v, y)
     with pytest.raises(OptionError, match="takes images"):
         sigma_by_median(torch.zeros(5))
-    with pytest.raises(OptionError, match="eval"):
-        FiniteDifference(torch.nn.Conv2d(1, 1, 3, padding=1), y, 0.01)
+    with pytest.raises(NotDeterministicError, match="dropout"):
+        FiniteDifference(lambda v: v + torch.rand_like(v), y, 0.01)
     with pytest.raises(OptionError, match="step"):
         FiniteDifference(lambda v: v, y, 0.0)
