@@ -1,7 +1,7 @@
 """What a product with J or J' costs, in forward passes and in memory, beside torch's own ways.
 
     python -m benchmarks.products [--quick] [--sides 80 256 512] [--networks UNet] [--device cuda] [--write]
-                                  [--rows runs/products.json]
+                                  [--rows runs/products.json] [--recording]
 
 Times are medians of interleaved runs; a forward pass is the model in eval mode, as it was built, without
 gradient.  Each row is measured in a process of its own; with --rows it is kept in that file, and one that is
@@ -13,7 +13,8 @@ In the same run J v and J' u are compared with torch.func in float64: a float32 
 to twice what torch.func in float32 does (a unit near zero switches with the last digit of its input, and a
 column of J with it), and likewise with the same program, its gates too, in float64 arithmetic; a float64
 program must agree to 1e-12.  --quick takes three networks at 80 and 256 pixels, and the memory of one at 512;
-all of it takes an hour on two cores.  --write puts the tables into docs/products.md.
+all of it takes an hour on two cores.  --recording measures what recording and checking costs, and nothing
+else.  --write puts the tables into docs/products.md.
 """
 
 import argparse
@@ -37,6 +38,7 @@ import spectral
 from benchmarks.conditional import ConditionalUNet
 from benchmarks.page import LAB, ROOT, insert, table
 from denoisers.networks import BFCNN, UNet
+from spectral.kernels import pool
 
 Model = Callable[[Tensor], Tensor]
 
@@ -49,6 +51,7 @@ LARGEST = {
 }
 BLOCKS_UP_TO = 256  # pixels a side; above, eight vectors take a minute and, by vmap, ten gigabytes
 MEMORY_WAYS = ("forward", "frozen", "vjp", "linearize", "jvp")
+RECORDED_AT = (80, 512)  # pixels a side
 
 
 def _lively(network: nn.Module) -> nn.Module:
@@ -253,29 +256,61 @@ class Rows:
         return self.rows[key]
 
 
+def recording(name: str, side: int) -> list[str]:
+    """The row of what recording and checking costs: forward passes in time, and in memory."""
+    model, _ = build(name)
+    y = image(side)
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return model(y)
+
+    def record() -> Tensor:
+        return spectral.jacobian(model, y, method="frozen").output
+
+    passes, seconds = medians([forward, record], 20)
+    forward_mb, most, kept = (alone(name, side, "--peak", way) for way in ("forward", "record", "kept"))
+    return [
+        f"{name}, {side}x{side}",
+        f"{1e3 * passes:.1f}",
+        f"{seconds / passes:.1f}",
+        f"{forward_mb:.0f}",
+        f"{most:.0f} ({most / forward_mb:.2f})",
+        f"{kept:.0f}",
+        f"{(most - kept) / forward_mb:.2f}",
+    ]
+
+
 def peak_here(name: str, side: int, way: str) -> float:
-    """MB that this process holds at most, above those with the model loaded, to build and apply (Linux)."""
+    """MB that this process holds at most, above those with the model loaded, to build and apply (Linux).
+
+    "record" builds alone, and "kept" is what is held when that is done.
+    """
     model, _ = build(name)
 
-    def use(y: Tensor) -> None:
+    def use(y: Tensor) -> Any:
         with torch.no_grad():
             if way == "forward":
-                model(y)
-            elif way == "jvp":
-                torch.func.jvp(model, (y,), (y,))
-            elif way == "frozen":
-                J, v = spectral.jacobian(model, y, method="frozen"), y.view(1, -1)
-                J.apply(v), J.apply_transpose(v)
-            elif way == "vjp":
-                torch.func.vjp(model, y)[1](y)
-            else:
-                torch.func.linearize(model, y)[1](y)
+                return model(y)
+            if way == "jvp":
+                return torch.func.jvp(model, (y,), (y,))
+            if way == "vjp":
+                return torch.func.vjp(model, y)[1](y)
+            if way == "linearize":
+                return torch.func.linearize(model, y)[1](y)
+            J, v = spectral.jacobian(model, y, method="frozen"), y.view(1, -1)
+            return J if way in ("record", "kept") else (J.apply(v), J.apply_transpose(v))
 
     use(image(16))  # what libraries load on their first use is no part of it
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the kernel's high-water mark starts anew
     before = resident("VmRSS")
-    use(image(side))
+    held = use(image(side))
+    if way == "kept":
+        gc.collect()
+        pool.trim(pool.SMALL)
+        return resident("VmRSS") - before
+    del held
     return resident("VmHWM") - before
 
 
@@ -336,6 +371,25 @@ def measured(
     return "\n\n".join(parts)
 
 
+def recorded(rows: Rows) -> str:
+    """The table of recording as Markdown."""
+    head = [
+        "network",
+        "forward, ms",
+        "**to record, passes**",
+        "forward, MB",
+        "to record, at most, MB (passes)",
+    ]
+    head += ["kept, MB", "**beside what is kept, passes**"]
+    made = [
+        rows.row(f"{name}, {side}, recording", functools.partial(recording, name, side))
+        for side in RECORDED_AT
+        for name in QUICK
+    ]
+    note = f"`jacobian` alone, float32, {torch.get_num_threads()} threads; memory above the loaded model."
+    return f"{note}\n\n{table(head, made)}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/products.md")
@@ -349,10 +403,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="to spend on a network at one side, about")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rows", type=Path, help="a file of rows, made or gone on with")
-    parser.add_argument("--peak", choices=MEMORY_WAYS, help="print the peak memory of one way, in MB")
+    parser.add_argument(
+        "--peak", choices=(*MEMORY_WAYS, "record", "kept"), help="print the peak memory of one way, in MB"
+    )
+    parser.add_argument("--recording", action="store_true", help="what recording costs, and nothing else")
     parser.add_argument("--row", action="store_true", help="print one row, as JSON")
     options = parser.parse_args()
     names = [name for name in NETWORKS if any(part in name for part in options.networks)]
+    if options.recording:
+        text = recorded(Rows(options.rows))
+        print(text)
+        if options.write:
+            insert(ROOT / "docs/products.md", "recording", text)
+        return
     if options.peak:
         print(peak_here(names[0], options.sides[0], options.peak))
         return

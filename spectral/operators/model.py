@@ -20,9 +20,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from spectral.errors import ModelOutputError, NotDeterministicError
+from spectral.operators.lock import ALONE
 
-# Training flags, attributes and hooks are the model's own, which threads may share: one call at a time.
-_CALLING = threading.RLock()
 _LOOKED_AT = 100_000  # objects, at most, in which modules are looked for
 
 
@@ -95,7 +94,7 @@ class Model:
                 training.append(module)
                 module.training = False
 
-        with _CALLING:
+        with ALONE:
             kept = [_Kept(m) for m in self.modules]
             hook = register_module_forward_pre_hook(meet)
             try:

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from spectral.operators.frozen.slopes import channels_last, shape_of, times
+from spectral.operators.lock import ALONE
 
 aten = torch.ops.aten
 
@@ -470,7 +471,8 @@ class Local:
     def apply(self, *tangents: Tensor) -> Tensor:
         """d op (t)."""
         if self.forward == "jvp":
-            return torch.func.jvp(self.function, self.primals, tangents)[1]
+            with ALONE:
+                return torch.func.jvp(self.function, self.primals, tangents)[1]
         if self.forward == "vjp":
             value, pull, *_ = torch.func.vjp(self.function, *self.primals)
             return torch.func.vjp(pull, torch.zeros_like(value))[1](tangents)[0]

@@ -1,0 +1,80 @@
+"""Solves in several threads, on one model, and in a forked process."""
+
+import copy
+import multiprocessing
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+
+import spectral
+
+
+@pytest.fixture
+def model():
+    """In training mode, with statistics, dropout and attention, which a solve in one thread switches."""
+
+    class Denoiser(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(
+                nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GELU(), nn.Dropout(0.5)
+            )
+            self.attend, self.last = nn.MultiheadAttention(8, 2, batch_first=True), nn.Conv2d(8, 1, 1)
+
+        def forward(self, y):
+            x = self.body(y)
+            tokens = x.flatten(2).mT
+            x = x + self.attend(tokens, tokens, tokens, need_weights=False)[0].mT.view_as(x)
+            return y - 0.3 * self.last(x)
+
+    torch.manual_seed(0)
+    return Denoiser().train()
+
+
+CALLS = [
+    lambda f, y, method: spectral.top_eigs(spectral.jacobian(f, y, method=method), k=3).values,
+    lambda f, y, method: spectral.top_svd(spectral.jacobian(f, y, method=method), k=2).values,
+    lambda f, y, method: spectral.jacobian(f, y, method=method).dense(),
+]
+
+
+@pytest.mark.parametrize("method", ["frozen", "jvp", "double-backward"])
+def test_threads_share_a_model(model, method):
+    before, flags = copy.deepcopy(model.state_dict()), torch.backends.cuda.math_sdp_enabled()
+    images = [torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(s)) for s in range(2)]
+    jobs = [(call, y) for y in images for call in CALLS]
+    alone = [call(model, y, method) for call, y in jobs]
+    together = threading.Barrier(3)
+
+    def solve(job):
+        if job is None:
+            return together.wait()
+        return job[0](model, job[1], method)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(solve, [None] * 3))  # three threads, there at once
+        found = list(pool.map(solve, jobs))
+    for one, other in zip(alone, found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
+    assert all(m.training for m in model.modules())
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert torch.backends.cuda.math_sdp_enabled() == flags and torch.backends.cuda.flash_sdp_enabled()
+
+
+def in_a_child(model, y, queue):
+    torch.set_num_threads(1)  # as DataLoader's workers do: GNU OpenMP's threads do not outlive a fork
+    queue.put(spectral.top_eigs(model, y, 3).values.tolist())
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork")
+def test_a_forked_process_solves_after_its_parent_has(model):
+    y, context = torch.rand(1, 1, 8, 8), multiprocessing.get_context("fork")
+    expected, queue = spectral.top_eigs(model, y, 3).values.tolist(), context.SimpleQueue()
+    child = context.Process(target=in_a_child, args=(model, y, queue))
+    child.start()
+    child.join(120)
+    assert child.exitcode == 0
+    assert queue.get() == pytest.approx(expected, rel=1e-5)
