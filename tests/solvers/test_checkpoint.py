@@ -158,20 +158,20 @@ torch.set_num_threads(1)
 x = torch.from_numpy(photograph())[:, :, 60:108, 180:228].contiguous()
 y = x + 0.15 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
 print("ready", flush=True)
-pairs = spectral.top_eigs(denoisers.load("photos"), y, 40, tol=1e-5, checkpoint=sys.argv[1])
+pairs = spectral.top_eigs(denoisers.load("photos"), y, int(sys.argv[3]), tol=1e-5, checkpoint=sys.argv[1])
 pairs.save(sys.argv[2])
 """
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
-def test_kill_minus_nine(tmp_path, kills):
+@pytest.mark.parametrize(("kills", "k"), [(1, 12), pytest.param(20, 40, marks=pytest.mark.slow)])
+def test_kill_minus_nine(tmp_path, kills, k):
     """A real solve killed at random moments, each time by SIGKILL, and resumed: the same eigenpairs."""
     path, result = tmp_path / "solve.safetensors", tmp_path / "pairs.safetensors"
     whole = tmp_path / "whole.safetensors"
     rng, killed = random.Random(0), 0
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     while not result.exists():
-        command = [sys.executable, "-c", WORKER, str(path), str(result)]
+        command = [sys.executable, "-c", WORKER, str(path), str(result), str(k)]
         worker = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
         assert worker.stdout is not None and worker.stdout.readline() == b"ready\n"
         if killed < kills:
@@ -184,7 +184,7 @@ def test_kill_minus_nine(tmp_path, kills):
         killed += 1
     assert killed
     print(f"killed {killed} times")
-    command = [sys.executable, "-c", WORKER, str(tmp_path / "other.safetensors"), str(whole)]
+    command = [sys.executable, "-c", WORKER, str(tmp_path / "other.safetensors"), str(whole), str(k)]
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     resumed, straight = (spectral.EigenPairs.load(p) for p in (result, whole))
     assert resumed.converged.all()

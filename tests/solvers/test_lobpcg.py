@@ -30,7 +30,7 @@ def laplacian():
     return as_operator(-grid.tosparse().astype(np.float64)), torch.as_tensor(np.sort(-grid.eigenvalues()))
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(cases, st.data())
 def test_same_eigenvalues_as_dense_and_nothing_missed(case, data):
     kind, n, seed, dtype, which = case
