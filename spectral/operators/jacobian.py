@@ -32,7 +32,7 @@ from spectral.operators.chunks import Chunks, Product, free_bytes
 from spectral.operators.frozen import Program, Recorder, Replayed
 from spectral.operators.frozen.recorder import contradiction, inner, size_of
 from spectral.operators.keywords import keywords_of
-from spectral.operators.model import Model, same_random_numbers
+from spectral.operators.model import Model, Weights, same_random_numbers
 from spectral.operators.precision import Precision, arithmetic, own, tf32
 
 # Differences of the model are the last word on a derivative, and no finer than this, relative.
@@ -60,7 +60,8 @@ def jacobian(
 
     By default all of y is one input and J is (r, d), d = y.numel().  With `batched` y[0], y[1], ... are
     independent inputs and the operator holds one Jacobian for each, `batch` = (len(y),).  Modules are put in
-    eval mode for each call and put back after it; no parameter's requires_grad is touched.
+    eval mode for each call and put back after it; no parameter's requires_grad is touched.  J is of the
+    weights as they are: once they change, its products raise SpectralError.
 
     Args:
         model: an nn.Module or any callable, y -> tensor.  Of an output wrapped in a dataclass, mapping or
@@ -147,12 +148,14 @@ class Jacobian(LinearOperator):
             super().__init__(shape, dtype=y.dtype, device=y.device, batch=batch)
             self.precision: Precision | None = None
             self._arithmetic = own(y.dtype, y.device)
+            self._weights: Weights | None = None  # until J is made
             self._push: Product
             self._pull: Product
             self._program: Program | None = None
             self._jumps: list[str] = []
             self._ways = WAYS if method == "auto" else (method,)
             self.method = self._prepare(record, self._ways)
+            self._weights = self._model.weights()
         if batched and len(y) > 1:
             self._check_independence()
 
@@ -240,6 +243,10 @@ class Jacobian(LinearOperator):
 
     def _through(self, product: Product, V: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """product of blocks (m, *shape), as one of rows (*batch, m, n)."""
+        if self._weights is not None and self._weights.changed():
+            raise SpectralError(
+                f"the weights of {self._name} have changed since this Jacobian was made: make it anew"
+            )
         rows = _outside_inference(V)
         rows = (rows.transpose(0, 1) if self.batch else rows).reshape(-1, *shape)
         on_host = flushed() if self.device.type == "cpu" else contextlib.nullcontext()

@@ -80,6 +80,10 @@ class Model:
         found = {t.dtype for t in tensors if t is not None and t.is_floating_point()}
         return found.pop() if len(found) == 1 else None
 
+    def weights(self) -> Weights:
+        """The parameters as they are now."""
+        return Weights([p for m in self.modules for p in m._parameters.values() if p is not None])
+
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
         """In evaluation mode, outside of any graph, inference mode and autocast, attention in its plain form,
@@ -116,6 +120,32 @@ class Model:
                     m.training = True
                 for x in kept:
                     x.put_back()
+
+
+class Weights:
+    """Parameters at one time, by what tells of a change: torch's counts of writes, then sums.
+
+    A model that projects its weights anew at each call writes to them, and changes nothing.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self._kept = [p for p in parameters if not p.is_inference()]
+        self._versions = [p._version for p in self._kept]
+        self._sums = [_sums(p) for p in self._kept]
+
+    def changed(self) -> bool:
+        """Whether some are others than they were."""
+        for i, p in enumerate(self._kept):
+            if p._version != self._versions[i]:
+                if _sums(p) != self._sums[i]:
+                    return True
+                self._versions[i] = p._version
+        return False
+
+
+def _sums(p: Tensor) -> tuple[float, float]:
+    x = torch.view_as_real(p.detach().resolve_conj()) if p.is_complex() else p.detach()
+    return float(x.sum(dtype=torch.float64)), float(torch.linalg.vector_norm(x, dtype=torch.float64))
 
 
 @contextlib.contextmanager

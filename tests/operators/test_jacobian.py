@@ -523,3 +523,24 @@ def test_a_way_that_was_asked_for_is_not_left(monkeypatch):
     J = spectral.jacobian(lambda y: y / 2 + torch.tanh(y), y, method="frozen")
     with pytest.raises(SpectralError, match="are wrong"):
         spectral.top_eigs(J, k=2)
+
+
+@pytest.mark.parametrize("method", ["frozen", "jvp", "double-backward", "differences"])
+def test_weights_that_change_are_noticed(method):
+    model, y = network().double().eval(), torch.rand(1, 1, 8, 8, dtype=torch.float64)
+    J = spectral.jacobian(model, y, method=method)
+    optimiser, v = torch.optim.SGD(model.parameters(), lr=0.1), torch.rand(1, 64, dtype=torch.float64)
+    before = J.apply(v)
+    if method == "frozen":  # the others keep a graph, which torch gives up at any write
+        with torch.no_grad():
+            model[0].weight.add_(0)  # written to, and the same
+        torch.testing.assert_close(J.apply(v), before)
+    model(y).sum().backward()
+    optimiser.step()
+    with pytest.raises(SpectralError, match="weights of Sequential have changed"):
+        J.apply(v)
+    with pytest.raises(SpectralError, match="weights of Sequential have changed"):
+        J.apply_transpose(v)
+    torch.testing.assert_close(
+        spectral.jacobian(model, y, method=method).dense(), reference(model, y), rtol=1e-5, atol=1e-6
+    )

@@ -28,18 +28,18 @@ def krylov(A, steps, block, seed):
     return basis
 
 
-@pytest.mark.parametrize(("block", "steps"), [(1, 6), (4, 4)])
-def test_bound_fails_no_more_often_than_it_says(block, steps):
-    """A lone top eigenvalue under 2,000 random starts: missed when the start is nearly orthogonal to it."""
+@pytest.mark.parametrize(("block", "steps", "starts"), [(1, 6, 2000), (4, 4, 600)])
+def test_bound_fails_no_more_often_than_it_says(block, steps, starts):
+    """A lone top eigenvalue under random starts: missed when the start is nearly orthogonal to it."""
     values = torch.cat([torch.ones(1), 0.5 * torch.linspace(0, 1, 199)]).double()
     failures, slack = 0, []
-    for seed in range(2000):
+    for seed in range(starts):
         basis = krylov(diagonal(values), steps, block, seed)
         bound = unseen_bound(basis.T, basis.C, block=block, dimension=200, failure=0.1).item()
         failures += bound < 1
         slack.append(bound - 1)
-    # 10 % and three standard deviations of a count of 2,000; not vacuous: some do fail where b = 1.
-    assert failures <= 200 + 3 * math.sqrt(2000 * 0.1 * 0.9)
+    # 10 % and three standard deviations of a count; not vacuous: some do fail where b = 1.
+    assert failures <= 0.1 * starts + 3 * math.sqrt(starts * 0.1 * 0.9)
     assert failures > 0 or block > 1
     assert np.median(slack) < 0.5
 
