@@ -131,7 +131,7 @@ class Jacobian(LinearOperator):
         self._name = self._model.name
         if not torch.isfinite(y).all():
             raise NotFiniteError("y holds NaN or infinity")
-        with same_random_numbers(y.device), warnings.catch_warnings():
+        with torch.inference_mode(False), same_random_numbers(y.device), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about graphs that it builds itself
             record = self._record()
             y = self._y
@@ -472,7 +472,7 @@ class Jacobian(LinearOperator):
         """
         if V.shape[-2] == 0 or self.precision is not None:
             return
-        with same_random_numbers(self.device), warnings.catch_warnings():
+        with torch.inference_mode(False), same_random_numbers(self.device), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             u = self._combined(U, 4)
             Ju = self._apply_transpose(u).reshape(self._y.shape)
@@ -508,7 +508,7 @@ class Jacobian(LinearOperator):
             raise wrong
         other = copy.copy(self)
         other.notes, other.count, other._program = [*self.notes], 0, None
-        with same_random_numbers(self.device), warnings.catch_warnings():
+        with torch.inference_mode(False), same_random_numbers(self.device), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             other.method = other._first_right(wrong, rest, [f"not {self.method} ({wrong.reason})"])
         return other

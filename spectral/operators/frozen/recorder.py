@@ -478,15 +478,16 @@ class Recorder(Trace):
         primals = tuple(x.clone() if x.is_inference() else x for x in seen.primals)
         if seen.promoted:
             primals = tuple(x.to(seen.like.dtype) for x in primals)
-        local = self._local(Local(seen.inputs, seen.output, seen.operation(), primals))
+        local = Local(seen.inputs, seen.output, seen.operation(), primals)
+        local = self._local(local, ("vjp", "jvp", "differences"))  # forward mode may load a compiler
         tangents, g = [self._draw(x) for x in primals], self._draw(seen.like)
         tolerance = _tolerance(seen.like.dtype)
         pairs = [(step.apply(*(t.clone() for t in tangents)), local.apply(*tangents))]
         pairs += zip(step.transpose(g.clone()), local.transpose(g), strict=True)
         return all(ours.shape == true.shape and _apart(ours, true) <= tolerance for ours, true in pairs)
 
-    def _local(self, step: Local) -> Local:
-        """The step by the first of torch's ways that has this operation's derivative.
+    def _local(self, step: Local, ways: tuple[Forward, ...] = ("jvp", "vjp", "differences")) -> Local:
+        """The step by the first of some ways that has this operation's derivative.
 
         Raises:
             SpectralError: none has.
@@ -494,7 +495,6 @@ class Recorder(Trace):
         xs = step.primals
         noise, tangents = self._draw(step.function(*xs)), tuple(self._draw(x) for x in xs)
         reason = "no way forwards"
-        ways: tuple[Forward, ...] = ("jvp", "vjp", "differences")
         for forward in ways:
             step.forward = forward
             try:

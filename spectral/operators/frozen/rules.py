@@ -26,6 +26,7 @@ from spectral.operators.frozen.steps import (
     Step,
     Sum,
     aten,
+    pulled,
 )
 
 
@@ -167,7 +168,7 @@ def _pointwise(seen: Seen) -> Step | None:
     (x, *others) = seen.primals
     if others or not seen.first_alone or x.is_complex() or seen.entry:
         return None
-    slope = torch.func.vjp(seen.operation(), x)[1](torch.ones_like(x))[0]
+    slope = pulled(seen.operation(), (x,), torch.ones_like(x))[0]
     return Diagonal(seen.inputs, seen.output, channels_last(slope), x.shape)
 
 
@@ -225,7 +226,7 @@ def _batch_norm(seen: Seen) -> Step | None:
         return None
     (x,) = seen.primals
     thin = x.new_ones(1, x.shape[1], *[1] * (x.ndim - 2))  # the slope does not depend on x
-    slope = torch.func.vjp(seen.operation(), thin)[1](torch.ones_like(thin))[0]
+    slope = pulled(seen.operation(), (thin,), torch.ones_like(thin))[0]
     return Diagonal(seen.inputs, seen.output, slope[0].clone(), x.shape)
 
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from spectral.errors import SpectralError
 from spectral.operators.frozen.slopes import channels_last, shape_of, times
 from spectral.operators.lock import ALONE
 
@@ -439,7 +440,7 @@ class Linear:
             torch.zeros((), dtype=dtype, device=g.device).expand(size)
             for size, dtype in zip(sizes, self.dtypes, strict=True)
         )
-        return torch.func.vjp(self.function, *zeros)[1](g)
+        return pulled(self.function, tuple(zeros), g)
 
     def to(self, dtype: torch.dtype) -> Linear:
         """The factor that is held in another precision."""
@@ -474,13 +475,12 @@ class Local:
             with ALONE:
                 return torch.func.jvp(self.function, self.primals, tangents)[1]
         if self.forward == "vjp":
-            value, pull, *_ = torch.func.vjp(self.function, *self.primals)
-            return torch.func.vjp(pull, torch.zeros_like(value))[1](tangents)[0]
+            return _pushed_by_pulling(self.function, self.primals, tangents)
         return _difference(self.function, self.primals, tangents)
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """(d op)' g, by torch's vjp; some of its kernels misread a cotangent that is not contiguous."""
-        return torch.func.vjp(self.function, *self.primals)[1](g.contiguous())
+        return pulled(self.function, self.primals, g.contiguous())
 
     def to(self, dtype: torch.dtype) -> Local:
         """The operation differentiated in another precision."""
@@ -489,6 +489,38 @@ class Local:
 
     def select(self, index: Tensor, n: int) -> None:
         """An operation of any kind may treat its inputs differently."""
+
+
+def _pushed_by_pulling(
+    function: Operation, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> Tensor:
+    """J t as the gradient, by u, of <J' u, t>."""
+    with torch.inference_mode(False), torch.enable_grad():
+        xs = [_leaf(x) for x in primals]
+        value = function(*xs)
+        u = torch.zeros_like(value, requires_grad=True)
+        pulled = torch.autograd.grad(value, xs, u, create_graph=True, allow_unused=True)
+    linear = [(g, t) for g, t in zip(pulled, tangents, strict=True) if g is not None and g.requires_grad]
+    if not linear:
+        raise SpectralError("its derivative backwards has none of its own")
+    return torch.autograd.grad([g for g, _ in linear], u, [t for _, t in linear])[0]
+
+
+def _leaf(x: Tensor) -> Tensor:
+    return (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+
+
+def pulled(function: Callable[..., Tensor], primals: tuple[Tensor, ...], g: Tensor) -> tuple[Tensor, ...]:
+    """(d function)' g at the primals, by a graph of its own: for that torch.func would load a compiler."""
+    with torch.inference_mode(False), torch.enable_grad():
+        xs = [_leaf(x) for x in primals]
+        value = function(*xs)
+    if not value.requires_grad:
+        return tuple(map(torch.zeros_like, primals))
+    parts = torch.autograd.grad(value, xs, g, allow_unused=True)
+    return tuple(
+        torch.zeros_like(x) if part is None else part for x, part in zip(primals, parts, strict=True)
+    )
 
 
 def _difference(function: Operation, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> Tensor:

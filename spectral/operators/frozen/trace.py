@@ -111,6 +111,11 @@ class Call:
 class Trace(TorchDispatchMode):
     """The record of a function's operations; a subclass looks at each in `before` and `after`."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: a model runs here as it was written, and torch's compiler takes seconds to load."""
+        return False
+
     def __init__(self) -> None:
         super().__init__()
         self.storages: dict[int, Stored] = {}
