@@ -42,11 +42,13 @@ def test_they_load_ready_to_use(name):
     torch.testing.assert_close(model(3 * y), 3 * model(y), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_calpha_beats_the_best_db4_threshold_by_2_db():
     for row, db4, _, _ in calpha_rows(48):
         assert row.denoised >= db4 + 2, f"sigma {row.sigma}: {row.denoised:.2f} dB against {db4:.2f} dB"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LAB_DNCNN.exists(), reason="the lab's networks are not at ../shared/data/lab")
 def test_photos_comes_within_1_5_db_of_the_bias_free_dncnn():
     (ours,) = psnr_table(denoisers.load("photos"), photograph(), [25 / 255])

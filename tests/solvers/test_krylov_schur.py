@@ -135,7 +135,7 @@ cases = st.tuples(
 )
 
 
-@settings(max_examples=90, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(cases, st.data())
 def test_against_dense(case, data):
     n = case[1]

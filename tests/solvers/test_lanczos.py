@@ -21,7 +21,7 @@ from against_dense import EPS, TRAP, sought, values_of
 from spectra import cases, diagonal, matrix, posed, spectrum
 
 
-@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(cases, st.data())
 def test_same_eigenvalues_as_dense_and_nothing_missed(case, data):
     against_dense(case, data)

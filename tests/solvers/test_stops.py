@@ -86,7 +86,7 @@ def certified(kind, found):
 
 
 @KINDS
-@pytest.mark.parametrize("points", [24, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("points", [16, pytest.param(300, marks=pytest.mark.slow)])
 def test_an_interruption_loses_nothing(tmp_path, kind, points):
     """At lines spread over the whole solve: restarts, probes, refreshes, tests and writing."""
     path = tmp_path / "solve"
