@@ -85,13 +85,15 @@ class Spectrum(Result):
     def complete(self) -> Tensor:
         """Whether nothing that was sought is missing, at completeness.confidence; (), or (B,).
 
-        That is, whether no unseen value lies beyond `above`, or beyond the last value and its residual.
+        That is, whether no unseen value lies beyond `above`, or beyond the last value and its residual or
+        error, which counts the rounding of products.
         """
         sign = -1 if self.which == "smallest" else 1
         if self.above is not None:
             return sign * self.completeness.bound <= sign * self.above
         last = sign * self.height(self.values[..., -1])
-        return sign * self.completeness.bound <= last + self.residuals[..., -1] + 1e-12 * last.abs()
+        off = torch.maximum(self.residuals[..., -1], self.errors[..., -1])
+        return sign * self.completeness.bound <= last + off + 1e-12 * last.abs()
 
     def height(self, values: Tensor) -> Tensor:
         """What `which` orders by and `completeness` bounds: the value, or its magnitude."""

@@ -8,7 +8,7 @@ A case fails where something is wrong and not flagged:
     error        a converged value is further from every eigenvalue than its told error,
     top          all converged and complete, and yet not the top k (or all beyond a threshold), one by one,
     orthogonal   vectors that are not orthonormal, or not as many as asked for,
-    raised       an exception.
+    raised       an exception, but that of a budget too small for the method.
 
 More eigenvalues beyond the bound of completeness than were returned are a miss.  A confidence of 99 %
 concedes one in a hundred probes that; they are counted, and fail together where a binomial law gives so many
@@ -296,6 +296,8 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=30_000, help="at most so many")
     parser.add_argument("--largest", type=int, default=1500, help="length of the longest vectors")
     asked = parser.parse_args()
+    if asked.largest < 500:
+        parser.error("--largest is at least 500")
     torch.set_num_threads(1)
     end, probes, misses, failed, done = time.monotonic() + 60 * asked.minutes, 0, [], 0, 0
     for seed in range(asked.seed, asked.seed + asked.cases):
@@ -305,6 +307,8 @@ def main() -> int:
         answer: Any = None
         try:
             verdict, answer = judged(case)
+        except spectral.errors.OptionError as refusal:  # a budget that the method cannot keep
+            verdict = Verdict([] if "products" in str(refusal) else [f"refused: {refusal}"])
         except Exception:
             verdict = Verdict([f"raised: {traceback.format_exc().strip().splitlines()[-1]}"])
             if asked.cases == 1:

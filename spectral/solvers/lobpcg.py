@@ -146,7 +146,8 @@ def _improve(iterate: _Iterate, max_products: int, progress: Callable[[Progress]
         best, waited = (left, 0) if left < best - 1 else (best, waited + 1)
         if waited > PATIENCE + iterate.width:
             return "LOBPCG gained nothing any more, and Lanczos went on"
-        iterate.step()
+        if not iterate.step():
+            return "LOBPCG's rows were no longer orthogonal, and Lanczos went on"
 
 
 @dataclass
@@ -233,8 +234,12 @@ class _Iterate:
         """Whether X, P and W fit into the space."""
         return 3 * self.width <= self.A.shape[1]
 
-    def step(self) -> None:
-        """Multiply the preconditioned residuals of the best pairs short of tol, and choose anew."""
+    def step(self) -> bool:
+        """Multiply the preconditioned residuals of the best pairs short of tol, and choose anew.
+
+        False, and nothing changed but what was spent, where rounding has made the rows dependent: residuals
+        that are nothing but rounding point anywhere.
+        """
         if self.target.above is not None and 2 * self.wanted > self.width:
             self.width = min(2 * self.width, self.span.rows.shape[1])
         short = (self.residual > self.threshold).any(0).nonzero()[: self.block, 0]
@@ -247,7 +252,7 @@ class _Iterate:
         if W.shape[1] == 0:  # what was found is invariant
             W = random_complement(self.span.rows, 1, self.generator)
             real = torch.ones(W.shape[:2], dtype=torch.bool)
-        self._multiply(W, real)
+        return self._multiply(W, real)
 
     def _preconditioned(self, W: Tensor) -> Tensor:
         assert self.preconditioner is not None
@@ -256,7 +261,7 @@ class _Iterate:
             raise NotFiniteError("the preconditioner gave NaN or infinity: check it on one residual")
         return W
 
-    def _multiply(self, rows: Tensor, real: Tensor) -> None:
+    def _multiply(self, rows: Tensor, real: Tensor) -> bool:
         """Rayleigh-Ritz in the span with rows added: the best are X, and what new rows gave them is P."""
         new = _Part(rows, image(self.A.apply, rows, self.A), real)
         self.spent += rows.shape[1]
@@ -267,7 +272,9 @@ class _Iterate:
         check_adjoint(T, T.mT, self.norm, self.A)
         # Rows that are no vectors are kept apart by a value that no eigenvalue has.
         void = torch.diag_embed(torch.where(S.real, 0.0, 1.0)).double()
-        L = torch.linalg.cholesky((G + G.mT) / 2 + void)
+        L, failed = torch.linalg.cholesky_ex((G + G.mT) / 2 + void)
+        if failed.any() or L.diagonal(dim1=-2, dim2=-1).amin() < 0.5:  # of orthogonal rows it is 1
+            return False
         T = torch.linalg.solve_triangular(L, (T + T.mT) / 2, upper=False)
         T = torch.linalg.solve_triangular(L, T.mT, upper=False) + 4 * max(self.norm, 1.0) * void
         theta, Y = torch.linalg.eigh((T + T.mT) / 2)
@@ -286,6 +293,7 @@ class _Iterate:
         (residual,) = fetched(torch.linalg.vector_norm(R, dim=-1))
         # All at once, so that an interruption leaves what there was.
         self.theta, self.span, self.residual = theta, span, residual
+        return True
 
 
 def _independent(W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:

@@ -593,8 +593,8 @@ def interrupted(notes: list[str]) -> bool:
 
 
 def remaining(target: Target, theta: Tensor, rounding: float) -> Tensor:
-    """The first eigenvalue not wanted, (B,); theta (B, n) is the whole spectrum in order of preference."""
+    """A bound (B,) on the first eigenvalue not wanted; theta (B, n) are all, in order of preference."""
     wanted = target.wanted(theta, rounding)
     if wanted == theta.shape[-1]:
         return torch.full((len(theta),), 0.0 if target.magnitude else -math.inf, dtype=theta.dtype)
-    return target.height(theta[:, wanted])
+    return target.height(theta[:, wanted]) + 0.4 * rounding
