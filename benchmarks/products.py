@@ -386,7 +386,8 @@ def recorded(rows: Rows) -> str:
         for side in RECORDED_AT
         for name in QUICK
     ]
-    note = f"`jacobian` alone, float32, {torch.get_num_threads()} threads; memory above the loaded model."
+    threads = torch.get_num_threads()
+    note = f"`jacobian` alone, float32, {threads} thread{'s' * (threads > 1)}; memory above the loaded model."
     return f"{note}\n\n{table(head, made)}"
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectral.errors import OptionError, ShapeError, TransposeMissingError
+from spectral.errors import NotFiniteError, OptionError, ShapeError, TransposeMissingError
 
 if TYPE_CHECKING:
     import scipy.sparse.linalg
@@ -504,6 +504,7 @@ def as_operator(x: Any, *, symmetric: bool | None = None) -> LinearOperator:
     Raises:
         ShapeError: x has no two last axes.
         OptionError: x is none of these, or is not real.
+        NotFiniteError: a dense x holds NaN or infinity.
     """
     if isinstance(x, LinearOperator):
         return x
@@ -517,6 +518,8 @@ def as_operator(x: Any, *, symmetric: bool | None = None) -> LinearOperator:
         x = x.detach()
         if x.layout != torch.strided:
             return _sparse(x, symmetric)
+        if not torch.isfinite(x).all():
+            raise NotFiniteError("the matrix holds NaN or infinity")
         if symmetric is None:
             symmetric = x.shape[-1] == x.shape[-2] and torch.equal(x, x.mT)
         return _Matrix(x, symmetric)

@@ -30,7 +30,7 @@ from spectral.operators import ways
 from spectral.operators.base import LinearOperator
 from spectral.operators.chunks import Chunks, Product, free_bytes
 from spectral.operators.frozen import Program, Recorder, Replayed
-from spectral.operators.frozen.recorder import contradiction, inner, size_of
+from spectral.operators.frozen.recorder import BITS, contradiction, inner, size_of
 from spectral.operators.keywords import keywords_of
 from spectral.operators.model import Model, Weights, same_random_numbers
 from spectral.operators.precision import Precision, arithmetic, own, tf32
@@ -93,7 +93,7 @@ def jacobian(
         raise OptionError(f"y must be a floating-point tensor, got {kind}: images are floats in [0, 1]")
     if y.numel() == 0 or (batched and y.ndim < 2):
         raise ShapeError(f"y has shape {tuple(y.shape)}: expected at least one entry and, batched, two axes")
-    J = Jacobian(model, y.detach(), batched, method, keywords_of(model_kwargs))
+    J = Jacobian(model, y.detach().clone(), batched, method, keywords_of(model_kwargs))
     return J if precision is None else J.at_precision(precision)
 
 
@@ -155,7 +155,7 @@ class Jacobian(LinearOperator):
             self._jumps: list[str] = []
             self._ways = WAYS if method == "auto" else (method,)
             self.method = self._prepare(record, self._ways)
-            self._weights = self._model.weights()
+            self._weights = self._model.weights(record.outside() if isinstance(record, Recorder) else [])
         if batched and len(y) > 1:
             self._check_independence()
 
@@ -311,6 +311,7 @@ class Jacobian(LinearOperator):
             try:
                 if method == "frozen":
                     self._adopt(self._recorded(record))
+                    self._check_differences()
                 else:
                     self._differentiate(method)
             except NotFiniteError:
@@ -351,9 +352,18 @@ class Jacobian(LinearOperator):
                 value, self._functions = ways.declared_functions(self._model, away)
             except Exception:  # it works in ways that a graph does not allow, and needs none
                 value = self._model(away)
+            self._probe = shift, step, value
             apart = size_of((value - played).nan_to_num())
+            if apart <= within * size_of(value.nan_to_num()) and self._reads_numbers(record):
+                apart, value = self._furthest(record, generator)
             if apart > within * size_of(value.nan_to_num()):  # with a graph some go another way than without
-                apart = size_of((self._model(away) - played).nan_to_num())
+                if not self._reads_numbers(record):
+                    counts = set(self._model.plain.left)
+                    if counts and counts <= {"item", "__int__"}:  # which jump within a step so long
+                        away = self._y + 1e-3 * step * shift
+                        played = record.play(away)
+                    apart = size_of((self._model(away) - played).nan_to_num())
+                    self._model.check_deterministic(self._y, self.output)
             if apart > within * size_of(value.nan_to_num()):
                 self._model.check_deterministic(self._y, self.output)
                 record.failure = f"the record gives at another input something else, by {apart:.1e}"
@@ -366,9 +376,49 @@ class Jacobian(LinearOperator):
                     )
         if record.contradicted is not None:
             return record.contradicted
-        if record.integers and not (self._functions or record.detached):
+        if record.integers and (BITS in record.integers[0] or not (self._functions or record.detached)):
             return f"{record.integers[0]}: they have no derivative"
         return None
+
+    def _reads_numbers(self, record: Recorder) -> bool:
+        """Whether numbers that depend on y were read out of torch, and may have come back as constants."""
+        return record.taken or not {"numpy", "__array__", "tolist", "__dlpack__"}.isdisjoint(
+            self._model.plain.left
+        )
+
+    def _furthest(self, record: Recorder, generator: torch.Generator) -> tuple[float, Tensor]:
+        """How far the record is from the model, and its value there, at inputs that change what is read most.
+
+        A deviation, a mean or a largest entry hardly changes along a direction at random.
+        """
+        y, worst = self._y, (-1.0, 0.0, self.output)
+        size = float(y.double().square().mean().sqrt()) or 1.0
+        noise = torch.randn(y.shape, generator=generator).to(y.device, y.dtype)
+        for move in (0.01 * y, 0.01 * size * torch.ones_like(y), 0.03 * size * noise):
+            value = self._model(y + move)
+            apart = size_of((value - record.play(y + move)).nan_to_num())
+            worst = max(
+                worst, (apart / max(size_of(value.nan_to_num()), 1e-300), apart, value), key=lambda w: w[0]
+            )
+        return worst[1], worst[2]
+
+    def _check_differences(self) -> None:
+        """Hold J v against differences of the model: rules and derivatives of torch's own may be wrong alike.
+
+        Raises:
+            SpectralError: it is off, and differences by several steps agree with one another.
+        """
+        if self._jumps or self._functions or max(torch.finfo(self.output.dtype).eps, self.eps) > 1e-4:
+            return
+        shift, step, value = self._probe
+        Jv = self._apply(shift.to(self.dtype).reshape(*self.batch, 1, -1)).reshape(self.output.shape)
+        D = (value - self.output) / step
+        scale = max(size_of(Jv), size_of(D), 1e-300)
+        if size_of(Jv - D) <= 2 * DIFFERENCES * scale:
+            return
+        off = self._off_differences(shift, Jv, scale)
+        if off is not None and off > DIFFERENCES:
+            raise SpectralError(f"J v is off by {off:.1e} |J v| from differences of the model")
 
     def _recorded(self, record: Recorder | SpectralError) -> Program:
         """The recorded program, unless the model declares another derivative, and means that."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import random
 import sys
 import threading
 import types
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -59,7 +61,7 @@ class Model:
             self.label = f"output {label} of {type(output).__name__}"
         if not tensor.is_floating_point():
             raise ModelOutputError(f"{self.name} returned {tensor.dtype}, which has no derivative")
-        return tensor
+        return tensor.clone()  # the model may write into it at its next call
 
     def check_deterministic(self, y: Tensor, output: Tensor) -> None:
         """Call it at y once more, inside of `ready`.
@@ -80,9 +82,9 @@ class Model:
         found = {t.dtype for t in tensors if t is not None and t.is_floating_point()}
         return found.pop() if len(found) == 1 else None
 
-    def weights(self) -> Weights:
-        """The parameters as they are now."""
-        return Weights([p for m in self.modules for p in m._parameters.values() if p is not None])
+    def weights(self, others: list[Tensor]) -> Weights:
+        """The parameters, and other tensors, as they are now."""
+        return Weights([p for m in self.modules for p in m._parameters.values() if p is not None] + others)
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
@@ -128,8 +130,9 @@ class Weights:
     A model that projects its weights anew at each call writes to them, and changes nothing.
     """
 
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self._kept = [p for p in parameters if not p.is_inference()]
+    def __init__(self, parameters: list[Tensor]) -> None:
+        each = {id(p): p for p in parameters if p.layout is torch.strided and not p.is_inference()}
+        self._kept = [p for p in each.values() if p.is_floating_point() or p.is_complex()]
         self._versions = [p._version for p in self._kept]
         self._sums = [_sums(p) for p in self._kept]
 
@@ -150,9 +153,17 @@ def _sums(p: Tensor) -> tuple[float, float]:
 
 @contextlib.contextmanager
 def same_random_numbers(device: torch.device) -> Iterator[None]:
-    """torch's generators afterwards as before."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
-        yield
+    """The generators of torch, NumPy and Python afterwards as before."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+
+
+_CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict, Counter)
 
 
 class _Kept:
@@ -162,13 +173,17 @@ class _Kept:
         self.module, self.attributes = module, dict(vars(module))
         self.attributes.pop("training", None)
         tables: list[dict[str, Any]] = [self.attributes, module._buffers]
-        held = [c for c in self.attributes.values() if type(c) in (list, dict, set)]
+        held = [c for c in self.attributes.values() if type(c) in _CONTAINERS]
         self.containers = [(c, c.copy()) for c in held]
         self.tensors = [
-            (t, t._version, t.detach().clone())
+            (t, t.detach().clone())
             for t in (t for table in tables for t in table.values())
             if isinstance(t, Tensor) and not isinstance(t, nn.Parameter) and not t.is_inference()
         ]
+        # A backward pass inside the model fills gradients.
+        self.gradients = [(p, p.grad) for p in module._parameters.values() if p is not None]
+        for p, _ in self.gradients:
+            p.grad = None
 
     def put_back(self) -> None:
         """All as it was."""
@@ -180,17 +195,22 @@ class _Kept:
         for container, before in self.containers:
             if not _same(container, before):
                 container.clear()
-                container.extend(before) if isinstance(container, list) else container.update(before)
-        for t, version, before in self.tensors:
-            if t._version != version:
+                container.extend(before) if isinstance(container, (list, deque)) else container.update(before)
+        for t, before in self.tensors:
+            if t.layout is torch.strided and not torch.equal(t, before):
                 with torch.no_grad():
                     t.copy_(before)
+        for p, gradient in self.gradients:
+            p.grad = gradient
 
 
 def _same(container: Any, before: Any) -> bool:
     """Whether two lists, tables or sets hold the same objects."""
     now, then = ([*c.items()] if isinstance(c, dict) else [(None, x) for x in c] for c in (container, before))
-    return len(now) == len(then) and all(a == b and x is y for (a, x), (b, y) in zip(now, then, strict=True))
+    return len(now) == len(then) and all(
+        (a is b or (isinstance(a, (str, int)) and a == b)) and x is y
+        for (a, x), (b, y) in zip(now, then, strict=True)
+    )
 
 
 class _Plain(TorchFunctionMode):
@@ -244,6 +264,16 @@ def _compiled() -> contextlib.AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager")
 
 
+def _referred(function: types.FunctionType) -> list[Any]:
+    """What a function closes over, and the globals that it names."""
+    held = [name for name in function.__code__.co_names if name in function.__globals__]
+    found = [function.__globals__[name] for name in held]
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # empty: a name that is not bound yet
+            found.append(cell.cell_contents)
+    return found
+
+
 def _first_tensor(output: Any) -> tuple[str, Tensor | None]:
     """The name and value of `.sample`, or of the first tensor, in a model's wrapped output."""
     if isinstance(output, dict):
@@ -284,8 +314,7 @@ def modules_in(function: Any) -> list[nn.Module]:
         elif inspect.ismethod(item):
             pending += [item.__self__, item.__func__]
         elif inspect.isfunction(item):
-            held = inspect.getclosurevars(item)
-            pending += [*held.nonlocals.values(), *held.globals.values(), *(item.__defaults__ or ())]
+            pending += [*_referred(item), *(item.__defaults__ or ())]
             pending += [*(item.__kwdefaults__ or {}).values(), *vars(item).values()]
         elif isinstance(item, Mapping):
             pending += item.values()

@@ -51,6 +51,7 @@ from spectral.operators.frozen.trace import Geometry, Stored, Trace
 TRIED = 1 << 16
 DIFFERENCES = 1e-3  # relative error of an operation's differences beyond which they are of no use
 UNREACHED = -1
+BITS = "reading its bits"
 
 
 def record(function: Callable[[Tensor], Tensor], y: Tensor) -> Program:
@@ -85,6 +86,7 @@ class Recorder(Trace):
         jumps: operations that are constant between jumps, on the way from y: their derivative is zero.
         integers: where integers made from y became numbers again.
         declared: operations of torch whose derivative is declared straight through, and is not their own.
+        taken: whether a number that y reaches was read by Python.
         detached: whether something that y reaches was cut off from torch's graph.
         entries: of each slot.
         rounding: the largest, relative, of the values that y reaches.
@@ -106,7 +108,7 @@ class Recorder(Trace):
         self.jumps: list[str] = []
         self.integers: list[str] = []
         self.declared: list[str] = []
-        self.detached = False
+        self.detached = self.taken = False
         self.rounding, self.bytes = 0.0, 0
         self._waiting: list[Stored] = []
         self._random = torch.Generator().manual_seed(0)
@@ -210,6 +212,8 @@ class Recorder(Trace):
         outputs = {i: t for i, t in enumerate(leaves) if isinstance(t, Tensor)}
         if any(t.layout is not torch.strided for t in outputs.values()):
             raise SpectralError("its result is not a dense tensor")
+        if target is aten._local_scalar_dense.default and reached:
+            self.taken = True
         self._judge(target, list(outputs.values()), reached, discrete)
         if target is aten.detach.default:
             self.detached = True
@@ -219,7 +223,7 @@ class Recorder(Trace):
             assert stored is not None  # the trace has numbered it
             if not (reached and is_number(t) and target not in JUMPING):
                 if stored.slot is None:
-                    stored.discrete = str(target)
+                    stored.discrete = BITS if any(jump.name is BITS for jump in discrete) else str(target)
                     stored.mask = _counts(target, bool(reached), t, discrete)
                 continue
             like, number = _like(t), None if single else entry
@@ -250,6 +254,8 @@ class Recorder(Trace):
             slot = self.slot_of(leaf)
             if slot != UNREACHED:
                 reached[id(leaf)] = slot
+            elif not is_number(leaf) and stored.slot is not None:
+                discrete.append(Jump(BITS, mask=False, number=False))
             elif stored.discrete is not None:
                 discrete.append(Jump(stored.discrete, stored.mask, is_number(leaf)))
         return reached, discrete
@@ -263,7 +269,11 @@ class Recorder(Trace):
     ) -> None:
         """Tell of an operation that has no derivative, or the wrong one for what it stands for."""
         numbers = any(map(is_number, outputs))
-        if reached and torch.Tag.nondeterministic_seeded in target.tags:
+        if (
+            reached
+            and torch.Tag.nondeterministic_seeded in target.tags
+            and target not in _DRAWING_IN_TRAINING
+        ):
             raise SpectralError("it draws random numbers that depend on y")
         made = [jump.name for jump in discrete if not (jump.mask or jump.number)]
         if numbers and made and target not in BY_INDEX:
@@ -622,6 +632,8 @@ def _out_of_place(target: Any, args: Any, kwargs: Any) -> tuple[Any, tuple[Any, 
     packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
     return getattr(packet, schema.overload_name or "default", None), (args, kwargs)
 
+
+_DRAWING_IN_TRAINING = {aten.rrelu_with_noise.default, aten.native_dropout.default}
 
 # Of these nothing is left of what was there before, and what comes is constant.
 _ERASING = {

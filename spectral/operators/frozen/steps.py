@@ -427,11 +427,11 @@ class Linear:
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """op(t)."""
-        return self.function(*tangents)
+        return self.function(*map(_aligned, tangents))
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """op' g."""
-        sizes = self.sizes
+        g, sizes = _aligned(g), self.sizes
         if self.images:
             sizes = tuple(torch.Size((len(g), *size[1:])) for size in sizes)
         if self.back is not None:
@@ -471,6 +471,7 @@ class Local:
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """d op (t)."""
+        tangents = tuple(map(_aligned, tangents))
         if self.forward == "jvp":
             with ALONE:
                 return torch.func.jvp(self.function, self.primals, tangents)[1]
@@ -480,7 +481,7 @@ class Local:
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """(d op)' g, by torch's vjp; some of its kernels misread a cotangent that is not contiguous."""
-        return pulled(self.function, self.primals, g.contiguous())
+        return pulled(self.function, self.primals, _aligned(g.contiguous()))
 
     def to(self, dtype: torch.dtype) -> Local:
         """The operation differentiated in another precision."""
@@ -489,6 +490,11 @@ class Local:
 
     def select(self, index: Tensor, n: int) -> None:
         """An operation of any kind may treat its inputs differently."""
+
+
+def _aligned(t: Tensor) -> Tensor:
+    """t from the start of a storage: operations on strides count from there."""
+    return t.clone() if t.storage_offset() else t
 
 
 def _pushed_by_pulling(

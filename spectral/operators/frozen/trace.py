@@ -150,17 +150,29 @@ class Trace(TorchDispatchMode):
             seen = self.before(func, args, kwargs, written)
             for t in written:
                 self._release(t)
+        draws = torch.Tag.nondeterministic_seeded in func.tags
+        state = torch.get_rng_state() if draws else None
         out = func(*args, **kwargs)
         with _as_it_was(self._keys):
             leaves = pytree.tree_leaves(out)
             tensors = [t for t in leaves if isinstance(t, Tensor) and t.layout is torch.strided]
-            if torch.Tag.nondeterministic_seeded in func.tags:
+            if draws and not self._drew_nothing(tensors + written, state, kwargs):
                 self._fix(written or tensors, bool(written))
             elif (tensors or written) and torch.Tag.inplace_view not in func.tags:
                 made = {id(t): self.number(t, made=True) for t in tensors}
                 self.calls.append(Call(func, arguments[0], arguments[1], [made.get(id(t)) for t in leaves]))
             self.after(func, args, kwargs, written, out, seen)
         return out
+
+    @staticmethod
+    def _drew_nothing(tensors: list[Tensor], state: Tensor | None, kwargs: Any) -> bool:
+        """Whether an operation that may draw random numbers left them alone, as RReLU does in evaluation."""
+        own = kwargs.get("generator") is not None or any(t.device.type != "cpu" for t in tensors)
+        return not own and state is not None and torch.equal(state, torch.get_rng_state())
+
+    def outside(self) -> list[Tensor]:
+        """What the function looked at and did not make, and has not written to."""
+        return [stored.owner for stored in self.storages.values() if stored.owner is not None]
 
     def stored(self, t: Tensor) -> Stored | None:
         """What is known of the storage that t shows."""
