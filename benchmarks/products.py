@@ -303,6 +303,7 @@ def peak_here(name: str, side: int, way: str) -> float:
 
     use(image(16))  # what libraries load on their first use is no part of it
     gc.collect()
+    pool.trim(pool.SMALL)
     Path("/proc/self/clear_refs").write_text("5")  # the kernel's high-water mark starts anew
     before = resident("VmRSS")
     held = use(image(side))
