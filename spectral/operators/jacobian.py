@@ -356,14 +356,14 @@ class Jacobian(LinearOperator):
             apart = size_of((value - played).nan_to_num())
             if apart <= within * size_of(value.nan_to_num()) and self._reads_numbers(record):
                 apart, value = self._furthest(record, generator)
-            if apart > within * size_of(value.nan_to_num()):  # with a graph some go another way than without
-                if not self._reads_numbers(record):
-                    counts = set(self._model.plain.left)
-                    if counts and counts <= {"item", "__int__"}:  # which jump within a step so long
-                        away = self._y + 1e-3 * step * shift
-                        played = record.play(away)
-                    apart = size_of((self._model(away) - played).nan_to_num())
-                    self._model.check_deterministic(self._y, self.output)
+            if apart > within * size_of(value.nan_to_num()) and not self._reads_numbers(record):
+                counts = set(self._model.plain.left)
+                if counts and counts <= {"item", "__int__"}:  # which jump within a step so long
+                    away = self._y + 1e-3 * step * shift
+                    played = record.play(away)
+                # With a graph some go another way than without.
+                apart = size_of((self._model(away) - played).nan_to_num())
+                self._model.check_deterministic(self._y, self.output)
             if apart > within * size_of(value.nan_to_num()):
                 self._model.check_deterministic(self._y, self.output)
                 record.failure = f"the record gives at another input something else, by {apart:.1e}"
