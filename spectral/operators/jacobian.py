@@ -13,7 +13,7 @@ import functools
 import logging
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -30,7 +30,7 @@ from spectral.operators import ways
 from spectral.operators.base import LinearOperator
 from spectral.operators.chunks import Chunks, Product, free_bytes
 from spectral.operators.frozen import Program, Recorder, Replayed
-from spectral.operators.frozen.recorder import BITS, contradiction, inner, size_of
+from spectral.operators.frozen.recorder import contradiction, half_along, inner, size_of
 from spectral.operators.keywords import keywords_of
 from spectral.operators.model import Model, Weights, same_random_numbers
 from spectral.operators.precision import Precision, arithmetic, own, tf32
@@ -131,8 +131,7 @@ class Jacobian(LinearOperator):
         self._name = self._model.name
         if not torch.isfinite(y).all():
             raise NotFiniteError("y holds NaN or infinity")
-        with torch.inference_mode(False), same_random_numbers(y.device), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns about graphs that it builds itself
+        with _aside(y.device):
             record = self._record()
             y = self._y
             if not torch.isfinite(self.output).all():
@@ -337,7 +336,7 @@ class Jacobian(LinearOperator):
         self._coarsest = max(torch.finfo(self.output.dtype).eps, self._arithmetic.eps)
         generator = torch.Generator().manual_seed(2)
         eps = torch.finfo(self._y.dtype).eps
-        step = (1e-3 if eps < 1e-4 else 0.05) * (float(self._y.double().square().mean().sqrt()) or 1.0)
+        step = (1e-3 if eps < 1e-4 else 0.05) * ways.rms(self._y)
         shift = 1 + torch.randn(self._y.shape, generator=generator).to(self._y.device, self._y.dtype)
         away = self._y + step * shift
         with self._model.ready():
@@ -352,21 +351,21 @@ class Jacobian(LinearOperator):
                 value, self._functions = ways.declared_functions(self._model, away)
             except Exception:  # it works in ways that a graph does not allow, and needs none
                 value = self._model(away)
-            self._probe = shift, step, value
-            apart = size_of((value - played).nan_to_num())
-            if apart <= within * size_of(value.nan_to_num()) and self._reads_numbers(record):
-                apart, value = self._furthest(record, generator)
-            if apart > within * size_of(value.nan_to_num()) and not self._reads_numbers(record):
-                counts = set(self._model.plain.left)
-                if counts and counts <= {"item", "__int__"}:  # which jump within a step so long
-                    away = self._y + 1e-3 * step * shift
-                    played = record.play(away)
-                # With a graph some go another way than without.
-                apart = size_of((self._model(away) - played).nan_to_num())
+            self._secant = shift, (value - self.output) / step
+            apart = _apart(value, played)
+            if apart <= within and self._reads_numbers(record):
+                apart = self._furthest(record, generator)
+            if apart > within:
+                if not self._reads_numbers(record):
+                    counts = set(self._model.plain.left)
+                    if counts and counts <= {"item", "__int__"}:  # which jump within a step so long
+                        away = self._y + 1e-3 * step * shift
+                        played = record.play(away)
+                    # With a graph some go another way than without.
+                    apart = _apart(self._model(away), played)
                 self._model.check_deterministic(self._y, self.output)
-            if apart > within * size_of(value.nan_to_num()):
-                self._model.check_deterministic(self._y, self.output)
-                record.failure = f"the record gives at another input something else, by {apart:.1e}"
+            if apart > within:
+                record.failure = f"the record gives at another input something else, by {apart:.1e}, relative"
                 left = self._model.plain.left
                 if left or not self._model.plain.functions:
                     how = f" ({', '.join(left)})" if left else ""
@@ -376,7 +375,7 @@ class Jacobian(LinearOperator):
                     )
         if record.contradicted is not None:
             return record.contradicted
-        if record.integers and (BITS in record.integers[0] or not (self._functions or record.detached)):
+        if record.integers and (record.bits or not (self._functions or record.detached)):
             return f"{record.integers[0]}: they have no derivative"
         return None
 
@@ -386,21 +385,15 @@ class Jacobian(LinearOperator):
             self._model.plain.left
         )
 
-    def _furthest(self, record: Recorder, generator: torch.Generator) -> tuple[float, Tensor]:
-        """How far the record is from the model, and its value there, at inputs that change what is read most.
+    def _furthest(self, record: Recorder, generator: torch.Generator) -> float:
+        """How far the record is from the model, relative, at inputs that change what is read most.
 
         A deviation, a mean or a largest entry hardly changes along a direction at random.
         """
-        y, worst = self._y, (-1.0, 0.0, self.output)
-        size = float(y.double().square().mean().sqrt()) or 1.0
+        y, size = self._y, ways.rms(self._y)
         noise = torch.randn(y.shape, generator=generator).to(y.device, y.dtype)
-        for move in (0.01 * y, 0.01 * size * torch.ones_like(y), 0.03 * size * noise):
-            value = self._model(y + move)
-            apart = size_of((value - record.play(y + move)).nan_to_num())
-            worst = max(
-                worst, (apart / max(size_of(value.nan_to_num()), 1e-300), apart, value), key=lambda w: w[0]
-            )
-        return worst[1], worst[2]
+        moved = [y + move for move in (0.01 * y, 0.01 * size * torch.ones_like(y), 0.03 * size * noise)]
+        return max(_apart(self._model(x), record.play(x)) for x in moved)
 
     def _check_differences(self) -> None:
         """Hold J v against differences of the model: rules and derivatives of torch's own may be wrong alike.
@@ -408,11 +401,11 @@ class Jacobian(LinearOperator):
         Raises:
             SpectralError: it is off, and differences by several steps agree with one another.
         """
-        if self._jumps or self._functions or max(torch.finfo(self.output.dtype).eps, self.eps) > 1e-4:
+        shift, D = self._secant
+        del self._secant  # two images
+        if self._functions or not self._differences_tell:
             return
-        shift, step, value = self._probe
         Jv = self._apply(shift.to(self.dtype).reshape(*self.batch, 1, -1)).reshape(self.output.shape)
-        D = (value - self.output) / step
         scale = max(size_of(Jv), size_of(D), 1e-300)
         if size_of(Jv - D) <= 2 * DIFFERENCES * scale:
             return
@@ -522,8 +515,7 @@ class Jacobian(LinearOperator):
         """
         if V.shape[-2] == 0 or self.precision is not None:
             return
-        with torch.inference_mode(False), same_random_numbers(self.device), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _aside(self.device):
             u = self._combined(U, 4)
             Ju = self._apply_transpose(u).reshape(self._y.shape)
             backwards = self._off_autograd(u.reshape(self.output.shape), Ju, norm)
@@ -558,14 +550,18 @@ class Jacobian(LinearOperator):
             raise wrong
         other = copy.copy(self)
         other.notes, other.count, other._program = [*self.notes], 0, None
-        with torch.inference_mode(False), same_random_numbers(self.device), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _aside(self.device):
             other.method = other._first_right(wrong, rest, [f"not {self.method} ({wrong.reason})"])
         return other
 
+    @property
+    def _differences_tell(self) -> bool:
+        """Whether the model is smooth and fine enough for its differences to say anything."""
+        return not self._jumps and max(torch.finfo(self.output.dtype).eps, self.eps) <= 1e-4
+
     def _off_differences(self, v: Tensor, Jv: Tensor, norm: float) -> float | None:
         """How far J v is from differences of the model, over |J|; None where those cannot tell."""
-        if self._jumps or max(torch.finfo(self.output.dtype).eps, self.eps) > 1e-4:
+        if not self._differences_tell:
             return None
         scale = max(norm, size_of(Jv), 1e-300)
         tried = self._differences(v, Jv, scale)
@@ -620,13 +616,12 @@ class Jacobian(LinearOperator):
             log.info("%s: %s", self._name, text)
 
     def _check_adjoint(self) -> None:
-        """<u, J v> = <J' u, v> to the rounding of the model's own precision, v random and u half random, half
-        J v: two vectors at random would show little."""
+        """<u, J v> = <J' u, v> to the rounding of the model's own precision; u by `half_along`."""
         v, u = self._random(self.shape[1]), self._random(self.shape[0], seed=1)
         Jv = self._apply(v)
         if not torch.isfinite(Jv).all():
             raise NotFiniteError(f"the Jacobian of {self._name} at y holds NaN or infinity")
-        u = u / size_of(u) + Jv / max(size_of(Jv), torch.finfo(Jv.dtype).tiny)
+        u = half_along(u, Jv)
         Ju = self._apply_transpose(u)
         if not torch.isfinite(Ju).all():
             raise NotFiniteError(f"the Jacobian of {self._name} at y holds NaN or infinity")
@@ -665,6 +660,19 @@ class Jacobian(LinearOperator):
         batch = f", batch={self.batch[0]}" if self.batch else ""
         size = f"{self.shape[0]}x{self.shape[1]}"
         return f"Jacobian({size} of {self._name}, {self.dtype}, {self.device}{batch}, {self.method}{notes})"
+
+
+@contextlib.contextmanager
+def _aside(device: torch.device) -> Iterator[None]:
+    """Outside of inference mode, no random number used up; torch warns of graphs that it builds itself."""
+    with torch.inference_mode(False), same_random_numbers(device), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _apart(value: Tensor, played: Tensor) -> float:
+    """How far what was played is from the model's value, relative."""
+    return size_of((value - played).nan_to_num()) / max(size_of(value.nan_to_num()), 1e-300)
 
 
 def _of_some(keywords: dict[str, Any], n: int, index: Tensor) -> dict[str, Any]:

@@ -176,7 +176,7 @@ class _Kept:
         held = [c for c in self.attributes.values() if type(c) in _CONTAINERS]
         self.containers = [(c, c.copy()) for c in held]
         self.tensors = [
-            (t, t.detach().clone())
+            (t, t._version, t.detach().clone())
             for t in (t for table in tables for t in table.values())
             if isinstance(t, Tensor) and not isinstance(t, nn.Parameter) and not t.is_inference()
         ]
@@ -196,8 +196,9 @@ class _Kept:
             if not _same(container, before):
                 container.clear()
                 container.extend(before) if isinstance(container, (list, deque)) else container.update(before)
-        for t, before in self.tensors:
-            if t.layout is torch.strided and not torch.equal(t, before):
+        for t, version, before in self.tensors:
+            # Writes through `.data` are not counted.
+            if t._version != version or (t.layout is torch.strided and not torch.equal(t, before)):
                 with torch.no_grad():
                     t.copy_(before)
         for p, gradient in self.gradients:

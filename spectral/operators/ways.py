@@ -70,9 +70,13 @@ def difference(function: Function, y: Tensor, v: Tensor, step: float = 2e-3) -> 
     size = float(v.abs().max())
     if size == 0:
         return torch.zeros_like(function(y))
-    scale = float(y.double().square().mean().sqrt()) or 1.0
-    h = step * scale / size
+    h = step * rms(y) / size
     return (function(y + h * v) - function(y - h * v)) / (2 * h)
+
+
+def rms(y: Tensor) -> float:
+    """The root mean square of y's entries, by which steps are told; 1 where all are zero."""
+    return float(y.double().square().mean().sqrt()) or 1.0
 
 
 def _pull(output: Tensor, x: Tensor) -> Function:

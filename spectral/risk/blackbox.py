@@ -44,7 +44,7 @@ class FiniteDifference(LinearOperator):
         self.step = torch.as_tensor(step, dtype=y.dtype, device=y.device)
         if not bool((self.step > 0).all()):
             raise OptionError(f"the step of a finite difference must be positive, got {step}")
-        self._model, self._y = Model(model, keywords_of(model_kwargs)), y.detach()
+        self._model, self._y = Model(model, keywords_of(model_kwargs)), y.detach().clone()
         with same_random_numbers(y.device), self._model.ready():
             self.output = self._model(self._y).detach()
             self._model.check_deterministic(self._y, self.output)

@@ -146,8 +146,14 @@ def _improve(iterate: _Iterate, max_products: int, progress: Callable[[Progress]
         best, waited = (left, 0) if left < best - 1 else (best, waited + 1)
         if waited > PATIENCE + iterate.width:
             return "LOBPCG gained nothing any more, and Lanczos went on"
-        if not iterate.step():
+        try:
+            iterate.step()
+        except _DependentRows:
             return "LOBPCG's rows were no longer orthogonal, and Lanczos went on"
+
+
+class _DependentRows(Exception):  # noqa: N818  no error: Lanczos goes on
+    """Rounding has made the rows dependent: residuals that are nothing but rounding point anywhere."""
 
 
 @dataclass
@@ -234,11 +240,11 @@ class _Iterate:
         """Whether X, P and W fit into the space."""
         return 3 * self.width <= self.A.shape[1]
 
-    def step(self) -> bool:
+    def step(self) -> None:
         """Multiply the preconditioned residuals of the best pairs short of tol, and choose anew.
 
-        False, and nothing changed but what was spent, where rounding has made the rows dependent: residuals
-        that are nothing but rounding point anywhere.
+        Raises:
+            _DependentRows: nothing is changed but what was spent.
         """
         if self.target.above is not None and 2 * self.wanted > self.width:
             self.width = min(2 * self.width, self.span.rows.shape[1])
@@ -252,7 +258,7 @@ class _Iterate:
         if W.shape[1] == 0:  # what was found is invariant
             W = random_complement(self.span.rows, 1, self.generator)
             real = torch.ones(W.shape[:2], dtype=torch.bool)
-        return self._multiply(W, real)
+        self._multiply(W, real)
 
     def _preconditioned(self, W: Tensor) -> Tensor:
         assert self.preconditioner is not None
@@ -261,7 +267,7 @@ class _Iterate:
             raise NotFiniteError("the preconditioner gave NaN or infinity: check it on one residual")
         return W
 
-    def _multiply(self, rows: Tensor, real: Tensor) -> bool:
+    def _multiply(self, rows: Tensor, real: Tensor) -> None:
         """Rayleigh-Ritz in the span with rows added: the best are X, and what new rows gave them is P."""
         new = _Part(rows, image(self.A.apply, rows, self.A), real)
         self.spent += rows.shape[1]
@@ -274,7 +280,7 @@ class _Iterate:
         void = torch.diag_embed(torch.where(S.real, 0.0, 1.0)).double()
         L, failed = torch.linalg.cholesky_ex((G + G.mT) / 2 + void)
         if failed.any() or L.diagonal(dim1=-2, dim2=-1).amin() < 0.5:  # of orthogonal rows it is 1
-            return False
+            raise _DependentRows
         T = torch.linalg.solve_triangular(L, (T + T.mT) / 2, upper=False)
         T = torch.linalg.solve_triangular(L, T.mT, upper=False) + 4 * max(self.norm, 1.0) * void
         theta, Y = torch.linalg.eigh((T + T.mT) / 2)
@@ -293,7 +299,6 @@ class _Iterate:
         (residual,) = fetched(torch.linalg.vector_norm(R, dim=-1))
         # All at once, so that an interruption leaves what there was.
         self.theta, self.span, self.residual = theta, span, residual
-        return True
 
 
 def _independent(W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:

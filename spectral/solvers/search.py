@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from torch import Tensor
 
+from spectral.solvers.certificate import SLACK
 from spectral.solvers.checkpoint import Checkpoint, State
 
 WIDEST_PROBE = 16
@@ -597,4 +598,4 @@ def remaining(target: Target, theta: Tensor, rounding: float) -> Tensor:
     wanted = target.wanted(theta, rounding)
     if wanted == theta.shape[-1]:
         return torch.full((len(theta),), 0.0 if target.magnitude else -math.inf, dtype=theta.dtype)
-    return target.height(theta[:, wanted]) + 0.4 * rounding
+    return target.height(theta[:, wanted]) + 4 * rounding / SLACK

@@ -119,6 +119,14 @@ def test_a_black_box_is_called_in_evaluation_mode():
     assert (A.apply(V) - V / (1 + 1e-5) ** 0.5).abs().max() < 1e-9
 
 
+def test_a_black_box_keeps_its_own_y():
+    y = torch.rand(5, dtype=torch.float64)
+    A = FiniteDifference(torch.square, y, 1e-6)
+    V, expected = torch.eye(5, dtype=torch.float64), 2 * torch.diag(y)
+    y.mul_(3)
+    assert (A.apply(V) - expected).abs().max() < 1e-5
+
+
 def test_median_rule():
     y = 0.15 * torch.randn(2, 1, 128, 128, generator=torch.Generator().manual_seed(0))
     ramp = torch.linspace(0, 1, 128)

@@ -86,6 +86,7 @@ class Recorder(Trace):
         jumps: operations that are constant between jumps, on the way from y: their derivative is zero.
         integers: where integers made from y became numbers again.
         declared: operations of torch whose derivative is declared straight through, and is not their own.
+        bits: whether some of these integers are the bits of numbers that y reaches.
         taken: whether a number that y reaches was read by Python.
         detached: whether something that y reaches was cut off from torch's graph.
         entries: of each slot.
@@ -108,7 +109,7 @@ class Recorder(Trace):
         self.jumps: list[str] = []
         self.integers: list[str] = []
         self.declared: list[str] = []
-        self.detached = self.taken = False
+        self.detached = self.taken = self.bits = False
         self.rounding, self.bytes = 0.0, 0
         self._waiting: list[Stored] = []
         self._random = torch.Generator().manual_seed(0)
@@ -223,7 +224,7 @@ class Recorder(Trace):
             assert stored is not None  # the trace has numbered it
             if not (reached and is_number(t) and target not in JUMPING):
                 if stored.slot is None:
-                    stored.discrete = BITS if any(jump.name is BITS for jump in discrete) else str(target)
+                    stored.discrete = BITS if any(jump.name == BITS for jump in discrete) else str(target)
                     stored.mask = _counts(target, bool(reached), t, discrete)
                 continue
             like, number = _like(t), None if single else entry
@@ -277,7 +278,9 @@ class Recorder(Trace):
             raise SpectralError("it draws random numbers that depend on y")
         made = [jump.name for jump in discrete if not (jump.mask or jump.number)]
         if numbers and made and target not in BY_INDEX:
-            self.integers.append(f"integers made from y by {made[0]} are used as numbers by {target}")
+            self.bits = self.bits or BITS in made
+            by = BITS if BITS in made else made[0]
+            self.integers.append(f"integers made from y by {by} are used as numbers by {target}")
         if (numbers and not reached) or (reached and target in JUMPING):
             self.jumps.append(str(target))
         if reached and target in STRAIGHT_THROUGH:
@@ -542,7 +545,7 @@ class Recorder(Trace):
         return drawn.to(like.device, like.dtype)
 
     def _multiplied(self, plain: Program) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """v, J v, u and J' u: v at random, u half at random and half J v, since two at random show little.
+        """v, J v, u and J' u: v at random, u by `half_along`.
 
         Raises:
             NotFiniteError: they hold NaN or infinity.
@@ -550,7 +553,7 @@ class Recorder(Trace):
         v = torch.randn(self.size, generator=self._random, dtype=_drawn(self.dtypes[0]))
         v = v.to(self.output.device, self.dtypes[0]).unsqueeze(0)
         Jv, noise = plain.apply(v), self._draw(self.output).unsqueeze(0)
-        u = noise / size_of(noise) + Jv / max(size_of(Jv), torch.finfo(Jv.dtype).tiny)
+        u = half_along(noise, Jv)
         Ju = plain.transpose(u)
         if not (torch.isfinite(Jv).all() and torch.isfinite(Ju).all()):
             raise NotFiniteError("the Jacobian at y holds NaN or infinity")
@@ -583,7 +586,7 @@ def _by_torch(step: Step) -> Step:
     """The step by torch's own operation, where it is not that anyway."""
     if not isinstance(step, Convolution):
         return copy.copy(step)
-    arguments = (
+    arguments: tuple[Any, ...] = (
         channels_last(step.weight),
         None,
         step.stride,
@@ -598,11 +601,14 @@ def _by_torch(step: Step) -> Step:
         return aten.convolution(channels_last(t), weight, *others)
 
     def back(g: Tensor, sizes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
-        weight, _, stride, padding, dilation, transposed, _, groups = arguments
-        if not transposed and max(stride) == 1:  # the faster of two operations that torch has for it
-            return (forward(g, weight, None, stride, padding, dilation, True, [0] * len(stride), groups),)
-        like, mask = g.new_zeros(()).expand(sizes[0]), [True, False, False]
         weight, _, *geometry = arguments
+        if (
+            not step.transposed and max(step.stride) == 1
+        ):  # the faster of two operations that torch has for it
+            lost = [0] * len(step.stride)
+            around = step.stride, step.padding, step.dilation
+            return (forward(g, weight, None, *around, True, lost, step.groups),)
+        like, mask = g.new_zeros(()).expand(sizes[0]), [True, False, False]
         return aten.convolution_backward(g, like, weight, None, *geometry, mask)[:1]
 
     function = Operation(forward, ((Input(0), *arguments), {}))
@@ -633,6 +639,7 @@ def _out_of_place(target: Any, args: Any, kwargs: Any) -> tuple[Any, tuple[Any, 
     return getattr(packet, schema.overload_name or "default", None), (args, kwargs)
 
 
+# These draw nothing in evaluation, and in training calls at one y differ, which is told of.
 _DRAWING_IN_TRAINING = {aten.rrelu_with_noise.default, aten.native_dropout.default}
 
 # Of these nothing is left of what was there before, and what comes is constant.
@@ -708,6 +715,11 @@ def inner(a: Tensor, b: Tensor) -> float:
     """The real inner product, of complex entries as pairs."""
     wide = torch.promote_types(a.dtype, torch.float64)
     return float((a.to(wide).conj() * b.to(wide)).real.sum())
+
+
+def half_along(noise: Tensor, Jv: Tensor) -> Tensor:
+    """u for <u, J v>: half at random and half J v, since of two vectors at random little would be seen."""
+    return noise / size_of(noise) + Jv / max(size_of(Jv), torch.finfo(Jv.dtype).tiny)
 
 
 def contradiction(v: Tensor, u: Tensor, Jv: Tensor, Ju: Tensor) -> float:

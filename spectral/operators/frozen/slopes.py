@@ -50,8 +50,8 @@ def times(t: Tensor, slope: Tensor, owned: bool = False) -> Tensor:
         return t.mul_(factor(slope)) if owned else t * factor(slope)
     out = t if owned else torch.empty_like(t)
     rows = max(1, AT_ONCE * t.shape[-2] // slope.numel() // 8)
-    for x, bits, product in zip(t.split(rows, -2), slope.split(rows, 1), out.split(rows, -2), strict=True):
-        torch.mul(x, unpacked(bits), out=product)
+    for x, bits, into in zip(t.split(rows, -2), slope.split(rows, 1), out.split(rows, -2), strict=True):
+        torch.mul(x, unpacked(bits), out=into)
     return out
 
 

@@ -431,7 +431,7 @@ class Linear:
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """op' g."""
-        g, sizes = _aligned(g), self.sizes
+        sizes = self.sizes
         if self.images:
             sizes = tuple(torch.Size((len(g), *size[1:])) for size in sizes)
         if self.back is not None:
@@ -440,7 +440,7 @@ class Linear:
             torch.zeros((), dtype=dtype, device=g.device).expand(size)
             for size, dtype in zip(sizes, self.dtypes, strict=True)
         )
-        return pulled(self.function, tuple(zeros), g)
+        return pulled(self.function, tuple(zeros), _aligned(g))
 
     def to(self, dtype: torch.dtype) -> Linear:
         """The factor that is held in another precision."""
@@ -501,26 +501,26 @@ def _pushed_by_pulling(
     function: Operation, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
 ) -> Tensor:
     """J t as the gradient, by u, of <J' u, t>."""
+    xs, value = _graph(function, primals)
     with torch.inference_mode(False), torch.enable_grad():
-        xs = [_leaf(x) for x in primals]
-        value = function(*xs)
         u = torch.zeros_like(value, requires_grad=True)
-        pulled = torch.autograd.grad(value, xs, u, create_graph=True, allow_unused=True)
-    linear = [(g, t) for g, t in zip(pulled, tangents, strict=True) if g is not None and g.requires_grad]
+        parts = torch.autograd.grad(value, xs, u, create_graph=True, allow_unused=True)
+    linear = [(g, t) for g, t in zip(parts, tangents, strict=True) if g is not None and g.requires_grad]
     if not linear:
         raise SpectralError("its derivative backwards has none of its own")
     return torch.autograd.grad([g for g, _ in linear], u, [t for _, t in linear])[0]
 
 
-def _leaf(x: Tensor) -> Tensor:
-    return (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+def _graph(function: Callable[..., Tensor], primals: tuple[Tensor, ...]) -> tuple[list[Tensor], Tensor]:
+    """Leaves with the primals' values, and the function's value with a graph that leads to them."""
+    with torch.inference_mode(False), torch.enable_grad():
+        xs = [(x.clone() if x.is_inference() else x.detach()).requires_grad_() for x in primals]
+        return xs, function(*xs)
 
 
 def pulled(function: Callable[..., Tensor], primals: tuple[Tensor, ...], g: Tensor) -> tuple[Tensor, ...]:
     """(d function)' g at the primals, by a graph of its own: for that torch.func would load a compiler."""
-    with torch.inference_mode(False), torch.enable_grad():
-        xs = [_leaf(x) for x in primals]
-        value = function(*xs)
+    xs, value = _graph(function, primals)
     if not value.requires_grad:
         return tuple(map(torch.zeros_like, primals))
     parts = torch.autograd.grad(value, xs, g, allow_unused=True)
