@@ -20,6 +20,7 @@ import typer
 from torch import Tensor, nn
 
 from spectral.errors import OptionError, SpectralError
+from spectral.options import seed_of
 
 SIGMA_AT_MOST = 1e6  # beyond, float32 noise buries the picture
 INTERRUPTED, ABOVE_TOLERANCE = 130, 3  # exit codes
@@ -82,8 +83,7 @@ def load_problem(
             "sigma is a standard deviation in the units of the image, positive and at most "
             f"{SIGMA_AT_MOST:g}; got {sigma}"
         )
-    if not 0 <= seed < 2**63:
-        raise OptionError(f"seed must lie in [0, 2^63), got {seed}")
+    seed = seed_of(seed)
     model = denoisers.load(denoiser)
     if model.channels != 1:
         raise OptionError(f"{denoiser} takes {model.channels} channels, and pictures are read as grey")

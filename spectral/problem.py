@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from spectral.operators import Jacobian, LinearOperator
 from spectral.operators.jacobian import WrongProductsError
 from spectral.operators.scale import UnitScale
 from spectral.operators.subject import operator_of
+from spectral.options import number, seed_of, whole
 from spectral.solvers import Completeness, Progress, RitzPairs, RitzTriplets
 from spectral.solvers.certificate import SLACK, measured_rounding, rounding
 from spectral.solvers.checks import check_operator
@@ -68,6 +68,28 @@ class Asked:
     seed: int
     max_products: int | None
     checkpoint: str | Path | None
+
+    def in_numbers(self) -> Asked:
+        """The same with Python's numbers for what are to be numbers.
+
+        Raises:
+            OptionError: something is none.
+        """
+        between = self.between
+        if between is not None:
+            if not isinstance(between, Sequence) or isinstance(between, str) or len(between) != 2:
+                raise OptionError(f"between is a pair of numbers, (low, high); got {between!r}")
+            between = number("between", between[0]), number("between", between[1])
+        return replace(
+            self,
+            k=whole("k", self.k),
+            above=None if self.above is None else number("above", self.above),
+            between=between,
+            tol=number("tol", self.tol),
+            block=whole("block", self.block),
+            seed=seed_of(self.seed),
+            max_products=None if self.max_products is None else whole("max_products", self.max_products),
+        )
 
     def options(self, report: Callable[[Progress], None] | None, **more: Any) -> dict[str, Any]:
         """The keywords that every iterative solver takes, and more of them."""
@@ -140,6 +162,7 @@ class Problem:
         Raises:
             OptionError, ShapeError, NotFiniteError: an option is out of range, or contradicts another.
         """
+        asked = asked.in_numbers()
         k, above, most = asked.k, asked.above, min(self.A.shape)
         sought = above is None and asked.between is None
         if sought and not 1 <= k <= most:
@@ -148,13 +171,8 @@ class Problem:
             raise OptionError(f"method is one of {', '.join(methods)}; got {asked.method!r}")
         if asked.which not in ("largest", "smallest", "magnitude"):
             raise OptionError(f'which is "largest", "smallest" or "magnitude", got {asked.which!r}')
-        if not 0 < asked.tol < math.inf:
-            raise OptionError(f"tol must be positive and finite, got {asked.tol}")
-        for name, limits in (("above", (above,)), ("between", asked.between or ())):
-            if any(limit is not None and not math.isfinite(limit) for limit in limits):
-                raise OptionError(f"{name}= takes finite numbers, got {getattr(asked, name)}")
-        if not 0 <= asked.seed < 2**63:
-            raise OptionError(f"seed must lie in [0, 2^63), got {asked.seed}")
+        if asked.tol <= 0:
+            raise OptionError(f"tol must be positive, got {asked.tol}")
         if asked.block < 1:
             raise OptionError(f"block must be at least 1, got {asked.block}")
         if not sought and self.A.batch:

@@ -26,6 +26,7 @@ from spectral.estimators.results import Density, Estimate, plain, student_t
 from spectral.operators import LinearOperator
 from spectral.operators.scale import unit_scale
 from spectral.operators.subject import operator_of
+from spectral.options import whole
 from spectral.solvers.certificate import certify_triplets
 from spectral.solvers.golub_kahan import golub_kahan
 
@@ -83,6 +84,7 @@ def spectral_density(
         raise OptionError(
             f'part is "symmetric" or "singular", method "slq" or "kpm"; got {part!r}, {method!r}'
         )
+    probes, steps = whole("probes", probes), whole("steps", steps)
     if probes < 2 or steps < 1:
         raise OptionError(f"an error bar takes probes >= 2 and steps >= 1; got {probes} and {steps}")
     values, vectors = _known(known, A)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.operators import LinearOperator
+from spectral.options import seed_of
 
 Kind = Literal["rademacher", "gaussian", "sphere", "orthogonal"]
 Sampler = Callable[[int], Tensor]
@@ -38,7 +39,7 @@ def sampler(A: LinearOperator, kind: Kind = "rademacher", seed: int = 0) -> Samp
     """
     if kind not in _KINDS and kind != "orthogonal":
         raise OptionError(f"probes are one of {', '.join(_KINDS)}, orthogonal; got {kind!r}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed_of(seed))
     n = A.shape[1]
     if kind == "orthogonal":
         return _Frame(A, generator)

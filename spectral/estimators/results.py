@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from spectral.base import Result
 from spectral.errors import OptionError
+from spectral.options import number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,7 +103,7 @@ def student_t(level: float, dof: float) -> float:
     Raises:
         OptionError: level is not inside (0, 1).
     """
-    if not 0 < level < 1:
+    if not 0 < number("level", level) < 1:
         raise OptionError(f"level is a probability inside (0, 1), got {level}")
     return float(scipy.special.stdtrit(dof, (1 + level) / 2))
 

@@ -18,6 +18,7 @@ from spectral.errors import NotFiniteError, OptionError
 from spectral.estimators.probes import Sampler
 from spectral.estimators.results import Estimate, plain, student_t
 from spectral.operators import LinearOperator
+from spectral.options import number, whole
 
 Integrand = Callable[[Tensor], Tensor]
 """Rows (*batch, m, n) -> float64 samples (*batch, m, p)."""
@@ -50,10 +51,10 @@ class Budget:
     def __post_init__(self) -> None:
         if self.products is None and not self.has_target:
             raise OptionError("say when to stop: products=, rtol= or atol=")
-        for name in ("products", "rtol", "atol"):
+        for name, read in (("products", whole), ("rtol", number), ("atol", number)):
             limit = getattr(self, name)
-            if limit is not None and not 0 < limit < math.inf:
-                raise OptionError(f"{name} must be positive and finite, got {limit}")
+            if limit is not None and read(name, limit) <= 0:
+                raise OptionError(f"{name} must be positive, got {limit}")
         student_t(self.confidence, 1)
 
     @property

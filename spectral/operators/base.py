@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from spectral.errors import NotFiniteError, OptionError, ShapeError, TransposeMissingError
+from spectral.options import whole
 
 if TYPE_CHECKING:
     import scipy.sparse.linalg
@@ -450,7 +451,7 @@ class _Functions(LinearOperator):
         self.forward, self.backward = apply, apply_transpose
 
     def _apply(self, V: Tensor) -> Tensor:
-        return self.forward(V).clone()
+        return self._copied(self.forward(V), V, self.shape[0])
 
     def _apply_transpose(self, V: Tensor) -> Tensor:
         if self.backward is None:
@@ -458,7 +459,16 @@ class _Functions(LinearOperator):
                 f"{self!r} was given no product with its transpose: pass apply_transpose, or symmetric=True "
                 "where A = A'"
             )
-        return self.backward(V).clone()
+        return self._copied(self.backward(V), V, self.shape[1])
+
+    def _copied(self, rows: Any, V: Tensor, length: int) -> Tensor:
+        expected = (*V.shape[:-1], length)
+        if not isinstance(rows, Tensor) or rows.shape != expected:
+            got = tuple(rows.shape) if isinstance(rows, Tensor) else f"a {type(rows).__name__}"
+            raise ShapeError(
+                f"{self!r} with rows of shape {tuple(V.shape)} gives a tensor of shape {expected}; got {got}"
+            )
+        return rows.to(self.dtype, copy=True)
 
 
 def from_functions(
@@ -485,7 +495,8 @@ def from_functions(
     Raises:
         OptionError: n is not positive.
     """
-    shape = (n, n) if isinstance(n, int) else n
+    r, n = (n, n) if not isinstance(n, tuple) else n
+    shape = whole("n", r), whole("n", n)
     if min(shape) < 1:
         raise OptionError(f"n is the length of a vector, at least 1; got {n}")
     return _Functions(apply, apply_transpose, shape, dtype, device, batch, symmetric)

@@ -44,6 +44,7 @@ log = logging.getLogger("spectral")
 
 Method = Literal["auto", "frozen", "jvp", "double-backward", "differences"]
 WAYS: tuple[Method, ...] = ("frozen", "jvp", "double-backward", "differences")
+_INPUTS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _PAIRS = {"jvp": ways.forward, "double-backward": ways.reverse, "differences": ways.differences}
 
 
@@ -78,7 +79,8 @@ def jacobian(
         model_kwargs: keywords for the model, {name: value}: noise level, label, ...
 
     Raises:
-        OptionError: y is no floating-point tensor, or model_kwargs no mapping.
+        OptionError: y is no dense floating-point tensor, model cannot be called, or model_kwargs is no
+            mapping.
         ShapeError: y has no entries, or no batch axis where `batched`.
         ModelOutputError: the model returned no floating-point tensor.
         NotDeterministicError: two calls at y differ (noise inside the model, a state that it keeps).
@@ -88,13 +90,22 @@ def jacobian(
     """
     if method not in ("auto", *WAYS):
         raise OptionError(f"method is one of auto, {', '.join(WAYS)}; got {method!r}")
-    if not isinstance(y, Tensor) or not y.is_floating_point():
+    if not callable(model):
+        raise OptionError(f"a model is called on y, and a {type(model).__name__} cannot be")
+    if not isinstance(y, Tensor) or y.dtype not in _INPUTS:
         kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
         raise OptionError(f"y must be a floating-point tensor, got {kind}: images are floats in [0, 1]")
+    if y.layout is not torch.strided or y.device.type == "meta":
+        what = "holds no numbers" if y.device.type == "meta" else f"has the layout {y.layout}"
+        raise OptionError(f"y must be a dense tensor, and this one {what}")
     if y.numel() == 0 or (batched and y.ndim < 2):
         raise ShapeError(f"y has shape {tuple(y.shape)}: expected at least one entry and, batched, two axes")
     J = Jacobian(model, y.detach().clone(), batched, method, keywords_of(model_kwargs))
     return J if precision is None else J.at_precision(precision)
+
+
+class AmbiguousError(SpectralError):
+    """autograd declares a derivative that is meant, and cuts its graph elsewhere."""
 
 
 class WrongProductsError(SpectralError):
@@ -129,6 +140,7 @@ class Jacobian(LinearOperator):
         self._y = _outside_inference(y)
         self._model = Model(function, model_kwargs)
         self._name = self._model.name
+        self._model.check_loaded()
         if not torch.isfinite(y).all():
             raise NotFiniteError("y holds NaN or infinity")
         with _aside(y.device):
@@ -152,6 +164,7 @@ class Jacobian(LinearOperator):
             self._pull: Product
             self._program: Program | None = None
             self._jumps: list[str] = []
+            self._hidden = False  # whether autograd's derivative is another, and settled not to be the one
             self._ways = WAYS if method == "auto" else (method,)
             self.method = self._prepare(record, self._ways)
             self._weights = self._model.weights(record.outside() if isinstance(record, Recorder) else [])
@@ -242,10 +255,7 @@ class Jacobian(LinearOperator):
 
     def _through(self, product: Product, V: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """product of blocks (m, *shape), as one of rows (*batch, m, n)."""
-        if self._weights is not None and self._weights.changed():
-            raise SpectralError(
-                f"the weights of {self._name} have changed since this Jacobian was made: make it anew"
-            )
+        self.check_weights(thorough=False)
         rows = _outside_inference(V)
         rows = (rows.transpose(0, 1) if self.batch else rows).reshape(-1, *shape)
         on_host = flushed() if self.device.type == "cpu" else contextlib.nullcontext()
@@ -287,7 +297,9 @@ class Jacobian(LinearOperator):
                     self._note(f"y was taken to {precision}, the precision of {self._name}")
                 if self._model.label is not None:
                     self._note(self._model.label)
-                return record if recorded else SpectralError(_first_line(failure))
+                if not recorded:
+                    return SpectralError(_first_line(failure))
+                return SpectralError(record.failure) if record.opaque else record
         assert failure is not None
         raise failure
 
@@ -313,7 +325,7 @@ class Jacobian(LinearOperator):
                     self._check_differences()
                 else:
                     self._differentiate(method)
-            except NotFiniteError:
+            except (NotFiniteError, AmbiguousError):
                 raise
             except Exception as failure:
                 # What torch cannot differentiate it reports in many exception types, all to the same effect.
@@ -368,7 +380,7 @@ class Jacobian(LinearOperator):
                 record.failure = f"the record gives at another input something else, by {apart:.1e}, relative"
                 left = self._model.plain.left
                 if left or not self._model.plain.functions:
-                    how = f" ({', '.join(left)})" if left else ""
+                    how = f" ({', '.join(left)})" if left else ", or is kept from call to call,"
                     return (
                         f"a value made from y leaves torch{how} and comes back as a constant, so that its "
                         "part of the derivative is lost: keep it a tensor, or write a torch.autograd.Function"
@@ -403,7 +415,7 @@ class Jacobian(LinearOperator):
         """
         shift, D = self._secant
         del self._secant  # two images
-        if self._functions or not self._differences_tell:
+        if not self._differences_tell:
             return
         Jv = self._apply(shift.to(self.dtype).reshape(*self.batch, 1, -1)).reshape(self.output.shape)
         scale = max(size_of(Jv), size_of(D), 1e-300)
@@ -423,7 +435,7 @@ class Jacobian(LinearOperator):
         self.eps = max(self._arithmetic.eps, record.rounding)
         self._graph_bytes = record.bytes
         if record.jumps or self._functions:
-            self._settle(program, record)
+            program = self._settled(program, record)
         for name in dict.fromkeys(record.jumps):
             self._note(f"{name} is constant but for jumps: its derivative is 0")
         for name in dict.fromkeys(record.declared):
@@ -431,28 +443,59 @@ class Jacobian(LinearOperator):
             self._note(f"{name} rounds: its derivative is the one that torch declares, straight through")
         return program.in_faster_layout()
 
-    def _settle(self, program: Program, record: Recorder) -> None:
-        """Hold a program against autograd, where the model may have told that another derivative.
+    def _settled(self, program: Program, record: Recorder) -> Program:
+        """The program of the derivative that is meant: autograd may have been told another.
+
+        Of what jumps the true derivative is 0, and another is declared by x + (q(x) - x).detach() or by a
+        function of the model's own.  A detached part anywhere else only hides a derivative that is there.
 
         Raises:
             SpectralError: autograd's is the one that is meant.
+            AmbiguousError: autograd's is meant in one place, and hides some in another.
         """
-        v, u = self._random(self.shape[1]), self._random(self.shape[0], seed=1)
-        v, u = v.reshape(self._y.shape), u.reshape(self.output.shape).to(self.output.dtype)
+        u = self._random(self.shape[0], seed=1).reshape(self.output.shape).to(self.output.dtype)
         try:
             with self._model.ready():
                 pull = ways.reverse(self._model, self._y).pull
                 declared = pull(u)
         except Exception:
-            return  # there is no other
-        ours = program.transpose(u.unsqueeze(0))[0]
-        if size_of(ours - declared) <= self._tolerance * max(size_of(ours), size_of(declared)):
-            return
-        by = ", ".join(self._functions) or "a straight-through estimator"
-        if record.jumps:
-            raise SpectralError(
-                f"{record.jumps[0]} is constant but for jumps, and {by} declares a derivative"
+            return program  # there is no other
+
+        def agrees(with_program: Program) -> bool:
+            ours = with_program.transpose(u.unsqueeze(0))[0]
+            return size_of(ours - declared) <= self._tolerance * max(size_of(ours), size_of(declared))
+
+        if agrees(program):
+            return program
+        by = ", ".join(self._functions) or "a detached part"
+        if not record.jumps:
+            self._hold_against_differences(program, pull, by)
+            return program
+        straight = None if self._ways == ("frozen",) else record.straight_through()
+        if straight is not None and agrees(straight):
+            self._note(f"straight through: J is the derivative that autograd declares for {record.jumps[0]}")
+            return straight
+        if self._ways != ("frozen",) and (straight is not None or self._functions):
+            if record.jumps_inside and not record.detached:
+                raise SpectralError(
+                    f"{record.jumps[0]} is constant but for jumps, and {by} declares a derivative"
+                )
+            raise AmbiguousError(
+                f"the derivative of {self._name} is ambiguous: {record.jumps[0]} is constant but for jumps, "
+                f'autograd\'s differs by more than a derivative for that, by {by}: choose method="frozen", '
+                'of what is computed, or "double-backward", what autograd declares'
             )
+        self._hidden = True
+        self._note(f"autograd does not see all of the derivative (by {by}): not used")
+        return program
+
+    def _hold_against_differences(self, program: Program, pull: ways.Function, by: str) -> None:
+        """Whether a smooth model's differences agree with the program, and not with what is declared.
+
+        Raises:
+            SpectralError: they agree with what is declared.
+        """
+        v = self._random(self.shape[1]).reshape(self._y.shape)
         with self._model.ready():
             D = ways.difference(self._model, self._y, v)
             size, wide = size_of(D) ** 2, D.to(self.output.dtype)
@@ -499,6 +542,19 @@ class Jacobian(LinearOperator):
 
         return each
 
+    def check_weights(self, thorough: bool = True) -> None:
+        """That the model's weights are those that J was made of.
+
+        Writes through `.data`, which torch does not count, show only where it is `thorough`.
+
+        Raises:
+            SpectralError: they have changed.
+        """
+        if self._weights is not None and self._weights.changed(thorough):
+            raise SpectralError(
+                f"the weights of {self._name} have changed since this Jacobian was made: make it anew"
+            )
+
     def confirm(self, V: Tensor, U: Tensor, norm: float) -> None:
         """Multiply vectors that are to be returned once more by other ways than products are formed.
 
@@ -513,6 +569,7 @@ class Jacobian(LinearOperator):
         Raises:
             WrongProductsError: the products are wrong.
         """
+        self.check_weights()
         if V.shape[-2] == 0 or self.precision is not None:
             return
         with _aside(self.device):
@@ -584,7 +641,9 @@ class Jacobian(LinearOperator):
 
     def _off_autograd(self, u: Tensor, Ju: Tensor, norm: float) -> float | None:
         """How far J' u is from autograd's, over |J|; None where there is no such other way, or no room."""
-        if self.method != "frozen" or self._graph_bytes > min(GRAPH_BYTES, free_bytes(self.device) // 4):
+        if self.method != "frozen" or self._hidden:
+            return None
+        if self._graph_bytes > min(GRAPH_BYTES, free_bytes(self.device) // 4):
             return None
         try:
             with self._model.ready():

@@ -9,6 +9,7 @@ import random
 import sys
 import threading
 import types
+import zlib
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -21,7 +22,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from spectral.errors import ModelOutputError, NotDeterministicError
+from spectral.errors import ModelOutputError, NotDeterministicError, OptionError
+from spectral.operators.frozen.trace import in_function
 from spectral.operators.lock import ALONE
 
 _LOOKED_AT = 100_000  # objects, at most, in which modules are looked for
@@ -61,6 +63,10 @@ class Model:
             self.label = f"output {label} of {type(output).__name__}"
         if not tensor.is_floating_point():
             raise ModelOutputError(f"{self.name} returned {tensor.dtype}, which has no derivative")
+        if tensor.layout is not torch.strided or tensor.device.type == "meta":
+            raise ModelOutputError(
+                f"{self.name} returned no dense tensor ({tensor.layout}, {tensor.device}): add to_dense()"
+            )
         return tensor.clone()  # the model may write into it at its next call
 
     def check_deterministic(self, y: Tensor, output: Tensor) -> None:
@@ -75,6 +81,15 @@ class Model:
                 f"two calls of {self.name} at the same y differ by {apart:.1e}: switch off dropout and noise "
                 "inside the model (fix its random draws), or reset what it keeps from call to call"
             )
+
+    def check_loaded(self) -> None:
+        """That there are numbers in it.
+
+        Raises:
+            OptionError: parameters are on the meta device.
+        """
+        if any(p is not None and p.is_meta for m in self.modules for p in m._parameters.values()):
+            raise OptionError(f"the weights of {self.name} are on the meta device: load them first")
 
     def precision(self) -> torch.dtype | None:
         """The one floating-point dtype of all parameters and buffers, or None."""
@@ -93,18 +108,19 @@ class Model:
 
         Modules that are held where they cannot be found are met as they are called.
         """
-        thread, training = threading.get_ident(), [m for m in self.modules if m.training]
+        thread, flags = threading.get_ident(), list[tuple[nn.Module, bool]]()
 
         def meet(module: nn.Module, args: Any) -> None:
             if threading.get_ident() == thread and module.training:
-                training.append(module)
+                flags.append((module, True))
                 module.training = False
 
         with ALONE:
+            flags += [(m, m.training) for m in self.modules]
             kept = [_Kept(m) for m in self.modules]
             hook = register_module_forward_pre_hook(meet)
             try:
-                for m in training:
+                for m in self.modules:
                     m.training = False
                 with (
                     torch.inference_mode(False),
@@ -118,14 +134,14 @@ class Model:
                     yield
             finally:
                 hook.remove()
-                for m in training:
-                    m.training = True
+                for m, training in reversed(flags):
+                    m.training = training
                 for x in kept:
                     x.put_back()
 
 
 class Weights:
-    """Parameters at one time, by what tells of a change: torch's counts of writes, then sums.
+    """Parameters at one time, by what tells of a change: torch's counts of writes, then checksums.
 
     A model that projects its weights anew at each call writes to them, and changes nothing.
     """
@@ -134,21 +150,25 @@ class Weights:
         each = {id(p): p for p in parameters if p.layout is torch.strided and not p.is_inference()}
         self._kept = [p for p in each.values() if p.is_floating_point() or p.is_complex()]
         self._versions = [p._version for p in self._kept]
-        self._sums = [_sums(p) for p in self._kept]
+        self._places = [p.data_ptr() for p in self._kept]
+        self._sums = [_sum(p) for p in self._kept]
 
-    def changed(self) -> bool:
-        """Whether some are others than they were."""
+    def changed(self, thorough: bool) -> bool:
+        """Whether some are others than they were; all by their bytes, where it is `thorough`."""
         for i, p in enumerate(self._kept):
-            if p._version != self._versions[i]:
-                if _sums(p) != self._sums[i]:
+            if p.data_ptr() != self._places[i]:
+                return True
+            if thorough or p._version != self._versions[i]:
+                if _sum(p) != self._sums[i]:
                     return True
                 self._versions[i] = p._version
         return False
 
 
-def _sums(p: Tensor) -> tuple[float, float]:
-    x = torch.view_as_real(p.detach().resolve_conj()) if p.is_complex() else p.detach()
-    return float(x.sum(dtype=torch.float64)), float(torch.linalg.vector_norm(x, dtype=torch.float64))
+def _sum(p: Tensor) -> int:
+    """A checksum of its bytes."""
+    entries = p.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+    return zlib.crc32(entries.view(torch.uint8).numpy().tobytes())
 
 
 @contextlib.contextmanager
@@ -173,11 +193,11 @@ class _Kept:
         self.module, self.attributes = module, dict(vars(module))
         self.attributes.pop("training", None)
         tables: list[dict[str, Any]] = [self.attributes, module._buffers]
-        held = [c for c in self.attributes.values() if type(c) in _CONTAINERS]
-        self.containers = [(c, c.copy()) for c in held]
+        held = _held([value for table in tables for value in table.values()])
+        self.containers = [(c, c.copy()) for c in held if type(c) in _CONTAINERS]
         self.tensors = [
             (t, t._version, t.detach().clone())
-            for t in (t for table in tables for t in table.values())
+            for t in held
             if isinstance(t, Tensor) and not isinstance(t, nn.Parameter) and not t.is_inference()
         ]
         # A backward pass inside the model fills gradients.
@@ -203,6 +223,22 @@ class _Kept:
                     t.copy_(before)
         for p, gradient in self.gradients:
             p.grad = gradient
+
+
+def _held(values: list[Any]) -> list[Any]:
+    """The values, and what lists, tables and tuples among them hold, at any depth; each once."""
+    found: dict[int, Any] = {}
+    pending = values
+    while pending and len(found) < _LOOKED_AT:
+        value = pending.pop()
+        if id(value) in found or not isinstance(value, (Tensor, tuple, *_CONTAINERS)):
+            continue
+        found[id(value)] = value
+        if isinstance(value, dict):
+            pending += value.values()
+        elif not isinstance(value, Tensor):
+            pending += value
+    return [*found.values()]
 
 
 def _same(container: Any, before: Any) -> bool:
@@ -235,7 +271,7 @@ class _Plain(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if self.inside and name in _LEAVING:
-            if _in_function():
+            if in_function():
                 self.functions = True
             elif name not in self.left:
                 self.left.append(name)
@@ -246,16 +282,6 @@ class _Plain(TorchFunctionMode):
 
 
 _LEAVING = {"numpy", "__array__", "item", "tolist", "__float__", "__int__", "data_ptr", "__dlpack__"}
-
-
-def _in_function() -> bool:
-    """Whether the caller runs inside of a torch.autograd.Function."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_code.co_filename == torch.autograd.function.__file__ and frame.f_code.co_name == "apply":
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _compiled() -> contextlib.AbstractContextManager[Any]:

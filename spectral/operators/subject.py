@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.operators.base import LinearOperator, as_operator
-from spectral.operators.jacobian import jacobian
+from spectral.operators.jacobian import Jacobian, jacobian
 from spectral.operators.keywords import keywords_of
 
 
@@ -31,6 +31,8 @@ def operator_of(
             raise OptionError(f"{names} goes with a model, and there is no input y: pass (model, y)")
         if callable(subject) and not hasattr(subject, "shape"):
             raise OptionError("a model needs an input to take its Jacobian at: pass (model, y)")
+        if isinstance(subject, Jacobian):
+            subject.check_weights()
         return as_operator(subject)
     if not isinstance(y, Tensor):
         raise OptionError(

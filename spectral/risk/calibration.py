@@ -15,6 +15,7 @@ from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate
 from spectral.estimators.results import with_error
 from spectral.operators.model import Model
+from spectral.options import seed_of
 from spectral.risk.level import with_level
 from spectral.risk.sure import sure
 
@@ -224,7 +225,7 @@ def _denoised(model: Callable[..., Any], y: Tensor, keywords: dict[str, Any]) ->
 
 
 def _noise(images: Tensor, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed_of(seed))
     return torch.randn(images.shape, generator=generator, dtype=images.dtype).to(images.device)
 
 

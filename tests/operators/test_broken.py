@@ -152,3 +152,106 @@ def test_what_a_model_keeps_is_put_back():
     assert not model.ema.any() and not model.h and not model.o
     assert model.l.weight.grad is given and torch.equal(given, torch.ones(6, 6)) and model.l.bias.grad is None
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states
+
+
+@torch.library.custom_op("spectral_tests::squared", mutates_args=())
+def squared(x: torch.Tensor) -> torch.Tensor:
+    return x * x
+
+
+squared.register_autograd(
+    lambda ctx, g: 3 * g * ctx.saved_tensors[0],
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+
+
+@pytest.mark.parametrize("door", [spectral.top_eigs, spectral.top_svd, spectral.trace])
+def test_a_wrong_derivative_of_an_operation_of_the_users_own(door):
+    with pytest.raises(SpectralError, match="differences of the model"):
+        door(squared, torch.rand(8, 8, dtype=torch.float64))
+
+
+def test_weights_that_change_where_torch_does_not_count():
+    model, y = nn.Conv2d(1, 1, 3, padding=1), torch.rand(1, 1, 8, 8)
+    J = spectral.jacobian(model, y)
+    model.weight.data.mul_(2)
+    for door in (spectral.top_eigs, spectral.trace, spectral.spectral_density):
+        with pytest.raises(SpectralError, match="have changed"):
+            door(J)
+    J = spectral.jacobian(model, y)
+    model.weight.data = model.weight.data.clone()
+    with pytest.raises(SpectralError, match="have changed"):
+        J.apply(y.reshape(1, -1))
+
+
+class Keeping(nn.Module):
+    """Counts in tensors that it keeps in lists and tables, and sets its own mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = [torch.zeros(3), {"deep": [torch.zeros(2)]}]
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, y):
+        self.counts[0] += 1
+        self.counts[1]["deep"][0] += 1
+        self.train()
+        return self.drop(y * y)
+
+
+def test_what_a_model_keeps_in_containers_and_its_own_mode_are_put_back():
+    model = Keeping().eval()
+    spectral.top_eigs(model, torch.rand(6, 6), k=2)
+    assert not model.counts[0].any() and not model.counts[1]["deep"][0].any()
+    assert not model.training and not model.drop.training
+
+
+def test_tensors_of_other_layouts_inside_a_model():
+    y = torch.rand(1, 1, 6, 6) - 0.5
+    found = spectral.top_eigs(lambda y: torch.relu(y.to_mkldnn()).to_dense(), y, k=2)
+    assert found.values.tolist() == [1, 1]
+    with pytest.raises(SpectralError, match="to_dense"):
+        spectral.top_eigs(lambda y: y.to_sparse(), y, k=2)
+
+
+def test_models_that_keep_what_they_made_of_the_first_input():
+    kept = {}
+
+    def model(y):
+        return y * kept.setdefault("scale", y.mean())
+
+    with pytest.raises(SpectralError, match="kept from call to call"):
+        spectral.top_eigs(model, torch.rand(6, 6), k=2)
+
+
+@pytest.mark.parametrize(
+    ("y", "says"),
+    [
+        (torch.rand(4, 4).to_sparse(), "dense"),
+        (torch.rand(4, 4).to_sparse_csr(), "dense"),
+        (torch.rand(4, 4, device="meta"), "no numbers"),
+        (torch.rand(4, 4).to(torch.float8_e4m3fn), "floating-point"),
+        (torch.ones(4, 4, dtype=torch.int64), "floating-point"),
+        (torch.rand(4, 4).cfloat(), "floating-point"),
+    ],
+)
+def test_inputs_that_are_no_images(y, says):
+    with pytest.raises(spectral.errors.OptionError, match=says):
+        spectral.top_eigs(nn.Identity(), y, k=2)
+
+
+def test_what_is_no_model():
+    y = torch.rand(1, 1, 4, 4)
+    for model in (3, None, torch.eye(3)):
+        with pytest.raises(spectral.errors.OptionError, match="cannot be"):
+            spectral.jacobian(model, y)
+    with pytest.raises(spectral.errors.OptionError, match="meta"):
+        spectral.jacobian(nn.Conv2d(1, 1, 3, device="meta"), y)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"), [(lambda V: V.numpy(), "ndarray"), (lambda V: V[:, :3], "3"), (lambda V: None, "None")]
+)
+def test_functions_that_return_no_rows(rows, says):
+    with pytest.raises(spectral.errors.ShapeError, match=says):
+        spectral.top_eigs(spectral.from_functions(rows, rows, n=9), k=2)

@@ -685,6 +685,57 @@ def test_straight_through(unit, beside, dtype):
     assert J.notes, "nothing says that this is not the derivative of the function computed"
 
 
+def rounded_in_steps(y):
+    """Straight through with a step that depends on y: what is left beside the straight part is detached."""
+    step = y.abs().amax() / 8
+    return y + (step * torch.round(y / step) - y).detach()
+
+
+def rounded_the_other_way(y):
+    return torch.round(4 * y).detach() / 4 + (y - y.detach())
+
+
+@pytest.mark.parametrize("unit", [straight_through_by_detach, rounded_in_steps, rounded_the_other_way])
+def test_straight_through_is_frozen_as_declared(unit):
+    layer = seeded(conv(1), F64)
+    y = image(1, 1, 4, 8) / 2
+    model = lambda y: layer(unit(torch.tanh(layer(y)))) + 0.5 * y  # noqa: E731
+    J = spectral.jacobian(model, y)
+    assert J.method == "frozen" and "straight through" in repr(J)
+    torch.testing.assert_close(J.dense(), torch.autograd.functional.jacobian(model, y).reshape(32, 32))
+
+
+def gated_by_a_detached_sign(y):
+    return y * torch.sign(y - 0.1).detach()
+
+
+def scaled_by_a_detached_norm(y):
+    return torch.sign(y) * y / (1 + y.detach().square().mean())
+
+
+@pytest.mark.parametrize("unit", [gated_by_a_detached_sign, scaled_by_a_detached_norm])
+def test_a_detached_part_beside_a_jump_is_no_straight_through_estimator(unit):
+    layer = seeded(conv(1), F64)
+    y = image(1, 1, 6, 6)
+    model = lambda y: layer(unit(layer(y)))  # noqa: E731
+    truth = differences.dense(model, y)
+    J = spectral.jacobian(model, y)
+    assert truth.error(J.dense()) <= 1e-7 and truth.error(J.T.dense().T) <= 1e-7
+    assert spectral.top_svd(model, y, 3).converged.all()
+
+
+def test_straight_through_beside_a_detached_part_is_for_the_user_to_settle():
+    y = image(1, 1, 4, 8) / 2
+    model = lambda y: straight_through_by_detach(y) * y.detach().square().mean()  # noqa: E731
+    with pytest.raises(SpectralError, match="double-backward"):
+        spectral.jacobian(model, y)
+    declared = spectral.jacobian(model, y, method="double-backward").dense()
+    torch.testing.assert_close(declared, torch.autograd.functional.jacobian(model, y).reshape(32, 32))
+    computed = spectral.jacobian(model, y, method="frozen")
+    truth = differences.dense(model, y)
+    assert truth.error(computed.dense()) <= 1e-7
+
+
 class WrongBackward(torch.autograd.Function):
     """An old-style Function whose backward has a factor too many."""
 

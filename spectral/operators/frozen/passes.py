@@ -11,7 +11,7 @@ from torch import Tensor
 from spectral.operators.frozen.convolution import Convolution, Joint
 from spectral.operators.frozen.program import parts_of, users_of
 from spectral.operators.frozen.slopes import factor, is_gate, product, shape_of
-from spectral.operators.frozen.steps import Diagonal, Input, Linear, Step, aten
+from spectral.operators.frozen.steps import Cast, Diagonal, Input, Linear, Step, Sum, aten
 
 GATES_AS_FLOATS = 1 << 24  # entries; more stay gates: a small part of the memory, and slower to apply
 
@@ -25,6 +25,35 @@ def needed(steps: list[Step], result: int | None) -> list[Step]:
             wanted.update(step.inputs)
             kept.append(step)
     return kept[::-1]
+
+
+def straightened(steps: list[Step]) -> list[Step] | None:
+    """The steps with straight-through estimators differentiated as autograd does; None where there is none.
+
+    x + (q(x) - x) has the value of q, and what autograd is told is the derivative of x: the rest is detached.
+    It shows as a sum in which x cancels; of that sum the part that is x alone is kept.
+    """
+    made: dict[int, dict[int, float]] = {}  # slots as sums a_i t_i
+    kept: list[Step] = []
+    found = False
+    for step in steps:
+        kept.append(step)
+        parts = [made.get(i, {i: 1.0}) for i in step.inputs]
+        if isinstance(step, Cast):
+            made[step.output] = parts[0]
+        elif isinstance(step, Sum) and step.leading == "free":
+            parts = [{i: a * b for i, b in part.items()} for a, part in zip(step.weights, parts, strict=True)]
+            if len(parts) == 2:
+                cancelled = {i for i in parts[0] if parts[0][i] == -parts[1].get(i, 0)}
+                alone = [n for n, part in enumerate(parts) if cancelled and part.keys() <= cancelled]
+                if alone:
+                    n = max(alone, key=lambda n: min(parts[n].values()))
+                    at, parts, found = slice(n, n + 1), [parts[n]], True
+                    one = step.inputs[at], step.output, step.weights[at], step.sizes[at]
+                    kept[-1] = Sum(*one, step.output_size)
+            terms = [term for part in parts for term in part.items()]
+            made[step.output] = {i: sum(a for j, a in terms if j == i) for i, _ in terms}
+    return kept if found else None
 
 
 def _fold(before: Step, step: Step) -> Step | None:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from spectral.errors import NotFiniteError, SpectralError
 from spectral.kernels import pool
 from spectral.operators.frozen.convolution import Convolution
-from spectral.operators.frozen.passes import needed, rewritten
+from spectral.operators.frozen.passes import needed, rewritten, straightened
 from spectral.operators.frozen.program import Program
 from spectral.operators.frozen.rules import (
     BY_INDEX,
@@ -44,7 +44,7 @@ from spectral.operators.frozen.steps import (
     aten,
     is_number,
 )
-from spectral.operators.frozen.trace import Geometry, Stored, Trace
+from spectral.operators.frozen.trace import Geometry, Stored, Trace, in_function
 
 # A rule is tried on random vectors, at the inputs that it is met with.  Of maps beyond so many entries only
 # norms and maxima are: a trial holds several maps, where a forward pass holds two.
@@ -84,11 +84,13 @@ class Recorder(Trace):
         contradicted: an operation whose derivatives by torch contradict each other, which no way can mend.
         failure: why there is no program; the trace itself goes on, for what else it tells.
         jumps: operations that are constant between jumps, on the way from y: their derivative is zero.
+        jumps_inside: whether some are inside of a torch.autograd.Function, which may declare a derivative.
         integers: where integers made from y became numbers again.
         declared: operations of torch whose derivative is declared straight through, and is not their own.
         bits: whether some of these integers are the bits of numbers that y reaches.
         taken: whether a number that y reaches was read by Python.
-        detached: whether something that y reaches was cut off from torch's graph.
+        opaque: whether y reaches what is no dense tensor, so that the record cannot be played.
+        detached: whether something that y reaches was cut off from torch's graph, outside of such functions.
         entries: of each slot.
         rounding: the largest, relative, of the values that y reaches.
         bytes: of these values, about what a graph of them would hold.
@@ -109,7 +111,7 @@ class Recorder(Trace):
         self.jumps: list[str] = []
         self.integers: list[str] = []
         self.declared: list[str] = []
-        self.detached = self.taken = self.bits = False
+        self.detached = self.taken = self.bits = self.opaque = self.jumps_inside = False
         self.rounding, self.bytes = 0.0, 0
         self._waiting: list[Stored] = []
         self._random = torch.Generator().manual_seed(0)
@@ -135,8 +137,17 @@ class Recorder(Trace):
         """
         if self.failure is not None:
             raise SpectralError(self.failure)
+        return self._made_fast(self.steps)
+
+    @torch.no_grad()
+    def straight_through(self) -> Program | None:
+        """The program with straight-through estimators as autograd differentiates them, if there are any."""
+        steps = straightened(self.steps)
+        return None if steps is None else self._made_fast(steps)
+
+    def _made_fast(self, steps: list[Step]) -> Program:
         result = None if self.slot == UNREACHED else self.slot
-        steps = needed(self.steps, result)
+        steps = needed(steps, result)
         pool.trim(self.bytes)
         plain = Program([_by_torch(s) for s in steps], result, self.size, self.output, self.entries)
         expected = self._multiplied(plain)
@@ -212,12 +223,13 @@ class Recorder(Trace):
         leaves = pytree.tree_leaves(out)
         outputs = {i: t for i, t in enumerate(leaves) if isinstance(t, Tensor)}
         if any(t.layout is not torch.strided for t in outputs.values()):
+            self.opaque = True
             raise SpectralError("its result is not a dense tensor")
         if target is aten._local_scalar_dense.default and reached:
             self.taken = True
         self._judge(target, list(outputs.values()), reached, discrete)
         if target is aten.detach.default:
-            self.detached = True
+            self.detached = self.detached or not in_function()
         integers = [None if is_number(t) else t for t in leaves if isinstance(t, Tensor)]
         for entry, t in outputs.items():
             stored, geometry = self.stored(t), Geometry.of(t)
@@ -282,9 +294,13 @@ class Recorder(Trace):
             by = BITS if BITS in made else made[0]
             self.integers.append(f"integers made from y by {by} are used as numbers by {target}")
         if (numbers and not reached) or (reached and target in JUMPING):
-            self.jumps.append(str(target))
+            self._jump(target)
         if reached and target in STRAIGHT_THROUGH:
             self.declared.append(str(target))
+
+    def _jump(self, target: Any) -> None:
+        self.jumps.append(str(target))
+        self.jumps_inside = self.jumps_inside or in_function()
 
     def _slot(
         self,
@@ -332,7 +348,7 @@ class Recorder(Trace):
             return UNREACHED, None, False
         if not is_number(like) or (plain in JUMPING):
             if plain in JUMPING:
-                self.jumps.append(str(target))
+                self._jump(target)
             mask = _counts(plain or target, bool(reached), like, discrete)
             return UNREACHED, str(target) if reached or discrete else None, mask
         self._judge(plain or target, [like], reached, discrete)

@@ -1,0 +1,50 @@
+"""Options that are numbers: what is none, or out of range, is told in one sentence."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+from spectral.errors import OptionError
+
+SEEDS = 2**63
+
+
+def whole(name: str, value: Any) -> int:
+    """`value` as a Python int.
+
+    Raises:
+        OptionError: it is no whole number.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise OptionError(f"{name} is a whole number, got {value!r}") from None
+
+
+def number(name: str, value: Any) -> float:
+    """`value` as a Python float, finite.
+
+    Raises:
+        OptionError: it is no number, or not finite.
+    """
+    try:
+        converted = float(value)
+    except (TypeError, ValueError):
+        converted = math.nan
+    if isinstance(value, str) or not math.isfinite(converted):
+        raise OptionError(f"{name} is a finite number, got {value!r}")
+    return converted
+
+
+def seed_of(value: Any) -> int:
+    """A seed of torch's generators.
+
+    Raises:
+        OptionError: it is no whole number from 0 to 2^63 - 1.
+    """
+    seed = whole("seed", value)
+    if not 0 <= seed < SEEDS:
+        raise OptionError(f"seed must lie in [0, 2^63), got {seed}")
+    return seed
