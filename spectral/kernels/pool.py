@@ -88,7 +88,7 @@ class Pool:
 
 def trim(freed: int) -> None:
     """Give back to the system what the C library keeps, in pieces, of many bytes freed; glibc can."""
-    if freed < SMALL:
+    if freed < 8 * SMALL:
         return
     release = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if release is not None:

@@ -217,13 +217,15 @@ def _transformed(weight: Tensor, short: bool) -> tuple[Tensor, Tensor]:
     points += [(sign * B, 2 * BB * (BB - AA)) for sign in (1, -1)]
     rows = [[p**j / scale for j in range(3)] for p, scale in points] + [[0.0, 0.0, 1.0]]
     G = torch.tensor(rows, dtype=torch.float64)
+    both = torch.kron(G, G)
     filters, channels = weight.shape[:2]
     group = 2 * _lanes().BYTES // weight.itemsize
     dtype = torch.int16 if short else weight.dtype
     matrices = torch.empty(36, filters // group, channels, group, dtype=dtype)
     scales = weight.new_empty(36, filters if short else 0)
     for i, some in enumerate(weight.split(group)):  # in float64 all would take eight times the memory of w
-        entries = torch.einsum("pi, kcij, qj -> pqck", G, some.double(), G).flatten(0, 1)
+        taps = some.permute(2, 3, 1, 0).reshape(9, -1).double()
+        entries = (both @ taps).view(36, channels, group)
         if short:
             entries, scales[:, group * i : group * (i + 1)] = _rounded(entries)
         matrices[:, i] = entries

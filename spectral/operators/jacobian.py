@@ -321,8 +321,9 @@ class Jacobian(LinearOperator):
         for method in methods:
             try:
                 if method == "frozen":
-                    self._adopt(self._recorded(record))
-                    self._check_differences()
+                    program, Jv = self._recorded(record)
+                    self._adopt(program)
+                    self._check_differences(Jv)
                 else:
                     self._differentiate(method)
             except (NotFiniteError, AmbiguousError):
@@ -348,7 +349,8 @@ class Jacobian(LinearOperator):
         self._coarsest = max(torch.finfo(self.output.dtype).eps, self._arithmetic.eps)
         generator = torch.Generator().manual_seed(2)
         eps = torch.finfo(self._y.dtype).eps
-        step = (1e-3 if eps < 1e-4 else 0.05) * ways.rms(self._y)
+        # Short, for few units to switch on the way; rounding shows in 1e-3 of such a difference in float32.
+        step = (2e-4 if eps < 1e-4 else 0.05) * ways.rms(self._y)
         shift = 1 + torch.randn(self._y.shape, generator=generator).to(self._y.device, self._y.dtype)
         away = self._y + step * shift
         with self._model.ready():
@@ -371,7 +373,7 @@ class Jacobian(LinearOperator):
                 if not self._reads_numbers(record):
                     counts = set(self._model.plain.left)
                     if counts and counts <= {"item", "__int__"}:  # which jump within a step so long
-                        away = self._y + 1e-3 * step * shift
+                        away = self._y + 5e-3 * step * shift
                         played = record.play(away)
                     # With a graph some go another way than without.
                     apart = _apart(self._model(away), played)
@@ -407,8 +409,8 @@ class Jacobian(LinearOperator):
         moved = [y + move for move in (0.01 * y, 0.01 * size * torch.ones_like(y), 0.03 * size * noise)]
         return max(_apart(self._model(x), record.play(x)) for x in moved)
 
-    def _check_differences(self) -> None:
-        """Hold J v against differences of the model: rules and derivatives of torch's own may be wrong alike.
+    def _check_differences(self, Jv: Tensor) -> None:
+        """Hold J v, v the shift, against differences of the model: rules and torch's own may be wrong alike.
 
         Raises:
             SpectralError: it is off, and differences by several steps agree with one another.
@@ -417,7 +419,6 @@ class Jacobian(LinearOperator):
         del self._secant  # two images
         if not self._differences_tell:
             return
-        Jv = self._apply(shift.to(self.dtype).reshape(*self.batch, 1, -1)).reshape(self.output.shape)
         scale = max(size_of(Jv), size_of(D), 1e-300)
         if size_of(Jv - D) <= 2 * DIFFERENCES * scale:
             return
@@ -425,13 +426,13 @@ class Jacobian(LinearOperator):
         if off is not None and off > DIFFERENCES:
             raise SpectralError(f"J v is off by {off:.1e} |J v| from differences of the model")
 
-    def _recorded(self, record: Recorder | SpectralError) -> Program:
-        """The recorded program, unless the model declares another derivative, and means that."""
+    def _recorded(self, record: Recorder | SpectralError) -> tuple[Program, Tensor]:
+        """The recorded program, unless the model declares another derivative; and J v, v the shift."""
         if isinstance(record, SpectralError):
             raise record
         if record.integers:
             raise SpectralError(record.integers[0])
-        program = record.program()
+        program, Jv = record.program(self._secant[0])
         self.eps = max(self._arithmetic.eps, record.rounding)
         self._graph_bytes = record.bytes
         if record.jumps or self._functions:
@@ -441,7 +442,7 @@ class Jacobian(LinearOperator):
         for name in dict.fromkeys(record.declared):
             self._jumps.append(name)
             self._note(f"{name} rounds: its derivative is the one that torch declares, straight through")
-        return program.in_faster_layout()
+        return program.in_faster_layout(), Jv
 
     def _settled(self, program: Program, record: Recorder) -> Program:
         """The program of the derivative that is meant: autograd may have been told another.

@@ -47,6 +47,12 @@ class Convolution:
     _backward: Kernel | None = field(default=None, init=False, repr=False)
 
     @property
+    def geometry(self) -> tuple[Any, ...]:
+        """All but numbers of channels and pixels, and the weights themselves."""
+        steps = (*self.stride, *self.padding, *self.dilation, *self.output_padding)
+        return self.weight.shape[2:], self.weight.dtype, steps, self.transposed, self.groups
+
+    @property
     def by_winograd(self) -> bool:
         """Whether both directions go by `Minimal`."""
         geometry = self.stride, self.padding, self.dilation, self.transposed

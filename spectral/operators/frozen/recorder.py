@@ -60,7 +60,7 @@ def record(function: Callable[[Tensor], Tensor], y: Tensor) -> Program:
     Raises:
         SpectralError: an operation cannot be followed, or the program does not do what its steps do.
     """
-    return Recorder.of(function, y).program()
+    return Recorder.of(function, y).program()[0]
 
 
 class ContradictionError(SpectralError):
@@ -80,6 +80,7 @@ class Recorder(Trace):
 
     Attributes:
         output: function(y).
+        input: of y's shape and precision, without its numbers.
         slot: of the output's derivative, or UNREACHED.
         contradicted: an operation whose derivatives by torch contradict each other, which no way can mend.
         failure: why there is no program; the trace itself goes on, for what else it tells.
@@ -97,7 +98,7 @@ class Recorder(Trace):
     """
 
     output: Tensor
-    size: torch.Size
+    input: Tensor
     slot: int
 
     def __init__(self) -> None:
@@ -114,6 +115,7 @@ class Recorder(Trace):
         self.detached = self.taken = self.bits = self.opaque = self.jumps_inside = False
         self.rounding, self.bytes = 0.0, 0
         self._waiting: list[Stored] = []
+        self._tried: set[Any] = set()  # of convolutions, which stand or fall with their geometry
         self._random = torch.Generator().manual_seed(0)
 
     @classmethod
@@ -122,43 +124,46 @@ class Recorder(Trace):
         recorder = cls()
         output = recorder.run(function, y)
         with torch.no_grad():
-            recorder.size, recorder.slot = y.shape, recorder.slot_of(output)
+            recorder.input, recorder.slot = _like(y), recorder.slot_of(output)
         recorder.output = output.clone() if output.is_inference() else output.detach()
         recorder._waiting.clear()
         pool.trim(recorder.bytes)
         return recorder
 
     @torch.no_grad()
-    def program(self) -> Program:
-        """The steps made fast, once they do on random vectors what they did before, to rounding.
+    def program(self, v: Tensor | None = None) -> tuple[Program, Tensor]:
+        """The steps made fast, once they do to v what they did before, to rounding; and J v.
+
+        v is of the size of y, by default random.
 
         Raises:
             SpectralError: they do not, or there is no program.
         """
         if self.failure is not None:
             raise SpectralError(self.failure)
-        return self._made_fast(self.steps)
+        return self._made_fast(self.steps, self._draw(self.input) if v is None else v)
 
     @torch.no_grad()
     def straight_through(self) -> Program | None:
         """The program with straight-through estimators as autograd differentiates them, if there are any."""
         steps = straightened(self.steps)
-        return None if steps is None else self._made_fast(steps)
+        return None if steps is None else self._made_fast(steps, self._draw(self.input))[0]
 
-    def _made_fast(self, steps: list[Step]) -> Program:
+    def _made_fast(self, steps: list[Step], v: Tensor) -> tuple[Program, Tensor]:
         result = None if self.slot == UNREACHED else self.slot
         steps = needed(steps, result)
         pool.trim(self.bytes)
-        plain = Program([_by_torch(s) for s in steps], result, self.size, self.output, self.entries)
-        expected = self._multiplied(plain)
+        plain = Program([_by_torch(s) for s in steps], result, self.input.shape, self.output, self.entries)
+        v = v.to(self.input).unsqueeze(0)
+        Jv = plain.apply(v)
         del plain
         pool.trim(self.bytes)
         used = {self.dtypes[i] for step in steps for i in (*step.inputs, step.output)}
         number = self.output.dtype if len(used) < 2 else None
         fast = rewritten([copy.copy(step) for step in steps], result, number)
-        program = Program(fast, result, self.size, self.output, self.entries)
-        self._compare(program, *expected)
-        return program
+        program = Program(fast, result, self.input.shape, self.output, self.entries)
+        self._compare(program, v, Jv)
+        return program, Jv[0]
 
     def enter(self, y: Tensor) -> Stored:
         """Make y the input: value 0, slot 0."""
@@ -504,6 +509,9 @@ class Recorder(Trace):
             step, (Norm, Gather)
         ):
             return True
+        alike = (seen.target, *step.geometry) if isinstance(step, Convolution) else None
+        if alike in self._tried:
+            return True
         primals = tuple(x.clone() if x.is_inference() else x for x in seen.primals)
         if seen.promoted:
             primals = tuple(x.to(seen.like.dtype) for x in primals)
@@ -513,7 +521,10 @@ class Recorder(Trace):
         tolerance = _tolerance(seen.like.dtype)
         pairs = [(step.apply(*(t.clone() for t in tangents)), local.apply(*tangents))]
         pairs += zip(step.transpose(g.clone()), local.transpose(g), strict=True)
-        return all(ours.shape == true.shape and _apart(ours, true) <= tolerance for ours, true in pairs)
+        stands = all(ours.shape == true.shape and _apart(ours, true) <= tolerance for ours, true in pairs)
+        if stands and alike is not None:
+            self._tried.add(alike)
+        return stands
 
     def _local(self, step: Local, ways: tuple[Forward, ...] = ("jvp", "vjp", "differences")) -> Local:
         """The step by the first of some ways that has this operation's derivative.
@@ -560,34 +571,22 @@ class Recorder(Trace):
         drawn = torch.randn(like.shape, generator=self._random, dtype=_drawn(like.dtype))
         return drawn.to(like.device, like.dtype)
 
-    def _multiplied(self, plain: Program) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """v, J v, u and J' u: v at random, u by `half_along`.
+    def _compare(self, program: Program, v: Tensor, Jv: Tensor) -> None:
+        """Hold the rewritten program against its steps by torch's own operations, and J' u against J v.
 
         Raises:
             NotFiniteError: they hold NaN or infinity.
-        """
-        v = torch.randn(self.size, generator=self._random, dtype=_drawn(self.dtypes[0]))
-        v = v.to(self.output.device, self.dtypes[0]).unsqueeze(0)
-        Jv, noise = plain.apply(v), self._draw(self.output).unsqueeze(0)
-        u = half_along(noise, Jv)
-        Ju = plain.transpose(u)
-        if not (torch.isfinite(Jv).all() and torch.isfinite(Ju).all()):
-            raise NotFiniteError("the Jacobian at y holds NaN or infinity")
-        return v, Jv, u, Ju
-
-    def _compare(self, program: Program, v: Tensor, Jv: Tensor, u: Tensor, Ju: Tensor) -> None:
-        """Hold the rewritten program against its steps by torch's own operations, and against itself.
-
-        Raises:
             SpectralError: they differ by more than rounding.
         """
         tolerance = min(1e3 * self.rounding, 0.1)
-        ours = program.apply(v), program.transpose(u)
-        for mine, true in zip(ours, (Jv, Ju), strict=True):
-            if not size_of(mine - true) <= tolerance * size_of(true):
-                apart = size_of(mine - true) / size_of(true)
-                raise SpectralError(f"its program differs from its steps by {apart:.1e}")
-        worst = contradiction(v, u, *ours)
+        u = half_along(self._draw(self.output).unsqueeze(0), Jv)
+        ours, Ju = program.apply(v), program.transpose(u)
+        if not (torch.isfinite(Jv).all() and torch.isfinite(Ju).all()):
+            raise NotFiniteError("the Jacobian at y holds NaN or infinity")
+        apart, size = size_of(ours - Jv), size_of(Jv)
+        if not apart <= tolerance * size:
+            raise SpectralError(f"its program differs from its steps by {apart / size:.1e}")
+        worst = contradiction(v, u, ours, Ju)
         if worst > tolerance:
             raise SpectralError(f"J v and J' u by its program contradict each other by {worst:.1e}")
 
