@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -32,6 +33,16 @@ Size = tuple[float, float]
 
 # A text, vectors (k, ..., H, W), and what to write above each.
 Grid = tuple[str, Tensor, list[str]]
+
+
+class Drawing(Figure):
+    """A figure that notebooks show, whatever else of matplotlib has been imported."""
+
+    def _repr_png_(self) -> bytes:
+        """Itself, as PNG."""
+        png = io.BytesIO()
+        self.savefig(png, format="png")
+        return png.getvalue()
 
 
 def eigs(
@@ -107,7 +118,7 @@ def full_eigs(pairs: FullEigenPairs, title: str = "") -> Figure:
         )
         if len(index)
     ]
-    figure = Figure(layout="constrained", dpi=120)
+    figure = Drawing(layout="constrained", dpi=120)
     size, panels = _panels(figure, grids, title)
     figure.set_size_inches(size)
     plane, misses = panels[0].subplots(1, 2, width_ratios=[1.2, 1.0])
@@ -142,7 +153,7 @@ def stacked(
         images: shown with it, with a leading axis where there is a batch.
         title: above the figure.
     """
-    figure = Figure(layout="constrained", dpi=120)
+    figure = Drawing(layout="constrained", dpi=120)
     if not batch:
         figure.set_size_inches(draw(figure, result, images, title))
         return figure

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.estimators.results import Density
-from spectral.plotting import BLUE, INK, ORANGE, STYLE, Canvas, Images, Size, stacked
+from spectral.plotting import BLUE, INK, ORANGE, STYLE, Canvas, Drawing, Images, Size, stacked
 
 if TYPE_CHECKING:
     from spectral.risk import PosteriorComponents, RiskCurve
@@ -79,7 +79,7 @@ def images(panels: list[tuple[str, Tensor]], title: str = "") -> Figure:
         panels: names and images (..., H, W), leading axes averaged.
         title: above the figure.
     """
-    figure = Figure(layout="constrained", dpi=120)
+    figure = Drawing(layout="constrained", dpi=120)
     figure.set_size_inches(_images(figure, panels, title))
     return figure
 
@@ -104,7 +104,7 @@ def strip(rows: list[tuple[str, Tensor]], title: str = "") -> Figure:
         rows: names and strips (count, ..., H, W), as `PosteriorComponents.traversal` returns them.
         title: above the figure.
     """
-    figure = Figure(layout="constrained", dpi=120)
+    figure = Drawing(layout="constrained", dpi=120)
     figure.set_size_inches(_strip(figure, rows, title))
     return figure
 
@@ -153,7 +153,7 @@ def posterior(components: PosteriorComponents, title: str = "") -> Figure:
 
 def risk(curve: RiskCurve, title: str = "") -> Figure:
     """A `RiskCurve`: root mean squared error, SURE and sigma^2 tr J against sigma, with 95 % bands."""
-    figure = Figure(figsize=(5, 3.8), layout="constrained", dpi=120)
+    figure = Drawing(figsize=(5, 3.8), layout="constrained", dpi=120)
     axis = figure.subplots()
     if title:
         figure.suptitle(title, fontsize=10, color=INK)
