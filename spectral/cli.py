@@ -226,12 +226,11 @@ def _print(spectrum: Result, problem: Problem, denoiser: str, unit: float) -> No
     last, cells, residual, about = _told(spectrum, problem)
     for name in ("k", value, "residual", "error bound", last, ""):
         table.add_column(name, justify="right")
-    scale = spectrum.values.abs().max().item() if spectrum.k else 1.0
     for i, cell in enumerate(cells):
         table.add_row(
             str(i + 1),
             number(spectrum.values[i].item(), 5),
-            f"{spectrum.residuals[i].item() / scale:.1e}",
+            f"{spectrum.residuals[i].item():.1e}",
             f"{spectrum.errors[i].item():.1e}",
             cell,
             "" if spectrum.converged[i] else "not converged",
@@ -240,8 +239,9 @@ def _print(spectrum: Result, problem: Problem, denoiser: str, unit: float) -> No
     spent = ", ".join(f"{name} {n}" for name, n in spectrum.spent.items())
     each = "J, or J' for left vectors" if isinstance(spectrum, FullEigenPairs) else "J and one with J'"
     passes = f"{spectrum.seconds / unit:.0f} forward passes of {1e3 * unit:.1f} ms"
+    limit = spectrum.tolerance.item()
     lines = [
-        ("residuals", f"{residual} over the largest value; from fresh products (tol {spectrum.tol:g})"),
+        ("residuals", f"{residual} from fresh products; asked for {limit:.1e} (tol {spectrum.tol:g})"),
         ("completeness", spectrum.completeness_text()),
         *about,
         ("products", f"{spectrum.products}, each one with {each}: {spent}"),

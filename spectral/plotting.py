@@ -126,7 +126,7 @@ def full_eigs(pairs: FullEigenPairs, title: str = "") -> Figure:
     index = np.arange(1, pairs.k + 1)
     misses.semilogy(index, pairs.residuals, "o-", ms=3, lw=1, color=BLUE, label="residual")
     misses.semilogy(index, pairs.errors, "s-", ms=3, lw=1, color=ORANGE, label="error, first order")
-    misses.axhline(float(pairs.tolerance), color="#bbbbbb", lw=0.8, ls="--")
+    misses.axhline(float(pairs.tolerance), color="#bbbbbb", lw=0.8, ls="--", label="tolerance of residuals")
     misses.set_xlabel("k", **STYLE)
     misses.xaxis.set_major_locator(MaxNLocator(integer=True))
     misses.legend(fontsize=7, frameon=False)
@@ -255,14 +255,16 @@ def _complex_plane(axis: Axes, pairs: FullEigenPairs) -> None:
     left, right = axis.get_xlim()
     height = max(1.2 * np.abs(values.imag).max(initial=0.0), 0.05 * np.abs(values).max(initial=1.0))
     turn = np.exp(1j * np.linspace(0, 2 * np.pi, 2000))
-    axis.plot(turn.real, turn.imag, color="#bbbbbb", lw=0.8, ls="--")
+    axis.plot(turn.real, turn.imag, color="#bbbbbb", lw=0.8, ls="--", label="unit circle")
+    unseen = f"no other beyond, {pairs.completeness.confidence:.0%}"
     if np.isfinite(bound):
         if pairs.which == "magnitude":
-            axis.plot(bound * turn.real, bound * turn.imag, color=ORANGE, lw=0.8, ls=":")
+            axis.plot(bound * turn.real, bound * turn.imag, color=ORANGE, lw=0.8, ls=":", label=unseen)
         else:
-            axis.axvline(bound, color=ORANGE, lw=0.8, ls=":")
+            axis.axvline(bound, color=ORANGE, lw=0.8, ls=":", label=unseen)
         left, right = min(left, bound), max(right, bound)
     axis.set(xlim=(left, right), ylim=(-height, height))
+    axis.legend(fontsize=7, frameon=False)
     axis.set_xlabel("$\\mathrm{Re}\\, \\lambda_k$", **STYLE)
     axis.set_ylabel("$\\mathrm{Im}\\, \\lambda_k$", **STYLE)
 

@@ -178,11 +178,11 @@ def test_bad_files_are_one_line_and_code_2(files, image, denoiser, says):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--tol", "nan"], "tol must be positive and finite"),
-        (["--tol", "inf"], "tol must be positive and finite"),
-        (["--above", "nan"], "above= takes finite numbers"),
-        (["--above", "inf"], "above= takes finite numbers"),
-        (["--between", "0", "inf"], "between= takes finite numbers"),
+        (["--tol", "nan"], "tol is a finite number"),
+        (["--tol", "inf"], "tol is a finite number"),
+        (["--above", "nan"], "above is a finite number"),
+        (["--above", "inf"], "above is a finite number"),
+        (["--between", "0", "inf"], "between is a finite number"),
         (["--sigma", "1e300"], "sigma is a standard deviation"),
         (["--sigma", "inf"], "sigma is a standard deviation"),
         (["--seed", "-1"], "seed must lie in"),

@@ -252,10 +252,11 @@ def _write_diagonal(
     from spectral.estimators.figures import images  # noqa: PLC0415  matplotlib takes a second to import
 
     found = diagonal(problem.model, problem.noisy, products=products or 100, seed=seed)
-    deviation = problem.sigma * torch.as_tensor(found.value).clamp(min=0).sqrt()
+    name = f"diag J, \u00b1 {torch.as_tensor(found.halfwidth()).mean():.2g} a pixel"
     figure = images(
-        [("noisy", problem.noisy), ("denoised", problem.denoised), ("sigma sqrt(diag J)", deviation)],
+        [("noisy", problem.noisy), ("denoised", problem.denoised), (name, torch.as_tensor(found.value))],
         _title(denoiser, problem),
+        signed=(name,),
     )
     found.save(result)
     figure.savefig(picture)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from spectral.errors import OptionError
@@ -52,6 +52,7 @@ def _density(canvas: Canvas, result: Density, threshold: float | None, title: st
         left.plot(_array(result.known), ticks, "|", color=ORANGE, ms=8, label="known")
         left.legend(fontsize=7, frameon=False)
     left.set_yscale("log")
+    left.set_title("bands: 95 %", loc="left", **STYLE)
     left.set_ylim(floor, None)
     left.set_ylabel("density", **STYLE)
 
@@ -72,25 +73,30 @@ def _density(canvas: Canvas, result: Density, threshold: float | None, title: st
     return 10, 3.6
 
 
-def images(panels: list[tuple[str, Tensor]], title: str = "") -> Figure:
-    """Grey images side by side, each with its own scale.
+def images(panels: list[tuple[str, Tensor]], title: str = "", signed: tuple[str, ...] = ()) -> Figure:
+    """Grey images side by side, each with its own scale; one with negative entries where `signed` names it.
 
     Args:
         panels: names and images (..., H, W), leading axes averaged.
         title: above the figure.
+        signed: names of those shown on a diverging map centred on zero.
     """
     figure = Drawing(layout="constrained", dpi=120)
-    figure.set_size_inches(_images(figure, panels, title))
+    figure.set_size_inches(_images(figure, panels, title, signed))
     return figure
 
 
-def _images(canvas: Canvas, panels: list[tuple[str, Tensor]], title: str) -> Size:
+def _images(
+    canvas: Canvas, panels: list[tuple[str, Tensor]], title: str, signed: tuple[str, ...] = ()
+) -> Size:
     planes = [(name, _plane(x)) for name, x in panels]
     height, width = planes[0][1].shape
     if title:
         canvas.suptitle(title, fontsize=10, color=INK)
     for axis, (name, x) in zip(np.atleast_1d(canvas.subplots(1, len(planes))), planes, strict=True):
-        shown = axis.imshow(x, cmap="gray")
+        most = np.abs(x).max()
+        scale = {"cmap": "RdBu_r", "vmin": -most, "vmax": most} if name in signed else {"cmap": "gray"}
+        shown = axis.imshow(x, **scale)
         axis.set_title(name, **STYLE)
         axis.set_axis_off()
         canvas.colorbar(shown, ax=axis, shrink=0.8).ax.tick_params(labelsize=6)
@@ -174,12 +180,14 @@ def risk(curve: RiskCurve, title: str = "") -> Figure:
     axis.set_ylim(0.5 * torch.as_tensor(curve.mean("mse").value).clamp(min=1e-12).sqrt().min().item(), None)
     axis.set_xticks(sigmas, [f"{sigma:g}" for sigma in sigmas])
     axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("noise level $\\sigma$", **STYLE)
     axis.set_ylabel("root mean squared error per pixel", **STYLE)
     axis.tick_params(labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(fontsize=8, frameon=False)
+    axis.legend(fontsize=8, frameon=False, title="bands: 95 %", title_fontsize=7)
     return figure
 
 
