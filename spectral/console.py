@@ -103,7 +103,7 @@ def load_problem(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # Convolutions run up to twice as fast with channels last, on CPUs and GPUs alike.
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    noise = torch.randn(padded.shape, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(padded.shape, generator=torch.Generator().manual_seed(seed), device="cpu")
     noisy = (padded + sigma * noise).to(device)
     asked: dict[str, object] = {
         "denoiser": denoiser,

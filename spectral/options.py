@@ -31,7 +31,7 @@ def number(name: str, value: Any) -> float:
     """
     try:
         converted = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         converted = math.nan
     if isinstance(value, str) or not math.isfinite(converted):
         raise OptionError(f"{name} is a finite number, got {value!r}")

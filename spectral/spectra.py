@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 import torch
 from torch import Tensor
 
+from spectral.ambient import apart
 from spectral.errors import OptionError
 from spectral.estimators.norms import asymmetry
 from spectral.nonsymmetric import full_eigs
@@ -88,6 +89,7 @@ def top_eigs(
 ) -> FullEigenPairs: ...
 
 
+@apart
 @by_a_right_way
 def top_eigs(
     model_or_operator: Callable[..., Any] | LinearOperator | Any,
@@ -203,7 +205,7 @@ def top_eigs(
         method, found = _symmetric(problem, asked, precision, report)
     skew = None
     if not problem.A.symmetric:
-        skew = asymmetry(problem.working, products=2 * ASYMMETRY_PROBES, seed=seed)
+        skew = asymmetry(problem.working, products=2 * ASYMMETRY_PROBES, seed=asked.seed)
         found.spent["asymmetry"] = ASYMMETRY_PROBES
     found.spent.update(checks)
     descending, magnitude = which != "smallest" or between is not None, which == "magnitude"
@@ -220,7 +222,7 @@ def top_eigs(
             proof.residuals,
             errors,
             tol,
-            error=problem.rounding(problem.working.symmetric_part(), found, seed),
+            error=problem.rounding(problem.working.symmetric_part(), found, asked.seed),
             ends=asked.between or ([] if asked.above is None else [asked.above]),
             heights=proof.values.abs() if magnitude and between is None else proof.values,
         ),
@@ -302,6 +304,7 @@ def _polished(
     return replace(found, spent=spent, notes=[note, *found.notes])
 
 
+@apart
 @by_a_right_way
 def top_svd(
     model_or_operator: Callable[..., Any] | LinearOperator | Any,
@@ -373,7 +376,7 @@ def top_svd(
             residuals,
             errors,
             tol,
-            error=problem.rounding(problem.working, found, seed),
+            error=problem.rounding(problem.working, found, asked.seed),
             ends=[] if asked.above is None else [asked.above],
             heights=proof.values,
         ),

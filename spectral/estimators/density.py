@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from spectral.ambient import apart
 from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.estimators.probes import Sampler, sampler
 from spectral.estimators.quadrature import (
@@ -36,6 +37,7 @@ Method = Literal["slq", "kpm"]
 _HELD = 1 << 26  # entries of a Lanczos basis held at a time
 
 
+@apart
 def spectral_density(
     model_or_operator: Any,
     y: Tensor | None = None,
@@ -115,6 +117,7 @@ def spectral_density(
     return Density(*full, *half, values, n, part, method, steps, A.count - started)
 
 
+@apart
 def schatten_norm(
     model_or_operator: Any,
     y: Tensor | None = None,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from spectral.ambient import apart
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators.exchangeable import Core, inflation, remaining_rank
 from spectral.estimators.lattice import lattice
@@ -26,6 +27,7 @@ Method = Literal["auto", "exact", "hutchinson", "lattice", "xdiag"]
 _PIXELS = 256  # entries on which XDiag's error bar is calibrated
 
 
+@apart
 def diagonal(
     model_or_operator: Any,
     y: Tensor | None = None,

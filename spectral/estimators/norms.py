@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectral.ambient import apart
 from spectral.errors import ShapeError
 from spectral.estimators.probes import sampler
 from spectral.estimators.results import Estimate
@@ -17,6 +18,7 @@ from spectral.operators.scale import UnitScale, unit_scale
 from spectral.operators.subject import operator_of
 
 
+@apart
 def asymmetry(
     model_or_operator: Any,
     y: Tensor | None = None,
@@ -60,6 +62,7 @@ def asymmetry(
     return dataclasses.replace(found, skewness=0.0)
 
 
+@apart
 def frobenius_norm(
     model_or_operator: Any,
     y: Tensor | None = None,
@@ -85,6 +88,7 @@ def frobenius_norm(
     return sample(A, integrand, sampler(A, seed=seed), budget, cost=1, function=_root).times(A.scale)
 
 
+@apart
 def effective_rank(
     model_or_operator: Any,
     y: Tensor | None = None,

@@ -51,11 +51,12 @@ def sampler(A: LinearOperator, kind: Kind = "rademacher", seed: int = 0) -> Samp
 
 
 def _rademacher(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.randint(0, 2, shape, generator=generator, dtype=torch.int8).float().mul_(2).sub_(1)
+    bits = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8, device="cpu")
+    return bits.float().mul_(2).sub_(1)
 
 
 def _gaussian(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def _sphere(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from spectral.ambient import apart
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators.exchangeable import remaining_rank, xnystrace, xtrace
 from spectral.estimators.probes import sampler
@@ -23,6 +24,7 @@ from spectral.operators.subject import operator_of
 Method = Literal["auto", "exact", "hutchinson", "orthogonal", "hutch++", "xtrace", "xnystrace"]
 
 
+@apart
 def trace(
     model_or_operator: Any,
     y: Tensor | None = None,

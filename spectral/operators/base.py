@@ -79,7 +79,7 @@ class LinearOperator(ABC):
         """
         self._check(V, self.shape[1])
         self._spend(V.shape[-2])
-        return self._apply(V)
+        return self._apply(V) if V.shape[-2] else V.new_zeros(*V.shape[:-1], self.shape[0])
 
     def apply_transpose(self, V: Tensor) -> Tensor:
         """A' u for each row: (*batch, m, r) -> (*batch, m, n).
@@ -89,6 +89,8 @@ class LinearOperator(ABC):
         """
         self._check(V, self.shape[0])
         self._spend(V.shape[-2])
+        if not V.shape[-2]:
+            return V.new_zeros(*V.shape[:-1], self.shape[1])
         return self._apply(V) if self.symmetric else self._apply_transpose(V)
 
     def __matmul__(self, other: Any) -> Any:

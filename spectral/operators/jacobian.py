@@ -35,8 +35,9 @@ from spectral.operators.keywords import keywords_of
 from spectral.operators.model import Model, Weights, same_random_numbers
 from spectral.operators.precision import Precision, arithmetic, own, tf32
 
-# Differences of the model are the last word on a derivative, and no finer than this, relative.
+# Differences of the model are the last word on a derivative; those that differ by more, relative, say none.
 DIFFERENCES = 0.05
+FAR = 0.03  # of y's size: how far off the record is tried, for what is kept constant to show
 # Up to so much memory of a graph, vectors that are returned are multiplied once by autograd.
 GRAPH_BYTES = 1 << 30
 
@@ -164,6 +165,7 @@ class Jacobian(LinearOperator):
             self._pull: Product
             self._program: Program | None = None
             self._jumps: list[str] = []
+            self._declared = False  # whether J is a derivative that the model declares, and not its own
             self._hidden = False  # whether autograd's derivative is another, and settled not to be the one
             self._ways = WAYS if method == "auto" else (method,)
             self.method = self._prepare(record, self._ways)
@@ -349,10 +351,9 @@ class Jacobian(LinearOperator):
         self._coarsest = max(torch.finfo(self.output.dtype).eps, self._arithmetic.eps)
         generator = torch.Generator().manual_seed(2)
         eps = torch.finfo(self._y.dtype).eps
-        # Short, for few units to switch on the way; rounding shows in 1e-3 of such a difference in float32.
-        step = (2e-4 if eps < 1e-4 else 0.05) * ways.rms(self._y)
-        shift = 1 + torch.randn(self._y.shape, generator=generator).to(self._y.device, self._y.dtype)
-        away = self._y + step * shift
+        size = ways.rms(self._y)
+        shift = 1 + torch.randn(self._y.shape, generator=generator, device="cpu").to(self._y)
+        away = self._y + (FAR if eps < 1e-4 else 0.05) * size * shift
         with self._model.ready():
             if isinstance(record, SpectralError):
                 self._model.check_deterministic(self._y, self.output)
@@ -365,7 +366,10 @@ class Jacobian(LinearOperator):
                 value, self._functions = ways.declared_functions(self._model, away)
             except Exception:  # it works in ways that a graph does not allow, and needs none
                 value = self._model(away)
-            self._secant = shift, (value - self.output) / step
+            # Short, for few units to switch on the way; rounding in float32 is some 1e-3 of the difference.
+            step = 2e-4 * size
+            D = (self._model(self._y + step * shift) - self.output) / step if eps < 1e-4 else None
+            self._secant = shift, D
             apart = _apart(value, played)
             if apart <= within and self._reads_numbers(record):
                 apart = self._furthest(record, generator)
@@ -373,7 +377,7 @@ class Jacobian(LinearOperator):
                 if not self._reads_numbers(record):
                     counts = set(self._model.plain.left)
                     if counts and counts <= {"item", "__int__"}:  # which jump within a step so long
-                        away = self._y + 5e-3 * step * shift
+                        away = self._y + 1e-6 * size * shift
                         played = record.play(away)
                     # With a graph some go another way than without.
                     apart = _apart(self._model(away), played)
@@ -417,13 +421,13 @@ class Jacobian(LinearOperator):
         """
         shift, D = self._secant
         del self._secant  # two images
-        if not self._differences_tell:
+        if D is None or not self._differences_tell:
             return
         scale = max(size_of(Jv), size_of(D), 1e-300)
-        if size_of(Jv - D) <= 2 * DIFFERENCES * scale:
+        if size_of(Jv - D) <= self._finest * scale:
             return
         off = self._off_differences(shift, Jv, scale)
-        if off is not None and off > DIFFERENCES:
+        if off:
             raise SpectralError(f"J v is off by {off:.1e} |J v| from differences of the model")
 
     def _recorded(self, record: Recorder | SpectralError) -> tuple[Program, Tensor]:
@@ -449,10 +453,12 @@ class Jacobian(LinearOperator):
 
         Of what jumps the true derivative is 0, and another is declared by x + (q(x) - x).detach() or by a
         function of the model's own.  A detached part anywhere else only hides a derivative that is there.
+        Where q has a derivative too, nothing tells a rounding in steps made of x from a denoiser x - noise(x)
+        whose noise is detached.
 
         Raises:
             SpectralError: autograd's is the one that is meant.
-            AmbiguousError: autograd's is meant in one place, and hides some in another.
+            AmbiguousError: autograd's is meant in one place, or hides some, or both.
         """
         u = self._random(self.shape[0], seed=1).reshape(self.output.shape).to(self.output.dtype)
         try:
@@ -472,30 +478,45 @@ class Jacobian(LinearOperator):
         if not record.jumps:
             self._hold_against_differences(program, pull, by)
             return program
-        straight = None if self._ways == ("frozen",) else record.straight_through()
-        if straight is not None and agrees(straight):
+        if self._ways == ("frozen",):
+            self._hidden = True
+            return program
+        straight, loose = record.straight_through()
+        if straight is not None and not loose and agrees(straight):
+            self._declared = True
             self._note(f"straight through: J is the derivative that autograd declares for {record.jumps[0]}")
             return straight
-        if self._ways != ("frozen",) and (straight is not None or self._functions):
-            if record.jumps_inside and not record.detached:
-                raise SpectralError(
-                    f"{record.jumps[0]} is constant but for jumps, and {by} declares a derivative"
-                )
+        cut = record.detached or self._model.plain.cut
+        if straight is None and record.jumps_inside and not cut:
+            self._declared = True
+            raise SpectralError(
+                f"{record.jumps[0]} is constant but for jumps, and {by} declares a derivative"
+            )
+        if straight is not None or record.jumps_inside:
             raise AmbiguousError(
-                f"the derivative of {self._name} is ambiguous: {record.jumps[0]} is constant but for jumps, "
-                f'autograd\'s differs by more than a derivative for that, by {by}: choose method="frozen", '
-                'of what is computed, or "double-backward", what autograd declares'
+                f"the derivative of {self._name} is ambiguous: with {record.jumps[0]} in it autograd's is "
+                "another than that of what is computed, as a straight-through estimator means it, or else as "
+                'a part is detached or under no_grad: choose method="double-backward" (autograd) or "frozen" '
+                "(computed)"
             )
         self._hidden = True
-        self._note(f"autograd does not see all of the derivative (by {by}): not used")
+        self._note(f"autograd does not see all of the derivative ({by}): not used")
         return program
 
     def _hold_against_differences(self, program: Program, pull: ways.Function, by: str) -> None:
         """Whether a smooth model's differences agree with the program, and not with what is declared.
 
+        In low precision they tell nothing, and the derivative of what is computed stands.
+
         Raises:
             SpectralError: they agree with what is declared.
         """
+        if self._grain > 1e-4:
+            self._hidden = True
+            self._note(
+                f"autograd's derivative is another, by {by}, in too low a precision to be tried: not used"
+            )
+            return
         v = self._random(self.shape[1]).reshape(self._y.shape)
         with self._model.ready():
             D = ways.difference(self._model, self._y, v)
@@ -523,16 +544,21 @@ class Jacobian(LinearOperator):
                 raise SpectralError(f"two differences of the model differ by {error:.1e}, relative")
             self.eps = max(self.eps, error / 10)
         self._check_adjoint()
-        if self._jumps:
+        self._declared = self._declared or (bool(self._jumps) and len(self._ways) == 1)
+        if self._jumps and self._declared:
             self._note(
                 f"{self._jumps[0]} is constant but for jumps: J is the derivative that autograd declares"
             )
         elif not rough and method != "differences":
             with self._model.ready():
                 Jv = pair.push(v)
-            apart = min(size_of(Jv - D) for D in self._differences(v, Jv, size_of(Jv)))
-            if not apart <= DIFFERENCES * size_of(Jv):
-                raise SpectralError(f"J v is off by {apart:.1e} from differences of the model")
+            off = self._off_differences(v, Jv, size_of(Jv))
+            if off or (off is None and not self._jumps):
+                raise SpectralError(
+                    "differences of the model are too rough to confirm J v"
+                    if off is None
+                    else f"J v is off by {off:.1e} |J v| from differences of the model"
+                )
 
     def _one_by_one(self, product: ways.Function) -> Product:
         """A product of blocks from one of single vectors."""
@@ -551,9 +577,14 @@ class Jacobian(LinearOperator):
         Raises:
             SpectralError: they have changed.
         """
-        if self._weights is not None and self._weights.changed(thorough):
+        changed = self._weights is not None and self._weights.changed(thorough)
+        if thorough and not changed and self.method != "frozen":
+            with _aside(self.device), self._model.ready():
+                changed = _apart(self.output, self._model(self._y)) > 100 * self._coarsest
+        if changed:
             raise SpectralError(
-                f"the weights of {self._name} have changed since this Jacobian was made: make it anew"
+                f"the weights of {self._name} have changed, or what else it holds, since this Jacobian was "
+                "made: make it anew"
             )
 
     def confirm(self, V: Tensor, U: Tensor, norm: float) -> None:
@@ -581,7 +612,7 @@ class Jacobian(LinearOperator):
             Jv = self._apply(v).reshape(self.output.shape)
             ahead = self._off_differences(v.reshape(self._y.shape), Jv, norm)
         agrees = backwards is not None and backwards <= 10 * self._tolerance
-        if ahead is not None and ahead > DIFFERENCES and not agrees:
+        if ahead and not agrees:
             raise WrongProductsError(
                 self, f"differences of the model along what was found differ by {ahead:.1e} |J|"
             )
@@ -614,31 +645,48 @@ class Jacobian(LinearOperator):
 
     @property
     def _differences_tell(self) -> bool:
-        """Whether the model is smooth and fine enough for its differences to say anything."""
-        return not self._jumps and max(torch.finfo(self.output.dtype).eps, self.eps) <= 1e-4
+        """Whether J is the model's own derivative, and the model fine enough for differences to tell it."""
+        return not self._declared and self._grain <= 1e-4
 
-    def _off_differences(self, v: Tensor, Jv: Tensor, norm: float) -> float | None:
-        """How far J v is from differences of the model, over |J|; None where those cannot tell."""
+    @property
+    def _grain(self) -> float:
+        """The rounding of the model, relative."""
+        return max(torch.finfo(self.output.dtype).eps, self.eps)
+
+    @property
+    def _finest(self) -> float:
+        """What is not asked of differences: below it no fault shows."""
+        return 1e-5 if self._grain < 1e-12 else 0.02
+
+    def _off_differences(self, v: Tensor, Jv: Tensor, scale: float) -> float | None:
+        """How far J v is off, over `scale`, where differences of the model contradict it; 0 where not.
+
+        None where they cannot tell: those by different steps h differ, as across jumps.  Units that switch
+        within a step show in (f(y + h v) - 2 f(y) + f(y - h v)) / h, those that do at y itself for every h.
+        """
         if not self._differences_tell:
             return None
-        scale = max(norm, size_of(Jv), 1e-300)
-        tried = self._differences(v, Jv, scale)
-        if size_of(Jv - tried[-1]) <= DIFFERENCES * scale:
-            return size_of(Jv - tried[-1]) / scale
-        apart = min(size_of(D - tried[0]) for D in tried[1:])
-        return size_of(Jv - tried[0]) / scale if apart <= DIFFERENCES * scale else None
-
-    def _differences(self, v: Tensor, Jv: Tensor, scale: float) -> list[Tensor]:
-        """Differences of the model along v, by several steps, until one agrees with J v."""
         # Units and thresholds switch within a large step, rounding shows in a small one.
-        steps = (2e-3, 2e-5, 2e-7) if torch.finfo(self.output.dtype).eps < 1e-12 else (2e-3, 2e-4, 2e-2)
-        tried = []
-        with self._model.ready():
-            for step in steps:
-                tried.append(ways.difference(self._model, self._y, v, step))
-                if size_of(Jv - tried[-1]) <= DIFFERENCES * scale:
-                    break
-        return tried
+        steps = (2e-3, 2e-5, 2e-7) if self._grain < 1e-12 else (2e-3, 2e-4, 2e-2)
+        tried: list[tuple[float, Tensor, float]] = []
+        length = float(v.abs().max())
+        for step in steps:
+            h = step * ways.rms(self._y) / (length or 1.0)
+            with self._model.ready():
+                ahead, behind = self._model(self._y + h * v), self._model(self._y - h * v)
+            D, bend = (ahead - behind) / (2 * h), size_of(ahead - 2 * self.output + behind) / h / scale
+            off = size_of(Jv - D) / scale
+            if off <= self._finest:
+                return 0.0
+            tried.append((step, D, bend))
+        apart, i, j = min(
+            (size_of(tried[i][1] - tried[j][1]) / scale, i, j) for i in range(3) for j in range(i + 1, 3)
+        )
+        if not apart <= DIFFERENCES:
+            return None
+        _, D, bend = min(tried[i], tried[j], key=lambda one: one[0])
+        off = size_of(Jv - D) / scale
+        return off if off > max(5 * apart, bend, self._finest) else 0.0
 
     def _off_autograd(self, u: Tensor, Ju: Tensor, norm: float) -> float | None:
         """How far J' u is from autograd's, over |J|; None where there is no such other way, or no room."""
@@ -656,7 +704,7 @@ class Jacobian(LinearOperator):
     def _combined(self, rows: Tensor, seed: int) -> Tensor:
         """A random combination of rows (*batch, k, n), a vector of unit norm a problem."""
         generator = torch.Generator().manual_seed(seed)
-        weights = torch.randn(rows.shape[-2], generator=generator).to(rows.device, rows.dtype)
+        weights = torch.randn(rows.shape[-2], generator=generator, device="cpu").to(rows.device, rows.dtype)
         vector = (weights.unsqueeze(-1) * rows).sum(-2)
         norm = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
         return (vector / norm.clamp(min=torch.finfo(norm.dtype).tiny)).to(self.dtype).unsqueeze(-2)
@@ -713,7 +761,8 @@ class Jacobian(LinearOperator):
 
     def _random(self, n: int, seed: int = 0) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(*self.batch, 1, n, generator=generator).to(self.device, self.dtype)
+        drawn = torch.randn(*self.batch, 1, n, generator=generator, device="cpu")
+        return drawn.to(self.device, self.dtype)
 
     def __repr__(self) -> str:
         notes = "".join(f"; {note}" for note in self.notes)

@@ -10,9 +10,11 @@ import sys
 import threading
 import types
 import zlib
-from collections import Counter, OrderedDict, defaultdict, deque
+from array import array
+from collections import UserDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parameter import UninitializedParameter
 from torch.overrides import TorchFunctionMode
 
 from spectral.errors import ModelOutputError, NotDeterministicError, OptionError
@@ -35,6 +38,7 @@ class Model:
     Attributes:
         name: for messages.
         label: which entry of a wrapped output is taken, once it has been called.
+        graph: whether it works with a graph of its own, and is called where one may be built.
     """
 
     def __init__(self, function: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
@@ -43,6 +47,11 @@ class Model:
         self.name = type(function).__name__ if named else function.__name__
         self.label: str | None = None
         self.modules = modules_in(function)
+        # The callable itself may be no module, and keep things as one does.
+        owner = getattr(function, "__self__", function)
+        plain = hasattr(owner, "__dict__") and not isinstance(owner, (nn.Module, types.ModuleType, type))
+        self._holders = [*self.modules, *([owner] if plain and not inspect.isroutine(owner) else [])]
+        self.graph = False
         self.plain = _Plain()
 
     def __call__(self, y: Tensor) -> Tensor:
@@ -51,11 +60,7 @@ class Model:
         Raises:
             ModelOutputError: it returned no floating-point tensor.
         """
-        self.plain.inside = True
-        try:
-            output = tensor = self.function(y.clone(), **self.keywords)
-        finally:
-            self.plain.inside = False
+        output = tensor = self._called(y)
         if not isinstance(output, Tensor):
             label, tensor = _first_tensor(output)
             if tensor is None:
@@ -67,7 +72,9 @@ class Model:
             raise ModelOutputError(
                 f"{self.name} returned no dense tensor ({tensor.layout}, {tensor.device}): add to_dense()"
             )
-        return tensor.clone()  # the model may write into it at its next call
+        # The model may write into it at its next call.
+        loose = self.graph and not torch.is_grad_enabled()
+        return tensor.detach().clone() if loose else tensor.clone()
 
     def check_deterministic(self, y: Tensor, output: Tensor) -> None:
         """Call it at y once more, inside of `ready`.
@@ -82,13 +89,31 @@ class Model:
                 "inside the model (fix its random draws), or reset what it keeps from call to call"
             )
 
+    def _called(self, y: Tensor) -> Any:
+        self.plain.inside = True
+        try:
+            if not self.graph:
+                try:
+                    return self.function(y.clone(), **self.keywords)
+                except RuntimeError as failure:
+                    if torch.is_grad_enabled() or "does not require grad" not in str(failure):
+                        raise
+                    self.graph = True  # as energies do, whose output is a gradient
+            with torch.enable_grad():
+                return self.function(y.clone(), **self.keywords)
+        finally:
+            self.plain.inside = False
+
     def check_loaded(self) -> None:
         """That there are numbers in it.
 
         Raises:
-            OptionError: parameters are on the meta device.
+            OptionError: parameters are on the meta device, or not yet made.
         """
-        if any(p is not None and p.is_meta for m in self.modules for p in m._parameters.values()):
+        weights = [p for m in self.modules for p in m._parameters.values() if p is not None]
+        if any(isinstance(p, UninitializedParameter) for p in weights):
+            raise OptionError(f"{self.name} has lazy modules without weights: call it once first")
+        if any(p.is_meta for p in weights):
             raise OptionError(f"the weights of {self.name} are on the meta device: load them first")
 
     def precision(self) -> torch.dtype | None:
@@ -99,7 +124,7 @@ class Model:
 
     def weights(self, others: list[Tensor]) -> Weights:
         """The parameters, and other tensors, as they are now."""
-        return Weights([p for m in self.modules for p in m._parameters.values() if p is not None] + others)
+        return Weights(self.function, others)
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
@@ -111,16 +136,17 @@ class Model:
         thread, flags = threading.get_ident(), list[tuple[nn.Module, bool]]()
 
         def meet(module: nn.Module, args: Any) -> None:
-            if threading.get_ident() == thread and module.training:
+            if threading.get_ident() == thread and getattr(module, "training", False):
                 flags.append((module, True))
                 module.training = False
 
         with ALONE:
-            flags += [(m, m.training) for m in self.modules]
-            kept = [_Kept(m) for m in self.modules]
+            # Frozen scripts have no mode.
+            flags += [(m, m.training) for m in self.modules if hasattr(m, "training")]
+            kept = [_Kept(m) for m in self._holders]
             hook = register_module_forward_pre_hook(meet)
             try:
-                for m in self.modules:
+                for m, _ in flags:
                     m.training = False
                 with (
                     torch.inference_mode(False),
@@ -146,23 +172,41 @@ class Weights:
     A model that projects its weights anew at each call writes to them, and changes nothing.
     """
 
-    def __init__(self, parameters: list[Tensor]) -> None:
-        each = {id(p): p for p in parameters if p.layout is torch.strided and not p.is_inference()}
-        self._kept = [p for p in each.values() if p.is_floating_point() or p.is_complex()]
+    def __init__(self, function: Any, others: list[Tensor]) -> None:
+        self._function, self._modules = function, modules_in(function)
+        self._named = self._parameters()
+        each = {id(p): p for p in self._named + others if not p.is_inference() and not p.is_meta}
+        numbers = [p for p in each.values() if p.is_floating_point() or p.is_complex()]
+        self._kept = [p for p in numbers if _values(p) is not None]
         self._versions = [p._version for p in self._kept]
-        self._places = [p.data_ptr() for p in self._kept]
-        self._sums = [_sum(p) for p in self._kept]
+        self._places = [_values(p).data_ptr() for p in self._kept]
+        self._sums = [_sum(_values(p)) for p in self._kept]
 
     def changed(self, thorough: bool) -> bool:
         """Whether some are others than they were; all by their bytes, where it is `thorough`."""
+        if thorough:
+            self._modules = modules_in(self._function)
+        now = self._parameters()
+        if len(now) != len(self._named) or any(a is not b for a, b in zip(now, self._named, strict=True)):
+            return True
         for i, p in enumerate(self._kept):
-            if p.data_ptr() != self._places[i]:
-                return True
-            if thorough or p._version != self._versions[i]:
-                if _sum(p) != self._sums[i]:
+            values = _values(p)
+            if thorough or p._version != self._versions[i] or values.data_ptr() != self._places[i]:
+                if _sum(values) != self._sums[i]:
                     return True
-                self._versions[i] = p._version
+                self._versions[i], self._places[i] = p._version, values.data_ptr()
         return False
+
+    def _parameters(self) -> list[Tensor]:
+        """In the order of the modules."""
+        return [p for m in self._modules for p in m._parameters.values() if p is not None]
+
+
+def _values(p: Tensor) -> Any:
+    """The numbers that a tensor keeps; None where its layout hides them."""
+    if p.layout is torch.strided:
+        return p.detach()
+    return p.detach()._values() if p.layout is torch.sparse_coo else None
 
 
 def _sum(p: Tensor) -> int:
@@ -183,46 +227,93 @@ def same_random_numbers(device: torch.device) -> Iterator[None]:
         np.random.set_state(of_numpy)
 
 
-_CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict, Counter)
+_CONTAINERS = (list, dict, set, deque, UserDict, SimpleNamespace, np.ndarray, bytearray, array)
+_GENERATORS = (torch.Generator, np.random.Generator, random.Random)
 
 
 class _Kept:
-    """What a module holds, by name, with the content of its lists, tables and tensors; not its parameters."""
+    """What a module, or another object that is called, holds by name; not its parameters.
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module, self.attributes = module, dict(vars(module))
+    With the content of its lists, tables, arrays and tensors, and the state of its generators.
+    """
+
+    def __init__(self, owner: Any) -> None:
+        self.owner, self.attributes = owner, dict(vars(owner))
         self.attributes.pop("training", None)
-        tables: list[dict[str, Any]] = [self.attributes, module._buffers]
-        held = _held([value for table in tables for value in table.values()])
-        self.containers = [(c, c.copy()) for c in held if type(c) in _CONTAINERS]
+        parameters: dict[str, Any] = self.attributes.get("_parameters", {})
+        held = _held([*self.attributes.values(), *self.attributes.get("_buffers", {}).values()])
+        self.containers = [(c, _content(c)) for c in held if isinstance(c, _CONTAINERS)]
+        self.generators = [(g, _state(g)) for g in held if isinstance(g, _GENERATORS)]
         self.tensors = [
             (t, t._version, t.detach().clone())
             for t in held
             if isinstance(t, Tensor) and not isinstance(t, nn.Parameter) and not t.is_inference()
         ]
         # A backward pass inside the model fills gradients.
-        self.gradients = [(p, p.grad) for p in module._parameters.values() if p is not None]
+        self.gradients = [(p, p.grad) for p in parameters.values() if p is not None]
         for p, _ in self.gradients:
             p.grad = None
 
     def put_back(self) -> None:
         """All as it was."""
-        now = vars(self.module)
+        now = vars(self.owner)
         for name in [*now]:
             if name not in self.attributes and name != "training":
                 del now[name]
         now.update(self.attributes)
         for container, before in self.containers:
-            if not _same(container, before):
-                container.clear()
-                container.extend(before) if isinstance(container, (list, deque)) else container.update(before)
+            _put_back(container, before)
+        for generator, state in self.generators:
+            _restore(generator, state)
         for t, version, before in self.tensors:
             # Writes through `.data` are not counted.
-            if t._version != version or (t.layout is torch.strided and not torch.equal(t, before)):
-                with torch.no_grad():
+            with torch.no_grad():
+                if t.shape != before.shape or t.dtype != before.dtype:
+                    t.data = before
+                elif t._version != version or (t.layout is torch.strided and not torch.equal(t, before)):
                     t.copy_(before)
         for p, gradient in self.gradients:
             p.grad = gradient
+
+
+def _content(container: Any) -> Any:
+    """A copy of what a container holds, not of the things themselves."""
+    if isinstance(container, UserDict):
+        return dict(container.data)
+    if isinstance(container, SimpleNamespace):
+        return dict(vars(container))
+    if isinstance(container, dict):
+        return dict(container)
+    return container.copy() if isinstance(container, (np.ndarray, bytearray)) else [*container]
+
+
+def _put_back(container: Any, before: Any) -> None:
+    """The content as it was, where it is not."""
+    if isinstance(container, (UserDict, SimpleNamespace)):
+        container = container.data if isinstance(container, UserDict) else vars(container)
+    if isinstance(container, np.ndarray):
+        if container.shape == before.shape and container.flags.writeable:
+            container[...] = before
+    elif isinstance(container, (bytearray, array)):
+        container[:] = before if isinstance(container, bytearray) else array(container.typecode, before)
+    elif not _same(container, before):
+        container.clear()
+        container.extend(before) if isinstance(container, (list, deque)) else container.update(before)
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    return generator.getstate() if isinstance(generator, random.Random) else generator.bit_generator.state
+
+
+def _restore(generator: Any, state: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.bit_generator.state = state
 
 
 def _held(values: list[Any]) -> list[Any]:
@@ -231,12 +322,14 @@ def _held(values: list[Any]) -> list[Any]:
     pending = values
     while pending and len(found) < _LOOKED_AT:
         value = pending.pop()
-        if id(value) in found or not isinstance(value, (Tensor, tuple, *_CONTAINERS)):
+        if id(value) in found or not isinstance(value, (Tensor, tuple, *_CONTAINERS, *_GENERATORS)):
             continue
         found[id(value)] = value
-        if isinstance(value, dict):
+        if isinstance(value, (dict, UserDict)):
             pending += value.values()
-        elif not isinstance(value, Tensor):
+        elif isinstance(value, SimpleNamespace):
+            pending += vars(value).values()
+        elif isinstance(value, (list, tuple, set, deque)):
             pending += value
     return [*found.values()]
 
@@ -260,12 +353,13 @@ class _Plain(TorchFunctionMode):
             to derivatives.
         functions: whether some were taken out inside of such functions.
         inside: whether the model is being called.
+        cut: whether a graph was cut, outside of such functions, while one was being built from a leaf.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.left: list[str] = []
-        self.functions = self.inside = False
+        self.functions = self.inside = self.cut = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -275,10 +369,20 @@ class _Plain(TorchFunctionMode):
                 self.functions = True
             elif name not in self.left:
                 self.left.append(name)
+        if self.inside and not self.cut:
+            cutting = name in ("detach", "detach_") or func == torch.Tensor.data.__get__  # type: ignore[attr-defined]
+            if (cutting or not torch.is_grad_enabled()) and _in_a_graph(args) and not in_function():
+                self.cut = True
         if func is torch.lstm:  # by its cells: oneDNN's layer has no derivative forwards
             with torch.backends.mkldnn.flags(enabled=False):
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+def _in_a_graph(args: Any) -> bool:
+    """Whether one of some arguments was made by what is differentiated."""
+    flat = (t for x in args for t in (x if isinstance(x, (list, tuple)) else (x,)))
+    return any(isinstance(t, Tensor) and t.grad_fn is not None for t in flat)
 
 
 _LEAVING = {"numpy", "__array__", "item", "tolist", "__float__", "__int__", "data_ptr", "__dlpack__"}

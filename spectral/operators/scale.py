@@ -42,7 +42,7 @@ class UnitScale(LinearOperator):
         if self._settled or self.count:
             return 0
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(*self.batch, 1, self.shape[1], generator=generator, dtype=torch.float64)
+        x = torch.randn(*self.batch, 1, self.shape[1], generator=generator, dtype=torch.float64, device="cpu")
         self.apply(x.to(self.device, self.dtype))
         return 1
 

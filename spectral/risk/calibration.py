@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from spectral.ambient import apart
 from spectral.base import Result
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate
@@ -76,6 +77,7 @@ class RiskCurve(Result):
         return "\n".join(lines)
 
 
+@apart
 def risk_curve(
     model: Callable[..., Tensor],
     images: Tensor,
@@ -154,6 +156,7 @@ class KLBound(Estimate):
         )
 
 
+@apart
 def kl_bound(
     model: Callable[..., Tensor],
     reference: Callable[..., Tensor],

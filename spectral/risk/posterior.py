@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from spectral.ambient import apart
 from spectral.base import Result
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate, trace
@@ -124,6 +125,7 @@ class PosteriorComponents(Result):
         )
 
 
+@apart
 def posterior(
     model: Any,
     y: Tensor,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from spectral.ambient import apart
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate, trace
 from spectral.estimators.probes import sampler
@@ -58,6 +59,7 @@ class Sure(Estimate):
         )
 
 
+@apart
 def sure(
     model: Any,
     y: Tensor,

@@ -84,8 +84,8 @@ def measured_rounding(
         vectors, images: (B, k, n), orthonormal, and A v for each.
     """
     B, k, n = vectors.shape
-    z = torch.randn(B, 1, n, generator=generator, dtype=torch.float64) / math.sqrt(n)
-    c = torch.randint(2, (B, 1, k), generator=generator, dtype=torch.float64) * 2 - 1
+    z = torch.randn(B, 1, n, generator=generator, dtype=torch.float64, device="cpu") / math.sqrt(n)
+    c = torch.randint(2, (B, 1, k), generator=generator, dtype=torch.float64, device="cpu") * 2 - 1
     z, c = z.to(vectors), c.to(vectors.device)
     ends = c @ vectors.double()
     rows = torch.cat([ends + z, ends - z, z], dim=1).to(vectors.dtype)

@@ -44,7 +44,7 @@ class Checkpoint:
     def __init__(self, path: str | Path, A: LinearOperator, solver: str) -> None:
         self.path, self.solver = Path(path), solver
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(*A.batch, 1, A.shape[1], generator=generator, dtype=torch.float64)
+        x = torch.randn(*A.batch, 1, A.shape[1], generator=generator, dtype=torch.float64, device="cpu")
         self.sample = A.apply(x.to(A.device, A.dtype))
         self.written, self.cost = time.monotonic(), 0.0
         self.notes: list[str] = []

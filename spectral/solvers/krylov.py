@@ -115,7 +115,7 @@ class Relation:
         """The basis of some of the problems alone, index (b,) ascending; its random numbers are its own."""
         part = copy.copy(self)
         part.generator = torch.Generator().manual_seed(
-            int(torch.randint(2**62, (), generator=self.generator).item())
+            int(torch.randint(2**62, (), generator=self.generator, device="cpu").item())
         )
         held = self.held()
         if len(index) < len(held["X"]):
@@ -447,8 +447,8 @@ def reserve(V: Tensor, held: int, rows: int) -> Tensor:
 
 
 def _random(like: Tensor, rows: int, generator: torch.Generator) -> Tensor:
-    X = torch.randn(like.shape[0], rows, like.shape[2], generator=generator, dtype=torch.float64)
-    return sent(X, like)
+    size = like.shape[0], rows, like.shape[2]
+    return sent(torch.randn(size, generator=generator, dtype=torch.float64, device="cpu"), like)
 
 
 def _complement(X: Tensor, held: Tensor) -> Tensor:

@@ -155,9 +155,10 @@ def signed(A: LinearOperator, target: Target) -> LinearOperator:
 def first_block(A: LinearOperator, block: int, start: Tensor | None, generator: torch.Generator) -> Tensor:
     """(B, block, n): random rows, or random combinations of `start` with a trace of noise."""
     B, n = (A.batch or (1,))[0], A.shape[1]
-    noise = torch.randn(B, block, n, generator=generator, dtype=torch.float64)
+    noise = torch.randn(B, block, n, generator=generator, dtype=torch.float64, device="cpu")
     if start is not None:
-        weights = torch.randn(B, block, start.shape[1], generator=generator, dtype=torch.float64)
+        size = B, block, start.shape[1]
+        weights = torch.randn(size, generator=generator, dtype=torch.float64, device="cpu")
         combined = weights @ start.double().cpu()
         size = torch.linalg.vector_norm(combined, dim=-1, keepdim=True)
         # The noise keeps a start that lies in an invariant subspace from confining the solve to it.
@@ -167,4 +168,4 @@ def first_block(A: LinearOperator, block: int, start: Tensor | None, generator: 
 
 def fresh_seed(generator: torch.Generator) -> int:
     """A seed for what follows.  A probe from vectors that the solve began with would not see past them."""
-    return int(torch.randint(2**62, (), generator=generator).item())
+    return int(torch.randint(2**62, (), generator=generator, device="cpu").item())

@@ -1,7 +1,10 @@
 """Models that once got a wrong answer in silence, or a raw error, each with the right outcome."""
 
 import collections
+import copy
 import random
+import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -179,7 +182,7 @@ def test_weights_that_change_where_torch_does_not_count():
         with pytest.raises(SpectralError, match="have changed"):
             door(J)
     J = spectral.jacobian(model, y)
-    model.weight.data = model.weight.data.clone()
+    model.weight.data = 2 * model.weight.data
     with pytest.raises(SpectralError, match="have changed"):
         J.apply(y.reshape(1, -1))
 
@@ -255,3 +258,197 @@ def test_what_is_no_model():
 def test_functions_that_return_no_rows(rows, says):
     with pytest.raises(spectral.errors.ShapeError, match=says):
         spectral.top_eigs(spectral.from_functions(rows, rows, n=9), k=2)
+
+
+def repeated_beside_a_sign(y):
+    a = y.clone()
+    a[torch.tensor([2] * 8)] += y[:8]
+    return a + torch.sign(y)
+
+
+def squared_and_masked(y):
+    return squared(y) * (y > 0.2).to(y)
+
+
+def threshold_by_bisection(y):
+    """The projection onto a ball of the l1 norm: its threshold moves with y, by steps of 1e-17."""
+    low, high = torch.zeros((), dtype=y.dtype), torch.tensor(10.0, dtype=y.dtype)
+    for _ in range(60):
+        middle = (low + high) / 2
+        more = (y.abs() - middle).clamp(min=0).sum() > 1
+        low, high = torch.where(more, middle, low), torch.where(more, high, middle)
+    return y - torch.clamp(y, -low, low)
+
+
+def times_the_mean_of_a_copy(y):
+    return y * copy.deepcopy(y).mean()
+
+
+def nearly_linear(y):
+    return y + 0.05 * squared(y)
+
+
+def repeated_once(y):
+    """One entry of 300 is wrong."""
+    b, where = torch.zeros_like(y), torch.arange(len(y))
+    where[1] = 0
+    b[where] = 2 * y
+    return b
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        repeated_beside_a_sign,
+        squared_and_masked,
+        threshold_by_bisection,
+        times_the_mean_of_a_copy,
+        nearly_linear,
+        repeated_once,
+    ],
+)
+def test_wrong_derivatives_beside_jumps_and_small_ones(model):
+    y = torch.randn(300, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    with pytest.raises(SpectralError):
+        spectral.trace(model, y, method="exact")
+
+
+def test_a_small_share_that_leaves_torch_in_a_thread():
+    def model(y):
+        with ThreadPoolExecutor(1) as pool:
+            return y + 0.004 * pool.submit(y.mean).result()
+
+    with pytest.raises(SpectralError, match="leaves torch"):
+        spectral.top_eigs(model, 1 + torch.rand(12), k=1)
+
+
+def test_weights_that_are_replaced():
+    model, y = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1)), torch.rand(1, 1, 6, 6)
+    changes = [
+        lambda: model.load_state_dict({k: 2 * t for k, t in model.state_dict().items()}, assign=True),
+        lambda: setattr(model[0], "weight", nn.Parameter(model[0].weight.detach() * 2)),
+        lambda: model.__setitem__(0, nn.Conv2d(1, 1, 3, padding=1)),
+    ]
+    for change in changes:
+        J = spectral.jacobian(model, y)
+        change()
+        with pytest.raises(SpectralError, match="have changed"):
+            spectral.trace(J)
+
+
+def test_sparse_weights_that_change():
+    S = torch.eye(36, dtype=torch.float64).to_sparse()
+    J = spectral.jacobian(lambda y: torch.sparse.mm(S, y.reshape(36, 1)), torch.rand(36, dtype=torch.float64))
+    S.mul_(3)
+    with pytest.raises(SpectralError, match="have changed"):
+        spectral.trace(J)
+
+
+@pytest.mark.parametrize("method", ["jvp", "double-backward", "differences"])
+def test_attributes_that_change(method):
+    class Scaled(nn.Module):
+        gain = 2.0
+
+        def forward(self, y):
+            return self.gain * y.sin()
+
+    model, y = Scaled(), torch.rand(12, dtype=torch.float64)
+    J = spectral.jacobian(model, y, method=method)
+    model.gain = 5.0
+    with pytest.raises(SpectralError, match="have changed"):
+        spectral.top_svd(J, k=2)
+
+
+@pytest.mark.parametrize("door", [spectral.top_eigs, spectral.top_svd])
+def test_nothing_beyond_a_threshold_of_a_small_model(door):
+    assert door(lambda y: y.tanh(), torch.rand(12), above=5.0).values.numel() == 0
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), torch.tensor(3)])
+@pytest.mark.parametrize("door", [spectral.top_eigs, spectral.top_svd, spectral.trace])
+def test_seeds_of_other_libraries(door, seed):
+    y = torch.rand(200)
+    found, plain = (door(lambda y: y.tanh(), y, seed=s) for s in (seed, 3))
+    assert repr(found)[:60] == repr(plain)[:60]
+
+
+def test_frozen_scripts_lazy_modules_and_buffers_that_grow():
+    y = torch.rand(1, 1, 6, 6)
+    frozen = torch.jit.freeze(torch.jit.script(nn.Conv2d(1, 1, 3, padding=1).eval()))
+    assert spectral.top_eigs(frozen, y, k=1).converged.all()
+    lazy = nn.Sequential(nn.LazyConv2d(1, 3, padding=1))
+    with pytest.raises(SpectralError, match="call it once"):
+        spectral.jacobian(lazy, y)
+    assert lazy(y).shape == y.shape and spectral.top_eigs(lazy, y, k=1).converged.all()
+
+    class Growing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("kept", torch.zeros(1))
+
+        def forward(self, y):
+            self.kept.data = torch.cat([self.kept, self.kept])
+            return 2 * y
+
+    growing = Growing()
+    assert spectral.top_eigs(growing, y, k=1).values == 2 and growing.kept.shape == (1,)
+
+
+def test_a_gradient_inside_of_a_model_that_trusts_the_mode_around_it():
+    class Energy(nn.Module):
+        def forward(self, y):
+            z = y.detach().requires_grad_()
+            return y - 0.1 * torch.autograd.grad(z.pow(4).sum(), z)[0]
+
+    y = torch.rand(12, dtype=torch.float64)
+    assert spectral.top_eigs(Energy(), y, k=1).values.item() == pytest.approx(
+        1 - 1.2 * y.min().square().item()
+    )
+
+
+class Counter:
+    """No module, and keeps things as one does."""
+
+    def __init__(self):
+        self.n, self.seen, self.draws = 0, np.zeros(1), torch.Generator().manual_seed(0)
+        self.note, self.more = types.SimpleNamespace(n=0), collections.UserDict(n=0)
+
+    def __call__(self, y):
+        self.n += 1
+        self.seen += 1
+        self.note.n += 1
+        self.more["n"] += 1
+        torch.rand(1, generator=self.draws)
+        return y * y
+
+
+def test_what_other_callables_keep_is_put_back():
+    model, before = Counter(), torch.Generator().manual_seed(0).get_state()
+    spectral.top_eigs(model, torch.rand(6, 6), k=2)
+    assert (model.n, model.seen[0], model.note.n, model.more["n"]) == (0, 0, 0, 0)
+    assert torch.equal(model.draws.get_state(), before)
+
+
+@pytest.mark.parametrize(
+    "around", [torch.inference_mode, lambda: torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad]
+)
+def test_what_is_around_a_call_changes_nothing(around):
+    model, y = nn.Conv2d(1, 1, 3, padding=1), torch.rand(1, 1, 16, 16)
+    doors = [
+        lambda: spectral.top_eigs(model, y, k=2).values,
+        lambda: spectral.top_svd(model, y, k=2).values,
+        lambda: spectral.top_eigs(model, y, k=2, part="full").values,
+        lambda: spectral.trace(model, y, products=20).value,
+        lambda: spectral.trace(model, y, method="hutch++", products=60).value,
+        lambda: spectral.frobenius_norm(model, y, products=20).value,
+        lambda: spectral.effective_rank(model, y, products=20).value,
+        lambda: spectral.spectral_density(model, y, probes=2, steps=8).nodes,
+        lambda: spectral.diagonal(model, y, products=40).value,
+        lambda: spectral.posterior(lambda y: 0.5 * y, y, 0.1, k=2).deviations,
+        lambda: spectral.sure(model, y, 0.1, products=20).value,
+    ]
+    plain = [door() for door in doors]
+    with around():
+        inside = [door() for door in doors]
+    for one, other in zip(inside, plain, strict=True):
+        torch.testing.assert_close(one, other)

@@ -27,15 +27,16 @@ def needed(steps: list[Step], result: int | None) -> list[Step]:
     return kept[::-1]
 
 
-def straightened(steps: list[Step]) -> list[Step] | None:
+def straightened(steps: list[Step]) -> tuple[list[Step] | None, bool]:
     """The steps with straight-through estimators differentiated as autograd does; None where there is none.
 
     x + (q(x) - x) has the value of q, and what autograd is told is the derivative of x: the rest is detached.
-    It shows as a sum in which x cancels; of that sum the part that is x alone is kept.
+    It shows as a sum in which x cancels; of that sum the part that is x alone is kept.  Also whether anything
+    with a derivative is left out with it, that is whether q has one.
     """
     made: dict[int, dict[int, float]] = {}  # slots as sums a_i t_i
     kept: list[Step] = []
-    found = False
+    found = loose = False
     for step in steps:
         kept.append(step)
         parts = [made.get(i, {i: 1.0}) for i in step.inputs]
@@ -48,12 +49,13 @@ def straightened(steps: list[Step]) -> list[Step] | None:
                 alone = [n for n, part in enumerate(parts) if cancelled and part.keys() <= cancelled]
                 if alone:
                     n = max(alone, key=lambda n: min(parts[n].values()))
+                    loose = loose or bool(parts[1 - n].keys() - cancelled)
                     at, parts, found = slice(n, n + 1), [parts[n]], True
                     one = step.inputs[at], step.output, step.weights[at], step.sizes[at]
                     kept[-1] = Sum(*one, step.output_size)
             terms = [term for part in parts for term in part.items()]
             made[step.output] = {i: sum(a for j, a in terms if j == i) for i, _ in terms}
-    return kept if found else None
+    return (kept if found else None), loose
 
 
 def _fold(before: Step, step: Step) -> Step | None:

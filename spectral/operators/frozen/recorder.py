@@ -144,10 +144,13 @@ class Recorder(Trace):
         return self._made_fast(self.steps, self._draw(self.input) if v is None else v)
 
     @torch.no_grad()
-    def straight_through(self) -> Program | None:
-        """The program with straight-through estimators as autograd differentiates them, if there are any."""
-        steps = straightened(self.steps)
-        return None if steps is None else self._made_fast(steps, self._draw(self.input))[0]
+    def straight_through(self) -> tuple[Program | None, bool]:
+        """The program with straight-through estimators as autograd differentiates them, if there may be any.
+
+        And whether what it leaves out of a sum has a derivative of its own, so that it may be no estimator.
+        """
+        steps, loose = straightened(self.steps)
+        return (None if steps is None else self._made_fast(steps, self._draw(self.input))[0]), loose
 
     def _made_fast(self, steps: list[Step], v: Tensor) -> tuple[Program, Tensor]:
         result = None if self.slot == UNREACHED else self.slot
@@ -568,7 +571,7 @@ class Recorder(Trace):
 
     def _draw(self, like: Tensor) -> Tensor:
         """Standard normal entries, of the shape and precision of a tensor."""
-        drawn = torch.randn(like.shape, generator=self._random, dtype=_drawn(like.dtype))
+        drawn = torch.randn(like.shape, generator=self._random, dtype=_drawn(like.dtype), device="cpu")
         return drawn.to(like.device, like.dtype)
 
     def _compare(self, program: Program, v: Tensor, Jv: Tensor) -> None:

@@ -122,6 +122,7 @@ class Trace(TorchDispatchMode):
         self.storages: dict[int, Stored] = {}
         self.calls: list[Call] = []
         self.numbers = 0
+        self.others: dict[int, Tensor] = {}  # of other layouts, which are not followed
 
     def run(self, function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
         """function(y), recorded."""
@@ -173,7 +174,8 @@ class Trace(TorchDispatchMode):
 
     def outside(self) -> list[Tensor]:
         """What the function looked at and did not make, and has not written to."""
-        return [stored.owner for stored in self.storages.values() if stored.owner is not None]
+        owners = [stored.owner for stored in self.storages.values() if stored.owner is not None]
+        return [*owners, *self.others.values()]
 
     def stored(self, t: Tensor) -> Stored | None:
         """What is known of the storage that t shows."""
@@ -226,6 +228,7 @@ class Trace(TorchDispatchMode):
     def _argument(self, t: Tensor) -> Any:
         """t as the record keeps it."""
         if t.layout is not torch.strided:
+            self.others.setdefault(id(t), t)
             return t
         if self.stored(t) is None:
             stored = self._new(t)
