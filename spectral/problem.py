@@ -326,6 +326,8 @@ class Problem:
         """`start` as (B, m, n)."""
         if start is None:
             return None
+        if not isinstance(start, Tensor):
+            raise OptionError(f"start is a tensor of vectors, got {type(start).__name__}")
         rows = start.reshape(*(self.A.batch or (1,)), -1, self.n) if start.numel() % self.n == 0 else start
         if rows.ndim != 3 or rows.shape[1] == 0:
             raise ShapeError(

@@ -129,7 +129,10 @@ class Spectrum(Result):
         if self.k:
             scale = self.values.abs().amax(-1, keepdim=True).clamp(min=1e-300)
             worst = (self.residuals / scale).max().item()
-            done = f"{int(self.converged.sum())} of {self.converged.numel()} converged (tol {self.tol:g})"
+            done = f"{int(self.converged.sum())} of {self.converged.numel()} converged"
+            coarsest = min((self.tolerance.unsqueeze(-1) / scale).max().item(), 1.0)
+            rounding = f", {coarsest:.0e} by rounding of products" if coarsest > 1.01 * self.tol else ""
+            done = f"{done} (tol {self.tol:g}{rounding})"
             lines.append(f"  residuals    at most {worst:.1e} relative; {done}")
         lines.append(f"  completeness {self.completeness_text()}")
         return lines

@@ -72,7 +72,7 @@ def trace(
     A = operator_of(model_or_operator, y, batched, model_kwargs)
     if A.shape[0] != A.shape[1]:
         raise ShapeError(f"{A!r} is not square, so it has no trace")
-    if method not in _METHODS:
+    if not isinstance(method, str) or method not in _METHODS:
         raise OptionError(f"method is one of {', '.join(_METHODS)}; got {method!r}")
     if products is None and rtol is None and atol is None:
         products = 100

@@ -514,7 +514,7 @@ class Jacobian(LinearOperator):
         if self._grain > 1e-4:
             self._hidden = True
             self._note(
-                f"autograd's derivative is another, by {by}, in too low a precision to be tried: not used"
+                f"autograd's derivative is another, by {by}, the precision too low to try it: not used"
             )
             return
         v = self._random(self.shape[1]).reshape(self._y.shape)
@@ -667,7 +667,7 @@ class Jacobian(LinearOperator):
         if not self._differences_tell:
             return None
         # Units and thresholds switch within a large step, rounding shows in a small one.
-        steps = (2e-3, 2e-5, 2e-7) if self._grain < 1e-12 else (2e-3, 2e-4, 2e-2)
+        steps = (2e-5, 2e-3, 2e-7) if self._grain < 1e-12 else (2e-3, 2e-4, 2e-2)
         tried: list[tuple[float, Tensor, float]] = []
         length = float(v.abs().max())
         for step in steps:

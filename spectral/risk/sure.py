@@ -162,8 +162,12 @@ def _level(
             raise OptionError(f'sigma is a number, "median" or "residual", got {sigma!r}')
         value, error = (torch.as_tensor(x, dtype=torch.float64) for x in (found.value, found.stderr))
         return value, error, sigma
-    value = torch.as_tensor(sigma, dtype=torch.float64)
-    if not bool((value > 0).all()) or not bool(torch.isfinite(value).all()):
+    try:
+        value = torch.as_tensor(sigma, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise OptionError(f'sigma is a number, "median" or "residual", got {sigma!r}') from None
+    # Its square is what counts.
+    if not bool((value > 1e-150).all()) or not bool((value < 1e150).all()):
         raise OptionError(f"sigma is a standard deviation in the units of the image, positive; got {sigma}")
     if value.ndim > batched or (value.ndim and value.shape != y.shape[:1]):
         raise OptionError(f"sigma has one entry, or one an image where batched; got {tuple(value.shape)}")

@@ -3,7 +3,8 @@
 A failure prints the seed and the network; `python tests/operators/random_networks.py SEED` tries it again.
 """
 
-import functools
+import json
+import os
 import sys
 from pathlib import Path
 
@@ -22,12 +23,25 @@ FEW = 200
 REFUSED = 0.03  # of the networks, at most
 
 
-@functools.cache
-def verdicts_of(seed):
-    """In float64, and in one of the other ways."""
-    network, truth = draw(seed)
-    other = ("float32", "bfloat16", "batched")[seed % 3]
-    return str(network), verdicts(network, truth, ("float64", other))
+@pytest.fixture(scope="session")
+def verdicts_of(tmp_path_factory, request):
+    """seed -> the network, and its verdicts in float64 and in one of the other ways; each tried once."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (
+        folder.parent if hasattr(request.config, "workerinput") else folder
+    )  # all processes share that one
+
+    def of(seed):
+        file = folder / f"verdicts-{seed}.json"
+        if not file.exists():
+            network, truth = draw(seed)
+            other = ("float32", "bfloat16", "batched")[seed % 3]
+            partial = file.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps([str(network), verdicts(network, truth, ("float64", other))]))
+            partial.replace(file)
+        return json.loads(file.read_text())
+
+    return of
 
 
 def assert_none_is_wrong(text, found):
@@ -48,11 +62,11 @@ def test_each_operation_alone(name):
 
 
 @pytest.mark.parametrize("seed", range(FEW))
-def test_a_network(seed):
+def test_a_network(seed, verdicts_of):
     assert_none_is_wrong(*verdicts_of(seed))
 
 
-def test_few_networks_are_refused():
+def test_few_networks_are_refused(verdicts_of):
     found = [v for seed in range(FEW) for v in verdicts_of(seed)[1].values()]
     refused = [v for v in found if v.startswith("refused")]
     assert len(refused) <= REFUSED * len(found), "\n".join(sorted(set(refused)))
