@@ -28,6 +28,7 @@ from spectral.solvers.search import EDGE, Which
 log = logging.getLogger("spectral")
 
 DENSE_BELOW = 128
+FULL_BELOW = 300  # non-normal operators may take Krylov spaces of many times n products
 PRODUCTS = 10_000
 KEPT = ("auto", "lanczos", "golub-kahan", "krylov-schur")  # searches that a checkpoint can hold
 
@@ -213,12 +214,12 @@ class Problem:
         """s of every problem, (B,) float64: the values of A are s times those of `working`."""
         return self.working.scale.reshape(-1)
 
-    def small(self, asked: Asked) -> bool:
+    def small(self, asked: Asked, below: int = DENSE_BELOW) -> bool:
         """Whether forming the matrix costs less than a Krylov solve would, which alone can be kept."""
         if asked.checkpoint is not None or self.n > (asked.max_products or self.n):
             return False
         most = asked.above is None and 5 * asked.k >= self.n and self.n <= DENSE_AT_MOST
-        return self.n <= DENSE_BELOW or most
+        return self.n <= below or most
 
     def rounding(self, A: LinearOperator, found: RitzPairs | RitzTriplets, seed: int) -> Tensor:
         """Of products with A, (B, 1) on the CPU: four eps |A|, and twice what three products more show."""

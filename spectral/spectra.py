@@ -19,7 +19,7 @@ from spectral.nonsymmetric import full_eigs
 from spectral.operators import Jacobian, LinearOperator
 from spectral.operators.precision import Precision
 from spectral.operators.scale import UnitScale
-from spectral.problem import Asked, Problem, by_a_right_way
+from spectral.problem import FULL_BELOW, Asked, Problem, by_a_right_way
 from spectral.progress import bar
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
 from spectral.solvers import (
@@ -193,7 +193,7 @@ def top_eigs(
             raise OptionError(f"left vectors take a second solve: max_products={max_products} is too few")
         if between is not None:
             raise OptionError('between= is for part="symmetric": complex eigenvalues lie in no interval')
-        formed = method == "dense" or (method == "auto" and problem.small(asked))
+        formed = method == "dense" or (method == "auto" and problem.small(asked, FULL_BELOW))
         with bar(progress, "eigenpairs of J") as report:
             options = asked.options(report, which=which, left=left, checkpoint=checkpoint)
             pairs = full_eigs(problem, k, method="dense" if formed else "krylov-schur", **options)

@@ -1,5 +1,7 @@
 """The front door: models, operators, options, refusals, and results on disk."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -79,15 +81,31 @@ def test_an_interval_inside_the_spectrum(problem, tmp_path):
 
 def test_eigenpairs_of_the_jacobian_itself(problem):
     net, y, J = problem
-    pairs = spectral.top_eigs(net, y, 6, part="full", left=True, tol=1e-5)
+    pairs = spectral.top_eigs(net, y, 6, part="full", left=True, tol=1e-5, method="krylov-schur")
     exact = torch.linalg.eigvals(J)
     exact = exact[torch.argsort(exact.real, descending=True)][: pairs.k]
     torch.testing.assert_close(pairs.values.real, exact.real, atol=1e-4, rtol=0)
     assert pairs.method == "krylov-schur" and pairs.vectors.shape == (pairs.k, 1, 1, 16, 14)
     assert pairs.condition.min() >= 1 and not pairs.defective.any()
     no_transpose = spectral.from_functions(lambda V: V @ J.T, n=224, dtype=J.dtype)
-    alone = spectral.top_eigs(no_transpose, k=6, part="full", tol=1e-5)
+    alone = spectral.top_eigs(no_transpose, k=6, part="full", tol=1e-5, method="krylov-schur")
     torch.testing.assert_close(alone.values.real, exact.real, atol=1e-4, rtol=0)
+
+
+def test_small_matrices_far_from_normal_are_formed():
+    """A walk that drifts, and a convolution: Krylov spaces took 351 products, and 10,000."""
+    n, p = 200, 0.55
+    up = torch.full((n - 1,), p, dtype=torch.float64)
+    walk = torch.diag(up, 1) + torch.diag(1 - up, -1)
+    walk[0, 0], walk[-1, -1] = 1 - p, p
+    found = spectral.top_eigs(walk, k=3, part="full")
+    balanced = torch.ones(n, dtype=torch.float64).cumsum(0).sub(1).mul(math.log(p / (1 - p)) / 2).exp()
+    exact = torch.linalg.eigvalsh(balanced[:, None] * walk / balanced[None, :])
+    torch.testing.assert_close(found.values.real, exact.flip(0)[:3], atol=1e-9, rtol=0)
+    assert not found.values.imag.any() and found.products <= n + 10
+    torch.manual_seed(19)
+    convolution = torch.nn.Conv2d(1, 1, 3, padding=1)
+    assert spectral.top_eigs(convolution, torch.rand(1, 1, 16, 16), k=2, part="full").products < 266
 
 
 def test_solved_at_another_precision_and_polished(problem):

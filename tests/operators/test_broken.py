@@ -433,6 +433,7 @@ def test_what_other_callables_keep_is_put_back():
     "around", [torch.inference_mode, lambda: torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad]
 )
 def test_what_is_around_a_call_changes_nothing(around):
+    torch.manual_seed(0)
     model, y = nn.Conv2d(1, 1, 3, padding=1), torch.rand(1, 1, 16, 16)
     doors = [
         lambda: spectral.top_eigs(model, y, k=2).values,
