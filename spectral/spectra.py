@@ -141,8 +141,8 @@ def top_eigs(
             "chebyshev" (Lanczos on a polynomial in S), for `between` and for hundreds of pairs in little
             memory;
             "randomized" (block Krylov), the best that exactly `max_products` products give;
-            "dense" (form the matrix from d products), which "auto" takes where d <= 128, or where k >= d / 5
-            and d <= 8192;
+            "dense" (form the matrix from d products), which "auto" takes where d <= 128 (300 for
+            part="full"), or where k >= d / 5 and d <= 8192;
             "krylov-schur", or "dense", for part="full".
         block: vectors a product; larger blocks cost more products, and find clusters sooner.
         batched: y[0], y[1], ... are independent images, solved in lock-step; those that converge first drop
