@@ -655,8 +655,8 @@ class Jacobian(LinearOperator):
 
     @property
     def _finest(self) -> float:
-        """What is not asked of differences: below it no fault shows."""
-        return 1e-5 if self._grain < 1e-12 else 0.02
+        """What is not asked of differences: rounding and kinks of a deep network take as much in float32."""
+        return 1e-5 if self._grain < 1e-12 else DIFFERENCES
 
     def _off_differences(self, v: Tensor, Jv: Tensor, scale: float) -> float | None:
         """How far J v is off, over `scale`, where differences of the model contradict it; 0 where not.
@@ -667,7 +667,7 @@ class Jacobian(LinearOperator):
         if not self._differences_tell:
             return None
         # Units and thresholds switch within a large step, rounding shows in a small one.
-        steps = (2e-5, 2e-3, 2e-7) if self._grain < 1e-12 else (2e-3, 2e-4, 2e-2)
+        steps = (2e-5, 2e-3, 2e-7) if self._grain < 1e-12 else (2e-4, 2e-3, 2e-2)
         tried: list[tuple[float, Tensor, float]] = []
         length = float(v.abs().max())
         for step in steps:
