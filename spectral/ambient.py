@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+import contextlib
+from collections.abc import Iterator
 
 import torch
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Outside of inference mode and of autocast, which would round a solver's own arithmetic.
 
-def apart(door: Callable[P, R]) -> Callable[P, R]:
-    """The function outside of inference mode and autocast, which would round its own arithmetic."""
-
-    @functools.wraps(door)
-    def entered(*args: P.args, **kwargs: P.kwargs) -> R:
-        with (
-            torch.inference_mode(False),
-            torch.autocast("cpu", enabled=False),
-            torch.autocast("cuda", enabled=False),
-        ):
-            return door(*args, **kwargs)
-
-    return entered
+    As a decorator it puts every call of a function there.
+    """
+    with (
+        torch.inference_mode(False),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+    ):
+        yield

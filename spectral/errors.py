@@ -21,6 +21,10 @@ class NotDeterministicError(SpectralError, RuntimeError):
     """A model returned two different outputs for one input, so it has no Jacobian."""
 
 
+class AmbiguousError(SpectralError, ValueError):
+    """autograd's derivative of a model is another than that of what it computes: one has to be named."""
+
+
 class NotFiniteError(SpectralError, ArithmeticError):
     """NaN or infinity came out of a model or a product."""
 

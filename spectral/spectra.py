@@ -89,7 +89,7 @@ def top_eigs(
 ) -> FullEigenPairs: ...
 
 
-@apart
+@apart()
 @by_a_right_way
 def top_eigs(
     model_or_operator: Callable[..., Any] | LinearOperator | Any,
@@ -196,7 +196,7 @@ def top_eigs(
         formed = method == "dense" or (method == "auto" and problem.small(asked, FULL_BELOW))
         with bar(progress, "eigenpairs of J") as report:
             options = asked.options(report, which=which, left=left, checkpoint=checkpoint)
-            pairs = full_eigs(problem, k, method="dense" if formed else "krylov-schur", **options)
+            pairs = full_eigs(problem, asked.k, method="dense" if formed else "krylov-schur", **options)
         pairs.spent.update(checks)
         return pairs
     if left:
@@ -221,7 +221,7 @@ def top_eigs(
             proof.values,
             proof.residuals,
             errors,
-            tol,
+            asked.tol,
             error=problem.rounding(problem.working.symmetric_part(), found, asked.seed),
             ends=asked.between or ([] if asked.above is None else [asked.above]),
             heights=proof.values.abs() if magnitude and between is None else proof.values,
@@ -232,7 +232,7 @@ def top_eigs(
         which=which,
         above=above,
         between=between,
-        tol=tol,
+        tol=asked.tol,
         method=method,
         seconds=time.perf_counter() - began,
     )
@@ -304,7 +304,7 @@ def _polished(
     return replace(found, spent=spent, notes=[note, *found.notes])
 
 
-@apart
+@apart()
 @by_a_right_way
 def top_svd(
     model_or_operator: Callable[..., Any] | LinearOperator | Any,
@@ -375,7 +375,7 @@ def top_svd(
             proof.values,
             residuals,
             errors,
-            tol,
+            asked.tol,
             error=problem.rounding(problem.working, found, asked.seed),
             ends=[] if asked.above is None else [asked.above],
             heights=proof.values,
@@ -387,7 +387,7 @@ def top_svd(
         orthogonality=problem.one(proof.orthogonality),
         which="largest",
         above=above,
-        tol=tol,
+        tol=asked.tol,
         method=method,
         seconds=time.perf_counter() - began,
     )

@@ -37,7 +37,7 @@ Method = Literal["slq", "kpm"]
 _HELD = 1 << 26  # entries of a Lanczos basis held at a time
 
 
-@apart
+@apart()
 def spectral_density(
     model_or_operator: Any,
     y: Tensor | None = None,
@@ -117,7 +117,7 @@ def spectral_density(
     return Density(*full, *half, values, n, part, method, steps, A.count - started)
 
 
-@apart
+@apart()
 def schatten_norm(
     model_or_operator: Any,
     y: Tensor | None = None,

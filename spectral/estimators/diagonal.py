@@ -27,7 +27,7 @@ Method = Literal["auto", "exact", "hutchinson", "lattice", "xdiag"]
 _PIXELS = 256  # entries on which XDiag's error bar is calibrated
 
 
-@apart
+@apart()
 def diagonal(
     model_or_operator: Any,
     y: Tensor | None = None,

@@ -18,7 +18,7 @@ from spectral.operators.scale import UnitScale, unit_scale
 from spectral.operators.subject import operator_of
 
 
-@apart
+@apart()
 def asymmetry(
     model_or_operator: Any,
     y: Tensor | None = None,
@@ -62,7 +62,7 @@ def asymmetry(
     return dataclasses.replace(found, skewness=0.0)
 
 
-@apart
+@apart()
 def frobenius_norm(
     model_or_operator: Any,
     y: Tensor | None = None,
@@ -88,7 +88,7 @@ def frobenius_norm(
     return sample(A, integrand, sampler(A, seed=seed), budget, cost=1, function=_root).times(A.scale)
 
 
-@apart
+@apart()
 def effective_rank(
     model_or_operator: Any,
     y: Tensor | None = None,

@@ -24,7 +24,7 @@ from spectral.operators.subject import operator_of
 Method = Literal["auto", "exact", "hutchinson", "orthogonal", "hutch++", "xtrace", "xnystrace"]
 
 
-@apart
+@apart()
 def trace(
     model_or_operator: Any,
     y: Tensor | None = None,

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from spectral.errors import (
+    AmbiguousError,
     NotFiniteError,
     OptionError,
     ShapeError,
@@ -32,8 +33,9 @@ from spectral.operators.chunks import Chunks, Product, free_bytes
 from spectral.operators.frozen import Program, Recorder, Replayed
 from spectral.operators.frozen.recorder import contradiction, half_along, inner, size_of
 from spectral.operators.keywords import keywords_of
-from spectral.operators.model import Model, Weights, same_random_numbers
+from spectral.operators.model import Model, same_random_numbers
 from spectral.operators.precision import Precision, arithmetic, own, tf32
+from spectral.operators.weights import Weights
 
 # Differences of the model are the last word on a derivative; those that differ by more, relative, say none.
 DIFFERENCES = 0.05
@@ -86,6 +88,7 @@ def jacobian(
         ModelOutputError: the model returned no floating-point tensor.
         NotDeterministicError: two calls at y differ (noise inside the model, a state that it keeps).
         NotFiniteError: y, the output, or a trial product holds NaN or infinity.
+        AmbiguousError: autograd's derivative is another than that of what is computed, and may be meant.
         SpectralError: no way is right: a value leaves torch, an operation has no derivative, the declared
             ones contradict each other; or with `batched` one input reaches another's output.
     """
@@ -103,10 +106,6 @@ def jacobian(
         raise ShapeError(f"y has shape {tuple(y.shape)}: expected at least one entry and, batched, two axes")
     J = Jacobian(model, y.detach().clone(), batched, method, keywords_of(model_kwargs))
     return J if precision is None else J.at_precision(precision)
-
-
-class AmbiguousError(SpectralError):
-    """autograd declares a derivative that is meant, and cuts its graph elsewhere."""
 
 
 class WrongProductsError(SpectralError):
@@ -169,7 +168,8 @@ class Jacobian(LinearOperator):
             self._hidden = False  # whether autograd's derivative is another, and settled not to be the one
             self._ways = WAYS if method == "auto" else (method,)
             self.method = self._prepare(record, self._ways)
-            self._weights = self._model.weights(record.outside() if isinstance(record, Recorder) else [])
+            others = record.outside() if isinstance(record, Recorder) else []
+            self._weights = Weights(self._model.function, others)
         if batched and len(y) > 1:
             self._check_independence()
 
@@ -350,17 +350,16 @@ class Jacobian(LinearOperator):
         self._functions: list[str] = []
         self._coarsest = max(torch.finfo(self.output.dtype).eps, self._arithmetic.eps)
         generator = torch.Generator().manual_seed(2)
-        eps = torch.finfo(self._y.dtype).eps
-        size = ways.rms(self._y)
+        fine, size = torch.finfo(self._y.dtype).eps < 1e-4, ways.rms(self._y)
         shift = 1 + torch.randn(self._y.shape, generator=generator, device="cpu").to(self._y)
-        away = self._y + (FAR if eps < 1e-4 else 0.05) * size * shift
+        away = self._y + (FAR if fine else 0.05) * size * shift
         with self._model.ready():
             if isinstance(record, SpectralError):
                 self._model.check_deterministic(self._y, self.output)
                 return None
             self._coarsest = max(self._coarsest, record.rounding)
             played = record.play(away)
-            within = (10 if eps < 1e-4 else 0.3) * torch.finfo(played.dtype).eps
+            within = (10 if fine else 0.3) * torch.finfo(played.dtype).eps
             self._jumps = record.jumps
             try:
                 value, self._functions = ways.declared_functions(self._model, away)
@@ -368,7 +367,7 @@ class Jacobian(LinearOperator):
                 value = self._model(away)
             # Short, for few units to switch on the way; rounding in float32 is some 1e-3 of the difference.
             step = 2e-4 * size
-            D = (self._model(self._y + step * shift) - self.output) / step if eps < 1e-4 else None
+            D = (self._model(self._y + step * shift) - self.output) / step if fine else None
             self._secant = shift, D
             apart = _apart(value, played)
             if apart <= within and self._reads_numbers(record):
@@ -409,7 +408,7 @@ class Jacobian(LinearOperator):
         A deviation, a mean or a largest entry hardly changes along a direction at random.
         """
         y, size = self._y, ways.rms(self._y)
-        noise = torch.randn(y.shape, generator=generator).to(y.device, y.dtype)
+        noise = torch.randn(y.shape, generator=generator, device="cpu").to(y)
         moved = [y + move for move in (0.01 * y, 0.01 * size * torch.ones_like(y), 0.03 * size * noise)]
         return max(_apart(self._model(x), record.play(x)) for x in moved)
 
@@ -444,6 +443,7 @@ class Jacobian(LinearOperator):
         for name in dict.fromkeys(record.jumps):
             self._note(f"{name} is constant but for jumps: its derivative is 0")
         for name in dict.fromkeys(record.declared):
+            self._declared = True
             self._jumps.append(name)
             self._note(f"{name} rounds: its derivative is the one that torch declares, straight through")
         return program.in_faster_layout(), Jv

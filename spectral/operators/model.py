@@ -9,12 +9,9 @@ import random
 import sys
 import threading
 import types
-import zlib
-from array import array
-from collections import UserDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,8 +22,10 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import UninitializedParameter
 from torch.overrides import TorchFunctionMode
 
+from spectral.ambient import apart
 from spectral.errors import ModelOutputError, NotDeterministicError, OptionError
 from spectral.operators.frozen.trace import in_function
+from spectral.operators.kept import Kept
 from spectral.operators.lock import ALONE
 
 _LOOKED_AT = 100_000  # objects, at most, in which modules are looked for
@@ -110,7 +109,7 @@ class Model:
         Raises:
             OptionError: parameters are on the meta device, or not yet made.
         """
-        weights = [p for m in self.modules for p in m._parameters.values() if p is not None]
+        weights = parameters_of(self.modules)
         if any(isinstance(p, UninitializedParameter) for p in weights):
             raise OptionError(f"{self.name} has lazy modules without weights: call it once first")
         if any(p.is_meta for p in weights):
@@ -121,10 +120,6 @@ class Model:
         tensors = (t for m in self.modules for t in (*m._parameters.values(), *m._buffers.values()))
         found = {t.dtype for t in tensors if t is not None and t.is_floating_point()}
         return found.pop() if len(found) == 1 else None
-
-    def weights(self, others: list[Tensor]) -> Weights:
-        """The parameters, and other tensors, as they are now."""
-        return Weights(self.function, others)
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
@@ -143,16 +138,14 @@ class Model:
         with ALONE:
             # Frozen scripts have no mode.
             flags += [(m, m.training) for m in self.modules if hasattr(m, "training")]
-            kept = [_Kept(m) for m in self._holders]
+            kept = [Kept(m) for m in self._holders]
             hook = register_module_forward_pre_hook(meet)
             try:
                 for m, _ in flags:
                     m.training = False
                 with (
-                    torch.inference_mode(False),
+                    apart(),
                     torch.no_grad(),
-                    torch.autocast("cpu", enabled=False),
-                    torch.autocast("cuda", enabled=False),
                     _compiled(),
                     sdpa_kernel(SDPBackend.MATH),
                     self.plain,
@@ -166,53 +159,9 @@ class Model:
                     x.put_back()
 
 
-class Weights:
-    """Parameters at one time, by what tells of a change: torch's counts of writes, then checksums.
-
-    A model that projects its weights anew at each call writes to them, and changes nothing.
-    """
-
-    def __init__(self, function: Any, others: list[Tensor]) -> None:
-        self._function, self._modules = function, modules_in(function)
-        self._named = self._parameters()
-        each = {id(p): p for p in self._named + others if not p.is_inference() and not p.is_meta}
-        numbers = [p for p in each.values() if p.is_floating_point() or p.is_complex()]
-        self._kept = [p for p in numbers if _values(p) is not None]
-        self._versions = [p._version for p in self._kept]
-        self._places = [_values(p).data_ptr() for p in self._kept]
-        self._sums = [_sum(_values(p)) for p in self._kept]
-
-    def changed(self, thorough: bool) -> bool:
-        """Whether some are others than they were; all by their bytes, where it is `thorough`."""
-        if thorough:
-            self._modules = modules_in(self._function)
-        now = self._parameters()
-        if len(now) != len(self._named) or any(a is not b for a, b in zip(now, self._named, strict=True)):
-            return True
-        for i, p in enumerate(self._kept):
-            values = _values(p)
-            if thorough or p._version != self._versions[i] or values.data_ptr() != self._places[i]:
-                if _sum(values) != self._sums[i]:
-                    return True
-                self._versions[i], self._places[i] = p._version, values.data_ptr()
-        return False
-
-    def _parameters(self) -> list[Tensor]:
-        """In the order of the modules."""
-        return [p for m in self._modules for p in m._parameters.values() if p is not None]
-
-
-def _values(p: Tensor) -> Any:
-    """The numbers that a tensor keeps; None where its layout hides them."""
-    if p.layout is torch.strided:
-        return p.detach()
-    return p.detach()._values() if p.layout is torch.sparse_coo else None
-
-
-def _sum(p: Tensor) -> int:
-    """A checksum of its bytes."""
-    entries = p.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-    return zlib.crc32(entries.view(torch.uint8).numpy().tobytes())
+def parameters_of(modules: list[nn.Module]) -> list[Tensor]:
+    """In the order of the modules."""
+    return [p for m in modules for p in m._parameters.values() if p is not None]
 
 
 @contextlib.contextmanager
@@ -225,122 +174,6 @@ def same_random_numbers(device: torch.device) -> Iterator[None]:
     finally:
         random.setstate(of_python)
         np.random.set_state(of_numpy)
-
-
-_CONTAINERS = (list, dict, set, deque, UserDict, SimpleNamespace, np.ndarray, bytearray, array)
-_GENERATORS = (torch.Generator, np.random.Generator, random.Random)
-
-
-class _Kept:
-    """What a module, or another object that is called, holds by name; not its parameters.
-
-    With the content of its lists, tables, arrays and tensors, and the state of its generators.
-    """
-
-    def __init__(self, owner: Any) -> None:
-        self.owner, self.attributes = owner, dict(vars(owner))
-        self.attributes.pop("training", None)
-        parameters: dict[str, Any] = self.attributes.get("_parameters", {})
-        held = _held([*self.attributes.values(), *self.attributes.get("_buffers", {}).values()])
-        self.containers = [(c, _content(c)) for c in held if isinstance(c, _CONTAINERS)]
-        self.generators = [(g, _state(g)) for g in held if isinstance(g, _GENERATORS)]
-        self.tensors = [
-            (t, t._version, t.detach().clone())
-            for t in held
-            if isinstance(t, Tensor) and not isinstance(t, nn.Parameter) and not t.is_inference()
-        ]
-        # A backward pass inside the model fills gradients.
-        self.gradients = [(p, p.grad) for p in parameters.values() if p is not None]
-        for p, _ in self.gradients:
-            p.grad = None
-
-    def put_back(self) -> None:
-        """All as it was."""
-        now = vars(self.owner)
-        for name in [*now]:
-            if name not in self.attributes and name != "training":
-                del now[name]
-        now.update(self.attributes)
-        for container, before in self.containers:
-            _put_back(container, before)
-        for generator, state in self.generators:
-            _restore(generator, state)
-        for t, version, before in self.tensors:
-            # Writes through `.data` are not counted.
-            with torch.no_grad():
-                if t.shape != before.shape or t.dtype != before.dtype:
-                    t.data = before
-                elif t._version != version or (t.layout is torch.strided and not torch.equal(t, before)):
-                    t.copy_(before)
-        for p, gradient in self.gradients:
-            p.grad = gradient
-
-
-def _content(container: Any) -> Any:
-    """A copy of what a container holds, not of the things themselves."""
-    if isinstance(container, UserDict):
-        return dict(container.data)
-    if isinstance(container, SimpleNamespace):
-        return dict(vars(container))
-    if isinstance(container, dict):
-        return dict(container)
-    return container.copy() if isinstance(container, (np.ndarray, bytearray)) else [*container]
-
-
-def _put_back(container: Any, before: Any) -> None:
-    """The content as it was, where it is not."""
-    if isinstance(container, (UserDict, SimpleNamespace)):
-        container = container.data if isinstance(container, UserDict) else vars(container)
-    if isinstance(container, np.ndarray):
-        if container.shape == before.shape and container.flags.writeable:
-            container[...] = before
-    elif isinstance(container, (bytearray, array)):
-        container[:] = before if isinstance(container, bytearray) else array(container.typecode, before)
-    elif not _same(container, before):
-        container.clear()
-        container.extend(before) if isinstance(container, (list, deque)) else container.update(before)
-
-
-def _state(generator: Any) -> Any:
-    if isinstance(generator, torch.Generator):
-        return generator.get_state()
-    return generator.getstate() if isinstance(generator, random.Random) else generator.bit_generator.state
-
-
-def _restore(generator: Any, state: Any) -> None:
-    if isinstance(generator, torch.Generator):
-        generator.set_state(state)
-    elif isinstance(generator, random.Random):
-        generator.setstate(state)
-    else:
-        generator.bit_generator.state = state
-
-
-def _held(values: list[Any]) -> list[Any]:
-    """The values, and what lists, tables and tuples among them hold, at any depth; each once."""
-    found: dict[int, Any] = {}
-    pending = values
-    while pending and len(found) < _LOOKED_AT:
-        value = pending.pop()
-        if id(value) in found or not isinstance(value, (Tensor, tuple, *_CONTAINERS, *_GENERATORS)):
-            continue
-        found[id(value)] = value
-        if isinstance(value, (dict, UserDict)):
-            pending += value.values()
-        elif isinstance(value, SimpleNamespace):
-            pending += vars(value).values()
-        elif isinstance(value, (list, tuple, set, deque)):
-            pending += value
-    return [*found.values()]
-
-
-def _same(container: Any, before: Any) -> bool:
-    """Whether two lists, tables or sets hold the same objects."""
-    now, then = ([*c.items()] if isinstance(c, dict) else [(None, x) for x in c] for c in (container, before))
-    return len(now) == len(then) and all(
-        (a is b or (isinstance(a, (str, int)) and a == b)) and x is y
-        for (a, x), (b, y) in zip(now, then, strict=True)
-    )
 
 
 class _Plain(TorchFunctionMode):

@@ -77,7 +77,7 @@ class RiskCurve(Result):
         return "\n".join(lines)
 
 
-@apart
+@apart()
 def risk_curve(
     model: Callable[..., Tensor],
     images: Tensor,
@@ -156,7 +156,7 @@ class KLBound(Estimate):
         )
 
 
-@apart
+@apart()
 def kl_bound(
     model: Callable[..., Tensor],
     reference: Callable[..., Tensor],

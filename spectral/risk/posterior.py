@@ -125,7 +125,7 @@ class PosteriorComponents(Result):
         )
 
 
-@apart
+@apart()
 def posterior(
     model: Any,
     y: Tensor,

@@ -59,7 +59,7 @@ class Sure(Estimate):
         )
 
 
-@apart
+@apart()
 def sure(
     model: Any,
     y: Tensor,

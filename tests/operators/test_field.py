@@ -685,6 +685,15 @@ def test_straight_through(unit, beside, dtype):
     assert J.notes, "nothing says that this is not the derivative of the function computed"
 
 
+def test_a_straight_through_operation_of_torch_is_frozen():
+    """Its levels are far beside the steps of differences, which see no slope at all."""
+    y = image(1, 1, 8, 8, dtype=torch.float32)
+    model = lambda y: fake_quantised(y.sin())  # noqa: E731
+    J = spectral.jacobian(model, y)
+    assert J.method == "frozen" and "straight through" in repr(J)
+    torch.testing.assert_close(J.dense(), torch.autograd.functional.jacobian(model, y).reshape(64, 64))
+
+
 def rounded_in_steps(y):
     """Straight through with a step that depends on y: what is left beside the straight part is detached."""
     step = y.abs().amax() / 8

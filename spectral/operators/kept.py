@@ -1,0 +1,130 @@
+"""What an object holds, with the content of it, and how that is put back."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections import UserDict, deque
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_LOOKED_AT = 100_000  # things, at most
+
+_CONTAINERS = (list, dict, set, deque, UserDict, SimpleNamespace, np.ndarray, bytearray, array)
+_GENERATORS = (torch.Generator, np.random.Generator, random.Random)
+
+
+class Kept:
+    """What a module, or another object that is called, holds by name; not its parameters.
+
+    With the content of its lists, tables, arrays and tensors, and the state of its generators.
+    """
+
+    def __init__(self, owner: Any) -> None:
+        self.owner, self.attributes = owner, dict(vars(owner))
+        self.attributes.pop("training", None)
+        parameters: dict[str, Any] = self.attributes.get("_parameters", {})
+        held = _held([*self.attributes.values(), *self.attributes.get("_buffers", {}).values()])
+        self.containers = [(c, _content(c)) for c in held if isinstance(c, _CONTAINERS)]
+        self.generators = [(g, _state(g)) for g in held if isinstance(g, _GENERATORS)]
+        self.tensors = [
+            (t, t._version, t.detach().clone())
+            for t in held
+            if isinstance(t, Tensor) and not isinstance(t, nn.Parameter) and not t.is_inference()
+        ]
+        # A backward pass inside the model fills gradients.
+        self.gradients = [(p, p.grad) for p in parameters.values() if p is not None]
+        for p, _ in self.gradients:
+            p.grad = None
+
+    def put_back(self) -> None:
+        """All as it was."""
+        now = vars(self.owner)
+        for name in [*now]:
+            if name not in self.attributes and name != "training":
+                del now[name]
+        now.update(self.attributes)
+        for container, before in self.containers:
+            _put_back(container, before)
+        for generator, state in self.generators:
+            _restore(generator, state)
+        for t, version, before in self.tensors:
+            # Writes through `.data` are not counted.
+            with torch.no_grad():
+                if t.shape != before.shape or t.dtype != before.dtype:
+                    t.data = before
+                elif t._version != version or (t.layout is torch.strided and not torch.equal(t, before)):
+                    t.copy_(before)
+        for p, gradient in self.gradients:
+            p.grad = gradient
+
+
+def _content(container: Any) -> Any:
+    """A copy of what a container holds, not of the things themselves."""
+    if isinstance(container, UserDict):
+        return dict(container.data)
+    if isinstance(container, SimpleNamespace):
+        return dict(vars(container))
+    if isinstance(container, dict):
+        return dict(container)
+    return container.copy() if isinstance(container, (np.ndarray, bytearray)) else [*container]
+
+
+def _put_back(container: Any, before: Any) -> None:
+    """The content as it was, where it is not."""
+    if isinstance(container, (UserDict, SimpleNamespace)):
+        container = container.data if isinstance(container, UserDict) else vars(container)
+    if isinstance(container, np.ndarray):
+        if container.shape == before.shape and container.flags.writeable:
+            container[...] = before
+    elif isinstance(container, (bytearray, array)):
+        container[:] = before if isinstance(container, bytearray) else array(container.typecode, before)
+    elif not _same(container, before):
+        container.clear()
+        container.extend(before) if isinstance(container, (list, deque)) else container.update(before)
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    return generator.getstate() if isinstance(generator, random.Random) else generator.bit_generator.state
+
+
+def _restore(generator: Any, state: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.bit_generator.state = state
+
+
+def _held(values: list[Any]) -> list[Any]:
+    """The values, and what lists, tables and tuples among them hold, at any depth; each once."""
+    found: dict[int, Any] = {}
+    pending = values
+    while pending and len(found) < _LOOKED_AT:
+        value = pending.pop()
+        if id(value) in found or not isinstance(value, (Tensor, tuple, *_CONTAINERS, *_GENERATORS)):
+            continue
+        found[id(value)] = value
+        if isinstance(value, (dict, UserDict)):
+            pending += value.values()
+        elif isinstance(value, SimpleNamespace):
+            pending += vars(value).values()
+        elif isinstance(value, (list, tuple, set, deque)):
+            pending += value
+    return [*found.values()]
+
+
+def _same(container: Any, before: Any) -> bool:
+    """Whether two lists, tables or sets hold the same objects."""
+    now, then = ([*c.items()] if isinstance(c, dict) else [(None, x) for x in c] for c in (container, before))
+    return len(now) == len(then) and all(
+        (a is b or (isinstance(a, (str, int)) and a == b)) and x is y
+        for (a, x), (b, y) in zip(now, then, strict=True)
+    )

@@ -1,0 +1,56 @@
+"""Whether the weights that a Jacobian was made of are still the same."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectral.operators.model import modules_in, parameters_of
+
+
+class Weights:
+    """Parameters at one time, by what tells of a change: torch's counts of writes, then checksums.
+
+    A model that projects its weights anew at each call writes to them, and changes nothing.
+    """
+
+    def __init__(self, function: Any, others: list[Tensor]) -> None:
+        self._function, self._modules = function, modules_in(function)
+        self._named = parameters_of(self._modules)
+        each = {id(p): p for p in self._named + others if not p.is_inference() and not p.is_meta}
+        numbers = [p for p in each.values() if p.is_floating_point() or p.is_complex()]
+        self._kept = [p for p in numbers if _values(p) is not None]
+        self._versions = [p._version for p in self._kept]
+        self._places = [_values(p).data_ptr() for p in self._kept]
+        self._sums = [_sum(_values(p)) for p in self._kept]
+
+    def changed(self, thorough: bool) -> bool:
+        """Whether some are others than they were; all by their bytes, where it is `thorough`."""
+        if thorough:
+            self._modules = modules_in(self._function)
+        now = parameters_of(self._modules)
+        if len(now) != len(self._named) or any(a is not b for a, b in zip(now, self._named, strict=True)):
+            return True
+        for i, p in enumerate(self._kept):
+            values = _values(p)
+            if thorough or p._version != self._versions[i] or values.data_ptr() != self._places[i]:
+                if _sum(values) != self._sums[i]:
+                    return True
+                self._versions[i], self._places[i] = p._version, values.data_ptr()
+        return False
+
+
+def _values(p: Tensor) -> Any:
+    """The numbers that a tensor keeps; None where its layout hides them."""
+    if p.layout is torch.strided:
+        return p
+    return p.detach()._values() if p.layout is torch.sparse_coo else None
+
+
+def _sum(p: Tensor) -> int:
+    """A checksum of its bytes."""
+    entries = p.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+    return zlib.crc32(entries.view(torch.uint8).numpy().tobytes())
