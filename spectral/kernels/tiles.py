@@ -59,6 +59,28 @@ def _behind(m):  # type: ignore[no-untyped-def]
     )
 
 
+@njit(nogil=True)
+def transform(taps, G, matrices):  # type: ignore[no-untyped-def]
+    """G g G' of weights (3, 3, C, K), formed in float64, into matrices (36, K / group, C, group)."""
+    _, groups, channels, group = matrices.shape
+    half = np.empty((6, 3, group))
+    for i in range(groups):
+        some = slice(i * group, (i + 1) * group)
+        for c in range(channels):
+            for n in range(3):
+                first, second, third = taps[0, n, c, some], taps[1, n, c, some], taps[2, n, c, some]
+                for a in range(6):
+                    sums, x, y, z = half[a, n], G[a, 0], G[a, 1], G[a, 2]
+                    for k in range(group):
+                        sums[k] = x * first[k] + y * second[k] + z * third[k]
+            for a in range(6):
+                first, second, third = half[a, 0], half[a, 1], half[a, 2]
+                for b in range(6):
+                    entries, x, y, z = matrices[6 * a + b, i, c], G[b, 0], G[b, 1], G[b, 2]
+                    for k in range(group):
+                        entries[k] = x * first[k] + y * second[k] + z * third[k]
+
+
 @cache
 def worker(dtype: torch.dtype, gate_dtype: torch.dtype, short: bool) -> Any:
     """The C function, void (*)(void *task), that takes blocks of tiles until none are left."""

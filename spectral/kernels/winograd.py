@@ -217,18 +217,21 @@ def _transformed(weight: Tensor, short: bool) -> tuple[Tensor, Tensor]:
     points += [(sign * B, 2 * BB * (BB - AA)) for sign in (1, -1)]
     rows = [[p**j / scale for j in range(3)] for p, scale in points] + [[0.0, 0.0, 1.0]]
     G = torch.tensor(rows, dtype=torch.float64)
-    both = torch.kron(G, G)
     filters, channels = weight.shape[:2]
     group = 2 * _lanes().BYTES // weight.itemsize
-    dtype = torch.int16 if short else weight.dtype
-    matrices = torch.empty(36, filters // group, channels, group, dtype=dtype)
+    matrices = torch.empty(
+        36, filters // group, channels, group, dtype=torch.int16 if short else weight.dtype
+    )
     scales = weight.new_empty(36, filters if short else 0)
-    for i, some in enumerate(weight.split(group)):  # in float64 all would take eight times the memory of w
-        taps = some.permute(2, 3, 1, 0).reshape(9, -1).double()
-        entries = (both @ taps).view(36, channels, group)
-        if short:
-            entries, scales[:, group * i : group * (i + 1)] = _rounded(entries)
-        matrices[:, i] = entries
+    transform, taps = _kernels().transform, weight.permute(2, 3, 1, 0).contiguous().numpy()
+    if not short:
+        transform(taps, G.numpy(), matrices.numpy())
+        return matrices, scales
+    entries = torch.empty(36, 1, channels, group, dtype=torch.float64)
+    for i in range(filters // group):  # in float64 all would take eight times the memory of w
+        some = slice(group * i, group * (i + 1))
+        transform(taps[..., some], G.numpy(), entries.numpy())
+        matrices[:, i], scales[:, some] = _rounded(entries[:, 0])
     return matrices, scales
 
 

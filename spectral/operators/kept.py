@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections import UserDict, deque
+from collections import OrderedDict, UserDict, deque
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +15,11 @@ from torch import Tensor, nn
 _LOOKED_AT = 100_000  # things, at most
 
 _CONTAINERS = (list, dict, set, deque, UserDict, SimpleNamespace, np.ndarray, bytearray, array)
+# Most of what a module holds; isinstance takes long to tell that it is none of the classes here.
+_PLAIN = {bool, int, float, str, type(None), torch.dtype, torch.device}
+_BUILT_IN = {list, dict, OrderedDict, set, deque}
 _GENERATORS = (torch.Generator, np.random.Generator, random.Random)
+_LOOKED_INTO = (Tensor, tuple, *_CONTAINERS, *_GENERATORS)
 
 
 class Kept:
@@ -29,11 +33,13 @@ class Kept:
         self.attributes.pop("training", None)
         parameters: dict[str, Any] = self.attributes.get("_parameters", {})
         held = _held([*self.attributes.values(), *self.attributes.get("_buffers", {}).values()])
-        self.containers = [(c, _content(c)) for c in held if isinstance(c, _CONTAINERS)]
-        self.generators = [(g, _state(g)) for g in held if isinstance(g, _GENERATORS)]
+        others = [x for x in held if type(x) not in _BUILT_IN]
+        containers = [x for x in held if type(x) in _BUILT_IN or isinstance(x, _CONTAINERS)]
+        self.containers = [(c, _content(c)) for c in containers]
+        self.generators = [(g, _state(g)) for g in others if isinstance(g, _GENERATORS)]
         self.tensors = [
             (t, t._version, t.detach().clone())
-            for t in held
+            for t in others
             if isinstance(t, Tensor) and not isinstance(t, nn.Parameter) and not t.is_inference()
         ]
         # A backward pass inside the model fills gradients.
@@ -65,6 +71,8 @@ class Kept:
 
 def _content(container: Any) -> Any:
     """A copy of what a container holds, not of the things themselves."""
+    if type(container) in _BUILT_IN:
+        return container.copy()
     if isinstance(container, UserDict):
         return dict(container.data)
     if isinstance(container, SimpleNamespace):
@@ -76,6 +84,8 @@ def _content(container: Any) -> Any:
 
 def _put_back(container: Any, before: Any) -> None:
     """The content as it was, where it is not."""
+    if type(container) in _BUILT_IN and not container and not before:
+        return
     if isinstance(container, (UserDict, SimpleNamespace)):
         container = container.data if isinstance(container, UserDict) else vars(container)
     if isinstance(container, np.ndarray):
@@ -109,7 +119,9 @@ def _held(values: list[Any]) -> list[Any]:
     pending = values
     while pending and len(found) < _LOOKED_AT:
         value = pending.pop()
-        if id(value) in found or not isinstance(value, (Tensor, tuple, *_CONTAINERS, *_GENERATORS)):
+        if type(value) in _PLAIN or id(value) in found:
+            continue
+        if type(value) not in _BUILT_IN and not isinstance(value, _LOOKED_INTO):
             continue
         found[id(value)] = value
         if isinstance(value, (dict, UserDict)):

@@ -53,4 +53,4 @@ def _values(p: Tensor) -> Any:
 def _sum(p: Tensor) -> int:
     """A checksum of its bytes."""
     entries = p.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-    return zlib.crc32(entries.view(torch.uint8).numpy().tobytes())
+    return zlib.crc32(entries.view(torch.uint8).numpy().data)

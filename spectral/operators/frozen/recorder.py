@@ -46,8 +46,8 @@ from spectral.operators.frozen.steps import (
 )
 from spectral.operators.frozen.trace import Geometry, Stored, Trace, in_function
 
-# A rule is tried on random vectors, at the inputs that it is met with.  Of maps beyond so many entries only
-# norms and maxima are: a trial holds several maps, where a forward pass holds two.
+# A rule is tried on random vectors, at the inputs that it is met with.  Of maps and kernels beyond so many
+# entries only norms and maxima are: a trial holds several maps, where a forward pass holds two.
 TRIED = 1 << 16
 DIFFERENCES = 1e-3  # relative error of an operation's differences beyond which they are of no use
 UNREACHED = -1
@@ -508,12 +508,10 @@ class Recorder(Trace):
 
     def _stands(self, step: Step, seen: Seen) -> bool:
         """Whether a rule's step does what torch's own derivative of the operation does."""
-        if max(seen.like.numel(), *(x.numel() for x in seen.primals)) > TRIED and not isinstance(
-            step, (Norm, Gather)
-        ):
-            return True
-        alike = (seen.target, *step.geometry) if isinstance(step, Convolution) else None
-        if alike in self._tried:
+        alike, entries = None, [seen.like.numel(), *(x.numel() for x in seen.primals)]
+        if isinstance(step, Convolution):
+            alike, entries = (seen.target, *step.geometry), [*entries, step.weight.numel()]
+        if alike in self._tried or (max(entries) > TRIED and not isinstance(step, (Norm, Gather))):
             return True
         primals = tuple(x.clone() if x.is_inference() else x for x in seen.primals)
         if seen.promoted:

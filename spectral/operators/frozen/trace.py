@@ -197,10 +197,9 @@ class Trace(TorchDispatchMode):
     def play(self, y: Tensor) -> Tensor:
         """What the recorded operations give at y, random numbers and all values from outside as they were."""
         last: dict[int | None, int] = {}
-        for i, call in enumerate(self.calls):
-            for leaf in pytree.tree_leaves((call.args, call.kwargs)):
-                if isinstance(leaf, Value):
-                    last[leaf.number] = i
+        arguments = [pytree.tree_flatten((call.args, call.kwargs)) for call in self.calls]
+        for i, (leaves, _) in enumerate(arguments):
+            last.update((leaf.number, i) for leaf in leaves if isinstance(leaf, Value))
         last[self.result] = len(self.calls)
         dead: dict[int, list[int | None]] = {}
         for used, i in last.items():
@@ -213,8 +212,9 @@ class Trace(TorchDispatchMode):
         values.update(originals)
         with torch.no_grad():
             for i, call in enumerate(self.calls):
-                args, kwargs = pytree.tree_map_only(
-                    Value, lambda v: values[v.number], (call.args, call.kwargs)
+                leaves, spec = arguments[i]
+                args, kwargs = pytree.tree_unflatten(
+                    [values[leaf.number] if isinstance(leaf, Value) else leaf for leaf in leaves], spec
                 )
                 leaves = pytree.tree_leaves(call.function(*args, **kwargs))
                 for output, leaf in zip(call.outputs, leaves, strict=True):
