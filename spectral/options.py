@@ -1,9 +1,10 @@
-"""Options that are numbers: what is none, or out of range, is told in one sentence."""
+"""Options that are numbers or words: what is none, or out of range, is told in one sentence."""
 
 from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Collection
 from typing import Any
 
 from spectral.errors import OptionError
@@ -36,6 +37,16 @@ def number(name: str, value: Any) -> float:
     if isinstance(value, str) or not math.isfinite(converted):
         raise OptionError(f"{name} is a finite number, got {value!r}")
     return converted
+
+
+def choice(name: str, value: Any, among: Collection[str]) -> None:
+    """That `value` is one of the words that an option takes.
+
+    Raises:
+        OptionError: it is none of them.
+    """
+    if not isinstance(value, str) or value not in among:
+        raise OptionError(f"{name} is one of {', '.join(among)}; got {value!r}")
 
 
 def seed_of(value: Any) -> int:

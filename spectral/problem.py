@@ -17,7 +17,7 @@ from spectral.operators import Jacobian, LinearOperator
 from spectral.operators.jacobian import WrongProductsError
 from spectral.operators.scale import UnitScale
 from spectral.operators.subject import operator_of
-from spectral.options import number, seed_of, whole
+from spectral.options import choice, number, seed_of, whole
 from spectral.solvers import Completeness, Progress, RitzPairs, RitzTriplets
 from spectral.solvers.certificate import SLACK, measured_rounding, rounding
 from spectral.solvers.checks import check_operator
@@ -168,10 +168,8 @@ class Problem:
         sought = above is None and asked.between is None
         if sought and not 1 <= k <= most:
             raise OptionError(f"k must be from 1 to d = {most}, {self.longest}; got {k}")
-        if asked.method not in methods:
-            raise OptionError(f"method is one of {', '.join(methods)}; got {asked.method!r}")
-        if asked.which not in ("largest", "smallest", "magnitude"):
-            raise OptionError(f'which is "largest", "smallest" or "magnitude", got {asked.which!r}')
+        choice("method", asked.method, methods)
+        choice("which", asked.which, ("largest", "smallest", "magnitude"))
         if asked.tol <= 0:
             raise OptionError(f"tol must be positive, got {asked.tol}")
         if asked.block < 1:

@@ -19,6 +19,7 @@ from spectral.nonsymmetric import full_eigs
 from spectral.operators import Jacobian, LinearOperator
 from spectral.operators.precision import Precision
 from spectral.operators.scale import UnitScale
+from spectral.options import choice
 from spectral.problem import FULL_BELOW, Asked, Problem, by_a_right_way
 from spectral.progress import bar
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
@@ -179,11 +180,10 @@ def top_eigs(
         >>> pairs.values, pairs.vectors, pairs.residuals
     """
     began = time.perf_counter()
-    alone = (part, method, above, between, checkpoint) == ("symmetric", "auto", None, None, None)
-    if precision is not None and not alone:
+    choice("part", part, ("symmetric", "full"))
+    alone = part == "symmetric" and above is None and between is None and checkpoint is None
+    if precision is not None and not (alone and isinstance(method, str) and method == "auto"):
         raise OptionError('precision= is for k pairs of the symmetric part, method="auto", no checkpoint')
-    if part not in ("symmetric", "full"):
-        raise OptionError(f'part is "symmetric" or "full", got {part!r}')
     problem = Problem.of(model_or_operator, y, batched, model_kwargs, square=True)
     asked = Asked(k, which, above, between, tol, method, block, start, seed, max_products, checkpoint)
     asked = problem.checked(asked, FULL if part == "full" else SYMMETRIC)

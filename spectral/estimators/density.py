@@ -27,7 +27,7 @@ from spectral.estimators.results import Density, Estimate, plain, student_t
 from spectral.operators import LinearOperator
 from spectral.operators.scale import unit_scale
 from spectral.operators.subject import operator_of
-from spectral.options import whole
+from spectral.options import choice, whole
 from spectral.solvers.certificate import certify_triplets
 from spectral.solvers.golub_kahan import golub_kahan
 
@@ -82,10 +82,8 @@ def spectral_density(
     """
     A = unit_scale(operator_of(model_or_operator, y, batched, model_kwargs))
     n, started = A.shape[1], A.count
-    if part not in ("symmetric", "singular") or method not in ("slq", "kpm"):
-        raise OptionError(
-            f'part is "symmetric" or "singular", method "slq" or "kpm"; got {part!r}, {method!r}'
-        )
+    choice("part", part, ("symmetric", "singular"))
+    choice("method", method, ("slq", "kpm"))
     probes, steps = whole("probes", probes), whole("steps", steps)
     if probes < 2 or steps < 1:
         raise OptionError(f"an error bar takes probes >= 2 and steps >= 1; got {probes} and {steps}")

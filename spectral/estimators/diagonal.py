@@ -21,6 +21,7 @@ from spectral.estimators.sketch import Sketch
 from spectral.operators import LinearOperator
 from spectral.operators.scale import unit_scale
 from spectral.operators.subject import operator_of
+from spectral.options import choice
 
 Method = Literal["auto", "exact", "hutchinson", "lattice", "xdiag"]
 
@@ -95,8 +96,7 @@ def _diagonal(
     A: LinearOperator, shape: tuple[int, ...], method: Method, budget: Budget, seed: int
 ) -> Estimate:
     n, limit = A.shape[1], budget.products or 1 << 53
-    if method not in ("auto", "exact", "hutchinson", "lattice", "xdiag"):
-        raise OptionError(f"method is auto, exact, hutchinson, lattice or xdiag; got {method!r}")
+    choice("method", method, ("auto", "exact", "hutchinson", "lattice", "xdiag"))
     if method == "exact" or (method != "hutchinson" and limit >= n and not budget.has_target):
         return _exact(A)
     if method == "lattice":

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.operators import LinearOperator
-from spectral.options import seed_of
+from spectral.options import choice, seed_of
 
 Kind = Literal["rademacher", "gaussian", "sphere", "orthogonal"]
 Sampler = Callable[[int], Tensor]
@@ -37,8 +37,7 @@ def sampler(A: LinearOperator, kind: Kind = "rademacher", seed: int = 0) -> Samp
     Raises:
         OptionError: kind is none of these, or more than n orthogonal rows are drawn.
     """
-    if kind not in _KINDS and kind != "orthogonal":
-        raise OptionError(f"probes are one of {', '.join(_KINDS)}, orthogonal; got {kind!r}")
+    choice("kind", kind, (*_KINDS, "orthogonal"))
     generator = torch.Generator().manual_seed(seed_of(seed))
     n = A.shape[1]
     if kind == "orthogonal":

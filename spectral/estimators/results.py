@@ -28,7 +28,7 @@ class Estimate(Result):
 
     Attributes:
         value: the estimate; a float, or a float64 tensor with one entry a problem, pixel or threshold.
-        stderr: its standard error, of the same shape; 0 where the value is exact.
+        stderr: its standard error, of the same shape; rounding alone where the value is exact.
         samples: independent samples (probes) averaged.
         products: products with A and A' that were spent, for each problem.
         method: the estimator's name.

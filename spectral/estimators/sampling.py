@@ -98,7 +98,7 @@ def sample(
         function: g, (*batch, p) -> (*batch,); by default p = 1 and g(t) = t.
         method: name for the result.
         exact: whether the n unit vectors may stand in for the probes where the budget, or what the target is
-            found to need, pays for n of them; the error then is 0.
+            found to need, pays for n of them; the error then is rounding alone.
         population: how many samples there are, drawn without replacement.
 
     Raises:
@@ -117,14 +117,14 @@ def sample(
     while True:
         samples += _drawn(integrand, draw, wanted - taken, A)
         taken = wanted
-        estimate = summary(torch.cat(samples, -2), function, A.count - started, method, population)
+        spent = A.count - started
+        estimate = summary(torch.cat(samples, -2), function, spent, method, population, A.eps)
         excess = budget.excess(estimate)
         if excess <= 1 or taken >= limit:
             return estimate
         # The error falls as 1/sqrt(samples); growing at most fourfold keeps a lucky variance from deciding.
         wanted = min(limit, max(taken + 1, math.ceil(min(excess**2, 4.0) * taken)))
         if exact and excess**2 * taken >= n and limit >= n:
-            spent = A.count - started
             return unit_vectors(A, integrand, function, spent)
 
 
@@ -134,7 +134,7 @@ def unit_vectors(
     function: Callable[[Tensor], Tensor] | None = None,
     spent: int = 0,
 ) -> Estimate:
-    """g(sum_i q(e_i)) over the n unit vectors e_i: exact, with standard error 0."""
+    """g(sum_i q(e_i)) over the n unit vectors e_i: exact but for rounding, A.eps of the value."""
     n, started = A.shape[1], A.count
     total: Tensor | float = 0.0
     for first in range(0, n, 64):
@@ -142,9 +142,8 @@ def unit_vectors(
         E.diagonal(first, -2, -1).fill_(1)
         total = total + integrand(E).sum(-2)
     value = _apply(function, torch.as_tensor(total))
-    return Estimate(
-        plain(value), plain(torch.zeros_like(value)), n, A.count - started + spent, "exact", math.inf
-    )
+    products, stderr = A.count - started + spent, A.eps * value.abs()
+    return Estimate(plain(value), plain(stderr), n, products, "exact", math.inf)
 
 
 def summary(
@@ -153,11 +152,13 @@ def summary(
     products: int,
     method: str,
     population: float = math.inf,
+    eps: float = 0.0,
 ) -> Estimate:
     """g of the mean of `samples` (*batch, m, p), with its standard error by the delta method.
 
-    With d_i = grad g . (q_i - mean), stderr^2 = sum d_i^2 / (m (m - 1)) (1 - m / population), with m - 1
-    degrees of freedom; the last factor is that of draws without replacement.
+    With d_i = grad g . (q_i - mean), stderr^2 = sum d_i^2 / (m (m - 1)) (1 - m / population) + (eps g)^2,
+    with m - 1 degrees of freedom; the last factor is that of draws without replacement, eps the rounding of
+    a product, relative.
 
     Raises:
         NotFiniteError: a sample is NaN or infinite.
@@ -173,7 +174,8 @@ def summary(
             value = function(mean)
             (gradient,) = torch.autograd.grad(value.sum(), mean)
         value, influence = value.detach(), (deviations * gradient.unsqueeze(-2)).sum(-1)
-    stderr = influence.square().sum(-1).div(m * (m - 1)).mul(1 - m / population).sqrt()
+    variance = influence.square().sum(-1).div(m * (m - 1)).mul(1 - m / population)
+    stderr = (variance + (eps * value).square()).sqrt()
     skew = plain(skewness(influence))
     return Estimate(plain(value), plain(stderr), m, products, method, m - 1, skewness=skew)
 

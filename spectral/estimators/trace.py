@@ -20,6 +20,7 @@ from spectral.estimators.sketch import Sketch, inner
 from spectral.operators import LinearOperator
 from spectral.operators.scale import unit_scale
 from spectral.operators.subject import operator_of
+from spectral.options import choice
 
 Method = Literal["auto", "exact", "hutchinson", "orthogonal", "hutch++", "xtrace", "xnystrace"]
 
@@ -72,8 +73,7 @@ def trace(
     A = operator_of(model_or_operator, y, batched, model_kwargs)
     if A.shape[0] != A.shape[1]:
         raise ShapeError(f"{A!r} is not square, so it has no trace")
-    if not isinstance(method, str) or method not in _METHODS:
-        raise OptionError(f"method is one of {', '.join(_METHODS)}; got {method!r}")
+    choice("method", method, _METHODS)
     if products is None and rtol is None and atol is None:
         products = 100
     A = unit_scale(A)

@@ -97,6 +97,10 @@ class LinearOperator(ABC):
         """A @ v for one vector v (*batch, n), or the product A B of two operators."""
         if isinstance(other, LinearOperator):
             return _Product(self, other)
+        if isinstance(other, np.ndarray):
+            raise OptionError(
+                "A @ v takes a tensor: torch.as_tensor(v), or A.to_scipy() @ v, which works on arrays"
+            )
         if not isinstance(other, Tensor):
             return NotImplemented
         if other.ndim != len(self.batch) + 1:

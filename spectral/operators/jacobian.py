@@ -36,6 +36,7 @@ from spectral.operators.keywords import keywords_of
 from spectral.operators.model import Model, same_random_numbers
 from spectral.operators.precision import Precision, arithmetic, own, tf32
 from spectral.operators.weights import Weights
+from spectral.options import choice
 
 # Differences of the model are the last word on a derivative; those that differ by more, relative, say none.
 DIFFERENCES = 0.05
@@ -92,8 +93,7 @@ def jacobian(
         SpectralError: no way is right: a value leaves torch, an operation has no derivative, the declared
             ones contradict each other; or with `batched` one input reaches another's output.
     """
-    if method not in ("auto", *WAYS):
-        raise OptionError(f"method is one of auto, {', '.join(WAYS)}; got {method!r}")
+    choice("method", method, ("auto", *WAYS))
     if not callable(model):
         raise OptionError(f"a model is called on y, and a {type(model).__name__} cannot be")
     if not isinstance(y, Tensor) or y.dtype not in _INPUTS:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from spectral.errors import OptionError
+from spectral.options import choice
 
 Precision = Literal["float64", "float32", "tf32", "bfloat16"]
 
@@ -47,8 +47,7 @@ def arithmetic(precision: Precision, device: torch.device) -> Arithmetic:
     Raises:
         OptionError: no such precision.
     """
-    if precision not in PRECISIONS:
-        raise OptionError(f"precision is one of {', '.join(PRECISIONS)}; got {precision!r}")
+    choice("precision", precision, PRECISIONS)
     dtype = PRECISIONS[precision]
     eps = _EPS.get(precision, torch.finfo(dtype).eps)
     if precision == "bfloat16" and device.type == "cpu" and not _multiplies_bfloat16():

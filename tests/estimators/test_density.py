@@ -295,7 +295,7 @@ def test_save_load(tmp_path):
 def test_refusals():
     with pytest.raises(OptionError, match="probes >= 2"):
         spectral_density(matrix(), probes=1)
-    with pytest.raises(OptionError, match="part is"):
+    with pytest.raises(OptionError, match="part is one of"):
         spectral_density(matrix(), part="full")
     with pytest.raises(ShapeError, match="no symmetric part"):
         spectral_density(matrix(shape=(20, 30)))

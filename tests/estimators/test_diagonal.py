@@ -54,7 +54,7 @@ def test_exact_target_shape_and_batch(rotated):
     M = torch.randn(2, 30, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     A, truth = as_operator(M), torch.diagonal(M, dim1=-2, dim2=-1)
     assert torch.allclose(diagonal(A).value, truth)
-    assert (diagonal(A).stderr == 0).all()
+    assert (diagonal(A).stderr <= 1e-15 * truth.abs()).all()
     assert torch.allclose(diagonal(A, rtol=1e-3).value, truth)
     one = diagonal(as_operator(rotated(SPECTRA["decaying"])), rtol=0.2)
     truth = torch.diagonal(rotated(SPECTRA["decaying"]))

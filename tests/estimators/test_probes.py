@@ -32,7 +32,7 @@ def test_seed_names_the_probes(kind):
 def test_spheres():
     A, n = as_operator(torch.zeros(9, 9, dtype=torch.float64)), 9
     assert (sampler(A, "sphere", 0)(7).square().sum(-1) - n).abs().max() < 1e-12
-    with pytest.raises(OptionError, match="probes are one of"):
+    with pytest.raises(OptionError, match="kind is one of"):
         sampler(A, "cauchy", 0)
 
 
@@ -78,4 +78,4 @@ def test_orthogonal_rows_vary_like_draws_without_replacement():
     told = spectral.trace(many, method="orthogonal", products=m, seed=1)
     assert told.stderr.square().mean().item() == pytest.approx(expected, rel=0.04)
     torch.testing.assert_close(told.value, means)
-    assert spectral.trace(as_operator(M), method="orthogonal", products=n).stderr == 0
+    assert spectral.trace(as_operator(M), method="orthogonal", products=n).stderr <= 1e-15

@@ -133,7 +133,7 @@ def test_target_is_met(rotated, method):
 def test_unreachable_target_is_answered_exactly(rotated, method):
     values = SPECTRA["flat"]
     estimate = trace(as_operator(rotated(values)), method=method, rtol=1e-6)
-    assert estimate.method == "exact" and estimate.stderr == 0
+    assert estimate.method == "exact" and estimate.stderr <= 1e-15 * estimate.value
     assert estimate.value == pytest.approx(values.sum().item(), rel=1e-12)
     assert estimate.products <= 2 * n + 2
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import spectral
-from spectral.errors import NotDeterministicError, NotFiniteError, SpectralError
+from spectral.errors import NotDeterministicError, NotFiniteError, OptionError, SpectralError
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -453,3 +453,30 @@ def test_what_is_around_a_call_changes_nothing(around):
         inside = [door() for door in doors]
     for one, other in zip(inside, plain, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_words_and_arrays_that_are_none():
+    A = spectral.as_operator(torch.eye(3, dtype=torch.float64))
+    for wrong in (["lanczos"], np.array(["lanczos", "dense"]), {}, 3):
+        with pytest.raises(OptionError, match="method is one of"):
+            spectral.top_eigs(A, k=1, method=wrong)
+        with pytest.raises(OptionError, match="which is one of"):
+            spectral.top_eigs(A, k=1, which=wrong)
+        with pytest.raises(OptionError, match="part is one of"):
+            spectral.top_eigs(A, k=1, part=wrong)
+        with pytest.raises(OptionError, match="method is one of"):
+            spectral.trace(A, method=wrong)
+        with pytest.raises(OptionError, match="method is one of"):
+            spectral.jacobian(torch.tanh, torch.ones(3), method=wrong)
+    with pytest.raises(OptionError, match="takes a tensor"):
+        A @ np.ones(3)
+
+
+def test_exact_traces_tell_of_rounding():
+    """Sums of float32 products are float32's, and no interval of width zero holds the truth."""
+    M = torch.randn(60, 60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = spectral.trace(M.float(), products=100)
+    low, high = found.interval(0.999)
+    assert found.method == "exact" and low < high
+    assert 0 < found.stderr < 1e-6 * abs(found.value)
+    assert spectral.frobenius_norm(M.float(), products=100).stderr > 0

@@ -48,7 +48,7 @@ def test_soft_threshold_in_closed_form():
     expected = (y.square().clamp(max=t**2).sum() + 2 * sigma**2 * (y.abs() > t).sum()) / 2000 - sigma**2
     risk = sure(lambda v: v.sign() * (v.abs() - t).relu(), y, sigma, products=2000)
     assert risk.value == pytest.approx(expected.item(), rel=1e-7)
-    assert risk.divergence.stderr == 0
+    assert risk.divergence.stderr <= 1e-15 * risk.divergence.value
 
 
 def test_divergence_is_an_independent_reference_on_the_same_probes():
