@@ -21,7 +21,7 @@ import spectral
 from benchmarks.page import BFCNN, LAB, ROOT, insert, table
 from spectral.console import load_problem
 from spectral.operators import LinearOperator, as_operator, from_functions
-from spectral.solvers.krylov_schur import krylov_schur
+from spectral.solvers import ComplexTarget, Control, KrylovSchur
 
 N = 4096
 
@@ -109,7 +109,7 @@ def row(case: Case, tol: float) -> list[str]:
     A = make()
     start = torch.randn(1, 1, A.shape[0], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     theirs = arpack(A, k, tol, start)
-    found = krylov_schur(A, k, tol=tol, start=start)
+    found = KrylovSchur().solve(A, ComplexTarget(k), Control(tol, start=start))
     values = np.linalg.eigvals((found.vectors[0].double() @ found.images[0].double().mT).numpy())
     beyond = found.completeness.bound.item() - values.real.min()
     known = exact if exact is not None else values
@@ -138,7 +138,7 @@ def products(quick: bool) -> str:
         "tol",
         "eigs",
         "error",
-        "`krylov_schur` solve",
+        "`KrylovSchur` solve",
         "error",
         "+ completeness",
         "certificate",

@@ -2,7 +2,7 @@
 
     python -m benchmarks.operations [--write]
 
-Each operation of tests/operators/random_networks.py goes through `spectral.jacobian` alone, in float64 and in
+Each operation of tests/helpers/random_networks.py goes through `spectral.jacobian` alone, in float64 and in
 float32, and eight products with J and J' are held against its derivative by central differences in float64.
 The way is what the operator says; of a recorded program, "rules" where every step is one, or else the
 operations that autograd differentiates, each alone, inside it.  A product that differs by more than its
@@ -19,10 +19,8 @@ import torch
 import spectral
 from benchmarks.page import ROOT, insert, table
 from spectral.errors import SpectralError
-
-sys.path.insert(0, str(ROOT / "tests/operators"))
-import differences
-from random_networks import FLOOR, OPERATIONS, Line, Network, products
+from tests.helpers import differences
+from tests.helpers.random_networks import FLOOR, OPERATIONS, Line, Network, products
 
 SIZE = (2, 2, 4, 4)
 WAYS = {"jvp": "forward mode", "double-backward": "two vjps", "differences": "differences"}

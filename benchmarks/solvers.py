@@ -24,9 +24,11 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh, lobpcg, svds
 from torch import Tensor
 
 import spectral
+from benchmarks.methods import solve
 from benchmarks.page import BFCNN, ROOT, insert, table
 from spectral import operators, solvers
 from spectral.console import load_problem
+from spectral.solvers import LOBPCG, Chebyshev, GolubKahan, Lanczos, Randomized
 from spectral.solvers.filtering import filter_for
 
 I = torch.arange(4096, dtype=torch.float64)  # noqa: E741
@@ -113,13 +115,12 @@ def ours(
     A: operators.LinearOperator, k: int, tol: float, exact: np.ndarray, full: bool
 ) -> dict[str, tuple[int, str]]:
     """Products of the solve of each method, and what it says; `-` where the answer is not good."""
+    start = torch.as_tensor(first_vector(A)).reshape(1, 1, -1)
     calls: dict[str, Callable[[], solvers.RitzPairs]] = {
-        "`lanczos`": lambda: solvers.lanczos(
-            A, k, tol=tol, start=torch.as_tensor(first_vector(A)).reshape(1, 1, -1)
-        ),
-        "`lobpcg`": lambda: solvers.lobpcg(A, k, tol=tol),
-        "`randomized`": lambda: solvers.randomized(A, k, tol=tol, products=2000),
-        "`chebyshev`": lambda: solvers.chebyshev(A, k, tol=tol, degree=4),
+        "`lanczos`": lambda: solve(Lanczos(), A, k, tol=tol, start=start),
+        "`lobpcg`": lambda: solve(LOBPCG(), A, k, tol=tol),
+        "`randomized`": lambda: solve(Randomized(products=2000), A, k, tol=tol),
+        "`chebyshev`": lambda: solve(Chebyshev(degree=4), A, k, tol=tol),
     }
     if not full:
         del calls["`chebyshev`"]  # for the ends of networks' spectra it is never the method
@@ -275,7 +276,7 @@ def spectra() -> str:
 def singular_table(problems: list[tuple[str, operators.LinearOperator, int, float, np.ndarray, bool]]) -> str:
     columns = []
     for _, A, k, tol, exact, full in problems:
-        found = solvers.golub_kahan(A, k, tol=tol, start=torch.as_tensor(first_vector(A)).reshape(1, 1, -1))
+        found = solve(GolubKahan(), A, k, tol=tol, start=torch.as_tensor(first_vector(A)).reshape(1, 1, -1))
         sigma = torch.linalg.vector_norm(found.images[0][0], dim=-1).double().numpy()
         U, V = (part[0].double().numpy() for part in (found.left, found.right))
         told = f"{found.spent['solve']} + {found.spent['completeness']}"
@@ -332,7 +333,7 @@ def inside() -> str:
         expected = values[(values > low) & (values < high)].sort(descending=True).values
         degree = filter_for(diagonal(values), low, high).degree
         filtered, chosen = (
-            solvers.chebyshev(diagonal(values), between=(low, high), tol=1e-6, degree=m)
+            solve(Chebyshev(degree=m), diagonal(values), between=(low, high), tol=1e-6)
             for m in (degree, None)
         )
         cells = []
@@ -371,7 +372,7 @@ def well(side: int = 64) -> tuple[operators.LinearOperator, Callable[[Tensor], T
 def preconditioned() -> str:
     """The 8 lowest states of a well, with and without a sine-transform preconditioner, and SciPy's lobpcg."""
     A, inverse = well()
-    exact = solvers.lanczos(A, 8, which="smallest", tol=1e-10)
+    exact = solve(Lanczos(), A, 8, which="smallest", tol=1e-10)
     values = (exact.vectors * exact.images).sum(-1)[0].numpy()
     rows = []
     for tol in (1e-4, 1e-6):
@@ -387,9 +388,9 @@ def preconditioned() -> str:
         peer = A.count - before if np.abs(np.sort(theta)[:8] - values).max() < tol else NONE
         cells = []
         for call in (
-            lambda tol=tol: solvers.lanczos(A, 8, which="smallest", tol=tol),
-            lambda tol=tol: solvers.lobpcg(A, 8, which="smallest", tol=tol),
-            lambda tol=tol: solvers.lobpcg(A, 8, which="smallest", tol=tol, preconditioner=inverse),
+            lambda tol=tol: solve(Lanczos(), A, 8, which="smallest", tol=tol),
+            lambda tol=tol: solve(LOBPCG(), A, 8, which="smallest", tol=tol),
+            lambda tol=tol: solve(LOBPCG(preconditioner=inverse), A, 8, which="smallest", tol=tol),
         ):
             found = call()
             theta = (found.vectors * found.images).sum(-1)[0].numpy()
@@ -406,10 +407,10 @@ def many() -> str:
     values = 1 / (1 + (torch.arange(10_000, dtype=torch.float64) / 300) ** 2)
     k, rows = 200, []
     calls: dict[str, Callable[[operators.LinearOperator], solvers.RitzPairs]] = {
-        "`lanczos`": lambda A: solvers.lanczos(A, k, tol=1e-6),
-        "`lanczos`, block 8": lambda A: solvers.lanczos(A, k, tol=1e-6, block=8),
-        "`chebyshev`, degree 4, block 8": lambda A: solvers.chebyshev(A, k, tol=1e-6, block=8, degree=4),
-        "`chebyshev`, degree 8, block 8": lambda A: solvers.chebyshev(A, k, tol=1e-6, block=8, degree=8),
+        "`lanczos`": lambda A: solve(Lanczos(), A, k, tol=1e-6),
+        "`lanczos`, block 8": lambda A: solve(Lanczos(block=8), A, k, tol=1e-6),
+        "`chebyshev`, degree 4, block 8": lambda A: solve(Chebyshev(block=8, degree=4), A, k, tol=1e-6),
+        "`chebyshev`, degree 8, block 8": lambda A: solve(Chebyshev(block=8, degree=8), A, k, tol=1e-6),
     }
     for name, call in calls.items():
         A = diagonal(values)
@@ -426,12 +427,12 @@ def many() -> str:
 def trap(seeds: int) -> str:
     """How often each misses a member of the cluster."""
     methods: dict[str, Callable[[int], solvers.RitzPairs]] = {
-        "`lanczos`": lambda seed: solvers.lanczos(diagonal(TRAP), 10, tol=1e-3, seed=seed),
-        "`lobpcg`": lambda seed: solvers.lobpcg(diagonal(TRAP), 10, tol=1e-3, seed=seed),
-        "`randomized`, 300": lambda seed: solvers.randomized(
-            diagonal(TRAP), 10, tol=1e-3, seed=seed, products=300
+        "`lanczos`": lambda seed: solve(Lanczos(), diagonal(TRAP), 10, tol=1e-3, seed=seed),
+        "`lobpcg`": lambda seed: solve(LOBPCG(), diagonal(TRAP), 10, tol=1e-3, seed=seed),
+        "`randomized`, 300": lambda seed: solve(
+            Randomized(products=300), diagonal(TRAP), 10, tol=1e-3, seed=seed
         ),
-        "`chebyshev`": lambda seed: solvers.chebyshev(diagonal(TRAP), 10, tol=1e-3, seed=seed),
+        "`chebyshev`": lambda seed: solve(Chebyshev(), diagonal(TRAP), 10, tol=1e-3, seed=seed),
     }
     theirs = [arpack(diagonal(TRAP), 10, 1e-3, seed) for seed in range(seeds)]
     missed = sum(theta.min() < 0.9 for theta, _ in theirs)
@@ -439,8 +440,8 @@ def trap(seeds: int) -> str:
     for name, call in methods.items():
         found = [call(seed) for seed in range(seeds)]
         missed = sum(bool((f.vectors * f.images).sum(-1).min() < 0.9) for f in found)
-        solve, sure = (np.mean([f.spent[stage] for f in found]) for stage in ("solve", "completeness"))
-        rows.append([name, f"{missed} of {seeds}", f"{solve:.0f}", f"{sure:.0f}"])
+        took, sure = (np.mean([f.spent[stage] for f in found]) for stage in ("solve", "completeness"))
+        rows.append([name, f"{missed} of {seeds}", f"{took:.0f}", f"{sure:.0f}"])
     return table(["method", "wrong by 0.2", "products to solve, mean", "to be sure, mean"], rows)
 
 

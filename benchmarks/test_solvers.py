@@ -6,9 +6,10 @@ import torch
 from scipy.sparse.linalg import svds
 
 import spectral
+from benchmarks import methods
 from benchmarks.solvers import SPECTRA, arpack, diagonal, plain, well
-from spectral import solvers
 from spectral.console import load_problem
+from spectral.solvers import LOBPCG, GolubKahan, Lanczos
 
 
 @pytest.mark.parametrize("solver", ["lanczos", "lobpcg", "randomized", "chebyshev", "eigsh"])
@@ -27,7 +28,8 @@ def test_singular_values(benchmark, name, solver):
     def solve():
         A = plain(values)
         if solver == "golub-kahan":
-            return torch.linalg.vector_norm(solvers.golub_kahan(A, 10, tol=1e-6).images[0][0], dim=-1).numpy()
+            found = methods.solve(GolubKahan(), A, 10, tol=1e-6)
+            return torch.linalg.vector_norm(found.images[0][0], dim=-1).numpy()
         return np.sort(svds(A.to_scipy(), 10, tol=1e-6, solver=solver)[1])[::-1]
 
     assert np.abs(benchmark(solve) - values[:10].numpy()).max() < 1e-9
@@ -36,10 +38,9 @@ def test_singular_values(benchmark, name, solver):
 @pytest.mark.parametrize("preconditioned", [False, True])
 def test_well(benchmark, preconditioned):
     A, inverse = well()
-    found = benchmark(
-        solvers.lobpcg, A, 8, which="smallest", tol=1e-6, preconditioner=inverse if preconditioned else None
-    )
-    exact = solvers.lanczos(A, 8, which="smallest", tol=1e-10)
+    method = LOBPCG(preconditioner=inverse if preconditioned else None)
+    found = benchmark(methods.solve, method, A, 8, which="smallest", tol=1e-6)
+    exact = methods.solve(Lanczos(), A, 8, which="smallest", tol=1e-10)
     assert (_values(found) - _values(exact)).abs().max() < 1e-9
 
 

@@ -2,6 +2,8 @@
 
 from spectral import errors
 from spectral.angles import Matching, cluster_angles, match, subspace_angles
+from spectral.eigs import top_eigs
+from spectral.eigs_full import top_eigs_full
 from spectral.estimators import (
     Density,
     Estimate,
@@ -27,7 +29,7 @@ from spectral.risk import (
     sigma_by_residual,
     sure,
 )
-from spectral.spectra import top_eigs, top_svd
+from spectral.svd import top_svd
 from spectral.version import __version__
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "subspace_angles",
     "sure",
     "top_eigs",
+    "top_eigs_full",
     "top_svd",
     "trace",
 ]

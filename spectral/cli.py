@@ -14,6 +14,9 @@ from rich.logging import RichHandler
 from rich.table import Table
 from torch import Tensor
 
+from spectral import eigs as symmetric
+from spectral import eigs_full as full
+from spectral import svd as singular
 from spectral.console import (
     ABOVE_TOLERANCE,
     INTERRUPTED,
@@ -31,11 +34,11 @@ from spectral.console import (
     one_line_errors,
     print_json,
 )
+from spectral.errors import OptionError
 from spectral.estimators import commands
-from spectral.problem import PRODUCTS
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets, number
+from spectral.solvers.control import PRODUCTS
 from spectral.solvers.search import interrupted
-from spectral.spectra import FULL, SINGULAR, SYMMETRIC, top_eigs, top_svd
 
 Result = EigenPairs | FullEigenPairs | SingularTriplets
 
@@ -61,8 +64,11 @@ def main(
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
 
 
-Method = Annotated[str, typer.Option(help=f"{', '.join(SYMMETRIC)}; for --part full {', '.join(FULL)}")]
-SingularMethod = Annotated[str, typer.Option(help=", ".join(SINGULAR))]
+Method = Annotated[
+    str,
+    typer.Option(help=f"auto, {', '.join(symmetric.METHODS)}; for --part full {', '.join(full.METHODS)}"),
+]
+SingularMethod = Annotated[str, typer.Option(help=f"auto, {', '.join(singular.METHODS)}")]
 Checkpoint = Annotated[
     Path | None, typer.Option(help="keep the solve in this file, and resume the one that it holds")
 ]
@@ -106,18 +112,27 @@ def eigs(
     Exit codes: 0; 2 for bad input; 3 where a pair is above the tolerance; 130 after Ctrl-C, which prints what
     there is.
     """
-    options = {
+    options: dict[str, Any] = {
         "above": above,
-        "between": between,
-        "part": part,
         "which": which,
-        "left": left,
         "method": method,
         "tol": tol,
         "max_products": max_products,
         "checkpoint": checkpoint,
     }
-    _solve(top_eigs, denoiser, image, crop, sigma, k, seed, out, as_json, options)
+    with one_line_errors():
+        if part == "full" and between is not None:
+            raise OptionError("--between is for the symmetric part: complex eigenvalues lie in no interval")
+        if part == "symmetric" and left:
+            raise OptionError(
+                "--left is for --part full: the symmetric part has the same vectors on both sides"
+            )
+    solver: Callable[..., Result] = symmetric.top_eigs
+    if part == "full":
+        solver, options = full.top_eigs_full, options | {"left": left}
+    else:
+        options |= {"between": between}
+    _solve(solver, denoiser, image, crop, sigma, k, seed, out, as_json, options)
 
 
 @app.command()
@@ -164,7 +179,7 @@ def svd(
         "max_products": max_products,
         "checkpoint": checkpoint,
     }
-    _solve(top_svd, denoiser, image, crop, sigma, k, seed, out, as_json, options)
+    _solve(singular.top_svd, denoiser, image, crop, sigma, k, seed, out, as_json, options)
 
 
 def _solve(

@@ -1,4 +1,4 @@
-"""What the front doors share: the operator, what is asked of a solver, and how its answer is told."""
+"""What the front doors share: the operator, the method that fits a request, and how its answer is told."""
 
 from __future__ import annotations
 
@@ -6,31 +6,29 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from spectral.errors import NotFiniteError, OptionError, ShapeError
+from spectral.errors import OptionError
 from spectral.operators import Jacobian, LinearOperator
 from spectral.operators.jacobian import WrongProductsError
 from spectral.operators.scale import UnitScale
 from spectral.operators.subject import operator_of
-from spectral.options import choice, number, seed_of, whole
-from spectral.solvers import Completeness, Progress, RitzPairs, RitzTriplets
+from spectral.options import choice
+from spectral.solvers import Completeness, Control, Method, RitzPairs, RitzTriplets, Target
 from spectral.solvers.certificate import SLACK, measured_rounding, rounding
 from spectral.solvers.checks import check_operator
 from spectral.solvers.dense import DENSE_AT_MOST
 from spectral.solvers.krylov import image, stream
-from spectral.solvers.search import EDGE, Which
+from spectral.solvers.target import EDGE
+
+TargetT = TypeVar("TargetT", bound=Target)
 
 log = logging.getLogger("spectral")
 
 DENSE_BELOW = 128
-FULL_BELOW = 300  # non-normal operators may take Krylov spaces of many times n products
-PRODUCTS = 10_000
-KEPT = ("auto", "lanczos", "golub-kahan", "krylov-schur")  # searches that a checkpoint can hold
 
 
 def by_a_right_way(door: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,74 +53,10 @@ def by_a_right_way(door: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is asked, as in `top_eigs`."""
-
-    k: int
-    which: Which
-    above: float | None
-    between: tuple[float, float] | None
-    tol: float
-    method: str
-    block: int
-    start: Tensor | None
-    seed: int
-    max_products: int | None
-    checkpoint: str | Path | None
-
-    def in_numbers(self) -> Asked:
-        """The same with Python's numbers for what are to be numbers.
-
-        Raises:
-            OptionError: something is none.
-        """
-        between = self.between
-        if between is not None:
-            if not isinstance(between, Sequence) or isinstance(between, str) or len(between) != 2:
-                raise OptionError(f"between is a pair of numbers, (low, high); got {between!r}")
-            between = number("between", between[0]), number("between", between[1])
-        return replace(
-            self,
-            k=whole("k", self.k),
-            above=None if self.above is None else number("above", self.above),
-            between=between,
-            tol=number("tol", self.tol),
-            block=whole("block", self.block),
-            seed=seed_of(self.seed),
-            max_products=None if self.max_products is None else whole("max_products", self.max_products),
-        )
-
-    def options(self, report: Callable[[Progress], None] | None, **more: Any) -> dict[str, Any]:
-        """The keywords that every iterative solver takes, and more of them."""
-        return {
-            "above": self.above,
-            "tol": self.tol,
-            "block": self.block,
-            "start": self.start,
-            "seed": self.seed,
-            "max_products": self.max_products or PRODUCTS,
-            "progress": report,
-            **more,
-        }
-
-    def budget(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The keywords of a solver that spends a fixed number of products.
-
-        Raises:
-            OptionError: the number was not given.
-        """
-        if self.max_products is None:
-            raise OptionError('method="randomized" spends a fixed number of products: pass max_products')
-        options["products"] = options.pop("max_products")
-        options["block"] = None if self.block == 1 else self.block
-        return options
-
-
-@dataclass(frozen=True)
 class Problem:
     """What is solved: the operator, the one the solver works with, and the shapes of its vectors.
 
-    `working` is A / s (`spectral.operators.scale`): what solvers find are its values, and `judged` tells them
+    `working` is A / s (`spectral.operators.scale`): what solvers find are its values, and `report` tells them
     of A.
     """
 
@@ -157,66 +91,82 @@ class Problem:
         """The length of a vector."""
         return self.A.shape[1]
 
-    def checked(self, asked: Asked, methods: tuple[str, ...]) -> Asked:
-        """The same with `start` as (B, m, n) rows and no block wider than the operator's rank may be.
+    def method(
+        self,
+        name: str | Method[Any],
+        table: Mapping[str, type[Method[Any]]],
+        target: Target,
+        control: Control,
+        auto: Callable[[], Method[Any]],
+    ) -> Method[Any]:
+        """The method that a name, or the method itself, stands for; it fits what is sought.
+
+        Args:
+            name: a name in the table, "auto", or a method.
+            table: the methods that a front door offers.
+            target, control: the request.
+            auto: what "auto" stands for here.
 
         Raises:
-            OptionError, ShapeError, NotFiniteError: an option is out of range, or contradicts another.
+            OptionError: there is no such method, or it does not go with the rest.
         """
-        asked = asked.in_numbers()
-        k, above, most = asked.k, asked.above, min(self.A.shape)
-        sought = above is None and asked.between is None
-        if sought and not 1 <= k <= most:
-            raise OptionError(f"k must be from 1 to d = {most}, {self.longest}; got {k}")
-        choice("method", asked.method, methods)
-        choice("which", asked.which, ("largest", "smallest", "magnitude"))
-        if asked.tol <= 0:
-            raise OptionError(f"tol must be positive, got {asked.tol}")
-        if asked.block < 1:
-            raise OptionError(f"block must be at least 1, got {asked.block}")
-        if not sought and self.A.batch:
+        self._check_target(target)
+        if isinstance(name, Method):
+            kind = next(iter(table.values())).finds
+            if name.finds is not kind:
+                raise OptionError(f"{type(name).__name__} finds {name.finds.__name__}, not {kind.__name__}")
+            chosen = name
+        else:
+            choice("method", name, ("auto", *table))
+            chosen = auto() if name == "auto" else table[name]()
+        if target.between is not None and not chosen.inside:
+            raise OptionError(f'between= is for method="chebyshev", got {chosen.name!r}')
+        least = chosen.least(target, self.n)
+        if control.max_products is not None and control.max_products < least:
+            raise OptionError(
+                f"a solve by {chosen.name} takes at least {least} products, got "
+                f"max_products={control.max_products}"
+            )
+        if control.checkpoint is not None and not chosen.keeps:
+            raise OptionError(
+                f"checkpoint= is for Krylov solves: lanczos, golub-kahan, krylov-schur; got {chosen.name!r}"
+            )
+        return chosen
+
+    def _check_target(self, target: Target) -> None:
+        most = min(self.A.shape)
+        if target.counted and not 1 <= target.k <= most:
+            raise OptionError(f"k must be from 1 to d = {most}, {self.longest}; got {target.k}")
+        if not target.counted and self.A.batch:
             raise OptionError(
                 "above= and between= find a different number of pairs in each image: call once an image"
             )
-        if above is not None and asked.between is not None:
-            raise OptionError("above= and between= exclude each other")
-        fewest, takes = k + asked.block, f"{k} pairs take"
-        if not sought:
-            fewest, takes = max(asked.block, 2), "a solve takes"
-        if asked.method == "dense":
-            fewest, takes = self.n, "forming the matrix takes"
-        if asked.max_products is not None and asked.max_products < fewest:
-            raise OptionError(f"{takes} at least {fewest} products, got max_products={asked.max_products}")
-        if asked.checkpoint is not None and (asked.method not in KEPT or asked.between is not None):
-            raise OptionError("checkpoint= is for Krylov solves: lanczos, golub-kahan, krylov-schur")
-        return replace(asked, start=self._rows(asked.start), block=min(asked.block, most))
 
-    def examined(self, asked: Asked, *, transpose: bool = True) -> tuple[Asked, dict[str, int]]:
-        """The same asked of `working`, and the products that took.
+    def scaled(self, target: TargetT, *, transpose: bool = True) -> tuple[TargetT, dict[str, int]]:
+        """The target in terms of `working`, and the products that took.
 
         An operator of unknown make is tried; a Jacobian was when it was made, and only where a threshold is
         to be scaled does it cost one.
         """
         spent = 0 if isinstance(self.A, Jacobian) else check_operator(self.working, transpose=transpose)
-        above, between = asked.above, asked.between
-        if above is not None:
+        if not target.counted:
             spent += self.working.measure()
-            above /= self.scale.item()
-        if between is not None:
-            spent += self.working.measure()
-            between = between[0] / self.scale.item(), between[1] / self.scale.item()
-        return replace(asked, above=above, between=between), {"checks": spent} if spent else {}
+            s = self.scale.item()
+            above = None if target.above is None else target.above / s
+            between = None if target.between is None else (target.between[0] / s, target.between[1] / s)
+            target = replace(target, above=above, between=between)
+        return target, {"checks": spent} if spent else {}
 
     @property
     def scale(self) -> Tensor:
         """s of every problem, (B,) float64: the values of A are s times those of `working`."""
         return self.working.scale.reshape(-1)
 
-    def small(self, asked: Asked, below: int = DENSE_BELOW) -> bool:
+    def small(self, target: Target, control: Control, below: int = DENSE_BELOW) -> bool:
         """Whether forming the matrix costs less than a Krylov solve would, which alone can be kept."""
-        if asked.checkpoint is not None or self.n > (asked.max_products or self.n):
+        if control.checkpoint is not None or self.n > (control.max_products or self.n):
             return False
-        most = asked.above is None and 5 * asked.k >= self.n and self.n <= DENSE_AT_MOST
+        most = target.counted and 5 * target.k >= self.n and self.n <= DENSE_AT_MOST
         return self.n <= below or most
 
     def rounding(self, A: LinearOperator, found: RitzPairs | RitzTriplets, seed: int) -> Tensor:
@@ -246,7 +196,7 @@ class Problem:
             V, U = (X.reshape(*self.A.batch, *X.shape[-2:]) for X in (V, U))
             self.A.confirm(V, U, found.norm * self.scale.max().item())
 
-    def judged(
+    def report(
         self,
         found: RitzPairs | RitzTriplets,
         values: Tensor,
@@ -320,18 +270,3 @@ class Problem:
     def shaped(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Vectors (B, k, n) as (*batch, k, *shape)."""
         return rows.reshape(*self.A.batch, rows.shape[1], *shape)
-
-    def _rows(self, start: Tensor | None) -> Tensor | None:
-        """`start` as (B, m, n)."""
-        if start is None:
-            return None
-        if not isinstance(start, Tensor):
-            raise OptionError(f"start is a tensor of vectors, got {type(start).__name__}")
-        rows = start.reshape(*(self.A.batch or (1,)), -1, self.n) if start.numel() % self.n == 0 else start
-        if rows.ndim != 3 or rows.shape[1] == 0:
-            raise ShapeError(
-                f"start holds vectors of {self.n} entries, (m, *input shape); got {tuple(start.shape)}"
-            )
-        if not torch.isfinite(rows).all():
-            raise NotFiniteError("start holds NaN or infinity")
-        return rows

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from spectral.solvers.search import Progress as Standing
+from spectral.solvers.control import Progress as Standing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,8 +49,8 @@ def bar(shown: bool, what: str) -> Iterator[Callable[[Standing], None] | None]:
             return
         if not first:
             display.start()
-        # Residuals fall geometrically, so the way to the threshold is measured in their logarithm.
-        worst = math.log(max(now.worst_residual / now.threshold, 1.0)) if now.threshold > 0 else 0.0
+        # Residuals fall geometrically, so the way to the tolerance is measured in their logarithm.
+        worst = math.log(max(now.worst_residual / now.tolerance, 1.0)) if now.tolerance > 0 else 0.0
         first[:] = first or [max(worst, 1e-9)]
         if now.stage == "completeness":  # nobody knows how long
             display.update(task, total=None, state=f"looking for more, {now.products} products")

@@ -30,6 +30,7 @@ import scipy.stats
 import torch
 
 import spectral
+from spectral import eigs, eigs_full, svd
 from spectral.operators import as_operator
 
 EPS = {torch.float32: 2.0**-23, torch.float64: 2.0**-52}
@@ -188,6 +189,11 @@ def drawn(seed: int, largest: int) -> Case:
     else:
         most = min(tensor.shape)
         options["k"] = int(rng.choice([1, min(3, most), rng.integers(1, most + 1), most]))
+    block = int(options.pop("block"))
+    if method != "auto":
+        tables = {"svd": svd.METHODS, "full": eigs_full.METHODS}
+        settings = {} if method == "dense" else {"block": block}
+        options["method"] = tables.get(door.split(maxsplit=1)[0], eigs.METHODS)[method](**settings)
     if method == "randomized" or rng.random() < 0.15:
         options["max_products"] = 2 * options.get("k", 1) + 5 + int(rng.integers(0, 2 * n + 2))
     return Case(door, kind, tensor, options)
@@ -230,7 +236,7 @@ def judged(case: Case) -> tuple[Verdict, Any]:
     if case.door.startswith("svd"):
         answer = spectral.top_svd(case.M, **case.options)
     elif case.door.startswith("full"):
-        answer = spectral.top_eigs(case.M, part="full", **case.options)
+        answer = spectral.top_eigs_full(case.M, **case.options)
     else:
         answer = spectral.top_eigs(as_operator(case.M, symmetric=True), **case.options)
     values, found = exact(case.M, case.door), answer.values.numpy()
@@ -240,7 +246,7 @@ def judged(case: Case) -> tuple[Verdict, Any]:
     faults = []
 
     sure = answer.converged.numpy().astype(bool)
-    # Without left vectors the errors of part="full" are told to be estimates.
+    # Without left vectors the errors of `top_eigs_full` are told to be estimates.
     if len(found) and not case.door.startswith("full"):
         off = np.abs(values[:, None] - found).min(0)
         wrong = sure & (off > answer.errors.numpy() + reference)

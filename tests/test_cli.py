@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 import spectral.cli
 from denoisers import weights
 from denoisers.networks import BFCNN, UNet
-from spectral import storage
+from spectral import eigs as symmetric
+from spectral import eigs_full, storage, svd
 from spectral.cli import app
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
 from spectral.solvers.krylov import KrylovBasis
-from spectral.spectra import FULL, SINGULAR, SYMMETRIC
 
 run = CliRunner().invoke
 
@@ -258,8 +258,8 @@ def test_too_little_memory_is_one_line(files, monkeypatch):
 
 def test_help_shows_choices_and_what_stands_for_nothing():
     for command, words in (
-        ("eigs", (*SYMMETRIC, *FULL, "the shipped photograph", "10000", "Exit codes")),
-        ("svd", (*SINGULAR, "the shipped photograph", "10000")),
+        ("eigs", (*symmetric.METHODS, *eigs_full.METHODS, "the shipped photograph", "10000", "Exit codes")),
+        ("svd", ("auto", *svd.METHODS, "the shipped photograph", "10000")),
         ("synth", ("alpha)",)),
     ):
         shown = run(app, [command, "--help"], env={"COLUMNS": "300"}).output

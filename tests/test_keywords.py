@@ -18,6 +18,7 @@ GAINS = torch.linspace(0.1, 0.7, 6, dtype=torch.float64)
 DOORS = {
     spectral.jacobian: (),
     spectral.top_eigs: (2,),
+    spectral.top_eigs_full: (2,),
     spectral.top_svd: (2,),
     spectral.trace: (),
     spectral.diagonal: (),
@@ -90,7 +91,7 @@ def test_model_kwargs_that_are_no_mapping_are_refused(door, given):
 
 def test_model_kwargs_without_a_model_are_refused():
     doors = [f for f in DOORS if "model_or_operator" in inspect.signature(f).parameters]
-    assert len(doors) == 9
+    assert len(doors) == 10
     for door in doors:
         with pytest.raises(OptionError, match="model_kwargs goes with a model"):
             door(torch.eye(4), model_kwargs={"sigma": 1})

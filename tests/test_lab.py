@@ -74,7 +74,7 @@ def test_singular_values_by_every_method(patch, options):
 
 @pytest.mark.parametrize("method", ["krylov-schur", pytest.param("dense", marks=pytest.mark.slow)])
 def test_eigenvalues_of_the_matrix_itself_by_every_method(patch, method):
-    pairs = spectral.top_eigs(*patch, 6, part="full", method=method, tol=1e-4)
+    pairs = spectral.top_eigs_full(*patch, 6, method=method, tol=1e-4)
     assert pairs.converged.all() and pairs.complete and not pairs.defective.any()
     assert (pairs.values.real - torch.tensor(PUBLISHED_EIGENVALUES).double()).abs().max() < 1e-3
 

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from spectral import progress
-from spectral.solvers.search import Progress
+from spectral.solvers import Progress
 
 
 @pytest.mark.parametrize("stage", ["solve", "completeness"])

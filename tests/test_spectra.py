@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import spectral
-from spectral import errors
+from spectral import errors, solvers
 from spectral.results import EigenPairs
 
 
@@ -81,14 +81,14 @@ def test_an_interval_inside_the_spectrum(problem, tmp_path):
 
 def test_eigenpairs_of_the_jacobian_itself(problem):
     net, y, J = problem
-    pairs = spectral.top_eigs(net, y, 6, part="full", left=True, tol=1e-5, method="krylov-schur")
+    pairs = spectral.top_eigs_full(net, y, 6, left=True, tol=1e-5, method="krylov-schur")
     exact = torch.linalg.eigvals(J)
     exact = exact[torch.argsort(exact.real, descending=True)][: pairs.k]
     torch.testing.assert_close(pairs.values.real, exact.real, atol=1e-4, rtol=0)
     assert pairs.method == "krylov-schur" and pairs.vectors.shape == (pairs.k, 1, 1, 16, 14)
     assert pairs.condition.min() >= 1 and not pairs.defective.any()
     no_transpose = spectral.from_functions(lambda V: V @ J.T, n=224, dtype=J.dtype)
-    alone = spectral.top_eigs(no_transpose, k=6, part="full", tol=1e-5, method="krylov-schur")
+    alone = spectral.top_eigs_full(no_transpose, k=6, tol=1e-5, method="krylov-schur")
     torch.testing.assert_close(alone.values.real, exact.real, atol=1e-4, rtol=0)
 
 
@@ -98,14 +98,14 @@ def test_small_matrices_far_from_normal_are_formed():
     up = torch.full((n - 1,), p, dtype=torch.float64)
     walk = torch.diag(up, 1) + torch.diag(1 - up, -1)
     walk[0, 0], walk[-1, -1] = 1 - p, p
-    found = spectral.top_eigs(walk, k=3, part="full")
+    found = spectral.top_eigs_full(walk, k=3)
     balanced = torch.ones(n, dtype=torch.float64).cumsum(0).sub(1).mul(math.log(p / (1 - p)) / 2).exp()
     exact = torch.linalg.eigvalsh(balanced[:, None] * walk / balanced[None, :])
     torch.testing.assert_close(found.values.real, exact.flip(0)[:3], atol=1e-9, rtol=0)
     assert not found.values.imag.any() and found.products <= n + 10
     torch.manual_seed(19)
     convolution = torch.nn.Conv2d(1, 1, 3, padding=1)
-    assert spectral.top_eigs(convolution, torch.rand(1, 1, 16, 16), k=2, part="full").products < 266
+    assert spectral.top_eigs_full(convolution, torch.rand(1, 1, 16, 16), k=2).products < 266
 
 
 def test_solved_at_another_precision_and_polished(problem):
@@ -230,7 +230,6 @@ def test_figure_is_drawn(problem, tmp_path):
         ({"between": (1,)}, errors.OptionError, "between is a pair"),
         ({"between": ("a", "b")}, errors.OptionError, "between is a finite number"),
         ({"max_products": "x"}, errors.OptionError, "max_products is a whole number"),
-        ({"block": 1.5}, errors.OptionError, "block is a whole number"),
         ({"which": "LM"}, errors.OptionError, "which"),
         ({"method": "arpack"}, errors.OptionError, "method"),
         ({"method": "randomized"}, errors.OptionError, "max_products"),
@@ -239,10 +238,13 @@ def test_figure_is_drawn(problem, tmp_path):
         ({"precision": "float64", "checkpoint": "x"}, errors.OptionError, "no checkpoint"),
         ({"method": "lanczos", "between": (0, 1)}, errors.OptionError, "chebyshev"),
         ({"above": 1.0, "between": (0, 1)}, errors.OptionError, "exclude"),
-        ({"part": "skew"}, errors.OptionError, "part"),
-        ({"part": "full", "between": (0, 1)}, errors.OptionError, "no interval"),
-        ({"left": True}, errors.OptionError, "left"),
-        ({"block": 0}, errors.OptionError, "block"),
+        ({"confidence": 1.0}, errors.OptionError, "confidence is a probability"),
+        ({"confidence": -0.1}, errors.OptionError, "confidence is a probability"),
+        ({"method": solvers.GolubKahan()}, errors.OptionError, "finds RitzTriplets, not RitzPairs"),
+        ({"method": solvers.KrylovSchur()}, errors.OptionError, "finds SchurPairs, not RitzPairs"),
+        ({"method": solvers.Lanczos(basis=50), "max_products": 5}, errors.OptionError, "at least 7"),
+        ({"part": "full"}, TypeError, "part"),
+        ({"left": True}, TypeError, "left"),
         ({"max_products": 5}, errors.OptionError, "at least 7"),
         ({"start": torch.zeros(3, 5)}, errors.ShapeError, "224 entries"),
         ({"start": torch.full((1, 224), float("nan"))}, errors.NotFiniteError, "start"),
@@ -253,6 +255,27 @@ def test_options_out_of_range_are_refused(problem, options, error, says):
     net, y, _ = problem
     with pytest.raises(error, match=says):
         spectral.top_eigs(net, y, **{"k": 6, **options})
+
+
+@pytest.mark.parametrize("setting", ["block", "basis"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2"])
+def test_settings_of_methods_are_whole_numbers(setting, value):
+    for method in (solvers.Lanczos, solvers.GolubKahan, solvers.KrylovSchur):
+        with pytest.raises(errors.OptionError, match=setting):
+            method(**{setting: value})
+
+
+def test_methods_with_settings_and_a_confidence(problem):
+    net, y, _ = problem
+    plain = spectral.top_eigs(net, y, 4, method="lanczos")
+    wide = spectral.top_eigs(net, y, 4, method=solvers.Lanczos(block=3, basis=40))
+    assert wide.method == plain.method == "lanczos" and wide.products != plain.products
+    torch.testing.assert_close(wide.values, plain.values, atol=1e-5, rtol=0)
+    unsure = spectral.top_eigs(net, y, 4, method="lanczos", confidence=0.0)
+    surer = spectral.top_eigs(net, y, 4, method="lanczos", confidence=0.9999)
+    assert unsure.spent["completeness"] == 0 and unsure.completeness.confidence == 0
+    assert surer.completeness.confidence == 0.9999
+    assert surer.spent["completeness"] >= plain.spent["completeness"]
 
 
 def test_what_bounds_k_is_named(problem):

@@ -55,7 +55,7 @@ DOORS = {
     "jacobian, bfloat16": lambda f, y: spectral.jacobian(f, y, precision="bfloat16").dense(),
     "top_eigs": lambda f, y: spectral.top_eigs(f, y, 2),
     "top_eigs, lobpcg": lambda f, y: spectral.top_eigs(f, y, 2, method="lobpcg"),
-    "top_eigs, full": lambda f, y: spectral.top_eigs(f, y, 2, part="full"),
+    "top_eigs, full": lambda f, y: spectral.top_eigs_full(f, y, 2),
     "top_svd": lambda f, y: spectral.top_svd(f, y, 2),
     "trace": lambda f, y: spectral.trace(f, y, products=8),
     "diagonal": lambda f, y: spectral.diagonal(f, y, products=8),

@@ -1,8 +1,6 @@
 """On a GPU, here a stand-in, the host waits once a product, and tensors of both sides never meet."""
 
 import functools
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,15 +11,13 @@ from spectral.errors import NotFiniteError, NotSymmetricError
 from spectral.operators import as_operator, from_functions
 from spectral.operators.chunks import Chunks
 from spectral.operators.frozen import record
+from spectral.solvers import ComplexTarget, GolubKahan, Lanczos, Target
 from spectral.solvers.golub_kahan import GolubKahanBasis
 from spectral.solvers.krylov import KrylovBasis
-from spectral.solvers.krylov_schur import ComplexTarget, KrylovSchurBasis
+from spectral.solvers.krylov_schur import KrylovSchurBasis
 from spectral.solvers.lanczos import first_block
 from spectral.solvers.lobpcg import _Iterate
-from spectral.solvers.search import Target
-
-sys.path.insert(0, str(Path(__file__).parent))
-from standin import DEVICE, StandIn, moved
+from tests.helpers.standin import DEVICE, StandIn, moved
 
 N = 200
 SKEWED = torch.randn(N, N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -42,7 +38,7 @@ def started(kind, M, block):
     first = first_block(A, block, None, generator)
     if kind == "lobpcg":
         rows = torch.linalg.qr(first_block(A, 8, None, generator).mT)[0].mT
-        return _Iterate(A, Target(6, tol=1e-9), rows, 8, block, None, generator)
+        return _Iterate(A, Target(6), 1e-9, rows, 8, block, None, generator)
     if kind == "krylov-schur":
         return KrylovSchurBasis(A, first, generator, ComplexTarget(4))
     return {"lanczos": KrylovBasis, "golub-kahan": GolubKahanBasis}[kind](A, first, generator)
@@ -83,7 +79,7 @@ def test_waits_of_a_solve(solve, each):
 FRONT = {
     "lanczos": (functools.partial(spectral.top_eigs, method="lanczos"), SYMMETRIC),
     "smallest": (functools.partial(spectral.top_eigs, method="lanczos", which="smallest"), SYMMETRIC),
-    "blocks": (functools.partial(spectral.top_eigs, method="lanczos", block=3), low_rank()),
+    "blocks": (functools.partial(spectral.top_eigs, method=Lanczos(3)), low_rank()),
     "magnitude": (functools.partial(spectral.top_eigs, method="lanczos", which="magnitude"), SYMMETRIC),
     "symmetric part": (functools.partial(spectral.top_eigs, method="lanczos"), SKEWED),
     "batch": (functools.partial(spectral.top_eigs, method="lanczos"), BATCH),
@@ -93,11 +89,11 @@ FRONT = {
     "randomized": (functools.partial(spectral.top_eigs, method="randomized", max_products=120), SYMMETRIC),
     "dense": (functools.partial(spectral.top_eigs, method="dense"), SYMMETRIC),
     "full": (
-        functools.partial(spectral.top_eigs, part="full", method="krylov-schur", left=True),
+        functools.partial(spectral.top_eigs_full, method="krylov-schur", left=True),
         SKEWED[:100, :100],
     ),
     "svd": (functools.partial(spectral.top_svd, method="golub-kahan"), SKEWED[:, :150]),
-    "svd in blocks": (functools.partial(spectral.top_svd, method="golub-kahan", block=2), low_rank()),
+    "svd in blocks": (functools.partial(spectral.top_svd, method=GolubKahan(2)), low_rank()),
 }
 
 

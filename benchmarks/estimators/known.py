@@ -11,6 +11,7 @@ import torch
 import denoisers
 from benchmarks.estimators.common import PAGE, SIGMA, covered, percent, photograph, publish, share
 from benchmarks.page import BFCNN, LAB, table
+from spectral.eigs import top_eigs
 from spectral.estimators import (
     Estimate,
     asymmetry,
@@ -23,7 +24,6 @@ from spectral.estimators import (
     trace,
 )
 from spectral.operators import as_operator, jacobian
-from spectral.spectra import top_eigs
 
 CROP = slice(200, 240)
 

@@ -29,6 +29,7 @@ from spectral.console import (
     one_line_errors,
     print_json,
 )
+from spectral.eigs import top_eigs
 from spectral.errors import OptionError
 from spectral.estimators import diagonal
 from spectral.estimators import spectral_density as estimate_density
@@ -38,7 +39,6 @@ from spectral.progress import working
 from spectral.risk import risk_curve
 from spectral.risk import sure as estimate_sure
 from spectral.solvers.search import interrupted
-from spectral.spectra import top_eigs
 
 Products = Annotated[int | None, typer.Option(help="products with the Jacobian to spend")]
 Rtol = Annotated[float | None, typer.Option(help="stop at this relative error of tr J, at 95 %")]

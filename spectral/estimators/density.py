@@ -28,8 +28,8 @@ from spectral.operators import LinearOperator
 from spectral.operators.scale import unit_scale
 from spectral.operators.subject import operator_of
 from spectral.options import choice, whole
+from spectral.solvers import Control, GolubKahan, Target
 from spectral.solvers.certificate import certify_triplets
-from spectral.solvers.golub_kahan import golub_kahan
 
 Part = Literal["symmetric", "singular"]
 Method = Literal["slq", "kpm"]
@@ -130,7 +130,7 @@ def schatten_norm(
     """(sum_i sigma_i^p)^(1/p) over the singular values: p = 1 the nuclear norm, p = 2 Frobenius' norm.
 
     By stochastic Lanczos quadrature; two products a step.  Arguments as of `spectral_density`.  p = inf,
-    the spectral norm max sigma_i, is no mean over the spectrum: it is solved for by `golub_kahan`, in as many
+    the spectral norm max sigma_i, is no mean over the spectrum: it is solved for by `GolubKahan`, in as many
     products at most, and its interval reaches what may have been missed.
 
     Raises:
@@ -168,7 +168,8 @@ def _spectral_norm(A: LinearOperator, products: int, seed: int) -> Estimate:
     """max sigma_i of A with an interval that reaches the bound on what was not seen, at its confidence."""
     working, started = unit_scale(A.to(torch.promote_types(A.dtype, torch.float32))), A.count
     level = 0.99
-    found = golub_kahan(working, 1, tol=1e-8, seed=seed, max_products=products, confidence=level)
+    control = Control(tol=1e-8, seed=seed, max_products=products, confidence=level)
+    found = GolubKahan().solve(working, Target(1), control)
     proof = certify_triplets(found.right, found.left, found.images)
     value = proof.values[:, 0]
     residual = torch.maximum(proof.left_residuals, proof.right_residuals)[:, 0]

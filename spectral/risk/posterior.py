@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spectral.ambient import apart
 from spectral.base import Result
+from spectral.eigs import top_eigs
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate, trace
 from spectral.estimators.diagonal import diagonal_of
@@ -20,7 +21,6 @@ from spectral.estimators.sampling import Budget
 from spectral.operators import LinearOperator, from_functions, jacobian
 from spectral.results import EigenPairs
 from spectral.risk.level import with_level
-from spectral.spectra import top_eigs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

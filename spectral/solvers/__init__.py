@@ -1,30 +1,37 @@
 """Solvers that know an operator only by its products, and certificates for what they return."""
 
 from spectral.solvers.certificate import Completeness
-from spectral.solvers.dense import dense, dense_svd
-from spectral.solvers.filtering import chebyshev
-from spectral.solvers.golub_kahan import RitzTriplets, golub_kahan
-from spectral.solvers.krylov_schur import SchurPairs, dense_schur, krylov_schur
-from spectral.solvers.lanczos import RitzPairs, finish, lanczos
-from spectral.solvers.lobpcg import lobpcg
-from spectral.solvers.randomized import randomized, randomized_svd
-from spectral.solvers.search import Progress
+from spectral.solvers.control import Control, Progress
+from spectral.solvers.dense import Dense, DenseSVD
+from spectral.solvers.filtering import Chebyshev
+from spectral.solvers.found import RitzPairs, RitzTriplets, SchurPairs
+from spectral.solvers.golub_kahan import GolubKahan
+from spectral.solvers.krylov_schur import DenseSchur, KrylovSchur
+from spectral.solvers.lanczos import Lanczos, finish
+from spectral.solvers.lobpcg import LOBPCG
+from spectral.solvers.method import Method
+from spectral.solvers.randomized import Randomized, RandomizedSVD
+from spectral.solvers.target import ComplexTarget, Target
 
 __all__ = [
+    "LOBPCG",
+    "Chebyshev",
     "Completeness",
+    "ComplexTarget",
+    "Control",
+    "Dense",
+    "DenseSVD",
+    "DenseSchur",
+    "GolubKahan",
+    "KrylovSchur",
+    "Lanczos",
+    "Method",
     "Progress",
+    "Randomized",
+    "RandomizedSVD",
     "RitzPairs",
     "RitzTriplets",
     "SchurPairs",
-    "chebyshev",
-    "dense",
-    "dense_schur",
-    "dense_svd",
+    "Target",
     "finish",
-    "golub_kahan",
-    "krylov_schur",
-    "lanczos",
-    "lobpcg",
-    "randomized",
-    "randomized_svd",
 ]

@@ -72,11 +72,11 @@ class Checkpoint:
         """Whether it is time to write, between restarts."""
         return time.monotonic() - self.written > max(EVERY, self.cost / SHARE)
 
-    def write(self, asked: dict[str, Any], states: list[State]) -> None:
+    def write(self, question: dict[str, Any], states: list[State]) -> None:
         """Replace what the file holds, or leave it as it is, with a note, where there is no writing."""
         began = time.monotonic()
         tensors = {f"{i}.{name}": t for i, (held, _) in enumerate(states) for name, t in held.items()}
-        meta = {"solver": self.solver, "target": asked, "groups": [meta for _, meta in states]}
+        meta = {"solver": self.solver, "target": question, "groups": [meta for _, meta in states]}
         try:
             storage.write(self.path, KIND, tensors | {"sample": self.sample}, meta)
             self.notes = []
@@ -85,12 +85,12 @@ class Checkpoint:
         self.written = time.monotonic()
         self.cost = self.written - began
 
-    def read(self, asked: dict[str, Any]) -> list[State]:
-        """What the file holds; nothing where there is no file.  Where something else was asked of it, every
+    def read(self, question: dict[str, Any]) -> list[State]:
+        """What the file holds; nothing where there is no file.  Where that was to find something else, every
         part goes back to the solve.
 
         Args:
-            asked: the fields of the target, and the confidence.
+            question: the fields of the target, tol and confidence.
 
         Raises:
             CheckpointError: the file is of another operator, another solver, or another end of the spectrum.
@@ -101,7 +101,7 @@ class Checkpoint:
         tensors, meta = storage.read(self.path, KIND)
         sample = tensors.pop("sample").to(self.sample)
         kind = meta["solver"], meta["target"].get("which"), tuple(sample.shape)
-        here = self.solver, asked["which"], tuple(self.sample.shape)
+        here = self.solver, question["which"], tuple(self.sample.shape)
         if kind != here:
             raise CheckpointError(
                 "{} holds a solve by {} for the {}, size {}, and not by {} for the {}, size {}: "
@@ -117,10 +117,10 @@ class Checkpoint:
             {name.split(".", 1)[1]: t for name, t in tensors.items() if name.split(".", 1)[0] == str(i)}
             for i in range(len(groups))
         ]
-        if asked != meta["target"]:
+        if question != meta["target"]:
             groups = [{name: v for name, v in group.items() if name not in PROGRESS} for group in groups]
             for part in held:
-                part.pop("bar", None)
+                part.pop("threshold", None)
         return list(zip(held, groups, strict=True))
 
 

@@ -2,71 +2,81 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness, rounding
-from spectral.solvers.golub_kahan import RitzTriplets
-from spectral.solvers.lanczos import RitzPairs
-from spectral.solvers.search import Target, Which, remaining
+from spectral.solvers.control import Control
+from spectral.solvers.found import RitzPairs, RitzTriplets
+from spectral.solvers.method import FoundT, Method
+from spectral.solvers.target import Target
 
 DENSE_AT_MOST = 8192  # n up to which forming a matrix is thought of: 0.5 GB of float64
 
 
-def dense(
-    A: LinearOperator, k: int = 1, *, which: Which = "largest", above: float | None = None
-) -> RitzPairs:
-    """The wanted eigenpairs of a symmetric operator from its n columns, by LAPACK in float64.
+class Formed(Method[FoundT]):
+    """A method that forms the matrix, from n products; nothing can be missed.
 
-    Nothing can be missed: the completeness bound is the next eigenvalue, at confidence 1.
-
-    Args:
-        A: symmetric; n products form it, and n^2 float64 numbers hold it.
-        k, which, above: as in `lanczos`.
+    The completeness bound is the next value, at confidence 1; n^2 float64 numbers are held.
     """
-    target = Target(k, which, above)
-    M = A.dense().double()
-    M = M if A.batch else M[None]
-    theta, Y = torch.linalg.eigh(target.sign * (M + M.mT) / 2)
-    order = torch.argsort(target.height(theta), dim=-1, descending=True)
-    theta = theta.gather(-1, order)
-    norm = theta.abs().max().item()
-    wanted = target.wanted(theta, rounding(A.eps, norm))
-    V = Y.gather(-1, order[:, None, :wanted].expand(-1, A.shape[0], -1)).mT.to(A.dtype).contiguous()
-    return RitzPairs(
-        vectors=V,
-        images=A.apply(V) if A.batch else A.apply(V[0])[None],
-        completeness=Completeness(
-            target.sign * remaining(target, theta.cpu(), rounding(A.eps, norm)), 1.0, 0
-        ),
-        spent={"solve": A.shape[0], "residuals": wanted},
-        norm=norm,
-    )
+
+    name: ClassVar[str] = "dense"
+
+    def least(self, target: Target, n: int) -> int:
+        """All n."""
+        return n
 
 
-def dense_svd(A: LinearOperator, k: int = 1, *, above: float | None = None) -> RitzTriplets:
-    """The largest singular triplets of an operator from its n columns, by LAPACK in float64.
+@dataclass(frozen=True, eq=False)
+class Dense(Formed[RitzPairs]):
+    """Eigenpairs by LAPACK's eigh in float64."""
 
-    Args:
-        A: of shape (r, n); n products form it.
-        k, above: as in `golub_kahan`.
-    """
-    M = A.dense().double()
-    Y, sigma, Zh = torch.linalg.svd(M if A.batch else M[None], full_matrices=False)
-    target = Target(k, above=above)
-    norm = sigma.max().item()
-    wanted = target.wanted(sigma, rounding(A.eps, norm))
-    U, V = (X[:, :wanted].to(A.dtype).contiguous() for X in (Y.mT, Zh))
-    images = (
-        (A.apply(V), A.apply_transpose(U))
-        if A.batch
-        else (A.apply(V[0])[None], A.apply_transpose(U[0])[None])
-    )
-    return RitzTriplets(
-        right=V,
-        left=U,
-        images=images,
-        completeness=Completeness(remaining(target, sigma.cpu(), rounding(A.eps, norm)), 1.0, 0),
-        spent={"solve": A.shape[1], "residuals": wanted},
-        norm=norm,
-    )
+    finds: ClassVar[type] = RitzPairs
+
+    def solve(self, A: LinearOperator, target: Target, control: Control) -> RitzPairs:
+        """The wanted eigenpairs of a symmetric A; see `Method.solve`."""
+        M = A.dense().double()
+        M = M if A.batch else M[None]
+        theta, Y = torch.linalg.eigh(target.sign * (M + M.mT) / 2)
+        order = torch.argsort(target.height(theta), dim=-1, descending=True)
+        theta = theta.gather(-1, order)
+        norm = theta.abs().max().item()
+        error = rounding(A.eps, norm)
+        wanted = target.wanted(theta, error)
+        V = Y.gather(-1, order[:, None, :wanted].expand(-1, A.shape[0], -1)).mT.to(A.dtype).contiguous()
+        return RitzPairs(
+            vectors=V,
+            images=A.apply(V) if A.batch else A.apply(V[0])[None],
+            completeness=Completeness(target.sign * target.remaining(theta.cpu(), error), 1.0, 0),
+            spent={"solve": A.shape[0], "residuals": wanted},
+            norm=norm,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class DenseSVD(Formed[RitzTriplets]):
+    """Singular triplets by LAPACK's svd in float64."""
+
+    finds: ClassVar[type] = RitzTriplets
+
+    def solve(self, A: LinearOperator, target: Target, control: Control) -> RitzTriplets:
+        """The largest singular triplets of A (r, n); see `Method.solve`."""
+        M = A.dense().double()
+        Y, sigma, Zh = torch.linalg.svd(M if A.batch else M[None], full_matrices=False)
+        norm = sigma.max().item()
+        error = rounding(A.eps, norm)
+        wanted = target.wanted(sigma, error)
+        U, V = (X[:, :wanted].to(A.dtype).contiguous() for X in (Y.mT, Zh))
+        rows = (V, U) if A.batch else (V[0], U[0])
+        images = A.apply(rows[0]), A.apply_transpose(rows[1])
+        return RitzTriplets(
+            right=V,
+            left=U,
+            images=images if A.batch else (images[0][None], images[1][None]),
+            completeness=Completeness(target.remaining(sigma.cpu(), error), 1.0, 0),
+            spent={"solve": A.shape[1], "residuals": wanted},
+            norm=norm,
+        )

@@ -13,9 +13,8 @@ needs fewer.  What a filter saves there is vectors to hold and to orthogonalise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,131 +23,114 @@ from spectral.errors import OptionError
 from spectral.operators.base import LinearOperator
 from spectral.solvers.bell import Bell, ChebyshevFilter
 from spectral.solvers.certificate import Completeness, orthonormalised, rounding
-from spectral.solvers.dense import DENSE_AT_MOST, dense
+from spectral.solvers.control import Control
+from spectral.solvers.dense import DENSE_AT_MOST, Dense
+from spectral.solvers.found import RitzPairs
 from spectral.solvers.krylov import product, stream
-from spectral.solvers.lanczos import RitzPairs, finish, fresh_seed, lanczos
-from spectral.solvers.search import EDGE, INTERRUPTED, STAGES, Progress, Which
+from spectral.solvers.lanczos import Lanczos, finish, fresh_seed
+from spectral.solvers.method import Method
+from spectral.solvers.search import INTERRUPTED, STAGES
 from spectral.solvers.survey import SURVEY_STEPS, Spectrum, survey
+from spectral.solvers.target import EDGE, Target, Which
 
 PRODUCTS_A_PAIR = 5  # of Lanczos, to an end of an interval
 
 
-def chebyshev(
-    A: LinearOperator,
-    k: int = 1,
-    *,
-    which: Which = "largest",
-    above: float | None = None,
-    between: tuple[float, float] | None = None,
-    tol: float = 1e-4,
-    degree: int | None = None,
-    block: int = 1,
-    start: Tensor | None = None,
-    seed: int = 0,
-    max_products: int = 100_000,
-    confidence: float = 0.99,
-    progress: Callable[[Progress], None] | None = None,
-) -> RitzPairs:
-    """Eigenpairs of a symmetric operator through a Chebyshev filter, with a probe for missed ones.
+@dataclass(frozen=True, eq=False)
+class Chebyshev(Method[RitzPairs]):
+    """Eigenpairs through a Chebyshev filter, at an end of the spectrum or in an interval.
 
     A few Lanczos steps bound the spectrum, at a known confidence, and tell how many eigenvalues to expect.
     Without `degree`, what the ways would take in products is compared, and where forming the matrix is
     cheaper, or for an interval Lanczos from the nearer end, that is done and told in the notes.
 
-    Args:
-        A: symmetric, in float32 or float64.
-        between: (low, high): seek every eigenvalue inside; for one problem, not a batch.
-        tol: a pair has converged when |A v - lambda v| <= tol max |lambda|, the maximum over the pairs found;
-            with `between`, tol max(|low|, |high|).
+    Attributes:
+        block: vectors a product.
         degree: of p; by default the lowest at which p falls to 0.9 at the ends of what is sought; lowered
             where it would fall below 0.1.
-        block: vectors a product.
-        k, which, above, start, seed, max_products, confidence, progress: as in `lanczos`.
-
-    Returns:
-        Pairs in the order of `which`.  With `between`, from the largest down, and `completeness.bound` is a
-        depth: no eigenvalue but those returned lies in [low + bound, high - bound].
-
-    Raises:
-        OptionError: the interval is empty or asked of a batch, or degree is below 2.
-        NotFiniteError: a product holds NaN or infinity.
-        NotSymmetricError: A is not symmetric.
 
     Sources: Fang and Saad, SIAM J. Sci. Comput. 34 (2012), for filtered Lanczos; Weisse et al., Rev. Mod.
     Phys. 78 (2006), for Jackson's damping.
     """
-    if degree is not None and degree < 2:
-        raise OptionError(f"degree is that of the filter, at least 2; got {degree}")
-    if between is not None and (A.batch or not between[0] < between[1]):
-        raise OptionError(f"between is (low, high), low < high, of one problem, not a batch; got {between}")
-    solve = _Solve(A, tol, degree, block, start, seed, max_products, confidence, progress)
-    return solve.at_end(k, which, above) if between is None else solve.inside(*between)
+
+    name: ClassVar[str] = "chebyshev"
+    finds: ClassVar[type] = RitzPairs
+    inside: ClassVar[bool] = True
+
+    block: int = 1
+    degree: int | None = None
+
+    def solve(self, A: LinearOperator, target: Target, control: Control) -> RitzPairs:
+        """Pairs of a symmetric A in the order of `which`, with a probe for missed ones; see `Method.solve`.
+
+        With `target.between` from the largest down, `tol` relative to max(|low|, |high|), and
+        `completeness.bound` is a depth: no eigenvalue but those returned lies in [low + bound, high - bound].
+
+        Raises:
+            OptionError: the interval is empty or asked of a batch, or degree is below 2.
+        """
+        if self.degree is not None and self.degree < 2:
+            raise OptionError(f"degree is that of the filter, at least 2; got {self.degree}")
+        solve = _Solve(A, target, control, self.degree, min(self.block, A.shape[1]))
+        between = target.between
+        if between is None:
+            return solve.at_end()
+        if A.batch or not between[0] < between[1]:
+            raise OptionError(
+                f"between is (low, high), low < high, of one problem, not a batch; got {between}"
+            )
+        return solve.inside(*between)
 
 
 def filter_for(A: LinearOperator, low: float, high: float, *, seed: int = 0) -> ChebyshevFilter:
-    """The filter that `chebyshev` would take for an interval, its spectrum surveyed."""
+    """The filter that `Chebyshev` would take for an interval, its spectrum surveyed."""
     return Bell(survey(A, seed=seed), low, high, None).filter(A)
 
 
 @dataclass(frozen=True)
 class _Solve:
-    """An operator, and what both kinds of question about it share; see `chebyshev`."""
+    """An operator, and what both kinds of question about it share; see `Chebyshev`."""
 
     A: LinearOperator
-    tol: float
+    target: Target
+    control: Control
     degree: int | None
     block: int
-    start: Tensor | None
-    seed: int
-    max_products: int
-    confidence: float
-    progress: Callable[[Progress], None] | None
 
-    def at_end(self, k: int, which: Which, above: float | None) -> RitzPairs:
+    def at_end(self) -> RitzPairs:
         """The k extreme pairs, or all beyond a value: found by the filter, brought to an end on A itself."""
-        known = self.survey()
-        seen = known.of(which)
+        target, known = self.target, self.survey()
+        k, above = target.k, target.above
+        seen = known.of(target.which)
         span = seen.high - seen.low
         rows, images, spent, interrupted = known.rows, known.images, known.products, False
         if above is None:
             low, expected = seen.quantile(1.5 * k + 5), float(k)
         else:
-            low = {"largest": above, "smallest": -above, "magnitude": above * abs(above)}[which]
+            low = {"largest": above, "smallest": -above, "magnitude": above * abs(above)}[target.which]
             expected = seen.between(low, math.inf)
         if not (known.exact or known.flat) and seen.low + 1e-3 * span < low < seen.high:
             bell = Bell(seen, min(low, seen.high - 1e-3 * span), math.inf, self.degree)
-            seeker = {"largest": self.A, "smallest": -1.0 * self.A, "magnitude": self.A.gram()}[which]
-            cost = bell.degree * (2 if which == "magnitude" else 1)
+            seeker = {"largest": self.A, "smallest": -1.0 * self.A, "magnitude": self.A.gram()}[target.which]
+            cost = bell.degree * (2 if target.magnitude else 1)
             if self.degree is None and self.formed(spent) <= cost * _applications(expected):
-                found = dense(self.A, k, which=which, above=above)
+                found = Dense().solve(self.A, target, self.control)
                 found.spent["solve"] += spent
                 return replace(
                     found, notes=["by forming the matrix, expected to take fewer products than a filter"]
                 )
-            error = self.tol * seen.theta.abs().amax(-1).min().item()
+            error = self.control.tol * seen.theta.abs().amax(-1).min().item()
             # A few pairs from beyond the edge show that all within it are in view.
-            sought = {"k": k} if above is None else {"above": 0.98 * bell.edge}
-            found = self.filtered(bell, seeker, cost, error, spent, **sought)
+            sought = Target(k) if above is None else Target(above=0.98 * bell.edge)
+            found = self.filtered(bell, seeker, cost, error, spent, sought)
             spent += sum(found.spent.values())
             interrupted = INTERRUPTED in found.notes
             if found.vectors.shape[1]:
                 rows, images = found.vectors, self.images(found.vectors)
                 spent += rows.shape[1]
-        found = finish(
-            self.A,
-            rows,
-            images,
-            k,
-            spent=spent,
-            which=which,
-            above=above,
-            tol=self.tol,
-            block=self.block,
-            seed=self.seeds[2],
-            max_products=spent if interrupted else self.max_products,
-            confidence=self.confidence,
-            progress=self.progress,
-        )
+        most = spent if interrupted else self.control.budget
+        rest = replace(self.control, seed=self.seeds[2], max_products=most)
+        found = finish(self.A, rows, images, target, rest, spent=spent, block=self.block)
         return replace(found, notes=[INTERRUPTED]) if interrupted else found
 
     def inside(self, low: float, high: float) -> RitzPairs:
@@ -160,7 +142,7 @@ class _Solve:
             Y = torch.linalg.eigh(known.basis.T)[1][..., (theta > low - error) & (theta < high + error)]
             found = self.as_they_are(Y.mT.to(known.rows) @ known.rows, 1.0)
         elif high + error <= known.low or known.high <= low - error:
-            found = self.as_they_are(known.rows[:, :0], self.confidence)
+            found = self.as_they_are(known.rows[:, :0], self.control.confidence)
         else:
             found = self.cheapest(known, low - error, high + error)
         found.spent["solve"] += known.products
@@ -192,10 +174,11 @@ class _Solve:
     def by_filter(self, known: Spectrum, low: float, high: float) -> RitzPairs:
         """The largest pairs of p(A)."""
         bell = Bell(known, low, high, self.degree)
-        error = self.tol * max(abs(low), abs(high))
-        bar = bell.edge - 1e-3
-        found = self.filtered(bell, self.A, bell.degree, error, known.products, above=bar)
-        rows = self.as_they_are(found.vectors, min(self.confidence, found.completeness.confidence))
+        error = self.control.tol * max(abs(low), abs(high))
+        sought = Target(above=bell.edge - 1e-3)
+        found = self.filtered(bell, self.A, bell.degree, error, known.products, sought)
+        confidence = min(self.control.confidence, found.completeness.confidence)
+        rows = self.as_they_are(found.vectors, confidence)
         rows.completeness.bound[0] = bell.depth(found.completeness.bound.item())
         rows.spent["solve"] = found.spent["solve"] + found.spent["residuals"]
         rows.spent["completeness"] = found.completeness.products * bell.degree
@@ -204,18 +187,14 @@ class _Solve:
     def from_end(self, known: Spectrum, low: float, high: float, which: Which) -> RitzPairs:
         """All pairs from an end of the spectrum to the far end of the interval, by Lanczos."""
         largest = max(abs(known.low), abs(known.high))
-        found = lanczos(
-            self.A,
-            which=which,
-            above=low if which == "largest" else high,
-            tol=self.tol * max(abs(low), abs(high)) / largest,
-            block=self.block,
-            start=self.start,
+        control = replace(
+            self.control,
+            tol=self.control.tol * max(abs(low), abs(high)) / largest,
             seed=self.seeds[1],
-            max_products=self.max_products - known.products,
-            confidence=self.confidence,
-            progress=self.progress,
+            max_products=self.control.budget - known.products,
         )
+        beyond = Target(which=which, above=low if which == "largest" else high)
+        found = Lanczos(self.block).solve(self.A, beyond, control)
         bound = found.completeness.bound
         depth = (bound - low if which == "largest" else high - bound).clamp(min=0)
         end = "top" if which == "largest" else "bottom"
@@ -239,53 +218,43 @@ class _Solve:
     @property
     def seeds(self) -> list[int]:
         """For the survey, the search and what follows: a probe must not start where the solve began."""
-        generator = stream(self.seed)
+        generator = stream(self.control.seed)
         return [fresh_seed(generator) for _ in range(3)]
 
     def formed(self, spent: int) -> float:
         """Products that form the matrix; infinite where it is too large to hold, or more than are left."""
         n = self.A.shape[0]
-        return n if n <= min(DENSE_AT_MOST, self.max_products - spent) else math.inf
+        return n if n <= min(DENSE_AT_MOST, self.control.budget - spent) else math.inf
 
     def survey(self) -> Spectrum:
         """Bounds that take a tenth of the chance of error."""
-        failure = (1 - self.confidence) / 10
-        return survey(
-            self.A, seed=self.seeds[0], failure=failure, most=min(2 * SURVEY_STEPS, self.max_products)
-        )
+        failure, most = (1 - self.control.confidence) / 10, min(2 * SURVEY_STEPS, self.control.budget)
+        return survey(self.A, seed=self.seeds[0], failure=failure, most=most)
 
     def filtered(
-        self,
-        bell: Bell,
-        seeker: LinearOperator,
-        cost: int,
-        error: float,
-        spent: int,
-        **sought: Any,
+        self, bell: Bell, seeker: LinearOperator, cost: int, error: float, spent: int, sought: Target
     ) -> RitzPairs:
         """The pairs of p(seeker) that are sought, to a residual of `error` in A; spent counts A's.
 
         Of w pairs found each takes one product more with p(A), to be verified, and one with A; k are sought,
         or there are no more than products that sought them.
         """
-        tell = self.progress
-        left = self.max_products - spent
-        share = (left - sought["k"]) // cost - sought["k"] if "k" in sought else left // (2 * cost + 1)
-        found = lanczos(
-            bell.filter(seeker),
+        tell = self.control.progress
+        left = self.control.budget - spent
+        share = (left - sought.k) // cost - sought.k if sought.counted else left // (2 * cost + 1)
+        control = replace(
+            self.control,
             tol=min(0.1, max(error / bell.stretch, 20 * self.A.eps * math.sqrt(bell.degree))),
-            block=self.block,
-            start=self.start,
             seed=self.seeds[1],
             max_products=max(0, share),
-            confidence=1 - 0.9 * (1 - self.confidence),
+            confidence=1 - 0.9 * (1 - self.control.confidence),
             progress=tell and (lambda now: tell(replace(now, products=spent + cost * now.products))),
-            **sought,
         )
+        found = Lanczos(self.block).solve(bell.filter(seeker), sought, control)
         for stage in found.spent:
             found.spent[stage] *= cost
         stopped = [note for note in found.notes if note.startswith("stopped")]
-        notes = [f"stopped at max_products={self.max_products}"] if stopped else found.notes
+        notes = [f"stopped at max_products={self.control.budget}"] if stopped else found.notes
         return replace(found, notes=notes)
 
     def as_they_are(self, rows: Tensor, confidence: float) -> RitzPairs:

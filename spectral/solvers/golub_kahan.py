@@ -13,8 +13,8 @@ A restart keeps the leading triplets, B being diagonal then (Baglama and Reichel
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from torch import Tensor
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness, unseen_bound
 from spectral.solvers.checkpoint import Checkpoint
+from spectral.solvers.control import Control
+from spectral.solvers.found import RitzTriplets
 from spectral.solvers.krylov import (
     Relation,
     check_adjoint,
@@ -36,7 +38,9 @@ from spectral.solvers.krylov import (
     stream,
 )
 from spectral.solvers.lanczos import first_block
-from spectral.solvers.search import Progress, Target, search
+from spectral.solvers.method import Method
+from spectral.solvers.search import search
+from spectral.solvers.target import Target
 
 
 class GolubKahanBasis(Relation):
@@ -201,69 +205,44 @@ class GolubKahanBasis(Relation):
         return self._solved[1:]
 
 
-@dataclass(frozen=True)
-class RitzTriplets:
-    """What a singular value solver found, before certification.
+@dataclass(frozen=True, eq=False)
+class GolubKahan(Method[RitzTriplets]):
+    """Thick-restart block Golub-Kahan-Lanczos: singular triplets, J' J never formed.
 
-    right (B, k, n) and left (B, k, r), orthonormal rows, the largest value first; images A v and A' u of
-    each, formed after the solve; the rest as in `RitzPairs`.
-    """
+    A product is counted as one with A and one with A'.
 
-    right: Tensor
-    left: Tensor
-    images: tuple[Tensor, Tensor]
-    completeness: Completeness
-    spent: dict[str, int]
-    norm: float
-    notes: list[str] = field(default_factory=list)
-
-
-def golub_kahan(
-    A: LinearOperator,
-    k: int = 1,
-    *,
-    above: float | None = None,
-    tol: float = 1e-4,
-    block: int = 1,
-    basis: int | None = None,
-    start: Tensor | None = None,
-    seed: int = 0,
-    max_products: int = 10_000,
-    confidence: float = 0.99,
-    progress: Callable[[Progress], None] | None = None,
-    checkpoint: str | Path | None = None,
-) -> RitzTriplets:
-    """The k largest singular triplets of A (r, n), with a probe for missed ones.
-
-    A product is counted as one with A and one with A'.  k <= min(r, n); `start` holds right vectors; the
-    other arguments are those of `lanczos`.
-
-    Raises:
-        NotFiniteError: a product holds NaN or infinity.
+    Attributes:
+        block: vectors a product.
+        basis: rows of either side kept before a restart, as in `Lanczos`.
 
     Source: Baglama and Reichel, SIAM J. Sci. Comput. 27 (2005).
     """
-    generator = stream(seed)
-    krylov = GolubKahanBasis(A, first_block(A, block, start, generator), generator)
-    found = search(
-        krylov,
-        Target(k, above=above, tol=tol),
-        limit=basis,
-        block=block,
-        max_products=max_products,
-        confidence=confidence,
-        progress=progress,
-        checkpoint=None if checkpoint is None else Checkpoint(checkpoint, A, "golub-kahan"),
-    )
-    return RitzTriplets(
-        right=found.gather(lambda basis: basis.V[:, : basis.size]),
-        left=found.gather(lambda basis: basis.U[:, : basis.size]),
-        images=(
-            found.gather(lambda basis: basis.images[0][:, : basis.size]),
-            found.gather(lambda basis: basis.images[1][:, : basis.size]),
-        ),
-        completeness=Completeness(found.unseen, found.confidence, found.spent["completeness"]),
-        spent=found.spent,
-        norm=found.norm,
-        notes=found.notes,
-    )
+
+    name: ClassVar[str] = "golub-kahan"
+    finds: ClassVar[type] = RitzTriplets
+    keeps: ClassVar[bool] = True
+
+    block: int = 1
+    basis: int | None = None
+
+    def solve(self, A: LinearOperator, target: Target, control: Control) -> RitzTriplets:
+        """The largest singular triplets of A (r, n), with a probe for missed ones; see `Method.solve`.
+
+        `control.start` holds right vectors.
+        """
+        generator, block = stream(control.seed), min(self.block, *A.shape)
+        krylov = GolubKahanBasis(A, first_block(A, block, control.start, generator), generator)
+        kept = None if control.checkpoint is None else Checkpoint(control.checkpoint, A, self.name)
+        found = search(krylov, target, control, block=block, limit=self.basis, checkpoint=kept)
+        return RitzTriplets(
+            right=found.gather(lambda basis: basis.V[:, : basis.size]),
+            left=found.gather(lambda basis: basis.U[:, : basis.size]),
+            images=(
+                found.gather(lambda basis: basis.images[0][:, : basis.size]),
+                found.gather(lambda basis: basis.images[1][:, : basis.size]),
+            ),
+            completeness=Completeness(found.unseen, found.confidence, found.spent["completeness"]),
+            spent=found.spent,
+            norm=found.norm,
+            notes=found.notes,
+        )

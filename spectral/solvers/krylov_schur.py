@@ -12,9 +12,8 @@ of the Schur vectors must be small too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -24,40 +23,16 @@ from spectral.errors import NotFiniteError
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness, rounding
 from spectral.solvers.checkpoint import Checkpoint
+from spectral.solvers.control import Control
+from spectral.solvers.dense import Formed
+from spectral.solvers.found import SchurPairs
 from spectral.solvers.krylov import KrylovBasis, sent, stream
-from spectral.solvers.lanczos import RitzPairs, first_block, signed
+from spectral.solvers.lanczos import first_block, signed
+from spectral.solvers.method import Method
 from spectral.solvers.resolvent import unseen_height
 from spectral.solvers.schur import RealSchur
-from spectral.solvers.search import INTERRUPTED, Progress, Target, Which, remaining, search
-
-
-@dataclass(frozen=True)
-class ComplexTarget(Target):
-    """What is sought among complex eigenvalues, by real part or by modulus; pairs are wanted whole."""
-
-    def height(self, theta: Tensor) -> Tensor:
-        """The real part or the modulus."""
-        return theta.abs() if self.magnitude else theta.real
-
-    def wanted(self, theta: Tensor, rounding: float) -> int:
-        """k of the leading values (1, size), or k + 1 where k would part a pair; with `above`, all beyond."""
-        count = super().wanted(theta, rounding)
-        parted = self.above is None and 0 < count < theta.shape[-1] and bool(theta[0, count - 1].imag > 0)
-        return count + parted
-
-    def all_in_view(self, theta: Tensor, residual: Tensor, wanted: int, rounding: float) -> bool:
-        """Whether there are k values or more; with `above`, as for real ones."""
-        if self.above is None:
-            return wanted >= self.k
-        return super().all_in_view(theta, residual, wanted, rounding)
-
-    def threshold(self, theta: Tensor, rounding: float) -> Tensor:
-        """tol max |theta| over the wanted pairs, (1, 1)."""
-        return super().threshold(theta, rounding).real
-
-    def bar(self, theta: Tensor, residual: Tensor, wanted: int, rounding: float) -> Tensor:
-        """The height an eigenvalue must exceed to have been missed, (1,)."""
-        return super().bar(theta, residual, wanted, rounding).real
+from spectral.solvers.search import INTERRUPTED, search
+from spectral.solvers.target import ComplexTarget, Target
 
 
 class KrylovSchurBasis(KrylovBasis):
@@ -194,133 +169,111 @@ class KrylovSchurBasis(KrylovBasis):
         return torch.from_numpy(np.linalg.norm(rows[0].numpy() @ form.vectors[:, order], axis=0))[None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SchurPairs(RitzPairs):
-    """What a solver for non-symmetric operators found, before certification.
-
-    vectors (1, m, n): orthonormal rows that span an invariant subspace, m = k, or k + 1 where k would part a
-    complex pair; images (1, m, n), A q for each; conditions (m,): lower bounds of the eigenvalues' own, the
-    highest eigenvalue first; eps, the relative rounding of a product; left: the same of A', None where it was
-    not asked for.
-    """
-
-    conditions: np.ndarray
-    eps: float
-    left: RitzPairs | None = None
-
-
-def krylov_schur(
-    A: LinearOperator,
-    k: int = 1,
-    *,
-    which: Which = "largest",
-    above: float | None = None,
-    tol: float = 1e-4,
-    block: int = 1,
-    basis: int | None = None,
-    start: Tensor | None = None,
-    seed: int = 0,
-    max_products: int = 10_000,
-    confidence: float = 0.99,
-    left: bool = False,
-    progress: Callable[[Progress], None] | None = None,
-    checkpoint: str | Path | None = None,
-) -> SchurPairs:
-    """The invariant subspace of the k extreme eigenvalues of a real square operator, with a probe for more.
+@dataclass(frozen=True, eq=False)
+class KrylovSchur(Method[SchurPairs]):
+    """Krylov-Schur: the invariant subspace of extreme eigenvalues of an operator that need not be symmetric.
 
     The completeness bound is on real parts, or on moduli for "magnitude", of the eigenvalues of (1 - Q' Q) A
     on the complement of the subspace found: those of A + E that are not in it, where |E| is the residual
-    |A Q' - Q' T| (`spectral.solvers.resolvent`).
+    |A Q' - Q' T| (`spectral.solvers.resolvent`).  Left vectors take a second solve with A' ("left" in
+    `spent`, but for its residuals); either has half of `max_products`, and the second's checkpoint has
+    ".left" added.
 
-    Args:
-        A: square, in float32 or float64, without a batch axis.
-        k: the number of eigenvalues, 1 <= k <= n; not used where `above` is given.
-        which: "largest" or "smallest" by real part, or "magnitude".
-        above: seek every eigenvalue with a real part (modulus) beyond this value instead.
-        left: find the left invariant subspace too, by a second solve with A' ("left" in `spent`, but for its
-            residuals); either has half of `max_products`, and the second's checkpoint has ".left" added.
-        tol, block, basis, start, seed, max_products, confidence, progress, checkpoint: as in `lanczos`.
-
-    Raises:
-        NotFiniteError: a product holds NaN or infinity.
-        CheckpointError: the file belongs to another problem.
-        TransposeMissingError: `left`, of an operator without products with A'.
+    Attributes:
+        block: vectors a product.
+        basis: rows kept before a restart, as in `Lanczos`.
 
     Source: Stewart, SIAM J. Matrix Anal. Appl. 23 (2002).
     """
-    generator = stream(seed)
-    target = ComplexTarget(k, which, above, tol)
-    first = first_block(A, block, start, generator)
-    second = left and not A.symmetric
-    if second:
-        A.apply_transpose(first[0, :1])  # where there is none, before any work
-    krylov = KrylovSchurBasis(signed(A, target), first, generator, target)
-    share = (max_products - 1) // 2 if second else max_products
-    found = search(
-        krylov,
-        target,
-        limit=basis,
-        block=block,
-        max_products=share,
-        confidence=confidence,
-        progress=progress,
-        checkpoint=None if checkpoint is None else Checkpoint(checkpoint, A, "krylov-schur"),
-    )
-    unseen = target.sign * found.unseen.real
-    right = SchurPairs(
-        vectors=found.gather(lambda basis: basis.V[:, : basis.size]),
-        images=target.sign * found.gather(lambda basis: basis.images[:, : basis.size]),
-        completeness=Completeness(unseen, found.confidence, found.spent["completeness"]),
-        spent=found.spent,
-        norm=found.norm,
-        notes=found.notes,
-        conditions=found.groups[0].basis.conditions,
-        eps=A.eps,
-    )
-    if not second:
-        return replace(right, left=right if left else None)
-    if INTERRUPTED in right.notes:
-        return replace(right, notes=[*right.notes, "left vectors were not solved for"])
-    other = krylov_schur(
-        A.T,
-        k,
-        which=which,
-        above=above,
-        tol=tol,
-        block=block,
-        basis=basis,
-        # Where A is near symmetric, its left vectors are near the right ones.
-        start=right.vectors if right.vectors.shape[1] else None,
-        seed=seed + 1,
-        max_products=share,
-        confidence=confidence,
-        progress=progress,
-        checkpoint=None if checkpoint is None else f"{checkpoint}.left",
-    )
-    measured = right.spent["residuals"] + other.spent["residuals"]
-    spent = right.spent | {
-        "residuals": measured,
-        "left": 1 + other.spent["solve"] + other.spent["completeness"],
-    }
-    notes = [*right.notes, *(f"left vectors: {note}" for note in other.notes)]
-    return replace(right, left=other, spent=spent, notes=notes)
+
+    name: ClassVar[str] = "krylov-schur"
+    finds: ClassVar[type] = SchurPairs
+    keeps: ClassVar[bool] = True
+
+    block: int = 1
+    basis: int | None = None
+
+    def least(self, target: Target, n: int) -> int:
+        """Those of both solves, where there are two."""
+        once = super().least(target, n)
+        return 2 * once + 1 if getattr(target, "left", False) else once
+
+    def solve(self, A: LinearOperator, target: Target, control: Control) -> SchurPairs:
+        """The invariant subspace, with a probe for more eigenvalues; see `Method.solve`.
+
+        Args:
+            A: square, without a batch axis.
+            target: a `ComplexTarget`.
+            control: as always.
+
+        Raises:
+            TransposeMissingError: left vectors are sought of an operator without products with A'.
+        """
+        assert isinstance(target, ComplexTarget)
+        second = target.left and not A.symmetric
+        share = replace(control, max_products=(control.budget - 1) // 2) if second else control
+        generator, block = stream(control.seed), min(self.block, A.shape[1])
+        first = first_block(A, block, control.start, generator)
+        if second:
+            A.apply_transpose(first[0, :1])  # where there is none, before any work
+        krylov = KrylovSchurBasis(signed(A, target), first, generator, target)
+        kept = None if control.checkpoint is None else Checkpoint(control.checkpoint, A, self.name)
+        found = search(krylov, target, share, block=block, limit=self.basis, checkpoint=kept)
+        unseen = target.sign * found.unseen.real
+        right = SchurPairs(
+            vectors=found.gather(lambda basis: basis.V[:, : basis.size]),
+            images=target.sign * found.gather(lambda basis: basis.images[:, : basis.size]),
+            completeness=Completeness(unseen, found.confidence, found.spent["completeness"]),
+            spent=found.spent,
+            norm=found.norm,
+            notes=found.notes,
+            conditions=found.groups[0].basis.conditions,
+            eps=A.eps,
+        )
+        return self._with_left(A, target, share, right) if second else _mirrored(right, target)
+
+    def _with_left(
+        self, A: LinearOperator, target: ComplexTarget, share: Control, right: SchurPairs
+    ) -> SchurPairs:
+        """Both sides; where A is near symmetric, its left vectors are near the right ones."""
+        if INTERRUPTED in right.notes:
+            return replace(right, notes=[*right.notes, "left vectors were not solved for"])
+        path = share.checkpoint
+        again = replace(
+            share,
+            start=right.vectors if right.vectors.shape[1] else None,
+            seed=share.seed + 1,
+            checkpoint=None if path is None else f"{path}.left",
+        )
+        other = self.solve(A.T, replace(target, left=False), again)
+        measured = right.spent["residuals"] + other.spent["residuals"]
+        spent = right.spent | {
+            "residuals": measured,
+            "left": 1 + other.spent["solve"] + other.spent["completeness"],
+        }
+        notes = [*right.notes, *(f"left vectors: {note}" for note in other.notes)]
+        return replace(right, left=other, spent=spent, notes=notes)
 
 
-def dense_schur(
-    A: LinearOperator, k: int = 1, *, which: Which = "largest", above: float | None = None, left: bool = False
-) -> SchurPairs:
-    """The same from A's n columns, by LAPACK in float64; the bound is the next eigenvalue, at confidence 1.
+@dataclass(frozen=True, eq=False)
+class DenseSchur(Formed[SchurPairs]):
+    """The same by LAPACK's real Schur form in float64; the bound is the next eigenvalue, at confidence 1."""
 
-    Args:
-        A: square; n products form it, and n^2 float64 numbers hold it.
-        k, which, above, left: as in `krylov_schur`.
-    """
-    target = ComplexTarget(k, which, above)
-    M = A.dense().double()
-    right = _dense_schur(A, M, target)
-    if not left:
-        return right
-    return replace(right, left=right if A.symmetric else _dense_schur(A.T, M.mT, target))
+    finds: ClassVar[type] = SchurPairs
+
+    def solve(self, A: LinearOperator, target: Target, control: Control) -> SchurPairs:
+        """The invariant subspace of a square A; see `Method.solve`.  `target` is a `ComplexTarget`."""
+        assert isinstance(target, ComplexTarget)
+        M = A.dense().double()
+        right = _dense_schur(A, M, target)
+        if not target.left or A.symmetric:
+            return _mirrored(right, target)
+        return replace(right, left=_dense_schur(A.T, M.mT, target))
+
+
+def _mirrored(right: SchurPairs, target: ComplexTarget) -> SchurPairs:
+    """With left vectors where they are sought, of a symmetric operator: its right ones."""
+    return replace(right, left=right if target.left else None)
 
 
 def _dense_schur(A: LinearOperator, M: Tensor, target: ComplexTarget) -> SchurPairs:
@@ -338,7 +291,7 @@ def _dense_schur(A: LinearOperator, M: Tensor, target: ComplexTarget) -> SchurPa
     return SchurPairs(
         vectors=Q,
         images=A.apply(Q[0])[None],
-        completeness=Completeness(target.sign * remaining(target, theta, error).real, 1.0, 0),
+        completeness=Completeness(target.sign * target.remaining(theta, error), 1.0, 0),
         spent={"solve": A.shape[1], "residuals": wanted},
         norm=norm,
         conditions=form.conditions[order[:wanted]],

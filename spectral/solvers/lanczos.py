@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,129 +12,80 @@ from torch import Tensor
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import Completeness
 from spectral.solvers.checkpoint import Checkpoint
+from spectral.solvers.control import Control
+from spectral.solvers.found import RitzPairs
 from spectral.solvers.krylov import KrylovBasis, stream
-from spectral.solvers.search import Progress, Target, Which, search
+from spectral.solvers.method import Method
+from spectral.solvers.search import search
+from spectral.solvers.target import Target
 
 
-@dataclass(frozen=True)
-class RitzPairs:
-    """What a symmetric solver found, before certification.
+@dataclass(frozen=True, eq=False)
+class Lanczos(Method[RitzPairs]):
+    """Thick-restart block Lanczos: in general the fewest products.
 
-    vectors (B, k, n), orthonormal rows in the order of `which`; images (B, k, n), A v for each, formed after
-    the solve; products spent, by purpose; `norm`, the largest |A x| seen for a unit x; notes for the user.
-    """
-
-    vectors: Tensor
-    images: Tensor
-    completeness: Completeness
-    spent: dict[str, int]
-    norm: float
-    notes: list[str] = field(default_factory=list)
-
-
-def lanczos(
-    A: LinearOperator,
-    k: int = 1,
-    *,
-    which: Which = "largest",
-    above: float | None = None,
-    tol: float = 1e-4,
-    block: int = 1,
-    basis: int | None = None,
-    start: Tensor | None = None,
-    seed: int = 0,
-    max_products: int = 10_000,
-    confidence: float = 0.99,
-    progress: Callable[[Progress], None] | None = None,
-    checkpoint: str | Path | None = None,
-) -> RitzPairs:
-    """The k extreme eigenpairs of a symmetric operator, with a probe for missed ones.
-
-    Args:
-        A: symmetric, in float32 or float64.
-        k: the number of pairs, 1 <= k <= n; not used where `above` is given.
-        which: "largest" (algebraic), "smallest" or "magnitude".
-        above: seek every eigenvalue beyond this value instead of k of them: larger for "largest", smaller
-            for "smallest", larger in magnitude for "magnitude".
-        tol: a pair has converged when |A v - lambda v| <= tol max |lambda|, the maximum over the pairs found.
-        block: vectors a product.
+    Attributes:
+        block: vectors a product; larger blocks cost more products, and find clusters sooner.
         basis: rows kept before a restart; by default four times the pairs sought, at least 200 more.
-        start: (B, m, n), rows whose random combinations start the solve.
-        seed: of the random starts.
-        max_products: stop there, converged or not.
-        confidence: of the completeness statement; 0 to do without the probe.
-        progress: called after every test of convergence.
-        checkpoint: a file in which the search is kept while it runs, and from which it is resumed where there
-            is one; see `spectral.solvers.checkpoint.Checkpoint`.
-
-    Raises:
-        NotFiniteError: a product holds NaN or infinity.
-        CheckpointError: the file belongs to another problem.
 
     Source: Wu and Simon (2000) for the thick restart.
     """
-    generator = stream(seed)
-    target = Target(k, which, above, tol)
-    first = first_block(A, block, start, generator)
-    return _pairs(
-        KrylovBasis(signed(A, target), first, generator, magnitude=target.magnitude),
-        target,
-        limit=basis,
-        block=block,
-        max_products=max_products,
-        confidence=confidence,
-        progress=progress,
-        checkpoint=None if checkpoint is None else Checkpoint(checkpoint, A, "lanczos"),
-    )
+
+    name: ClassVar[str] = "lanczos"
+    finds: ClassVar[type] = RitzPairs
+    keeps: ClassVar[bool] = True
+
+    block: int = 1
+    basis: int | None = None
+
+    def solve(self, A: LinearOperator, target: Target, control: Control) -> RitzPairs:
+        """The extreme eigenpairs of a symmetric A, with a probe for missed ones; see `Method.solve`."""
+        generator = stream(control.seed)
+        block = min(self.block, A.shape[1])
+        first = first_block(A, block, control.start, generator)
+        krylov = KrylovBasis(signed(A, target), first, generator, magnitude=target.magnitude)
+        kept = None if control.checkpoint is None else Checkpoint(control.checkpoint, A, self.name)
+        return _pairs(krylov, target, control, block=block, limit=self.basis, checkpoint=kept)
 
 
 def finish(
     A: LinearOperator,
     rows: Tensor,
     images: Tensor,
-    k: int = 1,
+    target: Target,
+    control: Control,
     *,
     spent: int,
-    which: Which = "largest",
-    above: float | None = None,
-    tol: float = 1e-4,
     block: int = 1,
-    seed: int = 0,
-    max_products: int = 10_000,
-    confidence: float = 0.99,
-    progress: Callable[[Progress], None] | None = None,
 ) -> RitzPairs:
     """Bring what another method found to the end that all share: go on where a pair is short of tol, probe
     for missed ones, verify by fresh products.
 
     Args:
+        A: symmetric.
         rows: (B, m, n), orthonormal, m >= 1; their span holds what was found.
         images: (B, m, n), A v for each.
+        target: what is sought.
+        control: its seed is that of the probe, which must know nothing of the rows: another than that of the
+            first method.
         spent: products so far, told as those of the solve.
-        seed: of the probe, which must know nothing of the rows: another than that of the first method.
-
-    The other arguments are those of `lanczos`.
+        block: vectors a product.
     """
-    generator = stream(seed)
-    target = Target(k, which, above, tol)
+    generator = stream(control.seed)
     krylov = KrylovBasis(signed(A, target), rows[:, :1], generator, magnitude=target.magnitude)
     krylov.norm = torch.linalg.vector_norm(images, dim=-1).max().item()
-    krylov.hold(rows, target.sign * images, 0.3 * tol * krylov.norm)
-    return _pairs(
-        krylov,
-        target,
-        limit=None,
-        block=block,
-        max_products=max_products,
-        confidence=confidence,
-        progress=progress,
-        spent=spent,
-    )
+    krylov.hold(rows, target.sign * images, 0.3 * control.tol * krylov.norm)
+    return _pairs(krylov, target, control, block=block, spent=spent)
 
 
-def _pairs(krylov: KrylovBasis, target: Target, **options: Any) -> RitzPairs:
+def with_budget(control: Control, generator: torch.Generator, most: int) -> Control:
+    """The control of what follows a first method: a seed of its own, and as many products in all."""
+    return replace(control, seed=fresh_seed(generator), max_products=most)
+
+
+def _pairs(krylov: KrylovBasis, target: Target, control: Control, **options: Any) -> RitzPairs:
     """What the search finds in a basis of `signed(A, target)`, told of A."""
-    found = search(krylov, target, **options)
+    found = search(krylov, target, control, **options)
     return RitzPairs(
         vectors=found.gather(lambda basis: basis.V[:, : basis.size]),
         images=target.sign * found.gather(lambda basis: basis.images[:, : basis.size]),

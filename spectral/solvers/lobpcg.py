@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ from torch import Tensor
 from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import rounding
+from spectral.solvers.control import Control
+from spectral.solvers.found import RitzPairs
 from spectral.solvers.krylov import (
     check_adjoint,
     fetched,
@@ -34,114 +37,101 @@ from spectral.solvers.krylov import (
     sent,
     stream,
 )
-from spectral.solvers.lanczos import RitzPairs, finish, first_block, fresh_seed, signed
-from spectral.solvers.search import INTERRUPTED, Progress, Target, Which
+from spectral.solvers.lanczos import finish, first_block, signed, with_budget
+from spectral.solvers.method import Method
+from spectral.solvers.search import INTERRUPTED
+from spectral.solvers.target import Target
 
 Rows = Callable[[Tensor], Tensor]
 
 PATIENCE = 150
 
 
-def lobpcg(
-    A: LinearOperator,
-    k: int = 1,
-    *,
-    which: Which = "largest",
-    above: float | None = None,
-    tol: float = 1e-4,
-    block: int = 1,
-    width: int | None = None,
-    preconditioner: Rows | None = None,
-    constraints: Tensor | None = None,
-    start: Tensor | None = None,
-    seed: int = 0,
-    max_products: int = 10_000,
-    confidence: float = 0.99,
-    progress: Callable[[Progress], None] | None = None,
-) -> RitzPairs:
-    """The k extreme eigenpairs of a symmetric operator by LOBPCG, with a probe for missed ones.
+@dataclass(frozen=True, eq=False)
+class LOBPCG(Method[RitzPairs]):
+    """LOBPCG: the method for problems with a good preconditioner or a good start.
 
-    The method for problems with a good preconditioner or a good start; without either, `lanczos` needs fewer
-    products.  Where it stagnates, or a third of the space would be needed, Lanczos goes on from its vectors.
+    Without either `Lanczos` needs fewer products.  Where it stagnates, or a third of the space would be
+    needed, Lanczos goes on from its vectors.
 
-    Args:
-        A: symmetric, in float32 or float64.
+    Attributes:
         block: residuals multiplied at a step, those of the best pairs short of tol.
         width: vectors iterated on, at least k; by default two more, guards that hasten the last ones.
         preconditioner: rows -> rows, (B, m, n) or, where A has no batch axis, (m, n): an approximation of
             (A - lambda)^-1, symmetric and positive on the side that is sought, up to its sign.
         constraints: (c, n) or (B, c, n), linearly independent rows, k + c <= n.  The eigenpairs are then
             those of P A P on the complement of these rows, P the projector on it: `images` holds P A v.
-        start: (B, m, n), rows that are iterated on from the start, beside random ones.
-        k, which, above, tol, seed, max_products, confidence, progress: as in `lanczos`.
-
-    Raises:
-        OptionError: width is below k, or k above what the constraints leave.
-        ShapeError: constraints are not rows of length n, or not independent.
-        NotFiniteError: a product, or the preconditioner, gave NaN or infinity.
-        NotSymmetricError: A is not symmetric.
 
     Sources: Knyazev, SIAM J. Sci. Comput. 23 (2001); Duersch, Shao, Yang and Gu, SIAM J. Sci. Comput. 40
     (2018).
     """
-    inside = None if constraints is None else _Complement(A, constraints)
-    if inside is not None:
-        A = inside
-        preconditioner = None if preconditioner is None else inside.around(preconditioner)
-        start = None if start is None else inside.into(start)
-    n = A.shape[1]
-    if above is None and not k <= min(n, width or n):
-        raise OptionError(
-            f"k = {k} pairs take as many vectors: width, {width}, and the length less the constraints, {n}, "
-            "must be no smaller"
+
+    name: ClassVar[str] = "lobpcg"
+    finds: ClassVar[type] = RitzPairs
+
+    block: int = 1
+    width: int | None = None
+    preconditioner: Rows | None = None
+    constraints: Tensor | None = None
+
+    def solve(self, A: LinearOperator, target: Target, control: Control) -> RitzPairs:
+        """The extreme eigenpairs of a symmetric A, with a probe for missed ones; see `Method.solve`.
+
+        Raises:
+            OptionError: width is below k, or k above what the constraints leave.
+            ShapeError: constraints are not rows of length n, or not independent.
+        """
+        inside = None if self.constraints is None else _Complement(A, self.constraints)
+        preconditioner, start = self.preconditioner, control.start
+        if inside is not None:
+            A = inside
+            preconditioner = None if preconditioner is None else inside.around(preconditioner)
+            start = None if start is None else inside.into(start)
+        width, most = self._width(A, target, control.budget), control.budget
+        generator = stream(control.seed)
+        first = _first_rows(A, width, start, generator)[:, :most].contiguous()
+        block = min(self.block, A.shape[1])
+        iterate = _Iterate(
+            signed(A, target), target, control.tol, first, width, block, preconditioner, generator
         )
-    width = min(n, width or (k + 2 if above is None else 8))
-    width = max(k if above is None else 1, min(width, max_products))  # guards are what can be spared
-    target = Target(k, which, above, tol)
-    generator = stream(seed)
-    first = _first_rows(A, width, start, generator)[:, :max_products].contiguous()
-    iterate = _Iterate(signed(A, target), target, first, width, block, preconditioner, generator)
-    note, limit = None, max_products
-    try:
-        note = _improve(iterate, max_products, progress)
-    except KeyboardInterrupt:
-        note, limit = INTERRUPTED, iterate.spent
-    found = finish(
-        A,
-        iterate.rows,
-        target.sign * iterate.images,
-        k,
-        spent=iterate.spent,
-        which=which,
-        above=above,
-        tol=tol,
-        block=block,
-        seed=fresh_seed(generator),
-        max_products=limit,
-        confidence=confidence,
-        progress=progress,
-    )
-    notes = [INTERRUPTED] if note == INTERRUPTED else [*([note] if note else []), *found.notes]
-    found = replace(found, norm=max(found.norm, iterate.norm), notes=notes)
-    if inside is None:
-        return found
-    return replace(found, vectors=inside.out_of(found.vectors), images=inside.out_of(found.images))
+        note = None
+        try:
+            note = _improve(iterate, control)
+        except KeyboardInterrupt:
+            note, most = INTERRUPTED, iterate.spent
+        rest, images = with_budget(control, generator, most), target.sign * iterate.images
+        found = finish(A, iterate.rows, images, target, rest, spent=iterate.spent, block=block)
+        notes = [INTERRUPTED] if note == INTERRUPTED else [*([note] if note else []), *found.notes]
+        found = replace(found, norm=max(found.norm, iterate.norm), notes=notes)
+        if inside is None:
+            return found
+        return replace(found, vectors=inside.out_of(found.vectors), images=inside.out_of(found.images))
+
+    def _width(self, A: LinearOperator, target: Target, most: int) -> int:
+        """How many vectors to iterate on; guards are what a small budget can spare."""
+        n, k = A.shape[1], target.k if target.counted else 1
+        if k > min(n, self.width or n):
+            raise OptionError(
+                f"k = {k} pairs take as many vectors: width, {self.width}, and the length less the "
+                f"constraints, {n}, must be no smaller"
+            )
+        width = min(n, self.width or (k + 2 if target.counted else 8))
+        return max(k, min(width, most))
 
 
-def _improve(iterate: _Iterate, max_products: int, progress: Callable[[Progress], None] | None) -> str | None:
+def _improve(iterate: _Iterate, control: Control) -> str | None:
     """Step until the wanted pairs have converged; what stopped it, where something else did."""
     best, waited = math.inf, 0
     while True:
-        wanted, threshold = iterate.wanted, iterate.threshold
+        wanted, tolerance = iterate.wanted, iterate.tolerance
         residual = iterate.residual[:, :wanted]
-        if progress is not None:
-            progress(iterate.target.standing("solve", iterate.spent, residual, threshold))
+        control.report(iterate.target, "solve", iterate.spent, residual, tolerance)
         # What is left to gain, in powers of e.
-        over = residual / threshold.clamp(min=torch.finfo(residual.dtype).tiny)
+        over = residual / tolerance.clamp(min=torch.finfo(residual.dtype).tiny)
         left = over.clamp(min=1).log().sum().item()
         if (left == 0 and iterate.all_in_view) or not iterate.has_room:
             return None
-        if iterate.spent + iterate.block > max_products:
+        if iterate.spent + iterate.block > control.budget:
             return None
         best, waited = (left, 0) if left < best - 1 else (best, waited + 1)
         if waited > PATIENCE + iterate.width:
@@ -192,13 +182,14 @@ class _Iterate:
         self,
         A: LinearOperator,
         target: Target,
+        tol: float,
         first: Tensor,
         width: int,
         block: int,
         preconditioner: Rows | None,
         generator: torch.Generator,
     ) -> None:
-        self.A, self.target, self.width, self.block = A, target, width, block
+        self.A, self.target, self.tol, self.width, self.block = A, target, tol, width, block
         self.preconditioner = preconditioner
         self.generator, self.norm, self.spent = generator, 0.0, 0
         self.theta = self.residual = first.new_zeros(first.shape[:2], dtype=torch.float64, device="cpu")
@@ -226,9 +217,9 @@ class _Iterate:
         return rounding(self.A.eps, self.norm)
 
     @property
-    def threshold(self) -> Tensor:
+    def tolerance(self) -> Tensor:
         """What residuals must reach, (B, 1)."""
-        return self.target.threshold(self.theta, self.rounding)
+        return self.target.tolerance(self.theta, self.tol, self.rounding)
 
     @property
     def all_in_view(self) -> bool:
@@ -248,7 +239,7 @@ class _Iterate:
         """
         if self.target.above is not None and 2 * self.wanted > self.width:
             self.width = min(2 * self.width, self.span.rows.shape[1])
-        short = (self.residual > self.threshold).any(0).nonzero()[: self.block, 0]
+        short = (self.residual > self.tolerance).any(0).nonzero()[: self.block, 0]
         chosen = short.to(self.A.device, non_blocking=True)
         X, AX = self.rows[:, chosen], self.images[:, chosen]
         W = AX - sent(self.theta[:, short, None], X) * X

@@ -16,24 +16,22 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from spectral.solvers.certificate import SLACK
 from spectral.solvers.checkpoint import Checkpoint, State
+from spectral.solvers.control import Control
+from spectral.solvers.target import Target
 
 WIDEST_PROBE = 16
 SPANNED = 2048  # n up to which a slow search is let fill the whole space, which ends it
 REFRESHES = 8
 POLISHES = 3
-EDGE = 3.0  # Ritz values in bases that were restarted differ by as many roundings of a product
 COARSE = 1e-4  # rounding of products beyond which a longer probe shows nothing more
 STAGES = ("solve", "completeness", "residuals")
 INTERRUPTED = "interrupted"
-
-Which = Literal["largest", "smallest", "magnitude"]
 
 
 class Basis(Protocol):
@@ -96,110 +94,16 @@ class Basis(Protocol):
         """A basis of the same operator, selected to the problems of `state`, as it was then."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a solve stands, handed to `progress` after every test of convergence."""
-
-    stage: str
-    products: int
-    wanted: int
-    converged: int
-    worst_residual: float
-    threshold: float
-
-
-@dataclass(frozen=True)
-class Target:
-    """Which pairs are sought, among Ritz pairs in the order of preference, and when they are good enough.
-
-    The smallest eigenvalues of A are the largest of -A, and only those are looked for: the Ritz values here
-    are those of `sign` A.  Values that a product's rounding cannot tell from `above` count as beyond it.
-
-    k, which, above, tol: as in `spectral.solvers.lanczos.lanczos`.
-    """
-
-    k: int
-    which: Which = "largest"
-    above: float | None = None
-    tol: float = 0.0
-
-    @property
-    def sign(self) -> float:
-        """-1 where the smallest are sought."""
-        return -1.0 if self.which == "smallest" else 1.0
-
-    @property
-    def magnitude(self) -> bool:
-        """Whether the order is by magnitude."""
-        return self.which == "magnitude"
-
-    def level(self, rounding: float) -> float | None:
-        """The height that every pair sought exceeds, where it is not their number that is given."""
-        return None if self.above is None else self.sign * self.above - EDGE * rounding
-
-    def wanted(self, theta: Tensor, rounding: float) -> int:
-        """How many of the leading Ritz values (B, size) are sought."""
-        level = self.level(rounding)
-        if level is None:
-            return min(self.k, theta.shape[-1])
-        return int((self.height(theta) > level).sum(-1).max())
-
-    def all_in_view(self, theta: Tensor, residual: Tensor, wanted: int, rounding: float) -> bool:
-        """Whether there are k pairs; with `above`, whether the next pair is sure to stay below it."""
-        level = self.level(rounding)
-        if level is None:
-            return wanted == self.k
-        if wanted == theta.shape[-1]:
-            return False
-        return bool((self.height(theta[:, wanted]) + residual[:, wanted] <= level).all())
-
-    def honest(self, unseen: Tensor, rounding: float) -> Tensor:
-        """A bound (B,) that leaves open what it cannot tell from `above`, by lying beyond that."""
-        level = self.level(rounding)
-        if level is None:
-            return unseen
-        return torch.where(unseen > level, unseen.clamp(min=level + 2 * EDGE * rounding), unseen)
-
-    def height(self, theta: Tensor) -> Tensor:
-        """What the order is by: the value, or its magnitude."""
-        return theta.abs() if self.magnitude else theta
-
-    def threshold(self, theta: Tensor, rounding: float) -> Tensor:
-        """tol max |theta| over the wanted pairs, (B, 1); not below the rounding error of a product."""
-        largest = theta[:, : self.wanted(theta, rounding)].abs()
-        if largest.shape[-1] == 0:
-            return torch.full((len(theta), 1), math.inf, dtype=theta.dtype)
-        return (self.tol * largest.amax(-1, keepdim=True)).clamp(min=rounding)
-
-    def bar(self, theta: Tensor, residual: Tensor, wanted: int, rounding: float) -> Tensor:
-        """What an eigenvalue must exceed to have been missed, (B,)."""
-        level = self.level(rounding)
-        if level is not None:
-            return torch.full((len(theta),), level, dtype=theta.dtype)
-        return self.height(theta[:, wanted - 1]) + residual[:, wanted - 1] + rounding
-
-    def standing(self, stage: str, products: int, residual: Tensor, threshold: Tensor) -> Progress:
-        """Where a solve stands that has brought the wanted pairs to residuals (B, wanted)."""
-        return Progress(
-            stage,
-            products,
-            wanted=self.k if self.above is None else residual.shape[-1],
-            converged=int((residual <= threshold).sum(-1).min()),
-            worst_residual=residual.max().item() if residual.numel() else 0.0,
-            threshold=threshold.min().item(),
-        )
-
-
 @dataclass
 class _Group:
     """Problems that stand at one point of the search.
 
     index: which problems of the batch, (b,).  stage: what comes next, one of STAGES, or "done".  block,
     failure: vectors a probe starts from, and the chance of error left to it.  probed: whether a probe has
-    ended.  polishes: how often verification may still send the group back.  bar, wanted, most: of the probe
-    under way: what a missed value exceeds (b,), pairs locked, products it may reach.  unseen, confidence: the
-    bound (b,) on what was not seen.  before: the state as it was when the search was stopped, which is what
-    is kept on disk: verifying what it had then is no step on the way.
+    ended.  polishes: how often verification may still send the group back.  threshold, wanted, most: of the
+    probe under way: what a missed value exceeds (b,), pairs locked, products it may reach.  unseen,
+    confidence: the bound (b,) on what was not seen.  before: the state as it was when the search was stopped,
+    which is what is kept on disk: verifying what it had then is no step on the way.
     """
 
     index: Tensor
@@ -209,7 +113,7 @@ class _Group:
     stage: str = "solve"
     probed: bool = False
     polishes: int = POLISHES
-    bar: Tensor | None = None
+    threshold: Tensor | None = None
     wanted: int = 0
     most: int = 0
     unseen: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -233,7 +137,7 @@ class _Group:
             self,
             index=self.index[chosen],
             basis=self.basis.select(chosen.nonzero().squeeze(-1)),
-            bar=None if self.bar is None else self.bar[chosen],
+            threshold=None if self.threshold is None else self.threshold[chosen],
             unseen=self.unseen[chosen],
             spent=dict(self.spent),
             notes=list(self.notes),
@@ -251,8 +155,8 @@ class _Group:
             return self.before
         tensors = {f"basis.{name}": t for name, t in self.basis.state().items()}
         tensors |= {"index": self.index, "unseen": self.unseen}
-        if self.bar is not None:
-            tensors["bar"] = self.bar
+        if self.threshold is not None:
+            tensors["threshold"] = self.threshold
         plain = ("block", "failure", "stage", "probed", "polishes", "wanted", "most", "confidence")
         return tensors, {name: getattr(self, name) for name in plain} | {"spent": dict(self.spent)}
 
@@ -317,12 +221,10 @@ class Found:
 def search(
     basis: Basis,
     target: Target,
+    control: Control,
     *,
-    limit: int | None,
     block: int,
-    max_products: int,
-    confidence: float,
-    progress: Callable[[Progress], None] | None,
+    limit: int | None = None,
     spent: int = 0,
     checkpoint: Checkpoint | None = None,
 ) -> Found:
@@ -331,43 +233,40 @@ def search(
     Args:
         basis: at its start.
         target: what is wanted.
-        limit: rows before a restart; by default four times the pairs sought, and at least 200 more.
+        control: how exactly, and how far; its start, seed and checkpoint are those who made the basis used.
         block: vectors a probe starts from.
-        max_products: stop there, converged or not.
-        confidence: of the bound on what was not seen; 0 for no probe.
-        progress: called after every test of convergence.
+        limit: rows before a restart; by default four times the pairs sought, and at least 200 more.
         spent: products that brought the basis here.
         checkpoint: where the search is kept, and resumed from.
 
     Stopped by `max_products` or Ctrl-C, it verifies what it has; a checkpoint stays what it was at the stop,
     so that a later search goes on as if there had been none.
     """
+    failure = 1 - control.confidence
     with checkpoint or contextlib.nullcontext():
-        groups, asked = [], vars(target) | {"confidence": confidence}
+        groups = []
         if checkpoint is not None:
-            for tensors, meta in checkpoint.read(asked):
-                groups.append(_Group.restored(basis, tensors, {"failure": 1 - confidence, **meta}))
+            for tensors, meta in checkpoint.read(_question(target, control)):
+                groups.append(_Group.restored(basis, tensors, {"failure": failure, **meta}))
         if not groups:
-            groups = [_Group(torch.arange(basis.problems), basis, block, 1 - confidence)]
+            groups = [_Group(torch.arange(basis.problems), basis, block, failure)]
             groups[0].spent["solve"] = spent
-        groups = _Search(target, limit, max_products, confidence, progress, checkpoint).run(groups)
+        groups = _Search(target, control, limit, checkpoint).run(groups)
         return Found(groups, [] if checkpoint is None else checkpoint.notes)
+
+
+def _question(target: Target, control: Control) -> dict[str, Any]:
+    """What a search kept on disk was to find."""
+    return vars(target) | {"tol": control.tol, "confidence": control.confidence}
 
 
 class _Search:
     """The stages, each taking a group from one to the next; problems that get there first go as a group."""
 
     def __init__(
-        self,
-        target: Target,
-        limit: int | None,
-        max_products: int,
-        confidence: float,
-        progress: Callable[[Progress], None] | None,
-        checkpoint: Checkpoint | None,
+        self, target: Target, control: Control, limit: int | None, checkpoint: Checkpoint | None
     ) -> None:
-        self.target, self.limit_asked, self.max_products = target, limit, max_products
-        self.confidence, self.progress, self.checkpoint = confidence, progress, checkpoint
+        self.target, self.control, self.limit, self.checkpoint = target, control, limit, checkpoint
         self.groups: list[_Group] = []
 
     def run(self, groups: list[_Group]) -> list[_Group]:
@@ -401,15 +300,15 @@ class _Search:
             if basis.exhausted or basis.size >= next_test:
                 theta, residual = basis.ritz()
                 wanted = target.wanted(theta, basis.rounding)
-                threshold = target.threshold(theta, basis.rounding)
-                self._tell(g, residual[:, :wanted], threshold)
+                tolerance = target.tolerance(theta, self.control.tol, basis.rounding)
+                self._report(g, residual[:, :wanted], tolerance)
                 if basis.exhausted:
                     g.stage, g.confidence = "residuals", 1.0
-                    g.unseen = remaining(target, theta, basis.rounding)
+                    g.unseen = target.remaining(theta, basis.rounding)
                     return [g]
-                converged = (residual[:, :wanted] <= threshold).all(-1)
+                converged = (residual[:, :wanted] <= tolerance).all(-1)
                 if target.all_in_view(theta, residual, wanted, basis.rounding):
-                    after = "completeness" if self.confidence and not g.probed else "residuals"
+                    after = "completeness" if self.control.confidence and not g.probed else "residuals"
                     if converged.all():
                         g.stage = after
                         return [g]
@@ -417,16 +316,16 @@ class _Search:
                         ahead, behind = g.part(converged), g.part(~converged)
                         ahead.stage = after
                         return [behind, ahead]
-                    stuck = (basis.in_next_block(wanted) <= 0.3 * threshold).all(-1) | converged
-                    affordable = refreshes < REFRESHES and g.products + wanted <= self.max_products
+                    stuck = (basis.in_next_block(wanted) <= 0.3 * tolerance).all(-1) | converged
+                    affordable = refreshes < REFRESHES and g.products + wanted <= self.control.budget
                     if affordable and stuck.all():
                         # Only what earlier probes left out of the basis stands in the way: measure it afresh.
                         refreshes += 1
                         g.spent["solve"] += wanted
-                        basis.refresh(wanted, 0.3 * threshold.min().item())
+                        basis.refresh(wanted, 0.3 * tolerance.min().item())
                         next_test = basis.size
                         continue
-                excess = (residual[:, :wanted] / threshold).max().item() if wanted else math.inf
+                excess = (residual[:, :wanted] / tolerance).max().item() if wanted else math.inf
                 wait = pace.wait(basis.size, excess)
                 limit = self._limit(wanted, g)
                 if basis.size + basis.block > limit:
@@ -434,43 +333,44 @@ class _Search:
                     self._keep()
                 next_test = min(basis.size + wait, limit - basis.block + 1)
             if self._out_of_products(g):
-                g.stop(f"stopped at max_products={self.max_products}")
+                g.stop(f"stopped at max_products={self.control.budget}")
                 return [g]
             self._expand(g)
 
     def _probe(self, g: _Group) -> list[_Group]:
         """Lock the wanted pairs and look for a larger eigenvalue in their complement."""
         basis, target = g.basis, self.target
-        if g.bar is None:
+        if g.threshold is None:
             theta, residual = basis.ritz()
             wanted = target.wanted(theta, basis.rounding)
-            bar = target.bar(theta, residual, wanted, basis.rounding)
-            unseen = torch.full_like(bar, math.inf)
+            threshold = target.threshold(theta, residual, wanted, basis.rounding)
+            unseen = torch.full_like(threshold, math.inf)
             basis.restart_afresh(wanted, g.block)
             long = 16 * g.block if self._blind(g) else max(64, 16 * g.block, g.spent["solve"] // 2)
             most = g.spent["completeness"] + long
             # Each further probe may fail too: halved chances keep their sum below 1 - confidence.  One more
-            # is wanted where a complex pair would be parted.  A probe is under way where there is a bar.
-            g.wanted, g.most, g.unseen, g.failure, g.bar = basis.size, most, unseen, g.failure / 2, bar
+            # is wanted where a complex pair would be parted.  A threshold tells that a probe is under way.
+            g.wanted, g.most, g.unseen, g.failure = basis.size, most, unseen, g.failure / 2
+            g.threshold = threshold
         nothing = torch.zeros(len(g.index), g.wanted)
         while g.spent["completeness"] + g.block <= g.most:
             if self._out_of_products(g):
                 g.stop()
                 break
             if basis.exhausted:  # everything is in view
-                g.stage, g.bar = "solve", None
+                g.stage, g.threshold = "solve", None
                 return [g]
             self._expand(g)
-            self._tell(g, nothing, torch.ones(1))
+            self._report(g, nothing, torch.ones(1))
             before = g.unseen
             seen, g.unseen = basis.unseen(g.wanted, g.block, g.failure)
-            missed = seen > g.bar
+            missed = seen > g.threshold
             if missed.any():
                 parts = [g] if missed.all() else [g.part(~missed), g.part(missed)]
                 wider = min(2 * g.block, WIDEST_PROBE)
-                parts[-1].stage, parts[-1].bar, parts[-1].block = "solve", None, wider
+                parts[-1].stage, parts[-1].threshold, parts[-1].block = "solve", None, wider
                 return parts
-            clear = g.unseen <= g.bar
+            clear = g.unseen <= g.threshold
             if clear.all():
                 break
             over = g.unseen - seen
@@ -478,7 +378,7 @@ class _Search:
             if ((rounded & (before - g.unseen <= 0.1 * over)) | clear).all():
                 if self._blind(g) or g.block >= min(WIDEST_PROBE, basis.n - g.wanted):
                     break
-                g.block, g.bar = self._wider(g, seen), None
+                g.block, g.threshold = self._wider(g, seen), None
                 return [g]
             if self._may_part(clear):
                 return [g.part(~clear), self._probed(g.part(clear))]
@@ -492,18 +392,18 @@ class _Search:
     @staticmethod
     def _wider(g: _Group, seen: Tensor) -> int:
         """The narrowest block whose start holds so much of any eigenvector that rounding hides none."""
-        assert g.bar is not None
+        assert g.threshold is not None
         width, most = g.block, min(WIDEST_PROBE, g.basis.n - g.wanted)
         while width < most:
             width = min(2 * width, most)
-            if (seen + 2 * g.basis.resolution(g.wanted, width, g.failure / 2) <= g.bar).all():
+            if (seen + 2 * g.basis.resolution(g.wanted, width, g.failure / 2) <= g.threshold).all():
                 break
         return width
 
     def _probed(self, g: _Group) -> _Group:
         unseen = self.target.honest(g.unseen, g.basis.rounding)
-        confidence = self.confidence if torch.isfinite(unseen).all() else 0.0
-        g.stage, g.probed, g.bar, g.unseen, g.confidence = "residuals", True, None, unseen, confidence
+        confidence = self.control.confidence if torch.isfinite(unseen).all() else 0.0
+        g.stage, g.probed, g.threshold, g.unseen, g.confidence = "residuals", True, None, unseen, confidence
         return g
 
     def _verify(self, g: _Group) -> list[_Group]:
@@ -518,13 +418,13 @@ class _Search:
             g.basis.restart(0)
             g.stage = "done"
             return [g]
-        threshold = self.target.threshold(theta, g.basis.rounding)
+        tolerance = self.target.tolerance(theta, self.control.tol, g.basis.rounding)
         g.spent["residuals"] += wanted
-        g.basis.refresh(wanted, 0.3 * threshold.min().item())
-        if g.polishes == 0 or g.notes or bool((g.basis.ritz()[1] <= threshold).all()):
+        g.basis.refresh(wanted, 0.3 * tolerance.min().item())
+        if g.polishes == 0 or g.notes or bool((g.basis.ritz()[1] <= tolerance).all()):
             g.stage = "done"
-        elif g.before is not None or g.products + g.basis.block + wanted > self.max_products:
-            g.notes.append(f"stopped at max_products={self.max_products}")
+        elif g.before is not None or g.products + g.basis.block + wanted > self.control.budget:
+            g.notes.append(f"stopped at max_products={self.control.budget}")
             g.stage = "done"
         else:
             g.stage, g.probed = "solve", True
@@ -541,11 +441,10 @@ class _Search:
 
     def _keep(self) -> None:
         if self.checkpoint is not None:
-            asked = vars(self.target) | {"confidence": self.confidence}
-            self.checkpoint.write(asked, [g.state() for g in self.groups])
+            self.checkpoint.write(_question(self.target, self.control), [g.state() for g in self.groups])
 
     def _out_of_products(self, g: _Group) -> bool:
-        return g.products + g.basis.block > self.max_products
+        return g.products + g.basis.block > self.control.budget
 
     def _limit(self, wanted: int, g: _Group) -> int:
         """Rows the basis may have before a restart, with room for what is kept and two blocks.
@@ -554,9 +453,9 @@ class _Search:
         small they gain nothing.  Once n products are spent, n rows are surer where they can be held.
         """
         basis = g.basis
-        if self.limit_asked is None and g.products >= basis.n and basis.n <= SPANNED:
+        if self.limit is None and g.products >= basis.n and basis.n <= SPANNED:
             return basis.n
-        rows = self.limit_asked or max(4 * wanted, wanted + 200)
+        rows = self.limit or max(4 * wanted, wanted + 200)
         return min(basis.n, max(rows, wanted + 3 * basis.block + 2))
 
     def _may_part(self, ahead: Tensor) -> bool:
@@ -564,9 +463,8 @@ class _Search:
         share = int(ahead.sum())
         return self.target.above is None and share < len(ahead) <= 4 * share
 
-    def _tell(self, g: _Group, residual: Tensor, threshold: Tensor) -> None:
-        if self.progress is not None:
-            self.progress(self.target.standing(g.stage, g.products, residual, threshold))
+    def _report(self, g: _Group, residual: Tensor, tolerance: Tensor) -> None:
+        self.control.report(self.target, g.stage, g.products, residual, tolerance)
 
 
 class _Pace:
@@ -576,7 +474,7 @@ class _Pace:
         self.size, self.height = 0, math.inf
 
     def wait(self, size: int, excess: float) -> int:
-        """Rows to add before the next test, from the residual over its threshold, `excess`, at `size` rows.
+        """Rows to add before the next test, from the residual over its tolerance, `excess`, at `size` rows.
 
         A third of what the last two tests promise, since convergence quickens, and at most a sixteenth of the
         basis.
@@ -591,11 +489,3 @@ class _Pace:
 def interrupted(notes: list[str]) -> bool:
     """Whether a result's notes tell of an interruption, of any of its solves."""
     return any(note.endswith(INTERRUPTED) for note in notes)
-
-
-def remaining(target: Target, theta: Tensor, rounding: float) -> Tensor:
-    """A bound (B,) on the first eigenvalue not wanted; theta (B, n) are all, in order of preference."""
-    wanted = target.wanted(theta, rounding)
-    if wanted == theta.shape[-1]:
-        return torch.full((len(theta),), 0.0 if target.magnitude else -math.inf, dtype=theta.dtype)
-    return target.height(theta[:, wanted]) + 4 * rounding / SLACK

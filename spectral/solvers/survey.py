@@ -11,7 +11,7 @@ from spectral.operators.base import LinearOperator
 from spectral.solvers.certificate import unseen_bound
 from spectral.solvers.krylov import KrylovBasis, stream
 from spectral.solvers.lanczos import first_block
-from spectral.solvers.search import Which
+from spectral.solvers.target import Which
 
 SURVEY_STEPS = 60
 

@@ -1,8 +1,6 @@
 """The whole-array kernels against the Numba ones: in NumPy, in a stand-in as strict as CuPy, on a GPU."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +20,7 @@ from spectral.kernels.device import philox as device_philox
 from spectral.kernels.device import shrinkage as device_shrinkage
 from spectral.kernels.rotations import apply, cheapest, dense
 from spectral.kernels.shrinkage import Rule, risks
-
-sys.path.insert(0, str(Path(__file__).parent))
-from guarded import stand_in
+from tests.helpers.guarded import stand_in
 
 WORDS = st.integers(0, 2**64 - 1)
 

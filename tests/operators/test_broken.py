@@ -438,7 +438,7 @@ def test_what_is_around_a_call_changes_nothing(around):
     doors = [
         lambda: spectral.top_eigs(model, y, k=2).values,
         lambda: spectral.top_svd(model, y, k=2).values,
-        lambda: spectral.top_eigs(model, y, k=2, part="full").values,
+        lambda: spectral.top_eigs_full(model, y, k=2).values,
         lambda: spectral.trace(model, y, products=20).value,
         lambda: spectral.trace(model, y, method="hutch++", products=60).value,
         lambda: spectral.frobenius_norm(model, y, products=20).value,

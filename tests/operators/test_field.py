@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
-import sys
 import warnings
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,10 +18,8 @@ from torch import nn
 import spectral
 from spectral.errors import SpectralError
 from spectral.operators import jacobian as jacobian_module
-
-sys.path.insert(0, str(Path(__file__).parent))
-import differences
-from field_models import CASES, HALVES, Swish, compiled, conv, diffused, seeded, weight
+from tests.helpers import differences
+from tests.helpers.field_models import CASES, HALVES, Swish, compiled, conv, diffused, seeded, weight
 
 F64 = torch.float64
 BY_DIFFERENCES = {torch.float64: 1e-5, torch.float32: 2e-2}  # where products themselves are differences

@@ -505,9 +505,7 @@ def wrong_slope(monkeypatch):
     monkeypatch.setattr(recorder, "TRIED", 0)
 
 
-@pytest.mark.parametrize(
-    "find", [spectral.top_eigs, spectral.top_svd, functools.partial(spectral.top_eigs, part="full")]
-)
+@pytest.mark.parametrize("find", [spectral.top_eigs, spectral.top_svd, spectral.top_eigs_full])
 def test_a_way_that_what_was_found_contradicts_is_left_for_the_next(find, monkeypatch):
     wrong_slope(monkeypatch)
     y = torch.linspace(-1, 1, 200, dtype=torch.float64)

@@ -1,22 +1,18 @@
 """Networks drawn by seed from a hundred operations: J and J' are right to their precision, or refused.
 
-A failure prints the seed and the network; `python tests/operators/random_networks.py SEED` tries it again.
+A failure prints the seed and the network; `python tests/helpers/random_networks.py SEED` tries it again.
 """
 
 import json
 import os
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 import spectral
 from spectral.errors import SpectralError
-
-sys.path.insert(0, str(Path(__file__).parent))
-import differences
-from random_networks import MIXES, OPERATIONS, Line, Network, draw, verdicts
+from tests.helpers import differences
+from tests.helpers.random_networks import MIXES, OPERATIONS, Line, Network, draw, verdicts
 
 F64 = torch.float64
 FEW = 200

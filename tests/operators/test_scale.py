@@ -33,9 +33,9 @@ SYMMETRIC = {
 SOLVES = SYMMETRIC | {
     "svd": functools.partial(spectral.top_svd, k=3),
     "krylov-schur": functools.partial(
-        spectral.top_eigs, k=3, part="full", left=True, method="krylov-schur", tol=1e-3
+        spectral.top_eigs_full, k=3, left=True, method="krylov-schur", tol=1e-3
     ),
-    "dense schur": functools.partial(spectral.top_eigs, k=3, part="full", left=True, method="dense"),
+    "dense schur": functools.partial(spectral.top_eigs_full, k=3, left=True, method="dense"),
 }
 LINEAR = {
     "trace": functools.partial(spectral.trace, products=60),
@@ -77,7 +77,7 @@ def test_solves(name, dtype, exponent):
         (spectral.top_eigs, {"above": 6.0}),
         (spectral.top_eigs, {"between": (5.5, 6.5)}),
         (spectral.top_svd, {"above": 6.0}),
-        (functools.partial(spectral.top_eigs, part="full", method="krylov-schur"), {"above": 6.0}),
+        (functools.partial(spectral.top_eigs_full, method="krylov-schur"), {"above": 6.0}),
     ],
 )
 def test_thresholds(call, thresholds, dtype, exponent):

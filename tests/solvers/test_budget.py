@@ -8,6 +8,7 @@ import torch
 
 import spectral
 from spectral.errors import OptionError
+from spectral.solvers import LOBPCG, Lanczos
 
 SYMMETRIC = ("auto", "lanczos", "lobpcg", "chebyshev", "randomized", "dense")
 
@@ -39,14 +40,14 @@ def within(call, M: torch.Tensor, budget: int) -> bool:
 QUESTIONS = [functools.partial(spectral.top_eigs, k=4, method=method) for method in SYMMETRIC]
 QUESTIONS += [
     functools.partial(spectral.top_eigs, k=3, which="magnitude", method="chebyshev"),
-    functools.partial(spectral.top_eigs, k=3, which="smallest", method="lobpcg", block=3),
+    functools.partial(spectral.top_eigs, k=3, which="smallest", method=LOBPCG(3)),
     functools.partial(spectral.top_eigs, above=1.2, method="chebyshev"),
     functools.partial(spectral.top_eigs, above=1.2, method="lobpcg"),
     functools.partial(spectral.top_eigs, above=1.2),
     functools.partial(spectral.top_eigs, between=(0.2, 0.4)),
     functools.partial(spectral.top_eigs, between=(-0.01, 0.01)),
-    functools.partial(spectral.top_eigs, k=4, part="full"),
-    functools.partial(spectral.top_eigs, k=4, part="full", method="krylov-schur"),
+    functools.partial(spectral.top_eigs_full, k=4),
+    functools.partial(spectral.top_eigs_full, k=4, method="krylov-schur"),
     functools.partial(spectral.top_svd, k=4),
     functools.partial(spectral.top_svd, k=4, method="golub-kahan"),
     functools.partial(spectral.top_svd, k=4, method="randomized"),
@@ -65,7 +66,7 @@ def test_a_budget_is_kept(ask):
 @pytest.mark.parametrize("budget", [6, 11, 20, 60, 200])
 def test_left_vectors_share_it(budget):
     M = matrix(60, symmetric=False)
-    ask = functools.partial(spectral.top_eigs, k=3, part="full", left=True, method="krylov-schur", tol=1e-3)
+    ask = functools.partial(spectral.top_eigs_full, k=3, left=True, method="krylov-schur", tol=1e-3)
     assert within(ask, M, budget) == (budget >= 9)
 
 
@@ -73,7 +74,7 @@ def test_starts_and_blocks_wider_than_a_budget():
     M = matrix(60)
     start = torch.randn(30, 60, dtype=torch.float64)
     assert within(functools.partial(spectral.top_eigs, k=4, method="lobpcg", start=start), M, 12)
-    assert not within(functools.partial(spectral.top_eigs, above=1.0, method="lanczos", block=8), M, 7)
+    assert not within(functools.partial(spectral.top_eigs, above=1.0, method=Lanczos(8)), M, 7)
 
 
 def test_a_second_precision_shares_it():

@@ -1,8 +1,6 @@
 """The bound on what was not seen, the error bounds, and the final Rayleigh-Ritz step."""
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +12,7 @@ from hypothesis import strategies as st
 from spectral.operators import as_operator
 from spectral.solvers.certificate import certify, error_bounds, leading_sign, unseen_bound
 from spectral.solvers.krylov import KrylovBasis
-
-sys.path.insert(0, str(Path(__file__).parent))
-from spectra import KINDS, diagonal, matrix, spectrum
+from tests.helpers.spectra import KINDS, diagonal, matrix, spectrum
 
 
 def krylov(A, steps, block, seed):

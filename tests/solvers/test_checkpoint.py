@@ -13,9 +13,7 @@ import torch
 import spectral
 from spectral.errors import CheckpointError, FileContentError
 from spectral.operators import as_operator, from_functions
-from spectral.solvers.golub_kahan import golub_kahan
-from spectral.solvers.krylov_schur import krylov_schur
-from spectral.solvers.lanczos import lanczos
+from tests.helpers.calls import golub_kahan, krylov_schur, lanczos
 
 VALUES = torch.linspace(0, 1, 300, dtype=torch.float64)
 

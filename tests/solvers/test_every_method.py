@@ -9,9 +9,6 @@ The cases run over all methods, parts and precisions: 500 here, 5,000 with the s
     if it says converged and complete, the values are the top k, one by one.
 """
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import scipy.sparse.linalg
@@ -22,10 +19,8 @@ from scipy.sparse.linalg._special_sparse_arrays import Sakurai
 
 import spectral
 from spectral.operators import as_operator
-
-sys.path.insert(0, str(Path(__file__).parent))
-from against_dense import EPS
-from spectra import KINDS, matrix, spectrum
+from tests.helpers.against_dense import EPS
+from tests.helpers.spectra import KINDS, matrix, spectrum
 
 METHODS = ("lanczos", "lobpcg", "chebyshev", "randomized", "dense")
 SINGULAR = ("golub-kahan", "randomized", "dense")
@@ -125,7 +120,7 @@ def full_matrix(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
 def full_case(method, kind, which, n, seed, dtype, share, tol):
     M = torch.as_tensor(full_matrix(kind, n, np.random.default_rng(seed))).to(dtype)
     k = 1 + int(share * (n - 1))
-    pairs = spectral.top_eigs(M, k=k, part="full", which=which, tol=tol, method=method, seed=seed)
+    pairs = spectral.top_eigs_full(M, k=k, which=which, tol=tol, method=method, seed=seed)
 
     A = M.double().numpy()
     size = np.linalg.norm(A, 2)

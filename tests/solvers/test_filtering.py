@@ -1,8 +1,5 @@
 """Chebyshev filters: the polynomial, the survey of the spectrum, and both questions against LAPACK."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,12 +10,10 @@ from scipy.sparse.linalg import LaplacianNd
 from spectral.errors import NotFiniteError, NotSymmetricError, OptionError
 from spectral.operators import as_operator, from_functions
 from spectral.solvers.bell import Bell, ChebyshevFilter
-from spectral.solvers.filtering import chebyshev
 from spectral.solvers.survey import Spectrum, survey
-
-sys.path.insert(0, str(Path(__file__).parent))
-from against_dense import TRAP, agree, sought, values_of
-from spectra import cases, diagonal, matrix, posed, spectrum
+from tests.helpers.against_dense import TRAP, agree, sought, values_of
+from tests.helpers.calls import chebyshev
+from tests.helpers.spectra import cases, diagonal, matrix, posed, spectrum
 
 I = torch.arange(4096, dtype=torch.float64)  # noqa: E741
 BELL = 1 / (1 + (I / 60) ** 2)

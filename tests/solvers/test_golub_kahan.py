@@ -1,8 +1,6 @@
 """Singular triplets against dense LAPACK, closed forms, and the cluster trap."""
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +11,12 @@ from hypothesis import strategies as st
 import spectral
 from spectral.errors import NotFiniteError, OptionError
 from spectral.operators import as_operator, from_functions
+from spectral.solvers import GolubKahan
 from spectral.solvers.certificate import certify_triplets
-from spectral.solvers.golub_kahan import GolubKahanBasis, golub_kahan
-
-sys.path.insert(0, str(Path(__file__).parent))
-from against_dense import EPS, TRAP
-from spectra import KINDS, spectrum
+from spectral.solvers.golub_kahan import GolubKahanBasis
+from tests.helpers.against_dense import EPS, TRAP
+from tests.helpers.calls import golub_kahan
+from tests.helpers.spectra import KINDS, spectrum
 
 
 def rectangular(kind, r, n, rng):
@@ -58,7 +56,7 @@ def against_dense(kind, r, n, seed, dtype, data):
     expected = torch.linalg.svdvals(M.double())[:k]
     tol = 1e-5 if dtype == torch.float32 else 1e-8
 
-    found = spectral.top_svd(M, k=k, tol=tol, method="golub-kahan", block=block, seed=seed)
+    found = spectral.top_svd(M, k=k, tol=tol, method=GolubKahan(block), seed=seed)
 
     scale = max(expected.max().item(), 10 * EPS[dtype])
     assert found.k == k and found.converged.all()
@@ -160,7 +158,7 @@ def test_refusals():
 def test_blocks_wider_than_an_operator_is_long(r, n, block):
     M = torch.randn(r, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     exact = torch.linalg.svdvals(M)[: min(2, r, n)]
-    values = spectral.top_svd(M, k=len(exact), block=block, method="golub-kahan").values
+    values = spectral.top_svd(M, k=len(exact), method=GolubKahan(block)).values
     torch.testing.assert_close(values, exact)
     found = golub_kahan(as_operator(M), len(exact), block=block)
     torch.testing.assert_close(certify_triplets(found.right, found.left, found.images).values[0], exact)

@@ -43,7 +43,7 @@ def test_singular_values_and_full_eigenvalues(dtype):
     exact = torch.linalg.svdvals(M.double())
     assert ((coarse.values[:, None] - exact).abs().amin(1) <= coarse.errors).all()
     M = M + torch.diag(torch.linspace(0, 3, 200).to(dtype))
-    coarse, fine = (spectral.top_eigs(A, k=3, part="full", method="krylov-schur") for A in (M, M.float()))
+    coarse, fine = (spectral.top_eigs_full(A, k=3, method="krylov-schur") for A in (M, M.float()))
     assert coarse.converged.all() and coarse.products <= 1.5 * fine.products
 
 

@@ -1,7 +1,6 @@
 """Eigenpairs of matrices that are not symmetric: dense LAPACK, closed forms, and the bound on the unseen."""
 
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +12,18 @@ from hypothesis import strategies as st
 
 import spectral
 from spectral.errors import FileContentError, NotFiniteError, OptionError, TransposeMissingError
-from spectral.nonsymmetric import certify_full
 from spectral.operators import as_operator, from_functions
 from spectral.results import EigenPairs, FullEigenPairs
-from spectral.solvers.krylov_schur import ComplexTarget, KrylovSchurBasis, dense_schur, krylov_schur
+from spectral.solvers import ComplexTarget
+from spectral.solvers.invariant import certify_full
+from spectral.solvers.krylov_schur import KrylovSchurBasis
 from spectral.solvers.resolvent import unseen_height
 from spectral.solvers.schur import RealSchur, departure
-
-sys.path.insert(0, str(Path(__file__).parent))
-from against_dense import EPS
+from tests.helpers.against_dense import EPS
+from tests.helpers.calls import dense_schur, krylov_schur
 
 LAB = Path(__file__).parents[2] / "../shared/data/lab"
-TARGET = ComplexTarget(1, tol=1e-6)
+TARGET = ComplexTarget(1)
 HEIGHT = {"largest": np.real, "smallest": lambda z: -np.real(z), "magnitude": np.abs}
 KINDS = (
     "random", "decaying", "skewed", "triangular", "grcar", "jordan", "companion", "orthogonal", "symmetric",
@@ -61,8 +60,8 @@ def matrix(kind, n, rng):
 
 
 def solve(subject, y=None, k=6, *, method="krylov-schur", **options):
-    """The front door's part="full", by Krylov-Schur also where the matrix is small."""
-    return spectral.top_eigs(subject, y, k, part="full", method=method, **options)
+    """The front door `top_eigs_full`, by Krylov-Schur also where the matrix is small."""
+    return spectral.top_eigs_full(subject, y, k, method=method, **options)
 
 
 def check(kind, n, seed, dtype, which, k, block, limit, *, most=400):
@@ -74,7 +73,7 @@ def check(kind, n, seed, dtype, which, k, block, limit, *, most=400):
     found = krylov_schur(
         as_operator(M), k, which=which, tol=tol, block=block, basis=limit, seed=seed, max_products=most
     )
-    proof = certify_full(found, k, which=which)
+    proof = certify_full(found, ComplexTarget(k, which))
     values, X = proof.values.numpy(), proof.vectors.numpy()
     rounding = 100 * EPS[dtype] * max(norm, EPS[dtype])
 
@@ -114,7 +113,7 @@ def check(kind, n, seed, dtype, which, k, block, limit, *, most=400):
     conditions = 1 / np.maximum(np.abs((left.conj() * right).sum(0)), 1e-300)
     order = np.argsort(-HEIGHT[which](exact))
     exact, conditions = exact[order], conditions[order]
-    _, defective = proof.judged(10 * EPS[dtype] * norm)
+    _, defective = proof.conditions(10 * EPS[dtype] * norm)
     if conditions.max() < 1e3:
         slack = 5 * conditions.max() * (proof.schur_residual.item() + rounding)
         assert conditions.max() > 10 or not defective.any()
@@ -291,7 +290,7 @@ def test_copies_of_an_eigenvalue_are_not_missed(which):
     A = from_functions(apply, n=n, dtype=torch.float64)  # no product with A' is needed
     for seed in range(2):
         found = krylov_schur(A, 2 * copies, tol=1e-6, which=which, seed=seed)
-        proof = certify_full(found, 2 * copies, which=which)
+        proof = certify_full(found, ComplexTarget(2 * copies, which))
         assert not found.notes and found.completeness.confidence == 0.99
         np.testing.assert_allclose(HEIGHT[which](proof.values.numpy()), edge, atol=1e-5)
         assert HEIGHT[which](found.completeness.bound.numpy()) < edge
@@ -463,7 +462,7 @@ def test_interrupted_before_there_is_anything(at):
         return 2 * V
 
     found = krylov_schur(from_functions(apply, n=50, dtype=torch.float64), 4)
-    values = certify_full(found, 4, which="largest").values
+    values = certify_full(found, ComplexTarget(4, "largest")).values
     assert found.notes == ["interrupted"] and len(values) == at - 1
     np.testing.assert_allclose(values, 2.0)
 
@@ -494,7 +493,7 @@ def test_published_jacobian():
     assert (found.values.real - published).abs().max() < 5e-5
     assert ((found.values - exact[:6]).abs() <= 2 * found.errors + 1e-13).all()
     dense = dense_schur(as_operator(J), 6)
-    values = certify_full(dense, 6, which="largest").values
+    values = certify_full(dense, ComplexTarget(6, "largest")).values
     torch.testing.assert_close(values, exact[:6], atol=1e-10, rtol=0)
     net = denoisers.load(LAB / "bfdncnn20_bsd400_gray_0-100.npz")
     y = torch.from_numpy(np.load(LAB / "noisy_im_30.npy")).float().reshape(1, 1, 30, 30)
@@ -511,7 +510,7 @@ def test_jordan_blocks_are_defective_with_left_vectors_too(value, k, method):
     J = value * torch.eye(6, dtype=torch.float64) + torch.diag(torch.ones(5, dtype=torch.float64), 1)
     for M in (J, J.T.contiguous()):
         for left in (False, True):
-            pairs = spectral.top_eigs(M, k=k, part="full", left=left, method=method)
+            pairs = spectral.top_eigs_full(M, k=k, left=left, method=method)
             assert pairs.defective.all() and pairs.errors.isfinite().all()
         assert pairs.left.isfinite().all() and pairs.left_residuals.isfinite().all()
         assert (pairs.condition >= 10).all() and pairs.condition.isfinite().all()

@@ -1,8 +1,6 @@
 """The solver against dense LAPACK, closed forms and the cluster trap."""
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +11,11 @@ from hypothesis import strategies as st
 import spectral
 from spectral.errors import NotDeterministicError, NotFiniteError, NotLinearError, NotSymmetricError
 from spectral.operators import as_operator, from_functions
+from spectral.solvers import Lanczos
 from spectral.solvers.krylov import KrylovBasis
-from spectral.solvers.lanczos import lanczos
-
-sys.path.insert(0, str(Path(__file__).parent))
-from against_dense import EPS, TRAP, sought, values_of
-from spectra import cases, diagonal, matrix, posed, spectrum
+from tests.helpers.against_dense import EPS, TRAP, sought, values_of
+from tests.helpers.calls import lanczos
+from tests.helpers.spectra import cases, diagonal, matrix, posed, spectrum
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -42,7 +39,7 @@ def against_dense(case, data):
     expected = sought(np.linalg.eigvalsh(M.double().numpy()), which)[:k]
 
     pairs = spectral.top_eigs(
-        as_operator(M, symmetric=True), k=k, which=which, tol=tol, method="lanczos", block=block, seed=seed
+        as_operator(M, symmetric=True), k=k, which=which, tol=tol, method=Lanczos(block), seed=seed
     )
 
     found = pairs.values.numpy()

@@ -1,8 +1,5 @@
 """LOBPCG against dense LAPACK, closed forms, the cluster trap, constraints and preconditioners."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import scipy.fft
@@ -13,12 +10,9 @@ from scipy.sparse.linalg import LaplacianNd
 
 from spectral.errors import NotFiniteError, NotSymmetricError, OptionError, ShapeError
 from spectral.operators import as_operator, from_functions
-from spectral.solvers import lanczos
-from spectral.solvers.lobpcg import lobpcg
-
-sys.path.insert(0, str(Path(__file__).parent))
-from against_dense import TRAP, agree, sought, values_of
-from spectra import cases, diagonal, matrix, posed, spectrum
+from tests.helpers.against_dense import TRAP, agree, sought, values_of
+from tests.helpers.calls import lanczos, lobpcg
+from tests.helpers.spectra import cases, diagonal, matrix, posed, spectrum
 
 SIDE = 24
 

@@ -1,8 +1,5 @@
 """Randomised block Krylov: exact where the budget spans the space, honest where it does not."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,11 +8,9 @@ from hypothesis import strategies as st
 
 from spectral.errors import NotFiniteError, NotSymmetricError, OptionError
 from spectral.operators import as_operator, from_functions
-from spectral.solvers.randomized import randomized, randomized_svd
-
-sys.path.insert(0, str(Path(__file__).parent))
-from against_dense import EPS, TRAP, agree, sought, values_of
-from spectra import cases, diagonal, matrix, posed, spectrum
+from tests.helpers.against_dense import EPS, TRAP, agree, sought, values_of
+from tests.helpers.calls import randomized, randomized_svd
+from tests.helpers.spectra import cases, diagonal, matrix, posed, spectrum
 
 
 @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

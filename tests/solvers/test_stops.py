@@ -17,12 +17,11 @@ from spectral import storage
 from spectral.errors import CheckpointError
 from spectral.operators import as_operator, from_functions
 from spectral.solvers.checkpoint import Checkpoint
-from spectral.solvers.golub_kahan import GolubKahanBasis, golub_kahan
+from spectral.solvers.golub_kahan import GolubKahanBasis
 from spectral.solvers.krylov import KrylovBasis
-from spectral.solvers.krylov_schur import KrylovSchurBasis, krylov_schur
-from spectral.solvers.lanczos import lanczos
-from spectral.solvers.randomized import randomized
+from spectral.solvers.krylov_schur import KrylovSchurBasis
 from spectral.solvers.search import search
+from tests.helpers.calls import golub_kahan, krylov_schur, lanczos, randomized
 
 TRACED = {
     inspect.getfile(part) for part in (search, Checkpoint, KrylovBasis, GolubKahanBasis, KrylovSchurBasis)

@@ -2,91 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spectral.errors import OptionError
-from spectral.results import FullEigenPairs
 from spectral.solvers.certificate import Completeness, rounding
-from spectral.solvers.krylov_schur import ComplexTarget, SchurPairs, dense_schur, krylov_schur
-from spectral.solvers.lanczos import RitzPairs
-from spectral.solvers.schur import RealSchur, departure
-from spectral.solvers.search import Which
-
-if TYPE_CHECKING:
-    from spectral.problem import Problem
-
-
-def full_eigs(
-    problem: Problem,
-    k: int,
-    *,
-    method: str,
-    which: Which,
-    above: float | None,
-    tol: float,
-    left: bool,
-    **options: Any,
-) -> FullEigenPairs:
-    """The k extreme eigenpairs J v = lambda v of a problem's operator itself: the front door's `part="full"`.
-
-    Args:
-        problem: the operator and the shapes of its vectors.
-        method: "krylov-schur", or "dense", which forms J from d products.
-        k, which, above, tol, left, options: those of `krylov_schur`, checked, of `problem.working`.
-
-    Raises:
-        OptionError: the problem is of several images.
-        NotFiniteError, CheckpointError, TransposeMissingError: see `krylov_schur`.
-    """
-    began = time.perf_counter()
-    J = problem.working
-    if J.batch:
-        raise OptionError('part="full" takes one image at a time: call it once an image')
-    if method == "dense":
-        found = dense_schur(J, k, which=which, above=above, left=left)
-    else:
-        found = krylov_schur(J, k, which=which, above=above, tol=tol, left=left, **options)
-    proof = certify_full(found, k, which=which, above=above)
-    problem.confirm(found, proof.Q[None], proof.Q[None])
-    conditions, defective = proof.judged(rounding(found.eps, found.norm))
-    left_rows = None if proof.left is None else problem.shaped(proof.left[None], problem.input_shape)
-    notes = [*found.notes, *_remarks(proof, defective, found, tol)]
-    noted = replace(found, notes=notes, completeness=proof.completeness)
-    error = problem.rounding(J, found, options["seed"])
-    judged = problem.judged(
-        noted,
-        proof.values[None],
-        proof.residuals[None],
-        (conditions * proof.residuals)[None],
-        tol,
-        error=conditions * error,
-        ends=[] if above is None else [above],
-        heights=(proof.values.abs() if which == "magnitude" else proof.values.real)[None],
-    )
-    return FullEigenPairs(
-        **judged,
-        vectors=problem.shaped(proof.vectors[None], problem.input_shape),
-        left=left_rows,
-        left_residuals=None if proof.left_residuals is None else problem.sized(proof.left_residuals[None]),
-        condition=proof.condition,
-        defective=defective,
-        schur_vectors=problem.shaped(proof.Q[None], problem.input_shape),
-        schur=problem.sized(proof.T[None]),
-        schur_residual=problem.sized(proof.schur_residual[None]),
-        departure=problem.sized(torch.tensor([departure(proof.T.numpy())], dtype=torch.float64)),
-        orthogonality=proof.orthogonality,
-        which=which,
-        above=None if above is None else above * problem.scale.item(),
-        tol=tol,
-        method=method,
-        seconds=time.perf_counter() - began,
-    )
+from spectral.solvers.found import RitzPairs, SchurPairs
+from spectral.solvers.schur import RealSchur
+from spectral.solvers.target import ComplexTarget
 
 
 @dataclass(frozen=True)
@@ -112,7 +37,7 @@ class CertifiedFull:
     left_residuals: Tensor | None = None
     condition: Tensor | None = None
 
-    def judged(self, accuracy: float) -> tuple[Tensor, Tensor]:
+    def conditions(self, accuracy: float) -> tuple[Tensor, Tensor]:
         """The conditions, as far as they are known, and which eigenvalues are defective, (k,) each.
 
         A double eigenvalue with one vector, changed by E, splits by about |E|^(1/2), to a condition of
@@ -124,7 +49,7 @@ class CertifiedFull:
         return conditions, conditions >= (0.25 / change.sqrt()).clamp(min=10.0)
 
 
-def certify_full(found: SchurPairs, k: int, *, which: Which, above: float | None = None) -> CertifiedFull:
+def certify_full(found: SchurPairs, target: ComplexTarget) -> CertifiedFull:
     """Eigenpairs of A in the span of the rows found, from fresh products.
 
     With Q orthonormal and W = A Q', the real Schur form of T = Q W rotates both; an eigenvector y of T gives
@@ -132,7 +57,6 @@ def certify_full(found: SchurPairs, k: int, *, which: Which, above: float | None
     subspaces: with L spanning the left one and Y the eigenvectors of T, the rows of (L Q' Y)^{-1} L are left
     vectors, each orthogonal to all right ones but its own, also where eigenvalues are multiple.
     """
-    target = ComplexTarget(k, which, above)
     sign = target.sign
     V, W = _orthonormal(found)
     error = rounding(found.eps, found.norm)
@@ -218,23 +142,3 @@ def _turned(X: Tensor, values: Tensor) -> Tensor:
 def _size(M: Tensor) -> Tensor:
     """|M|, the largest singular value; 0 for no rows."""
     return torch.linalg.matrix_norm(M, ord=2).cpu() if len(M) else torch.zeros((), dtype=torch.float64)
-
-
-def _remarks(proof: CertifiedFull, defective: Tensor, found: SchurPairs, tol: float) -> list[str]:
-    notes, values = [], proof.values
-    if proof.left_residuals is not None and proof.condition is not None and len(values):
-        # Of a left subspace that is good to tol the left vectors are good to tol times condition.
-        far = proof.left_residuals > 10 * tol * proof.condition * values.abs().max()
-        if far.any():
-            notes.append(
-                f"{int(far.sum())} of {len(values)} left vectors do not belong to the right ones found"
-            )
-    if defective.any():
-        notes.append(
-            f"{int(defective.sum())} of {len(values)} eigenvalues are too ill-conditioned to be told from "
-            "defective ones at this accuracy: trust the invariant subspace (schur_vectors, schur) instead"
-        )
-    probe = found.completeness
-    if 0 < probe.confidence < 1:
-        notes.append(f"in {probe.products} products the probe saw nothing beyond the values returned")
-    return notes

@@ -1,6 +1,6 @@
 """Random small networks of every kind of operation, by seed, and as code that can be read.
 
-    python tests/operators/random_networks.py 17 [float64 | float32 | bfloat16]
+    python tests/helpers/random_networks.py 17 [float64 | float32 | bfloat16]
 
 prints network 17 and what its Jacobian is off by.  Each operation maps images (B, C, H, W), of even sides, to
 images of the same size; weights w(i, *size) are the same numbers, exactly representable, in every precision.
@@ -15,7 +15,6 @@ import random
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,9 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 import spectral
 from spectral.errors import SpectralError
-
-sys.path.insert(0, str(Path(__file__).parent))
-import differences
+from tests.helpers import differences
 
 HALVES = (torch.bfloat16, torch.float16)
 

@@ -1,0 +1,237 @@
+"""The front door: eigenpairs of the symmetric part of a model's Jacobian, or of an operator, with proof."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectral.ambient import apart
+from spectral.errors import OptionError
+from spectral.estimators.norms import asymmetry
+from spectral.operators import Jacobian, LinearOperator
+from spectral.operators.precision import Precision
+from spectral.operators.scale import UnitScale
+from spectral.problem import Problem, by_a_right_way
+from spectral.progress import bar
+from spectral.results import EigenPairs
+from spectral.solvers import (
+    LOBPCG,
+    Chebyshev,
+    Completeness,
+    Control,
+    Dense,
+    Lanczos,
+    Method,
+    Randomized,
+    RitzPairs,
+    Target,
+)
+from spectral.solvers.certificate import certify, error_bounds
+from spectral.solvers.krylov import image
+from spectral.solvers.search import INTERRUPTED
+from spectral.solvers.target import Which
+
+ASYMMETRY_PROBES = 8
+
+METHODS: dict[str, type[Method[RitzPairs]]] = {
+    method.name: method for method in (Lanczos, LOBPCG, Chebyshev, Randomized, Dense)
+}
+
+
+@apart()
+@by_a_right_way
+def top_eigs(
+    model_or_operator: Callable[..., Any] | LinearOperator | Any,
+    y: Tensor | None = None,
+    k: int = 6,
+    *,
+    which: Which = "largest",
+    above: float | None = None,
+    between: tuple[float, float] | None = None,
+    tol: float = 1e-4,
+    method: str | Method[RitzPairs] = "auto",
+    confidence: float = 0.99,
+    batched: bool = False,
+    start: Tensor | None = None,
+    seed: int = 0,
+    max_products: int | None = None,
+    precision: Precision | None = None,
+    progress: bool = False,
+    checkpoint: str | Path | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> EigenPairs:
+    """The k extreme eigenpairs S e = lambda e of a Jacobian's symmetric part, with proof.
+
+    J is the Jacobian of `model_or_operator` at y, or the operator itself where y is None, and
+    S = (J + J') / 2 its symmetric part.  For an optimal denoiser J is the posterior covariance over sigma^2,
+    e_k are the axes in which it shrinks noise and lambda_k the factors by which it does (Kadkhodaie et al.,
+    ICLR 2024, eq. 6 and 9).  J itself is for `top_eigs_full` and `top_svd`.
+
+    Each pair is certified: its residual comes from products formed after the solve; a probe of the
+    complement looks for eigenvalues that were missed and bounds what it did not see; the asymmetry of J,
+    which S does not show, is measured.
+
+    Args:
+        model_or_operator: an nn.Module or callable, with y; or a LinearOperator, tensor (n, n) or (B, n, n),
+            NumPy array, SciPy matrix or LinearOperator, without.
+        y: the noisy image, any shape, floating point.
+        k: how many pairs, 1 <= k <= d; not used where `above` or `between` is given.
+        which: "largest" (algebraic), "smallest", or "magnitude".
+        above: find all eigenvalues beyond this value instead (larger; smaller for "smallest").  Those that
+            rounding cannot tell from it are returned too, and noted.
+        between: (low, high): find all eigenvalues of S inside instead, from the largest down; as for `above`.
+        tol: relative residual: |S e - lambda e| <= tol max |lambda|.
+        method: "auto", a method of `spectral.solvers` such as `Lanczos(block=4)`, or the name of one with its
+            defaults:
+            "lanczos" (thick restart), the fewest products in general;
+            "lobpcg", from a good `start`, and with a preconditioner (`spectral.solvers.LOBPCG`);
+            "chebyshev" (Lanczos on a polynomial in S), for `between` and for hundreds of pairs in little
+            memory;
+            "randomized" (block Krylov), the best that exactly `max_products` products give;
+            "dense" (form the matrix from d products), which "auto" takes where d <= 128, or where k >= d / 5
+            and d <= 8192.
+        confidence: of what is said of eigenvalues that were not returned; 0 to do without the probe.
+        batched: y[0], y[1], ... are independent images, solved in lock-step; those that converge first drop
+            out.
+        start: (m, *y.shape), vectors whose combination starts the solve (with `batched`: (B, m, ...)), such
+            as the basis at a neighbouring noise level.
+        seed: of the random starts; a run repeats on one device.
+        max_products: bound on the products of solve and probe, `spent` but for "checks", "residuals" and
+            "asymmetry", which take five, one a pair found and eight besides; 10,000 by default.  Pairs short
+            of tol are then marked so.  With `precision` it bounds both solves together, and the residuals of
+            the first.  For "randomized" it bounds the residuals too.
+        precision: "bfloat16", "tf32", "float32" or "float64": solve with products formed at it, then polish
+            in the model's own by LOBPCG; certificates are always the model's own.  With k and method="auto".
+        progress: show a bar.
+        checkpoint: a file in which the solve is kept while it runs; where it exists, the solve in it is
+            resumed, also with another k, tol or max_products.  For the method "lanczos".
+        model_kwargs: keywords for the model, {name: value}: noise level, label, ...
+
+    Returns:
+        EigenPairs, vectors (k, *input shape).  Ctrl-C returns what has been found, marked so.
+
+    Raises:
+        OptionError: k, tol, max_products or above out of range, or arguments that contradict.
+        ShapeError: the output's shape is not the input's, or the operator is not square.
+        NotSymmetricError, NotLinearError: products contradict the symmetry or the transpose the operator was
+            given with, or its linearity.
+        CheckpointError: the checkpoint belongs to another problem.
+        NotFiniteError, NotDeterministicError, ModelOutputError: see `jacobian`.
+
+    Example:
+        >>> pairs = spectral.top_eigs(model, y, k=20)
+        >>> pairs.values, pairs.vectors, pairs.residuals
+    """
+    began = time.perf_counter()
+    problem = Problem.of(model_or_operator, y, batched, model_kwargs, square=True)
+    asked = Target.of(k, which, above, between)
+    control = Control.of(
+        problem.A.batch,
+        problem.n,
+        tol=tol,
+        max_products=max_products,
+        confidence=confidence,
+        seed=seed,
+        start=start,
+        checkpoint=checkpoint,
+    )
+
+    def auto() -> Method[RitzPairs]:
+        if asked.between is not None:
+            return Chebyshev()
+        return Dense() if problem.small(asked, control) else Lanczos()
+
+    chosen = problem.method(method, METHODS, asked, control, auto)
+    automatic = isinstance(method, str) and method == "auto"
+    if precision is not None and not (automatic and asked.counted and checkpoint is None):
+        raise OptionError('precision= is for k pairs, method="auto", no checkpoint')
+    target, checks = problem.scaled(asked)
+    S, name = problem.working.symmetric_part(), chosen.name
+    with bar(progress, "eigenpairs") as report:
+        control = replace(control, progress=report)
+        if precision is None:
+            found = chosen.solve(S, target, control)
+        else:
+            name = f"lanczos in {precision}, lobpcg"
+            found = _polished(problem, S, target, control, precision)
+    skew = None
+    if not problem.A.symmetric:
+        skew = asymmetry(problem.working, products=2 * ASYMMETRY_PROBES, seed=control.seed)
+        found.spent["asymmetry"] = ASYMMETRY_PROBES
+    found.spent.update(checks)
+    inside, magnitude = target.between is not None, target.magnitude
+    proof = certify(found.vectors, found.images, descending=target.sign > 0 or inside, magnitude=magnitude)
+    problem.confirm(found, proof.vectors, proof.vectors)
+    bound = found.completeness.bound
+    errors = error_bounds(
+        proof.values,
+        proof.residuals,
+        torch.full_like(bound, torch.inf) if inside else bound,
+        which=target.which,
+    )
+    return EigenPairs(
+        **problem.report(
+            found,
+            proof.values,
+            proof.residuals,
+            errors,
+            control.tol,
+            error=problem.rounding(S, found, control.seed),
+            ends=target.ends,
+            heights=proof.values.abs() if magnitude and not inside else proof.values,
+        ),
+        vectors=problem.shaped(proof.vectors, problem.input_shape),
+        orthogonality=problem.one(proof.orthogonality),
+        asymmetry=skew,
+        which=asked.which,
+        above=asked.above,
+        between=asked.between,
+        tol=control.tol,
+        method=name,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _polished(
+    problem: Problem, S: LinearOperator, target: Target, control: Control, precision: Precision
+) -> RitzPairs:
+    """Pairs solved for at another precision, and polished at the model's own.
+
+    The products differ by nu = |(S - S~) x| / |S x|, measured on a random x, so that the first solve stops
+    at max(tol, nu): beyond, it would converge to the eigenpairs of S~.
+    """
+    if not isinstance(problem.A, Jacobian):
+        raise OptionError("precision= is for the Jacobian of a model: convert an operator's own products")
+    k, most = target.k, control.budget
+    if most < 2 * k + 4:
+        raise OptionError(f"precision= solves twice, and takes at least {2 * k + 4} products; got {most}")
+    generator = torch.Generator().manual_seed(control.seed)
+    x = torch.randn(*S.batch, 1, S.shape[1], generator=generator).to(S.device, S.dtype)
+    norm = functools.partial(torch.linalg.vector_norm, dim=-1)
+    exact = S.apply(x)
+    coarse = UnitScale(problem.A.at_precision(precision).to(S.dtype), problem.working.scale).symmetric_part()
+    nu = (norm(coarse.apply(x) - exact) / norm(exact)).max().item()
+    share = max(most // 2 - k - 1, 0)  # the pairs' residuals take k besides
+    roughly = replace(control, tol=max(control.tol, nu), confidence=0.0, max_products=share)
+    first = Lanczos().solve(coarse, target, roughly)
+    coarsely = 1 + sum(first.spent.values())
+    note = f"solved with products in {precision}, {nu:.0e} off"
+    if INTERRUPTED in first.notes:
+        rows = first.vectors
+        images = image(S.apply, rows, S) if rows.shape[1] else rows
+        nothing = Completeness(torch.full((len(rows),), torch.inf, dtype=torch.float64), 0.0, 0)
+        spent = {precision: coarsely, "residuals": rows.shape[1]}
+        return replace(first, images=images, completeness=nothing, spent=spent, notes=[note, *first.notes])
+    start = first.vectors if first.vectors.shape[1] else control.start
+    rest = replace(control, start=start, max_products=most - coarsely - 1)
+    found = LOBPCG().solve(S, target, rest)
+    note = f"{note}, and polished in {problem.A.dtype}"
+    spent = {precision: coarsely, **found.spent, "solve": found.spent["solve"] + 1}
+    return replace(found, spent=spent, notes=[note, *found.notes])

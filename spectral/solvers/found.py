@@ -1,0 +1,59 @@
+"""What solvers find, before it is certified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from spectral.solvers.certificate import Completeness
+
+
+@dataclass(frozen=True)
+class RitzPairs:
+    """Eigenpairs of a symmetric operator.
+
+    vectors (B, k, n), orthonormal rows in the order of preference; images (B, k, n), A v for each, formed
+    after the solve; products spent, by purpose; `norm`, the largest |A x| seen for a unit x; notes for the
+    user.
+    """
+
+    vectors: Tensor
+    images: Tensor
+    completeness: Completeness
+    spent: dict[str, int]
+    norm: float
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RitzTriplets:
+    """Singular triplets.
+
+    right (B, k, n) and left (B, k, r), orthonormal rows, the largest value first; images A v and A' u of
+    each, formed after the solve; the rest as in `RitzPairs`.
+    """
+
+    right: Tensor
+    left: Tensor
+    images: tuple[Tensor, Tensor]
+    completeness: Completeness
+    spent: dict[str, int]
+    norm: float
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchurPairs(RitzPairs):
+    """An invariant subspace of an operator that need not be symmetric.
+
+    vectors (1, m, n): orthonormal rows that span it, m = k, or k + 1 where k would part a complex pair;
+    images (1, m, n), A q for each; conditions (m,): lower bounds of the eigenvalues' own, the highest
+    eigenvalue first; eps, the relative rounding of a product; left: the same of A', None where it was not
+    asked for.
+    """
+
+    conditions: np.ndarray
+    eps: float
+    left: RitzPairs | None = None

@@ -1,0 +1,125 @@
+"""The front door to singular triplets of a model's Jacobian, or of an operator, with proof."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectral.ambient import apart
+from spectral.operators import LinearOperator
+from spectral.problem import Problem, by_a_right_way
+from spectral.progress import bar
+from spectral.results import SingularTriplets
+from spectral.solvers import Control, DenseSVD, GolubKahan, Method, RandomizedSVD, RitzTriplets, Target
+from spectral.solvers.certificate import certify_triplets, error_bounds
+
+METHODS: dict[str, type[Method[RitzTriplets]]] = {
+    method.name: method for method in (GolubKahan, RandomizedSVD, DenseSVD)
+}
+
+
+@apart()
+@by_a_right_way
+def top_svd(
+    model_or_operator: Callable[..., Any] | LinearOperator | Any,
+    y: Tensor | None = None,
+    k: int = 6,
+    *,
+    above: float | None = None,
+    tol: float = 1e-4,
+    method: str | Method[RitzTriplets] = "auto",
+    confidence: float = 0.99,
+    batched: bool = False,
+    start: Tensor | None = None,
+    seed: int = 0,
+    max_products: int | None = None,
+    progress: bool = False,
+    checkpoint: str | Path | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> SingularTriplets:
+    """The k largest singular triplets J v = sigma u, J' u = sigma v of a Jacobian or operator, with proof.
+
+    The right tool where J need not be symmetric: a consistency model, an output of another shape.  J' J is
+    never formed, so small singular values keep their digits.  Both residuals come from products formed after
+    the solve; a probe looks for singular values that were missed and bounds what it did not see.
+
+    Args:
+        model_or_operator, y: as in `top_eigs`; the operator may be rectangular.
+        k: how many triplets, 1 <= k <= min(r, d); not used where `above` is given.
+        above: find all singular values above this instead, and those that rounding cannot tell from it.
+        tol: relative residual: |J v - sigma u| and |J' u - sigma v| <= tol max sigma.
+        method: "auto", a method of `spectral.solvers`, or the name of one with its defaults: "golub-kahan"
+            (thick restart), "randomized" (block Krylov, exactly `max_products`), or "dense" (form J from d
+            products), which "auto" takes where d <= 128, or where k >= d / 5 and d <= 8192.
+        start: (m, *y.shape), right vectors whose combination starts the solve.
+        checkpoint: as in `top_eigs`, for the method "golub-kahan".
+        confidence, batched, seed, max_products, progress, model_kwargs: as in `top_eigs`.
+
+    Returns:
+        SingularTriplets, right (k, *input shape), left (k, *output shape).
+
+    Raises:
+        OptionError: k, tol, max_products or above out of range, or arguments that contradict.
+        NotSymmetricError, NotLinearError: the products with J' are not those of J's transpose, or not linear.
+        CheckpointError: the checkpoint belongs to another problem.
+        NotFiniteError, NotDeterministicError, ModelOutputError: see `jacobian`.
+
+    Example:
+        >>> triplets = spectral.top_svd(model, y, k=20, model_kwargs={"sigma": 0.5})
+        >>> triplets.values, triplets.left, triplets.right
+    """
+    began = time.perf_counter()
+    problem = Problem.of(model_or_operator, y, batched, model_kwargs, square=False)
+    asked = Target.of(k, "largest", above)
+    control = Control.of(
+        problem.A.batch,
+        problem.n,
+        tol=tol,
+        max_products=max_products,
+        confidence=confidence,
+        seed=seed,
+        start=start,
+        checkpoint=checkpoint,
+    )
+
+    def auto() -> Method[RitzTriplets]:
+        return DenseSVD() if problem.small(asked, control) else GolubKahan()
+
+    chosen = problem.method(method, METHODS, asked, control, auto)
+    target, checks = problem.scaled(asked)
+    with bar(progress, "singular triplets") as report:
+        found = chosen.solve(problem.working, target, replace(control, progress=report))
+    found.spent.update(checks)
+    proof = certify_triplets(found.right, found.left, found.images)
+    problem.confirm(found, proof.right, proof.left)
+    # As eigenpairs of ((0, J), (J', 0)), whose other eigenvalues are -sigma and 0.
+    joint = ((proof.left_residuals**2 + proof.right_residuals**2) / 2).sqrt()
+    unseen = found.completeness.bound.clamp(min=0)
+    return SingularTriplets(
+        **problem.report(
+            found,
+            proof.values,
+            torch.maximum(proof.left_residuals, proof.right_residuals),
+            error_bounds(proof.values, joint, unseen, which="largest"),
+            control.tol,
+            error=problem.rounding(problem.working, found, control.seed),
+            ends=target.ends,
+            heights=proof.values,
+        ),
+        left=problem.shaped(proof.left, problem.output_shape),
+        right=problem.shaped(proof.right, problem.input_shape),
+        left_residuals=problem.sized(proof.left_residuals),
+        right_residuals=problem.sized(proof.right_residuals),
+        orthogonality=problem.one(proof.orthogonality),
+        which="largest",
+        above=asked.above,
+        tol=control.tol,
+        method=chosen.name,
+        seconds=time.perf_counter() - began,
+    )
