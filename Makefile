@@ -32,10 +32,11 @@ test-oldest test-newest: test-%:  ## the test suite with other releases of what 
 fuzz: $(STAMP)  ## adversarial spectra against LAPACK, 20 minutes of them
 	$(BIN)/python tests/fuzz.py --minutes 20
 
-check: $(STAMP)  ## lint, format and types
+check: $(STAMP)  ## lint, format, types, and the order of floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(STAMP)  ## the timed suites
 	$(BIN)/python -m pytest benchmarks --benchmark-only -o addopts="--import-mode=importlib"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import spectral
 from benchmarks.page import BFCNN, LAB, ROOT, insert, table
-from spectral.console import load_problem
+from denoisers.commands.console import load_problem
 from spectral.operators import LinearOperator, as_operator, from_functions
 from spectral.solvers import ComplexTarget, Control, KrylovSchur
 

@@ -163,7 +163,6 @@ def errors(name: str, side: int, device: str) -> tuple[float, float, float, floa
 TIMES = (
     *("jvp J v", "vmap of jvp, 8", "linearize J v", "kept vjp J' u"),
     *("**J v**", "**J' u**", "**(J + J') / 2**", "**J v, 8**", "**J' u, 8**"),
-    *("J v, bfloat16", "J v, bfloat16, 8"),
 )
 
 
@@ -176,9 +175,7 @@ def times(name: str, side: int, device: str, seconds: float) -> list[str]:
     V = torch.randn(BLOCK, y.numel(), generator=torch.Generator().manual_seed(1)).to(device)
     v, images = V[:1], V.view(BLOCK, *y.shape)
     J = spectral.jacobian(model, y, method="frozen")
-    S, low = J.symmetric_part(), J.at_precision("bfloat16")
-    fine = J.apply(V)
-    rough = ((low.apply(V) - fine).norm() / fine.norm()).item()
+    S = J.symmetric_part()
     replay, pullback = torch.func.linearize(model, y)[1], torch.func.vjp(model, y)[1]
 
     def jvp(v: Tensor) -> Tensor:
@@ -194,8 +191,6 @@ def times(name: str, side: int, device: str, seconds: float) -> list[str]:
         (1, lambda: S.apply(v)),
         (BLOCK, lambda: J.apply(V)),
         (BLOCK, lambda: J.apply_transpose(V)),
-        (1, lambda: low.apply(v)),
-        (BLOCK, lambda: low.apply(V)),
     ]
     most = BLOCK if side <= BLOCKS_UP_TO else 1
     with torch.no_grad():
@@ -207,7 +202,6 @@ def times(name: str, side: int, device: str, seconds: float) -> list[str]:
         size,
         f"{1e3 * forward:.1f}",
         *ratios,
-        f"{rough:.0e}",
         f"{ours:.0e} ({theirs:.0e})",
         f"{rounding:.0e} ({usual:.0e})",
     ]
@@ -335,7 +329,6 @@ def measured(
         "network, parameters",
         "forward, ms",
         *TIMES,
-        "bfloat16's error",
         "error (torch.func's)",
         "at the same gates",
     ]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import spectral
 from benchmarks.page import ROOT, insert, table
-from spectral.console import load_problem
+from denoisers.commands.console import load_problem
 from spectral.operators import LinearOperator
 
 WANTED, EXTRA, SHOWN = 30, 10, (1, 2, 3, 5, 10, 20, 30)

@@ -26,8 +26,8 @@ from torch import Tensor
 import spectral
 from benchmarks.methods import solve
 from benchmarks.page import BFCNN, ROOT, insert, table
+from denoisers.commands.console import load_problem
 from spectral import operators, solvers
-from spectral.console import load_problem
 from spectral.solvers import LOBPCG, Chebyshev, GolubKahan, Lanczos, Randomized
 from spectral.solvers.filtering import filter_for
 

@@ -8,7 +8,7 @@ from scipy.sparse.linalg import svds
 import spectral
 from benchmarks import methods
 from benchmarks.solvers import SPECTRA, arpack, diagonal, plain, well
-from spectral.console import load_problem
+from denoisers.commands.console import load_problem
 from spectral.solvers import LOBPCG, GolubKahan, Lanczos
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.whole [--write] [--rounds 3] [--large photos ...]
 
-At 80x80, k 20, tol 1e-3: all of top_eigs (recording the network, solving, certifying), and the same with
-precision="bfloat16" and polishing, against eigsh over a fresh torch.func.jvp and a kept torch.func.vjp,
-interleaved in one run, eigenvalues compared.  --large names the networks, or weights files, for 512x512
+At 80x80, k 20, tol 1e-3: all of top_eigs (recording the network, solving, certifying) against eigsh over a
+fresh torch.func.jvp and a kept torch.func.vjp, interleaved in one run, eigenvalues compared.  --large names
+the networks, or weights files, for 512x512
 pixels of the shipped photograph (d = 262,144), each in a process of its own, whose peak memory is measured
 above that of the loaded model; by default `photos` and, where it has been trained (`denoisers train unet`),
 the paper's UNet.  --write puts the tables into docs/whole.md, the second into README too.
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import spectral
 from benchmarks.page import BFCNN, ROOT, insert, table
 from benchmarks.products import resident
-from spectral.console import forward_seconds, load_problem
+from denoisers.commands.console import forward_seconds, load_problem
 
 K, TOL, SIGMA = 20, 1e-3, 0.15
 UNET = ROOT / "runs/unet.safetensors"
@@ -52,28 +52,24 @@ def by_eigsh(model: nn.Module, y: Tensor) -> tuple[np.ndarray, int]:
 def against(name: str, denoiser: str, rounds: int) -> list[str]:
     """Seconds of both and their ratio, medians of interleaved runs."""
     problem = load_problem(denoiser, None, SIGMA, 0, (60, 180, 80))
-    ours, rough, theirs, ratio = [], [], [], []
+    ours, theirs, ratio = [], [], []
     for _ in range(rounds):
         marks = [time.perf_counter()]
         pairs = spectral.top_eigs(problem.model, problem.noisy, K, tol=TOL)
         marks.append(time.perf_counter())
-        polished = spectral.top_eigs(problem.model, problem.noisy, K, tol=TOL, precision="bfloat16")
-        marks.append(time.perf_counter())
         theta, count = by_eigsh(problem.model, problem.noisy)
         marks.append(time.perf_counter())
-        for taken, seconds in zip((ours, rough, theirs), np.diff(marks), strict=True):
+        for taken, seconds in zip((ours, theirs), np.diff(marks), strict=True):
             taken.append(seconds)
         ratio.append(theirs[-1] / ours[-1])
-    apart = max(np.abs(found.values.numpy() - theta).max() for found in (pairs, polished))
+    apart = np.abs(pairs.values.numpy() - theta).max()
     if apart > 2 * TOL * theta[0]:
         raise ArithmeticError(f"eigenvalues differ by {apart:.1e}")
-    coarse = polished.spent["bfloat16"]
     return [
         name,
         f"{statistics.median(theirs):.1f} ({count})",
         f"{statistics.median(ours):.1f} ({pairs.products})",
         f"{statistics.median(ratio):.2f}",
-        f"{statistics.median(rough):.1f} ({coarse} + {polished.products - coarse})",
         f"{apart:.0e}",
         "complete" if pairs.complete else pairs.completeness_text(),
     ]
@@ -120,7 +116,6 @@ if __name__ == "__main__":
             "eigsh, s (products)",
             "`top_eigs`, s (products)",
             "ratio",
-            "by bfloat16, polished, s (products)",
             "difference",
             "certificate",
         ]

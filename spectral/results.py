@@ -197,8 +197,8 @@ class EigenPairs(Spectrum):
         return _coefficients(self.vectors, self.values, x)
 
     def plot(self, clean: Tensor | None = None, noisy: Tensor | None = None) -> Figure:
-        """Spectrum, coefficients and vectors as a figure; see `spectral.plotting.eigs`."""
-        from spectral.plotting import eigs  # noqa: PLC0415  matplotlib takes a second to import
+        """Spectrum, coefficients and vectors as a figure; see `spectral.plots.spectra.eigs`."""
+        from spectral.plots.spectra import eigs  # noqa: PLC0415  matplotlib takes a second to import
 
         return eigs(self, clean, noisy)
 
@@ -240,8 +240,8 @@ class SingularTriplets(Spectrum):
         return _coefficients(self.right, self.values, x)
 
     def plot(self, clean: Tensor | None = None, noisy: Tensor | None = None) -> Figure:
-        """Spectrum, coefficients, right and left vectors as a figure; see `spectral.plotting.svd`."""
-        from spectral.plotting import svd  # noqa: PLC0415  matplotlib takes a second to import
+        """Spectrum, coefficients, right and left vectors as a figure; see `spectral.plots.spectra.svd`."""
+        from spectral.plots.spectra import svd  # noqa: PLC0415  matplotlib takes a second to import
 
         return svd(self, clean, noisy)
 
@@ -302,8 +302,8 @@ class FullEigenPairs(Spectrum):
         return values.abs() if self.which == "magnitude" else values.real
 
     def plot(self) -> Figure:
-        """Eigenvalues in the complex plane, residuals and vectors; see `spectral.plotting.full_eigs`."""
-        from spectral.plotting import full_eigs  # noqa: PLC0415  matplotlib takes a second to import
+        """Eigenvalues in the complex plane, residuals and vectors; see `spectral.plots.spectra.full_eigs`."""
+        from spectral.plots.spectra import full_eigs  # noqa: PLC0415  matplotlib takes a second to import
 
         return full_eigs(self)
 

@@ -8,12 +8,11 @@ import matplotlib as mpl
 import pytest
 from typer.testing import CliRunner
 
-import denoisers.cli
-import spectral.cli
+from denoisers.commands import networks, spectra
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-APPS = {"spectral": spectral.cli.app, "denoisers": denoisers.cli.app}
+APPS = {"spectral": spectra.app, "denoisers": networks.app}
 
 
 def blocks(page):

@@ -250,8 +250,8 @@ class Density(Result):
         return ((mine - exact).abs().sum() * (edges[1] - edges[0])).item()
 
     def plot(self, threshold: float | None = None) -> Figure:
-        """The curve and the count above t, with their errors; see `spectral.estimators.figures.density`."""
-        from spectral.estimators.figures import density  # noqa: PLC0415  matplotlib takes a second to import
+        """The curve and the count above t, with their errors; see `spectral.plots.estimates.density`."""
+        from spectral.plots.estimates import density  # noqa: PLC0415  matplotlib takes a second to import
 
         return density(self, threshold)
 

@@ -24,11 +24,7 @@ BYTES = min(_MOST, cpu.BYTES[cpu.LEVEL])
 ROWS = 12 if BYTES == 64 else 6
 """Rows of a `panel`: with its 2 columns of vectors, the sums that 32 (or 16) registers hold."""
 
-SHORT = BYTES == 64 and "+avx512vnni" in _FEATURES
-"""Whether pairs of 16-bit integers multiply and add in one instruction (VNNI), twice as many as floats do."""
-
 _FUSED = ("contract",)
-_MAGIC = 1.5 * 2**23  # added to a float32 below 2^22 in size, it leaves the rounded number in the last bits
 
 
 class Lanes(types.Type):
@@ -185,116 +181,6 @@ def store_all(context, target, at, step, values):  # type: ignore[no-untyped-def
         return context.get_dummy_value()
 
     return types.none(target, types.intp, types.intp, values), generate
-
-
-@intrinsic
-def store_rounded(context, target, at, value, factor):  # type: ignore[no-untyped-def]
-    """target[at], target[at + 1], ... = the lanes (float32) times factor, as int16.
-
-    The products must be below 2^15 in size; of others, infinities and NaN among them, any bits are stored.
-    """
-    vector = _vector(types.float32)
-    wide, narrow = (ir.VectorType(ir.IntType(bits), vector.count) for bits in (32, 16))
-
-    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        target, at, value, factor = args
-        magic = _repeated(builder, ir.Constant(ir.FloatType(), _MAGIC), vector)
-        scaled = builder.fmul(value, _repeated(builder, factor, vector), flags=_FUSED)
-        bits = builder.bitcast(builder.fadd(scaled, magic, flags=_FUSED), wide)
-        _write(builder, builder.trunc(bits, narrow), builder.gep(target, [at]), types.int16)
-        return context.get_dummy_value()
-
-    return types.none(target, types.intp, value, types.float32), generate
-
-
-@intrinsic
-def larger(context, most, value):  # type: ignore[no-untyped-def]
-    """The larger by lane of `most` (float32, not negative) and |value|.
-
-    NaN is larger than all else: sizes are compared by their bits.
-    """
-
-    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        bits = ir.VectorType(ir.IntType(32), _vector(types.float32).count)
-        sign = ir.Constant(bits, [2**31 - 1] * bits.count)
-        top, size = builder.bitcast(args[0], bits), builder.and_(builder.bitcast(args[1], bits), sign)
-        top = builder.select(builder.icmp_unsigned(">", size, top), size, top)
-        return builder.bitcast(top, args[0].type)
-
-    return most(most, value), generate
-
-
-@intrinsic
-def largest(context, lanes):  # type: ignore[no-untyped-def]
-    """The largest number among lanes (float32) that are not negative; NaN where there is one."""
-
-    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        bits = ir.VectorType(ir.IntType(32), args[0].type.count)
-        name = f"llvm.vector.reduce.umax.v{bits.count}i32"
-        reduce = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(ir.IntType(32), [bits]))
-        return builder.bitcast(builder.call(reduce, [builder.bitcast(args[0], bits)]), ir.FloatType())
-
-    return types.float32(lanes), generate
-
-
-@intrinsic
-def no_lanes(context, dtype):  # type: ignore[no-untyped-def]
-    """Zero in every lane."""
-
-    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        return ir.Constant(_vector(dtype.dtype), None)
-
-    return Lanes(dtype.dtype)(dtype), generate
-
-
-@intrinsic
-def panel_short(  # type: ignore[no-untyped-def]
-    context, left, left_at, right, right_at, out, out_at, depth, width, rows, rows_at, columns, columns_at
-):
-    """`panel` for int16: O = r (L R) c in float32, every sum exact, with units r of rows and c of columns.
-
-    R has pairs of its rows side by side: R[2 i, j], R[2 i + 1, j], R[2 i, j + 1], ...  `depth` is even, and
-    no sum may reach 2^31.
-    """
-    index = types.intp
-
-    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        left, left_at, right, right_at, out, out_at, depth, width, rows, rows_at, columns, columns_at = args
-        real, i32 = _vector(types.float32), ir.IntType(32)
-        vector, lanes = ir.VectorType(i32, real.count), real.count
-        multiply = ir.FunctionType(vector, [vector] * 3)
-        zero = ir.Constant(vector, None)
-        sums = {(row, j): cgutils.alloca_once_value(builder, zero) for row in range(ROWS) for j in range(2)}
-        with cgutils.for_range(builder, builder.lshr(depth, ir.Constant(depth.type, 1))) as loop:
-            two = builder.add(loop.index, loop.index)
-            here = builder.mul(two, ir.Constant(two.type, 2 * lanes))
-            pairs = [
-                _read(builder, _place(builder, right, right_at, here, 2 * j * lanes), vector, types.int16)
-                for j in range(2)
-            ]
-            for row in range(ROWS):
-                start = builder.mul(depth, ir.Constant(depth.type, row))
-                both = _read(builder, _place(builder, left, left_at, start, two), i32, types.int16)
-                entry = _repeated(builder, both, vector)
-                for j, pair in enumerate(pairs):
-                    # As assembly: LLVM would take the instruction apart for a latency that is hidden anyway.
-                    operands = [builder.load(sums[row, j]), entry, pair]
-                    added = builder.asm(multiply, "vpdpwssd $3, $2, $0", "=v,0,v,v", operands, False)
-                    builder.store(added, sums[row, j])
-        units = [
-            _read(builder, _place(builder, columns, columns_at, j * lanes), real, types.float32)
-            for j in range(2)
-        ]
-        for (row, j), total in sums.items():
-            own = _repeated(builder, builder.load(_place(builder, rows, rows_at, row)), real)
-            scaled = builder.fmul(builder.sitofp(builder.load(total), real), units[j])
-            start = builder.mul(width, ir.Constant(width.type, row))
-            target = _place(builder, out, out_at, start, j * lanes)
-            _write(builder, builder.fmul(scaled, own), target, types.float32)
-        return context.get_dummy_value()
-
-    given = left, index, right, index, out, index, index, index, rows, index, columns, index
-    return types.none(*given), generate
 
 
 @intrinsic

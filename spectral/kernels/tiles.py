@@ -14,22 +14,16 @@ from spectral.kernels.lanes import (
     ROWS,
     claim,
     gated,
-    larger,
-    largest,
     load,
     load_six,
-    no_lanes,
     panel,
-    panel_short,
     pointer,
     store,
     store_all,
-    store_rounded,
 )
-from spectral.kernels.winograd import AA, BB, PRODUCT, REAL, SUM, TASK, TOP, A, B
+from spectral.kernels.winograd import AA, BB, PRODUCT, REAL, SUM, TASK, A, B
 
 _AAA, _BBB, _ABB, _BAA = A**3, B**3, A * BB, B * AA
-_TINY = 2.0**-100  # what is smaller is zero to a `short` kernel: scales must not overflow
 
 
 @njit(inline="always")
@@ -82,29 +76,27 @@ def transform(taps, G, matrices):  # type: ignore[no-untyped-def]
 
 
 @cache
-def worker(dtype: torch.dtype, gate_dtype: torch.dtype, short: bool) -> Any:
+def worker(dtype: torch.dtype, gate_dtype: torch.dtype) -> Any:
     """The C function, void (*)(void *task), that takes blocks of tiles until none are left."""
     real = REAL[dtype]
     slope = np.uint8 if gate_dtype == torch.uint8 else real
-    entry = np.int16 if short else real
-    size, entry_size = dtype.itemsize, 2 if short else dtype.itemsize
-    tiles_in, products = (_tiles_in_short, _products_short) if short else (_tiles_in, _products)
+    size = dtype.itemsize
 
     @cfunc(types.void(types.voidptr))
     def work(address):  # type: ignore[no-untyped-def]
         task = carray(address, 1, TASK)[0]
         panels = -(-task.tiles // ROWS)
-        mine = claim(address, 1) * workspace(task.block, task.channels, task.filters, entry_size, size)
+        mine = claim(address, 1) * workspace(task.block, task.channels, task.filters, size)
         space = task.workspace + mine
-        after = space + 36 * _plane(task.block, task.channels, entry_size) * entry_size
+        after = space + 36 * _plane(task.block, task.channels, size) * size
         scratch = after + 36 * _plane(task.block, task.filters, size) * size
-        before, behind, tile = pointer(space, entry), pointer(after, real), pointer(scratch, real)
+        before, behind, tile = pointer(space, real), pointer(after, real), pointer(scratch, real)
         taken = claim(address, 0)
         while taken < task.blocks:
             first = panels * taken // task.blocks * ROWS
             count = min(panels * (taken + 1) // task.blocks * ROWS, task.tiles) - first
-            tiles_in(task, first, count, before, tile, real, slope)
-            products(task, count, before, behind, tile, real)
+            _tiles_in(task, first, count, before, tile, real, slope)
+            _products(task, count, before, behind, real)
             _tiles_out(task, first, count, behind, tile, real, slope)
             taken = claim(address, 0)
 
@@ -124,14 +116,9 @@ def _plane(block, channels, size):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def workspace(block, channels, filters, entry_size, size):  # type: ignore[no-untyped-def]
-    """Bytes that a worker needs: transformed inputs, their products, and one tile of one vector.
-
-    Where inputs are rounded, all channels of that tile before, and the units of all tiles.
-    """
-    planes = _plane(block, channels, entry_size) * entry_size + _plane(block, filters, size) * size
-    rounding = channels * size + -(-block * size // BYTES) * BYTES if entry_size < size else 0
-    return 36 * (planes + BYTES + rounding)
+def workspace(block, channels, filters, size):  # type: ignore[no-untyped-def]
+    """Bytes that a worker needs: transformed inputs, their products, and one tile of one vector."""
+    return 36 * ((_plane(block, channels, size) + _plane(block, filters, size)) * size + BYTES)
 
 
 @njit(inline="always")
@@ -177,36 +164,6 @@ def _tiles_in(task, first, count, before, tile, real, slope):  # type: ignore[no
                 store_all(before, 6 * i * plane + t * channels + c, plane, _before(d))
 
 
-@njit()
-def _tiles_in_short(task, first, count, before, tile, real, slope):  # type: ignore[no-untyped-def]
-    """B' d B as int16, each entry of a tile in units of its largest; units lie behind the scratch tiles."""
-    height, width, channels, lanes = task.height, task.width, task.channels, BYTES // task.size
-    x, gate, gates = pointer(task.x, real), pointer(task.gate_in, slope), task.gates_in
-    outside = (task.zeros - task.x) // task.size  # zeros, wherever they lie
-    plane = _plane(task.block, channels, 2)
-    full = 36 * lanes
-    units = full + 36 * channels
-    at, gate_at = np.empty(36, np.intp), np.empty(36, np.intp)
-    for t in range(-(-count // ROWS) * ROWS):
-        _places(first + t, task.tiles, height, width, channels, gates, outside, at, gate_at)
-        for c in range(0, channels, lanes):
-            _columns_in(x, at, gate, gate_at, gates, c, tile, lanes)
-            for i in range(6):
-                d = load_six(tile, 6 * i * lanes, lanes)
-                store_all(tile, full + 6 * i * channels + c, channels, _before(d))
-        for entry in range(36):
-            source, target = full + entry * channels, entry * plane + t * channels
-            top = no_lanes(real)
-            for c in range(0, channels, lanes):
-                top = larger(top, load(tile, source + c))
-            # What is not finite makes the factor 0 and the unit what it is, and so the result NaN.
-            unit = largest(top)
-            factor = TOP / unit if _TINY < unit < np.inf else 0.0
-            tile[units + entry * task.block + t] = unit
-            for c in range(0, channels, lanes):
-                store_rounded(before, target + c, load(tile, source + c), real(factor))
-
-
 @njit(inline="always")
 def _column(source, at, j, c):  # type: ignore[no-untyped-def]
     """Column j of the pixels whose places are at[6 i + j], channels c and on."""
@@ -234,7 +191,7 @@ def _gated(d, gate, at, j, c):  # type: ignore[no-untyped-def]
 
 
 @njit()
-def _products(task, count, before, behind, _, real):  # type: ignore[no-untyped-def]
+def _products(task, count, before, behind, real):  # type: ignore[no-untyped-def]
     """The sums over channels, one matrix product for each of the 36 entries."""
     channels, filters, lanes = task.channels, task.filters, BYTES // task.size
     weight = pointer(task.weight, real)
@@ -245,24 +202,6 @@ def _products(task, count, before, behind, _, real):  # type: ignore[no-untyped-
             for t in range(0, count, ROWS):
                 source, target = entry * plane_in + t * channels, entry * plane_out + t * filters + k
                 panel(before, source, weight, columns, behind, target, channels, filters)
-
-
-@njit()
-def _products_short(task, count, before, behind, tile, real):  # type: ignore[no-untyped-def]
-    """The same sums over integers, in units of the tiles and of the filters."""
-    channels, filters, lanes = task.channels, task.filters, BYTES // task.size
-    weight, units = pointer(task.weight, np.int16), pointer(task.scales, real)
-    plane_in, plane_out = _plane(task.block, channels, 2), _plane(task.block, filters, task.size)
-    own = 36 * (lanes + channels)
-    for entry in range(36):
-        for k in range(0, filters, 2 * lanes):
-            columns = (entry * filters + k) * channels
-            for t in range(0, count, ROWS):
-                source, target = entry * plane_in + t * channels, entry * plane_out + t * filters + k
-                panel_short(
-                    *(before, source, weight, columns, behind, target, channels, filters),
-                    *(tile, own + entry * task.block + t, units, entry * filters + k),
-                )
 
 
 @njit()

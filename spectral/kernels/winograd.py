@@ -8,10 +8,6 @@ pixels d of the input by
 36 products a tile, channel and filter where the definition takes 144.  G g G' is formed once, in float64.  A,
 B and G belong to polynomials at 0, a, -a, b, -b and infinity; a = 21/32 and b = 3/2 make half the rounding
 errors of the usual 1 and 2 (8e-7 relative in float32 with 64 channels; the definition itself makes 4e-7).
-
-`short` kernels round both factors of the 36 products to 16-bit integers, d's by a scale for each tile and
-entry and g's by one for each filter and entry; sums are exact.  With 64 channels that is 5e-4 relative, where
-rounding the pixels and weights themselves to bfloat16 makes 2e-3.
 """
 
 from types import ModuleType
@@ -32,10 +28,8 @@ _MOST = 36 * 256**2 * 4  # bytes of transformed weights: four times what they co
 
 AT_ONCE = 2**20  # entries of a gate that are numbers at a time: all would be as large as an image
 
-TOP = 2**13  # of the integers that stand for d: those for g, summed over channels, have the rest of 32 bits
-
 _FIELDS = (
-    "x gate_in gate_out out weight scales zeros workspace images height width channels filters adds "
+    "x gate_in gate_out out weight zeros workspace images height width channels filters adds "
     "gates_in gates_out"
 )
 TASK = np.dtype(
@@ -45,18 +39,18 @@ TASK = np.dtype(
 REAL = {torch.float32: np.float32, torch.float64: np.float64}
 
 
-def offered(weight: Tensor, size: torch.Size, short: bool = False) -> bool:
-    """Whether `Winograd(weight, short)` is at hand for inputs of about that size (m, C, H, W), and faster.
+def offered(weight: Tensor, size: torch.Size) -> bool:
+    """Whether `Winograd(weight)` is at hand for inputs of about that size (m, C, H, W), and faster.
 
     It takes weights (K, C, 3, 3) of float32 or float64 on an x86 CPU with AVX2 or AVX-512, C and K multiples
     of two vectors (32 float32 with AVX-512), C K at most 256^2 in float32, and tiles enough to fill the
-    registers.  `short` is for float32 and needs AVX512-VNNI.
+    registers.
     """
     filters, channels, *taps = weight.shape
     if taps != [3, 3] or weight.dtype not in REAL or weight.device.type != "cpu" or cpu.LEVEL == "none":
         return False
     lanes = _lanes()
-    if lanes.BYTES == 0 or (short and not (lanes.SHORT and weight.dtype == torch.float32)):
+    if lanes.BYTES == 0:
         return False
     images, _, height, width = size
     step = 2 * lanes.BYTES // weight.itemsize
@@ -70,21 +64,20 @@ def offered(weight: Tensor, size: torch.Size, short: bool = False) -> bool:
 class Winograd:
     """x -> w * x for weights w (K, C, 3, 3), stride 1 and padding 1, with gates or slopes on either side.
 
-    Holds the transformed weights, four times the memory of w, or twice where they are `short`.  Calls may
-    come from several threads.
+    Holds the transformed weights, four times the memory of w.  Calls may come from several threads.
 
     Raises ShapeError for weights that are not `offered` at any size.
     """
 
-    def __init__(self, weight: Tensor, short: bool = False) -> None:
+    def __init__(self, weight: Tensor) -> None:
         many = 4 * _lanes().ROWS
-        if not offered(weight, torch.Size((1, 1, many, many)), short):
+        if not offered(weight, torch.Size((1, 1, many, many))):
             raise ShapeError(
                 f"no Winograd kernel for weights {tuple(weight.shape)} of {weight.dtype}: ask offered() first"
             )
         self.filters, self.channels = weight.shape[:2]
-        self.dtype, self.short = weight.dtype, short
-        self.weight, self.scales = _transformed(weight.detach(), short)
+        self.dtype = weight.dtype
+        self.weight = _transformed(weight.detach())
         self.zeros = weight.new_zeros(self.channels)
         self._pool = pool.shared()
 
@@ -123,26 +116,25 @@ class Winograd:
         tiles = images * kernels.per_image(height, width)
         panels = -(-tiles // rows)
         threads = max(1, min(torch.get_num_threads(), panels))
-        entry = self.weight.itemsize
-        row = 36 * (self.channels * entry + self.filters * x.itemsize)
+        row = 36 * (self.channels + self.filters) * x.itemsize
         # Weights too many for the cache are read once a block: tiles as many bytes as half of them then cost
         # no more than they do.
         at_once = max(1, max(_CACHE, self.weight.nbytes // 2) // (row * rows))
         blocks = min(threads * -(-panels // (threads * at_once)), panels)  # as many for every thread
         block = rows * -(-panels // max(blocks, 1))
-        size = threads * kernels.workspace(block, self.channels, self.filters, entry, x.itemsize)
+        size = threads * kernels.workspace(block, self.channels, self.filters, x.itemsize)
         workspace = self._pool.empty((size,), torch.uint8)
         task = np.array(
             [
                 *(0, 0, tiles, blocks, block, x.itemsize, x.data_ptr()),
                 *(0 if gate is None else gate.data_ptr() for gate in (before, behind)),
-                *(t.data_ptr() for t in (out, self.weight, self.scales, self.zeros, workspace)),
+                *(t.data_ptr() for t in (out, self.weight, self.zeros, workspace)),
                 *(images, height, width, self.channels, self.filters, int(onto is not None)),
                 *(0 if gate is None else len(gate) for gate in (before, behind)),
             ],
             np.int64,
         )
-        team.run(kernels.worker(x.dtype, kinds.pop(), self.short).address, task.ctypes.data, threads)
+        team.run(kernels.worker(x.dtype, kinds.pop()).address, task.ctypes.data, threads)
         return out
 
     def _target(self, onto: Tensor, size: torch.Size) -> Tensor:
@@ -207,42 +199,15 @@ def unpacked(bits: Tensor) -> Tensor:
     return torch.from_numpy(gate).permute(0, 3, 1, 2)
 
 
-def _transformed(weight: Tensor, short: bool) -> tuple[Tensor, Tensor]:
-    """G g G' as 36 matrices (C, K), their columns in groups of two vectors: (36, K / group, C, group).
-
-    `short` ones come with what a sum of products is worth, (36, K); else that is empty.
-    """
+def _transformed(weight: Tensor) -> Tensor:
+    """G g G' as 36 matrices (C, K), their columns in groups of two vectors: (36, K / group, C, group)."""
     points = [(0.0, PRODUCT)]
     points += [(sign * A, 2 * AA * (AA - BB)) for sign in (1, -1)]
     points += [(sign * B, 2 * BB * (BB - AA)) for sign in (1, -1)]
     rows = [[p**j / scale for j in range(3)] for p, scale in points] + [[0.0, 0.0, 1.0]]
-    G = torch.tensor(rows, dtype=torch.float64)
     filters, channels = weight.shape[:2]
     group = 2 * _lanes().BYTES // weight.itemsize
-    matrices = torch.empty(
-        36, filters // group, channels, group, dtype=torch.int16 if short else weight.dtype
-    )
-    scales = weight.new_empty(36, filters if short else 0)
-    transform, taps = _kernels().transform, weight.permute(2, 3, 1, 0).contiguous().numpy()
-    if not short:
-        transform(taps, G.numpy(), matrices.numpy())
-        return matrices, scales
-    entries = torch.empty(36, 1, channels, group, dtype=torch.float64)
-    for i in range(filters // group):  # in float64 all would take eight times the memory of w
-        some = slice(group * i, group * (i + 1))
-        transform(taps[..., some], G.numpy(), entries.numpy())
-        matrices[:, i], scales[:, some] = _rounded(entries[:, 0])
-    return matrices, scales
-
-
-def _rounded(entries: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns of 36 matrices (C, k) as integers, rows in pairs, and what their sums are worth, (36, k).
-
-    No sum of a column's products with integers of at most TOP reaches 2^31.
-    """
-    most = (2**31 - 1) // (TOP + 1) - entries.shape[1]
-    unit = torch.maximum(entries.abs().sum(1) / most, entries.abs().amax(1) / (2**15 - 1))
-    unit = unit.clamp(min=torch.finfo(torch.float32).tiny).float()
-    integers = (entries / unit.unsqueeze(1)).round()
-    pairs = integers.unflatten(1, (-1, 2)).transpose(2, 3).reshape(entries.shape)
-    return pairs, unit / TOP
+    matrices = torch.empty(36, filters // group, channels, group, dtype=weight.dtype)
+    taps = weight.permute(2, 3, 1, 0).contiguous()
+    _kernels().transform(taps.numpy(), np.array(rows), matrices.numpy())
+    return matrices

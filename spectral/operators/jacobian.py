@@ -214,14 +214,13 @@ class Jacobian(LinearOperator):
         twin.eps = max(self.eps if here.dtype == self._arithmetic.dtype else 0, here.eps)
         twin.dtype = torch.promote_types(self.dtype, torch.promote_types(here.dtype, torch.float32))
         twin.notes = [*self.notes, here.note]
-        if (here.dtype, here.short) != (self._arithmetic.dtype, self._arithmetic.short):
+        if here.dtype != self._arithmetic.dtype:
             if self._program is None:
                 raise SpectralError(
                     f"{self!r} has no program to form products in {precision}: convert model and y, or leave "
                     "precision out"
                 )
-            program = self._program.to(here.dtype)
-            twin._adopt(program.short() if here.short else program)
+            twin._adopt(self._program.to(here.dtype))
             try:
                 twin._check_adjoint()
             except (RuntimeError, TypeError) as failure:

@@ -28,21 +28,18 @@ class Arithmetic(NamedTuple):
     Attributes:
         dtype: of a program's constants and of what flows through it.
         eps: the spacing of numbers at 1 that it may come down to.
-        short: whether convolutions round their factors to 16-bit integers where there is a kernel for that.
         note: what to tell of it.
     """
 
     dtype: torch.dtype
     eps: float
-    short: bool = False
     note: str = ""
 
 
 def arithmetic(precision: Precision, device: torch.device) -> Arithmetic:
     """The fastest arithmetic on a device that is at least as exact as `precision`.
 
-    A CPU that cannot multiply bfloat16 takes several times as long for it as for float32: 16-bit integers
-    with scales of their own stand for the large convolutions' factors there, and float32 for all else.
+    A CPU that cannot multiply bfloat16 takes several times as long for it as for float32, which stands in.
 
     Raises:
         OptionError: no such precision.
@@ -51,9 +48,9 @@ def arithmetic(precision: Precision, device: torch.device) -> Arithmetic:
     dtype = PRECISIONS[precision]
     eps = _EPS.get(precision, torch.finfo(dtype).eps)
     if precision == "bfloat16" and device.type == "cpu" and not _multiplies_bfloat16():
-        note = "products in bfloat16 or better: float32, with 16-bit integers in convolutions"
-        return Arithmetic(torch.float32, eps, short=True, note=note)
-    return Arithmetic(dtype, eps, note=f"products in {precision}")
+        note = "products in float32: this CPU multiplies bfloat16 no faster"
+        return Arithmetic(torch.float32, torch.finfo(torch.float32).eps, note)
+    return Arithmetic(dtype, eps, f"products in {precision}")
 
 
 def _multiplies_bfloat16() -> bool:

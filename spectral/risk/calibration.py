@@ -59,8 +59,8 @@ class RiskCurve(Result):
         return ((self.sure - self.mse).abs() <= half).double().mean(-1)
 
     def plot(self) -> Figure:
-        """The three against sigma, with 95 % bands; see `spectral.estimators.figures.risk`."""
-        from spectral.estimators.figures import risk  # noqa: PLC0415  matplotlib takes a second to import
+        """The three against sigma, with 95 % bands; see `spectral.plots.estimates.risk`."""
+        from spectral.plots.estimates import risk  # noqa: PLC0415  matplotlib takes a second to import
 
         return risk(self)
 

@@ -111,8 +111,8 @@ class PosteriorComponents(Result):
         return torch.stack([self.mean + t * size * direction for t in steps])
 
     def plot(self) -> Figure:
-        """Mean, deviations and walks along components; see `spectral.estimators.figures.posterior`."""
-        from spectral.estimators.figures import posterior as draw  # noqa: PLC0415  takes a second to import
+        """Mean, deviations and walks along components; see `spectral.plots.estimates.posterior`."""
+        from spectral.plots.estimates import posterior as draw  # noqa: PLC0415  takes a second to import
 
         return draw(self)
 

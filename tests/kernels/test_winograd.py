@@ -16,7 +16,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 ERROR = {torch.float32: 2e-6, torch.float64: 4e-15}  # relative, of one layer
-SHORT_ERROR = 3e-3
 LAYOUT = torch.channels_last
 
 
@@ -40,10 +39,9 @@ def error(
     x: Tensor,
     gate_in: Tensor | None = None,
     gate_out: Tensor | None = None,
-    short: bool = False,
 ) -> float:
     """Relative to torch's convolution in float64."""
-    found = Winograd(weight, short).apply(x, gate_in, gate_out)
+    found = Winograd(weight).apply(x, gate_in, gate_out)
     assert found.dtype == x.dtype
     assert found.is_contiguous(memory_format=LAYOUT)
     before = x.double() if gate_in is None else by_block(x.double(), gate_in)
@@ -62,7 +60,6 @@ def error(
     st.booleans(),
     st.integers(1, 3),
     st.integers(0, 99),
-    st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
 def test_it_is_the_convolution(
@@ -74,10 +71,8 @@ def test_it_is_the_convolution(
     bitwise: bool,
     blocks: int,
     seed: int,
-    short: bool,
 ) -> None:
     gates, height, width = size
-    short = short and lanes.SHORT and dtype == torch.float32
     images = blocks * gates
     channels, filters = channels * step(dtype), filters * step(dtype)
     weight = normal(filters, channels, 3, 3, dtype=dtype, seed=seed)
@@ -89,8 +84,7 @@ def test_it_is_the_convolution(
         slopes = normal(gates, many, height, width, dtype=dtype, seed=seed + 2)
         return packed(slopes > 0) if bitwise else slopes
 
-    limit = SHORT_ERROR if short else ERROR[dtype]
-    assert error(weight, x, gate("in", channels), gate("out", filters), short) < limit
+    assert error(weight, x, gate("in", channels), gate("out", filters)) < ERROR[dtype]
 
 
 @pytest.mark.parametrize("dtype", ERROR)
@@ -157,67 +151,6 @@ def test_more_weights_than_the_cache_holds() -> None:
     assert error(weight, x) < ERROR[torch.float32]
 
 
-with_integers = pytest.mark.skipif(not lanes.SHORT, reason="the short kernel needs AVX512-VNNI")
-
-
-@with_integers
-def test_short_is_more_exact_than_bfloat16() -> None:
-    width = 2 * step(torch.float32)
-    weight = normal(width, width, 3, 3, dtype=torch.float32, seed=0)
-    x = normal(1, width, 40, 40, dtype=torch.float32, seed=1).to(memory_format=LAYOUT)
-    exact = conv2d(x.double(), weight.double(), padding=1)
-    rounded = conv2d(x.bfloat16().double(), weight.bfloat16().double(), padding=1)
-    found = error(weight, x, short=True)
-    assert 1e-5 < found < ((rounded - exact).norm() / exact.norm()).item()
-
-
-@with_integers
-@pytest.mark.parametrize("channels", [1, 4, 8])
-def test_no_sum_of_integers_overflows(channels: int) -> None:
-    """All weights and pixels at their bounds and of one sign; and one weight that dwarfs the others."""
-    channels *= step(torch.float32)
-    x = torch.ones(1, channels, 24, 24).to(memory_format=LAYOUT)
-    assert error(torch.ones(channels, channels, 3, 3), x, short=True) < SHORT_ERROR
-    sign = torch.ones(6, 6)
-    sign[1::2] *= -1
-    sign[:, 1::2] *= -1
-    alternating = x * sign.repeat(4, 4)
-    assert error(torch.ones(channels, channels, 3, 3) * sign[:3, :3], alternating, short=True) < SHORT_ERROR
-    lonely = torch.full((channels, channels, 3, 3), 1e-6)
-    lonely[:, 0] = 1
-    assert error(lonely, x, short=True) < SHORT_ERROR
-
-
-@with_integers
-def test_each_tile_has_its_own_scale() -> None:
-    """Pixels of 1e-20 beside pixels of 1e20 keep their digits; zeros stay zeros."""
-    width = step(torch.float32)
-    weight = normal(width, width, 3, 3, dtype=torch.float32, seed=0)
-    x = normal(1, width, 16, 48, dtype=torch.float32, seed=1)
-    x[..., :20] *= 1e-20
-    x[..., 20:28] = 0
-    x[..., 28:] *= 1e20
-    found = Winograd(weight, short=True).apply(x)
-    for part in (slice(0, 16), slice(32, 48)):
-        exact = conv2d(x.double(), weight.double(), padding=1)[..., part]
-        assert (found[..., part] - exact).norm() < SHORT_ERROR * exact.norm()
-    assert not found[..., 22:26].any()
-    assert not Winograd(torch.zeros_like(weight), short=True).apply(x).any()
-
-
-@with_integers
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_integers_hide_nothing(bad: float) -> None:
-    """NaN and infinity come out as NaN or infinity where the definition has them."""
-    width = step(torch.float32)
-    weight = normal(width, width, 3, 3, dtype=torch.float32, seed=0)
-    x = normal(1, width, 16, 16, dtype=torch.float32, seed=1)
-    x[0, 5, 6, 6] = bad
-    found = Winograd(weight, short=True).apply(x)
-    assert not torch.isfinite(found[:, :, 5:8, 5:8]).any()
-    assert torch.isfinite(found[:, :, :, 12:]).all()
-
-
 @pytest.mark.parametrize("channels", [8, 32, 48])
 def test_bits_are_the_gate(channels: int) -> None:
     gate = (normal(2, channels, 5, 3, dtype=torch.float32, seed=0) > 0).to(torch.int8)
@@ -238,8 +171,6 @@ def test_only_what_it_can_do_is_offered() -> None:
     assert not offered(torch.zeros(wide, wide, 3, 3, dtype=torch.bfloat16), size)
     assert not offered(torch.zeros(wide, wide, 3, 3, device="meta"), size)
     assert not offered(torch.zeros(512, 512, 3, 3), size)
-    assert offered(torch.zeros(wide, wide, 3, 3), size, short=True) is lanes.SHORT
-    assert not offered(torch.zeros(wide, wide, 3, 3, dtype=torch.float64), size, short=True)
     assert not offered(torch.zeros(wide, wide, 3, 3), torch.Size((1, wide, 2, 2)))
 
 

@@ -21,8 +21,7 @@ class Convolution:
     """t -> s (w * (r t)), of any stride, padding, dilation, groups and dimension, transposed or not.
 
     `slope` s, of the size of the output, is the gate that follows, and `slope_in` r one that comes before:
-    numbers or gates (`slopes`), None for 1.  `short` lets the kernels round both factors to
-    16-bit integers, where they can; `last` says whether images have their channels last.
+    numbers or gates (`slopes`), None for 1; `last` says whether images have their channels last.
     """
 
     inputs: tuple[int, ...]
@@ -38,7 +37,6 @@ class Convolution:
     output_size: torch.Size
     slope: Tensor | None = None
     slope_in: Tensor | None = None
-    short: bool = False
     last: bool = True
     owns_cotangent: bool = False
     leading: Leading = "merged"
@@ -74,7 +72,6 @@ class Convolution:
                 self.output_padding,
                 self.groups,
                 self.input_size,
-                self.short,
                 self.last,
             )
         return self._forward(tangent, Around(self.slope_in, self.slope, onto=onto))
@@ -94,11 +91,7 @@ class Convolution:
     def to(self, dtype: torch.dtype) -> Convolution:
         """The kernels and slopes in another precision."""
         slope, slope_in = (None if s is None else cast(s, dtype) for s in (self.slope, self.slope_in))
-        return replace(self, weight=cast(self.weight, dtype), slope=slope, slope_in=slope_in, short=False)
-
-    def shortened(self) -> Convolution:
-        """With kernels that may round both factors to 16-bit integers."""
-        return replace(self, short=True)
+        return replace(self, weight=cast(self.weight, dtype), slope=slope, slope_in=slope_in)
 
     def in_layout(self, last: bool) -> Convolution:
         """With images and slopes in another layout."""
@@ -122,7 +115,7 @@ class Convolution:
     def _transposed_arguments(self) -> tuple[Any, ...]:
         """Of `kernel`, for w'."""
         axes = range(self.weight.ndim - 2)
-        none, about = [0] * len(axes), (self.output_size, self.short, self.last)
+        none, about = [0] * len(axes), (self.output_size, self.last)
         if self.transposed:
             return self.weight, self.stride, self.padding, self.dilation, False, none, self.groups, *about
         taps = self.weight.shape[2:]
@@ -166,10 +159,6 @@ class Joint:
     def to(self, dtype: torch.dtype) -> Joint:
         """The convolutions in another precision."""
         return self._of([part.to(dtype) for part in self.parts])
-
-    def shortened(self) -> Joint:
-        """With kernels that may round both factors to 16-bit integers."""
-        return replace(self, parts=[part.shortened() for part in self.parts])
 
     def in_layout(self, last: bool) -> Joint:
         """The convolutions in another layout."""
@@ -270,8 +259,8 @@ class Wide(Kernel):
 class Minimal(Kernel):
     """By Winograd's minimal filtering, with the slopes applied on the way in and out."""
 
-    def __init__(self, weight: Tensor, short: bool) -> None:
-        self.filters = Winograd(weight, short)
+    def __init__(self, weight: Tensor) -> None:
+        self.filters = Winograd(weight)
 
     def __call__(self, x: Tensor, around: Around) -> Tensor:
         """The product, with what is around it, in one pass."""
@@ -333,7 +322,6 @@ def kernel(
     output_padding: list[int],
     groups: int,
     size: torch.Size,
-    short: bool,
     last: bool,
 ) -> Kernel:
     """The kernel for a convolution of inputs of about this size: measured choices, for CPUs."""
@@ -346,7 +334,7 @@ def kernel(
         if last and channels <= THIN and out >= 4 * THIN:
             return Wide(weight, stride, padding, dilation)
         if last and _by_winograd(weight, stride, padding, dilation, transposed, groups, size):
-            return Minimal(weight, short and offered(weight, size, short))
+            return Minimal(weight)
         if weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
             return Packed(weight, last, stride, padding, dilation, size)
     return Kernel(weight, last, stride, padding, dilation, transposed, output_padding, groups)

@@ -103,11 +103,6 @@ class Program:
         """The program with its constants in another precision."""
         return replace(self, steps=[step.to(dtype) for step in self.steps])
 
-    def short(self) -> Program:
-        """The program with convolutions that may round their factors to 16-bit integers."""
-        steps = [s.shortened() if isinstance(s, (Convolution, Joint)) else s for s in self.steps]
-        return replace(self, steps=steps)
-
     def in_layout(self, last: bool) -> Program:
         """The program with images and gates channels last, or in torch's own layout."""
         return replace(self, steps=[_in_layout(step, last) for step in self.steps])

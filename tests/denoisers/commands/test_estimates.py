@@ -6,11 +6,13 @@ import typer
 from typer.testing import CliRunner
 
 import denoisers
-from spectral.estimators import Density, Estimate, commands, figures, spectral_density
+from denoisers.commands import estimates
+from spectral.estimators import Density, Estimate, spectral_density
+from spectral.plots import estimates as figures
 from spectral.risk import risk_curve
 
 app = typer.Typer()
-for command in (commands.trace, commands.sure, commands.density):
+for command in (estimates.trace, estimates.sure, estimates.density):
     app.command()(command)
 CROP = ["--crop", "200", "200", "16"]
 

@@ -16,7 +16,7 @@ import denoisers.images.calpha
 import denoisers.networks
 import denoisers.weights
 from denoisers import training
-from denoisers.cli import app
+from denoisers.commands.networks import app
 
 TRAIN = [
     *("train", "tiny", "--data", "calpha", "--network-config", '{"blocks": 1, "width": 2}'),

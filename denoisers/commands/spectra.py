@@ -14,10 +14,8 @@ from rich.logging import RichHandler
 from rich.table import Table
 from torch import Tensor
 
-from spectral import eigs as symmetric
-from spectral import eigs_full as full
-from spectral import svd as singular
-from spectral.console import (
+from denoisers.commands import estimates
+from denoisers.commands.console import (
     ABOVE_TOLERANCE,
     INTERRUPTED,
     Crop,
@@ -34,8 +32,10 @@ from spectral.console import (
     one_line_errors,
     print_json,
 )
+from spectral import eigs as symmetric
+from spectral import eigs_full as full
+from spectral import svd as singular
 from spectral.errors import OptionError
-from spectral.estimators import commands
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets, number
 from spectral.solvers.control import PRODUCTS
 from spectral.solvers.search import interrupted
@@ -50,7 +50,7 @@ app = typer.Typer(
 )
 
 
-for command in (commands.trace, commands.sure, commands.density):
+for command in (estimates.trace, estimates.sure, estimates.density):
     app.command()(command)
 
 
@@ -219,17 +219,17 @@ def _solve(
 
 
 def _write(spectrum: Result, problem: Problem, denoiser: str, picture: Path, result: Path) -> None:
-    from spectral import plotting  # noqa: PLC0415  matplotlib takes a second to import
+    from spectral.plots import spectra as plots  # noqa: PLC0415  matplotlib takes a second to import
 
     spectrum.save(result)
     images = (problem.clean, problem.noisy, problem.denoised)
     title = f"{Path(denoiser).stem}, sigma = {problem.sigma:g}"
     if isinstance(spectrum, EigenPairs):
-        figure = plotting.eigs(spectrum, *images, f"{title}: {spectrum.asymmetry_text()}")
+        figure = plots.eigs(spectrum, *images, f"{title}: {spectrum.asymmetry_text()}")
     elif isinstance(spectrum, FullEigenPairs):
-        figure = plotting.full_eigs(spectrum, title)
+        figure = plots.full_eigs(spectrum, title)
     else:
-        figure = plotting.svd(spectrum, *images, title)
+        figure = plots.svd(spectrum, *images, title)
     figure.savefig(picture)
 
 

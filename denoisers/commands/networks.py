@@ -12,11 +12,11 @@ from rich.table import Table
 
 from denoisers import zoo
 from denoisers.card import describe, write_card
+from denoisers.commands.console import Picture, check_writable, one_line_errors, print_json
 from denoisers.evaluation import psnr_table
 from denoisers.images.calpha import synthesize
 from denoisers.images.folder import photograph, read_grey
 from denoisers.training import RECIPES, TrainConfig, train
-from spectral.console import Picture, check_writable, one_line_errors, print_json
 from spectral.errors import OptionError
 
 app = typer.Typer(

@@ -13,12 +13,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-import spectral.cli
 from denoisers import weights
+from denoisers.commands import spectra
+from denoisers.commands.spectra import app
 from denoisers.networks import BFCNN, UNet
 from spectral import eigs as symmetric
 from spectral import eigs_full, storage, svd
-from spectral.cli import app
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
 from spectral.solvers.krylov import KrylovBasis
 
@@ -217,13 +217,13 @@ def test_exit_codes_tell_of_stops(files, monkeypatch):
     monkeypatch.setattr(KrylovBasis, "expand", interrupted)
     stopped = eigs(files, "-k", "9", "--method", "lanczos", "--tol", "1e-9")
     assert stopped.exit_code == 130 and "interrupted" in stopped.stdout and "lambda" in stopped.stdout
-    monkeypatch.setattr(spectral.cli, "forward_seconds", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(spectra, "forward_seconds", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     early = eigs(files)
     assert early.exit_code == 130 and early.stderr == "interrupted\n"
 
 
 def test_a_folder_that_takes_nothing_is_refused_before_the_solve(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(spectral.cli, "load_problem", None)  # not reached
+    monkeypatch.setattr(spectra, "load_problem", None)  # not reached
     (tmp_path / "file").touch()
     result = eigs(files, "--out", str(tmp_path / "file"))
     assert result.exit_code == 2 and len(result.stderr.strip().splitlines()) == 1
@@ -251,7 +251,7 @@ def test_a_full_disk_costs_the_files_and_not_the_answer(files, tmp_path, monkeyp
 
 
 def test_too_little_memory_is_one_line(files, monkeypatch):
-    monkeypatch.setattr(spectral.cli, "load_problem", lambda *_: torch.empty(1 << 60))
+    monkeypatch.setattr(spectra, "load_problem", lambda *_: torch.empty(1 << 60))
     result = eigs(files)
     assert result.exit_code == 2 and result.stderr.startswith("error: out of memory: 4.61e+09 GB were asked")
 

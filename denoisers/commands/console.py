@@ -19,6 +19,8 @@ import torch
 import typer
 from torch import Tensor, nn
 
+import denoisers
+from denoisers.images import folder
 from spectral.errors import OptionError, SpectralError
 from spectral.options import seed_of
 
@@ -74,10 +76,6 @@ def load_problem(
         OptionError: sigma is not positive, the crop lies outside the picture, or the network takes colour.
         FileContentError, FileNotFoundError: see `denoisers.load` and `denoisers.images.folder.read_grey`.
     """
-    # The commands are where the core meets the networks; the library itself imports nothing from them.
-    import denoisers  # noqa: PLC0415
-    from denoisers.images import folder  # noqa: PLC0415
-
     if not 0 < sigma <= SIGMA_AT_MOST:
         raise OptionError(
             "sigma is a standard deviation in the units of the image, positive and at most "

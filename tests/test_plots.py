@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 import spectral
 from spectral.errors import OptionError
-from spectral.plotting import MOST
+from spectral.plots.spectra import MOST
 
 y = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

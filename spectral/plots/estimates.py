@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.estimators.results import Density
-from spectral.plotting import BLUE, INK, ORANGE, STYLE, Canvas, Drawing, Images, Size, stacked
+from spectral.plots.spectra import BLUE, INK, ORANGE, STYLE, Canvas, Drawing, Images, Size, stacked
 
 if TYPE_CHECKING:
     from spectral.risk import PosteriorComponents, RiskCurve

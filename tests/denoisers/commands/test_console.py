@@ -1,7 +1,7 @@
 import json
 import math
 
-from spectral.console import print_json
+from denoisers.commands.console import print_json
 
 
 def test_numbers_that_json_does_not_know_are_null(capsys):

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from spectral.console import (
+from denoisers.commands.console import (
     ABOVE_TOLERANCE,
     Crop,
     Denoiser,
@@ -249,7 +249,7 @@ def _write(files: list[Path], as_json: bool, write: Callable[[], None]) -> None:
 def _write_diagonal(
     problem: Problem, denoiser: str, products: int | None, seed: int, picture: Path, result: Path
 ) -> None:
-    from spectral.estimators.figures import images  # noqa: PLC0415  matplotlib takes a second to import
+    from spectral.plots.estimates import images  # noqa: PLC0415  matplotlib takes a second to import
 
     found = diagonal(problem.model, problem.noisy, products=products or 100, seed=seed)
     name = f"diag J, \u00b1 {torch.as_tensor(found.halfwidth()).mean():.2g} a pixel"
@@ -264,7 +264,7 @@ def _write_diagonal(
 
 def _write_risk(problem: Problem, denoiser: str, products: int | None, seed: int, picture: Path) -> None:
     """SURE, the true error and sigma^2 tr J from sigma / 4 to 4 sigma, over four draws of the noise."""
-    from spectral.estimators.figures import risk  # noqa: PLC0415  matplotlib takes a second to import
+    from spectral.plots.estimates import risk  # noqa: PLC0415  matplotlib takes a second to import
 
     sigmas = [problem.sigma * factor for factor in (0.25, 0.5, 1.0, 2.0, 4.0)]
     draws = problem.clean.repeat(4, 1, 1, 1)
@@ -273,7 +273,7 @@ def _write_risk(problem: Problem, denoiser: str, products: int | None, seed: int
 
 
 def _write_density(found: Any, threshold: float, title: str, picture: Path, result: Path) -> None:
-    from spectral.estimators.figures import density as draw  # noqa: PLC0415
+    from spectral.plots.estimates import density as draw  # noqa: PLC0415
 
     found.save(result)
     draw(found, threshold, title).savefig(picture)

@@ -1,0 +1,1 @@
+"""The command lines `spectral` and `denoisers`: where networks, pictures and spectra meet."""
