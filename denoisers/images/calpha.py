@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectral.kernels import calpha
-from spectral.kernels.calpha import Kind
+from spectral.kernels.smoothness import Kind
 
 
 def synthesize(

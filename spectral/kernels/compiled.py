@@ -32,7 +32,7 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def compiled(function: Callable[..., Any]) -> Any:
         dispatcher = numba.njit(**options)(function)
-        if not config.DISABLE_JIT:  # type: ignore[attr-defined]
+        if not config.DISABLE_JIT:
             dispatcher._cache = _Kept(function)
         return dispatcher
 

@@ -46,10 +46,10 @@ def _limit_numba(level: str) -> None:
     from numba.core import codegen, config  # noqa: PLC0415  a third of a second, where a level is named alone
     from numba.core.registry import cpu_target  # noqa: PLC0415
 
-    given = config.CPU_FEATURES  # type: ignore[attr-defined]
+    given = config.CPU_FEATURES
     features = [codegen.get_host_cpu_features() if given is None else given, _WITHOUT[level]]
     wanted = ",".join(filter(None, features))
-    config.CPU_FEATURES = wanted  # type: ignore[attr-defined]
+    config.CPU_FEATURES = wanted
     if cpu_target.target_context.codegen().magic_tuple()[2] != wanted:  # it is made once, with the first code
         raise OptionError(
             f"Numba has compiled code already, for more than {VARIABLE}={level}: import spectral first"

@@ -13,7 +13,7 @@ from numba.extending import intrinsic, models, register_model
 
 from spectral.kernels import cpu
 
-_COMPILED = not config.DISABLE_JIT  # type: ignore[attr-defined]
+_COMPILED = not config.DISABLE_JIT
 binding.initialize_native_asmparser()  # LLVM ends the process where it meets assembly without it
 _FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",") if _COMPILED else []
 _MOST = 64 if "+avx512f" in _FEATURES else 32 if {"+avx2", "+fma"} <= set(_FEATURES) else 0
@@ -107,7 +107,7 @@ def pointer(context, address, dtype):  # type: ignore[no-untyped-def]
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
 
-    return types.CPointer(dtype.dtype)(address, dtype), generate
+    return types.CPointer(dtype.dtype)(address, dtype), generate  # type: ignore[attr-defined]
 
 
 @intrinsic
@@ -155,7 +155,7 @@ def load_six(context, source, at, step):  # type: ignore[no-untyped-def]
             at = builder.add(at, step)
         return cgutils.pack_array(builder, values)
 
-    return types.UniTuple(lanes, 6)(source, types.intp, types.intp), generate
+    return types.UniTuple(lanes, 6)(source, types.intp, types.intp), generate  # type: ignore[attr-defined]
 
 
 @intrinsic

@@ -26,7 +26,7 @@ def _product(typingctx, a, b):  # type: ignore[no-untyped-def]
         high = builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), half)
         return context.make_tuple(builder, signature.return_type, [high, builder.trunc(product, half)])
 
-    return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), codegen
+    return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), codegen  # type: ignore[attr-defined]
 
 
 @njit(nogil=True)

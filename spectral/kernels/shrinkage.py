@@ -51,7 +51,7 @@ def risks(coefficients: Any, sigmas: ArrayLike, rule: Rule = "oracle", factor: f
 def _threads_of_torch() -> Iterator[None]:
     """Numba with as many threads as torch, which has the number that it set last: both ask one OpenMP."""
     threads, before = torch.get_num_threads(), numba.get_num_threads()
-    numba.set_num_threads(min(threads, config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    numba.set_num_threads(min(threads, config.NUMBA_NUM_THREADS))
     try:
         yield
     finally:

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from spectral.kernels.calpha import Kind, stream
+from spectral.kernels.calpha import stream
+from spectral.kernels.smoothness import Kind
 
 
 def write_calpha(
