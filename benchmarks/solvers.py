@@ -28,7 +28,7 @@ from benchmarks.methods import solve
 from benchmarks.page import BFCNN, ROOT, insert, table
 from denoisers.commands.console import load_problem
 from spectral import operators, solvers
-from spectral.solvers import LOBPCG, Chebyshev, GolubKahan, Lanczos, Randomized
+from spectral.solvers import LOBPCG, Chebyshev, GolubKahan, Lanczos
 from spectral.solvers.filtering import filter_for
 
 I = torch.arange(4096, dtype=torch.float64)  # noqa: E741
@@ -119,7 +119,6 @@ def ours(
     calls: dict[str, Callable[[], solvers.RitzPairs]] = {
         "`lanczos`": lambda: solve(Lanczos(), A, k, tol=tol, start=start),
         "`lobpcg`": lambda: solve(LOBPCG(), A, k, tol=tol),
-        "`randomized`": lambda: solve(Randomized(products=2000), A, k, tol=tol),
         "`chebyshev`": lambda: solve(Chebyshev(degree=4), A, k, tol=tol),
     }
     if not full:
@@ -429,9 +428,6 @@ def trap(seeds: int) -> str:
     methods: dict[str, Callable[[int], solvers.RitzPairs]] = {
         "`lanczos`": lambda seed: solve(Lanczos(), diagonal(TRAP), 10, tol=1e-3, seed=seed),
         "`lobpcg`": lambda seed: solve(LOBPCG(), diagonal(TRAP), 10, tol=1e-3, seed=seed),
-        "`randomized`, 300": lambda seed: solve(
-            Randomized(products=300), diagonal(TRAP), 10, tol=1e-3, seed=seed
-        ),
         "`chebyshev`": lambda seed: solve(Chebyshev(), diagonal(TRAP), 10, tol=1e-3, seed=seed),
     }
     theirs = [arpack(diagonal(TRAP), 10, 1e-3, seed) for seed in range(seeds)]

@@ -29,7 +29,6 @@ from spectral.solvers import (
     Dense,
     Lanczos,
     Method,
-    Randomized,
     RitzPairs,
     Target,
 )
@@ -41,7 +40,7 @@ from spectral.solvers.target import Which
 ASYMMETRY_PROBES = 8
 
 METHODS: dict[str, type[Method[RitzPairs]]] = {
-    method.name: method for method in (Lanczos, LOBPCG, Chebyshev, Randomized, Dense)
+    method.name: method for method in (Lanczos, LOBPCG, Chebyshev, Dense)
 }
 
 
@@ -94,7 +93,6 @@ def top_eigs(
             "lobpcg", from a good `start`, and with a preconditioner (`spectral.solvers.LOBPCG`);
             "chebyshev" (Lanczos on a polynomial in S), for `between` and for hundreds of pairs in little
             memory;
-            "randomized" (block Krylov), the best that exactly `max_products` products give;
             "dense" (form the matrix from d products), which "auto" takes where d <= 128, or where k >= d / 5
             and d <= 8192.
         confidence: of what is said of eigenvalues that were not returned; 0 to do without the probe.
@@ -106,7 +104,7 @@ def top_eigs(
         max_products: bound on the products of solve and probe, `spent` but for "checks", "residuals" and
             "asymmetry", which take five, one a pair found and eight besides; 10,000 by default.  Pairs short
             of tol are then marked so.  With `precision` it bounds both solves together, and the residuals of
-            the first.  For "randomized" it bounds the residuals too.
+            the first.
         precision: "bfloat16", "tf32", "float32" or "float64": solve with products formed at it, then polish
             in the model's own by LOBPCG; certificates are always the model's own.  With k and method="auto".
         progress: show a bar.

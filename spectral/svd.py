@@ -16,12 +16,10 @@ from spectral.operators import LinearOperator
 from spectral.problem import Problem, by_a_right_way
 from spectral.progress import bar
 from spectral.results import SingularTriplets
-from spectral.solvers import Control, DenseSVD, GolubKahan, Method, RandomizedSVD, RitzTriplets, Target
+from spectral.solvers import Control, DenseSVD, GolubKahan, Method, RitzTriplets, Target
 from spectral.solvers.certificate import certify_triplets, error_bounds
 
-METHODS: dict[str, type[Method[RitzTriplets]]] = {
-    method.name: method for method in (GolubKahan, RandomizedSVD, DenseSVD)
-}
+METHODS: dict[str, type[Method[RitzTriplets]]] = {method.name: method for method in (GolubKahan, DenseSVD)}
 
 
 @apart()
@@ -55,8 +53,8 @@ def top_svd(
         above: find all singular values above this instead, and those that rounding cannot tell from it.
         tol: relative residual: |J v - sigma u| and |J' u - sigma v| <= tol max sigma.
         method: "auto", a method of `spectral.solvers`, or the name of one with its defaults: "golub-kahan"
-            (thick restart), "randomized" (block Krylov, exactly `max_products`), or "dense" (form J from d
-            products), which "auto" takes where d <= 128, or where k >= d / 5 and d <= 8192.
+            (thick restart), or "dense" (form J from d products), which "auto" takes where d <= 128, or where
+            k >= d / 5 and d <= 8192.
         start: (m, *y.shape), right vectors whose combination starts the solve.
         checkpoint: as in `top_eigs`, for the method "golub-kahan".
         confidence, batched, seed, max_products, progress, model_kwargs: as in `top_eigs`.

@@ -35,10 +35,10 @@ from spectral.operators import as_operator
 
 EPS = {torch.float32: 2.0**-23, torch.float64: 2.0**-52}
 METHODS = {
-    "eigs": ("auto", "lanczos", "lobpcg", "chebyshev", "randomized", "dense"),
-    "above": ("auto", "lanczos", "lobpcg", "chebyshev", "randomized", "dense"),
+    "eigs": ("auto", "lanczos", "lobpcg", "chebyshev", "dense"),
+    "above": ("auto", "lanczos", "lobpcg", "chebyshev", "dense"),
     "between": ("auto", "chebyshev"),
-    "svd": ("auto", "golub-kahan", "randomized", "dense"),
+    "svd": ("auto", "golub-kahan", "dense"),
     "full": ("auto", "krylov-schur", "dense"),
 }
 SCALES = (1.0, 1.0, 1.0, 1e-6, 1e6, 1e-12, 1e12)
@@ -194,7 +194,7 @@ def drawn(seed: int, largest: int) -> Case:
         tables = {"svd": svd.METHODS, "full": eigs_full.METHODS}
         settings = {} if method == "dense" else {"block": block}
         options["method"] = tables.get(door.split(maxsplit=1)[0], eigs.METHODS)[method](**settings)
-    if method == "randomized" or rng.random() < 0.15:
+    if rng.random() < 0.15:
         options["max_products"] = 2 * options.get("k", 1) + 5 + int(rng.integers(0, 2 * n + 2))
     return Case(door, kind, tensor, options)
 

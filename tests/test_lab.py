@@ -63,11 +63,8 @@ def test_symmetric_part_by_every_method(patch, method):
     assert (pairs.values - torch.tensor(PUBLISHED_TOP).double()).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize(
-    "options", [{"method": "golub-kahan"}, {"method": "randomized", "max_products": 150}]
-)
-def test_singular_values_by_every_method(patch, options):
-    found = spectral.top_svd(*patch, 8, tol=1e-3, **options)
+def test_singular_values(patch):
+    found = spectral.top_svd(*patch, 8, tol=1e-3, method="golub-kahan")
     assert found.converged.all() and found.complete
     assert (found.values - torch.tensor(PUBLISHED_SINGULAR).double()).abs().max() < 1e-3
 

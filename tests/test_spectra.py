@@ -57,12 +57,10 @@ def test_dense_and_lanczos_agree(problem, which):
     assert gap >= -1e-6 if which == "smallest" else gap <= 1e-6
 
 
-@pytest.mark.parametrize(
-    ("method", "more"), [("lobpcg", {}), ("chebyshev", {}), ("randomized", {"max_products": 180})]
-)
-def test_every_method_of_the_symmetric_part(problem, method, more):
+@pytest.mark.parametrize("method", ["lobpcg", "chebyshev"])
+def test_every_method_of_the_symmetric_part(problem, method):
     net, y, J = problem
-    pairs = spectral.top_eigs(net, y, 5, method=method, tol=1e-5, **more)
+    pairs = spectral.top_eigs(net, y, 5, method=method, tol=1e-5)
     exact = torch.linalg.eigvalsh((J + J.T) / 2).flip(0)[:5]
     assert pairs.method == method and pairs.converged.all() and pairs.complete
     torch.testing.assert_close(pairs.values, exact, atol=2e-5, rtol=0)
@@ -232,7 +230,6 @@ def test_figure_is_drawn(problem, tmp_path):
         ({"max_products": "x"}, errors.OptionError, "max_products is a whole number"),
         ({"which": "LM"}, errors.OptionError, "which"),
         ({"method": "arpack"}, errors.OptionError, "method"),
-        ({"method": "randomized"}, errors.OptionError, "max_products"),
         ({"method": "dense", "checkpoint": "x"}, errors.OptionError, "checkpoint"),
         ({"between": (0, 1), "checkpoint": "x"}, errors.OptionError, "checkpoint"),
         ({"precision": "float64", "checkpoint": "x"}, errors.OptionError, "no checkpoint"),

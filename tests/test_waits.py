@@ -86,7 +86,6 @@ FRONT = {
     "lobpcg": (functools.partial(spectral.top_eigs, method="lobpcg"), SYMMETRIC),
     "chebyshev": (functools.partial(spectral.top_eigs, method="chebyshev"), SYMMETRIC),
     "interval": (functools.partial(spectral.top_eigs, between=(10.0, 20.0)), SYMMETRIC),
-    "randomized": (functools.partial(spectral.top_eigs, method="randomized", max_products=120), SYMMETRIC),
     "dense": (functools.partial(spectral.top_eigs, method="dense"), SYMMETRIC),
     "full": (
         functools.partial(spectral.top_eigs_full, method="krylov-schur", left=True),

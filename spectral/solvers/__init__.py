@@ -10,7 +10,6 @@ from spectral.solvers.krylov_schur import DenseSchur, KrylovSchur
 from spectral.solvers.lanczos import Lanczos, finish
 from spectral.solvers.lobpcg import LOBPCG
 from spectral.solvers.method import Method
-from spectral.solvers.randomized import Randomized, RandomizedSVD
 from spectral.solvers.target import ComplexTarget, Target
 
 __all__ = [
@@ -27,8 +26,6 @@ __all__ = [
     "Lanczos",
     "Method",
     "Progress",
-    "Randomized",
-    "RandomizedSVD",
     "RitzPairs",
     "RitzTriplets",
     "SchurPairs",

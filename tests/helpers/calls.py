@@ -22,8 +22,6 @@ def _called(method, kind=Target, **defaults):
 lanczos = _called(solvers.Lanczos)
 lobpcg = _called(solvers.LOBPCG)
 chebyshev = _called(solvers.Chebyshev, max_products=100_000)
-randomized = _called(solvers.Randomized)
-randomized_svd = _called(solvers.RandomizedSVD)
 golub_kahan = _called(solvers.GolubKahan)
 krylov_schur = _called(solvers.KrylovSchur, ComplexTarget)
 dense_schur = _called(solvers.DenseSchur, ComplexTarget)

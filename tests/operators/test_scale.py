@@ -29,7 +29,7 @@ def scaled(value, exponent: int):
 SYMMETRIC = {
     method: functools.partial(spectral.top_eigs, k=3, method=method)
     for method in ("lanczos", "lobpcg", "chebyshev", "dense")
-} | {"randomized": functools.partial(spectral.top_eigs, k=3, method="randomized", max_products=140)}
+}
 SOLVES = SYMMETRIC | {
     "svd": functools.partial(spectral.top_svd, k=3),
     "krylov-schur": functools.partial(
