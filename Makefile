@@ -9,7 +9,13 @@ JOBS   ?= 2
 PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 CPUS    = $$($(BIN)/python -c 'from spectral.kernels import cpu; print(*cpu.at_hand())')
 
-.PHONY: eigs test test-slow test-cpus test-oldest test-newest fuzz check bench docs clean
+NAME   ?=
+
+.DEFAULT_GOAL := eigs
+.PHONY: help eigs test test-slow test-cpus test-oldest test-newest fuzz check bench docs clean
+
+help:  ## what there is to make
+	@sed -n 's/^\([a-z][a-z -]*\):.*##  *\(.*\)/  \1:\2/p' $(MAKEFILE_LIST) | sed 's/:/\n        /'
 
 eigs: $(STAMP)  ## certified top eigenpairs of the shipped denoiser's Jacobian on the shipped photograph
 	$(BIN)/spectral eigs --denoiser photos --crop 60 180 128 --sigma 0.15 -k 20 --out out
@@ -38,8 +44,8 @@ check: $(STAMP)  ## lint, format, types, and the order of floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP)  ## the timed suites
-	$(BIN)/python -m pytest benchmarks --benchmark-only -o addopts="--import-mode=importlib"
+bench: $(STAMP)  ## the timed suites; NAME=solvers: one of them
+	$(BIN)/python -m pytest benchmarks -k "$(NAME)" --benchmark-only -o addopts="--import-mode=importlib"
 
 docs: $(STAMP)  ## the tables and figures of README and docs, measured anew: hours
 	test -f runs/unet.safetensors || $(BIN)/denoisers train unet
