@@ -28,7 +28,7 @@ test-slow: $(STAMP)  ## the long proofs too
 
 test-cpus: $(STAMP)  ## what compiled kernels are part of, with vectors of each width this CPU has, and without
 	for level in $(CPUS); do \
-		SPECTRAL_CPU=$$level $(PYTEST) tests/kernels tests/operators tests/test_waits.py || exit 1; done
+		SPECTRAL_CPU=$$level $(PYTEST) tests/kernels tests/jacobians tests/test_waits.py || exit 1; done
 
 test-oldest test-newest: test-%:  ## the test suite with other releases of what it stands on, in .venv-*
 	$(PYTHON) -m venv .venv-$*

@@ -1,4 +1,4 @@
-"""3x3 convolutions with a gate on CPUs: oneDNN's beside spectral.kernels.winograd.
+"""3x3 convolutions with a gate on CPUs: oneDNN's beside spectral.jacobians.cpu.winograd.
 
     python -m benchmarks.convolution [--channels 64] [--sides 80 40 20 10] [--blocks 1 8] [--seconds 2]
 
@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from benchmarks.page import table
-from spectral.kernels.winograd import Winograd, offered
-from spectral.kernels.winograd import packed as as_bits
+from spectral.jacobians.cpu.winograd import Winograd, offered
+from spectral.jacobians.cpu.winograd import packed as as_bits
 
 HEAD = ["channels", "side", "block", "threads", "oneDNN, ms", "gate behind, ms", "gate in front, ms"]
 HEAD += ["ratio", "GFLOP/s", "offered", "oneDNN's error", "error"]

@@ -26,7 +26,7 @@ SIZE = (2, 2, 4, 4)
 WAYS = {"jvp": "forward mode", "double-backward": "two vjps", "differences": "differences"}
 
 
-def way(J: spectral.operators.Jacobian) -> str:
+def way(J: spectral.jacobians.Jacobian) -> str:
     """How an operator forms its products."""
     if J._program is None:
         return WAYS.get(J.method, J.method)

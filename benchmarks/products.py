@@ -38,7 +38,7 @@ import spectral
 from benchmarks.conditional import ConditionalUNet
 from benchmarks.page import LAB, ROOT, insert, table
 from denoisers.networks import BFCNN, UNet
-from spectral.kernels import pool
+from spectral.jacobians.cpu.memory import SMALL, trim
 
 Model = Callable[[Tensor], Tensor]
 
@@ -133,7 +133,7 @@ def errors(name: str, side: int, device: str) -> tuple[float, float, float, floa
     v, u = torch.randn(2, *y.shape, generator=torch.Generator().manual_seed(1)).to(device)
     (model, _), (exact, _) = build(name, device=device), build(name, torch.float64, device)
 
-    def by_program(J: spectral.operators.Jacobian) -> list[Tensor]:
+    def by_program(J: spectral.jacobians.Jacobian) -> list[Tensor]:
         return [J.apply(v.to(J.dtype).view(1, -1)), J.apply_transpose(u.to(J.dtype).view(1, -1))]
 
     def by_torch(model: Model, dtype: torch.dtype) -> list[Tensor]:
@@ -297,13 +297,13 @@ def peak_here(name: str, side: int, way: str) -> float:
 
     use(image(16))  # what libraries load on their first use is no part of it
     gc.collect()
-    pool.trim(pool.SMALL)
+    trim(SMALL)
     Path("/proc/self/clear_refs").write_text("5")  # the kernel's high-water mark starts anew
     before = resident("VmRSS")
     held = use(image(side))
     if way == "kept":
         gc.collect()
-        pool.trim(pool.SMALL)
+        trim(SMALL)
         return resident("VmRSS") - before
     del held
     return resident("VmHWM") - before

@@ -58,7 +58,7 @@ def plain(values: Tensor) -> operators.LinearOperator:
     )
 
 
-def network(denoiser: str) -> spectral.operators.Jacobian:
+def network(denoiser: str) -> spectral.jacobians.Jacobian:
     """The Jacobian on 80x80 pixels of the shipped photograph, sigma 0.15."""
     problem = load_problem(denoiser, None, 0.15, 0, (60, 180, 80))
     return spectral.jacobian(problem.model, problem.noisy)

@@ -15,7 +15,8 @@ from spectral.estimators import (
     spectral_density,
     trace,
 )
-from spectral.operators import LinearOperator, as_operator, from_functions, jacobian
+from spectral.jacobians import jacobian
+from spectral.operators import LinearOperator, as_operator, from_functions
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
 from spectral.risk import (
     KLBound,

@@ -15,8 +15,9 @@ from torch import Tensor
 from spectral.ambient import apart
 from spectral.errors import OptionError
 from spectral.estimators.norms import asymmetry
-from spectral.operators import Jacobian, LinearOperator
-from spectral.operators.precision import Precision
+from spectral.jacobians import Jacobian
+from spectral.jacobians.precision import Precision
+from spectral.operators import LinearOperator
 from spectral.operators.scale import UnitScale
 from spectral.problem import Problem, by_a_right_way
 from spectral.progress import bar

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from spectral.errors import OptionError
-from spectral.operators import Jacobian, LinearOperator
-from spectral.operators.jacobian import WrongProductsError
+from spectral.jacobians import Jacobian
+from spectral.jacobians.jacobian import WrongProductsError
+from spectral.jacobians.subject import operator_of
+from spectral.operators import LinearOperator
 from spectral.operators.scale import UnitScale
-from spectral.operators.subject import operator_of
 from spectral.options import choice
 from spectral.solvers import Completeness, Control, Method, RitzPairs, RitzTriplets, Target
 from spectral.solvers.certificate import SLACK, measured_rounding, rounding

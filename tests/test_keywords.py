@@ -8,7 +8,7 @@ import torch
 import spectral
 from spectral.errors import OptionError
 from spectral.estimators.results import Estimate
-from spectral.operators.subject import operator_of
+from spectral.jacobians.subject import operator_of
 from spectral.risk.blackbox import FiniteDifference
 
 y = torch.rand(2, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

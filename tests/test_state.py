@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import spectral
-from spectral.kernels import denormals
+from spectral.jacobians.cpu import denormals
 
 try:
     from torch.backends.mha import get_fastpath_enabled

@@ -8,9 +8,9 @@ from torch import nn
 
 import spectral
 from spectral.errors import NotFiniteError, NotSymmetricError
+from spectral.jacobians.chunks import Chunks
+from spectral.jacobians.program import record
 from spectral.operators import as_operator, from_functions
-from spectral.operators.chunks import Chunks
-from spectral.operators.frozen import record
 from spectral.solvers import ComplexTarget, GolubKahan, Lanczos, Target
 from spectral.solvers.golub_kahan import GolubKahanBasis
 from spectral.solvers.krylov import KrylovBasis

@@ -23,7 +23,8 @@ from spectral.estimators import (
     spectral_density,
     trace,
 )
-from spectral.operators import as_operator, jacobian
+from spectral.jacobians import jacobian
+from spectral.operators import as_operator
 
 CROP = slice(200, 240)
 

@@ -13,7 +13,7 @@ from benchmarks.estimators.common import PAGE, SIGMA, photograph, publish, said
 from benchmarks.page import table
 from spectral.estimators import Estimate, diagonal, figures, spectral_density, trace
 from spectral.estimators.results import Density
-from spectral.operators import jacobian
+from spectral.jacobians import jacobian
 from spectral.risk import posterior, sure
 
 Found = TypeVar("Found", Estimate, Density)

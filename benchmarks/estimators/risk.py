@@ -11,7 +11,7 @@ from benchmarks.page import table
 from denoisers.images import calpha
 from spectral.estimators import figures
 from spectral.estimators.probes import sampler
-from spectral.operators import jacobian
+from spectral.jacobians import jacobian
 from spectral.risk import posterior, risk_curve, sure
 
 SIGMAS = [0.03, 0.06, 0.12, 0.25, 0.5]

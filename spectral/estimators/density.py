@@ -24,9 +24,9 @@ from spectral.estimators.quadrature import (
     scout,
 )
 from spectral.estimators.results import Density, Estimate, plain, student_t
+from spectral.jacobians.subject import operator_of
 from spectral.operators import LinearOperator
 from spectral.operators.scale import unit_scale
-from spectral.operators.subject import operator_of
 from spectral.options import choice, whole
 from spectral.solvers import Control, GolubKahan, Target
 from spectral.solvers.certificate import certify_triplets

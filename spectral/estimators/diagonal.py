@@ -18,9 +18,9 @@ from spectral.estimators.probes import sampler
 from spectral.estimators.results import Estimate
 from spectral.estimators.sampling import CHUNK, FEWEST, Budget, finite, unit_vectors
 from spectral.estimators.sketch import Sketch
+from spectral.jacobians.subject import operator_of
 from spectral.operators import LinearOperator
 from spectral.operators.scale import unit_scale
-from spectral.operators.subject import operator_of
 from spectral.options import choice
 
 Method = Literal["auto", "exact", "hutchinson", "lattice", "xdiag"]

@@ -14,8 +14,8 @@ from spectral.errors import ShapeError
 from spectral.estimators.probes import sampler
 from spectral.estimators.results import Estimate
 from spectral.estimators.sampling import Budget, dot, sample
+from spectral.jacobians.subject import operator_of
 from spectral.operators.scale import UnitScale, unit_scale
-from spectral.operators.subject import operator_of
 
 
 @apart()

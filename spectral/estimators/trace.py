@@ -17,9 +17,9 @@ from spectral.estimators.probes import sampler
 from spectral.estimators.results import Estimate, student_t
 from spectral.estimators.sampling import FEWEST, Budget, Integrand, dot, sample, unit_vectors
 from spectral.estimators.sketch import Sketch, inner
+from spectral.jacobians.subject import operator_of
 from spectral.operators import LinearOperator
 from spectral.operators.scale import unit_scale
-from spectral.operators.subject import operator_of
 from spectral.options import choice
 
 Method = Literal["auto", "exact", "hutchinson", "orthogonal", "hutch++", "xtrace", "xnystrace"]

@@ -95,12 +95,13 @@ def _named(value: Any) -> str:
 
 @cache
 def sources() -> str:
-    """A hash of what kernels are compiled from: the modules beside this one.
+    """A hash of what kernels are compiled from: the modules beside this one, and the CPU's convolutions.
 
     Raises OSError where they cannot be read.
     """
     total = sha256()
-    paths = sorted(Path(__file__).parent.glob("*.py"))
+    here = Path(__file__).parent
+    paths = sorted([*here.glob("*.py"), *(here.parent / "jacobians" / "cpu").glob("*.py")])
     if not paths:
         raise OSError("the kernels' source is not there to be read")
     for path in paths:

@@ -1,6 +1,5 @@
-"""Linear operators: the contract, its algebra, and Jacobians of models."""
+"""Linear operators: the contract, its algebra, and what explicit matrices and callables are made into."""
 
 from spectral.operators.base import LinearOperator, as_operator, from_functions
-from spectral.operators.jacobian import Jacobian, jacobian
 
-__all__ = ["Jacobian", "LinearOperator", "as_operator", "from_functions", "jacobian"]
+__all__ = ["LinearOperator", "as_operator", "from_functions"]

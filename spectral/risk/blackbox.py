@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from spectral.errors import OptionError, ShapeError, TransposeMissingError
+from spectral.jacobians.keywords import keywords_of
+from spectral.jacobians.model import Model, same_random_numbers
 from spectral.operators import LinearOperator
-from spectral.operators.keywords import keywords_of
-from spectral.operators.model import Model, same_random_numbers
 
 
 class FiniteDifference(LinearOperator):

@@ -15,7 +15,7 @@ from spectral.base import Result
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate
 from spectral.estimators.results import with_error
-from spectral.operators.model import Model
+from spectral.jacobians.model import Model
 from spectral.options import seed_of
 from spectral.risk.level import with_level
 from spectral.risk.sure import sure

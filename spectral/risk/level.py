@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spectral.errors import OptionError
-from spectral.operators.keywords import keywords_of
+from spectral.jacobians.keywords import keywords_of
 
 
 def with_level(

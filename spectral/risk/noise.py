@@ -13,8 +13,8 @@ from torch import Tensor
 from spectral.errors import OptionError
 from spectral.estimators import Estimate, trace
 from spectral.estimators.results import plain
-from spectral.operators import jacobian
-from spectral.operators.keywords import keywords_of
+from spectral.jacobians import jacobian
+from spectral.jacobians.keywords import keywords_of
 from spectral.risk.level import takes_sigma
 
 _MEDIAN = 0.6744897501960817  # of |N(0, 1)|

@@ -18,7 +18,8 @@ from spectral.estimators import Estimate, trace
 from spectral.estimators.diagonal import diagonal_of
 from spectral.estimators.results import plain, student_t
 from spectral.estimators.sampling import Budget
-from spectral.operators import LinearOperator, from_functions, jacobian
+from spectral.jacobians import jacobian
+from spectral.operators import LinearOperator, from_functions
 from spectral.results import EigenPairs
 from spectral.risk.level import with_level
 

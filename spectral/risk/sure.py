@@ -16,7 +16,8 @@ from spectral.estimators import Estimate, trace
 from spectral.estimators.probes import sampler
 from spectral.estimators.results import Number, plain, with_error
 from spectral.estimators.sampling import FEWEST, dot
-from spectral.operators import LinearOperator, jacobian
+from spectral.jacobians import jacobian
+from spectral.operators import LinearOperator
 from spectral.risk.blackbox import FiniteDifference
 from spectral.risk.level import with_level
 from spectral.risk.noise import sigma_by_median, sigma_by_residual

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from spectral.operators.frozen.steps import Operation
+from spectral.jacobians.program.steps import Operation
 
 DEVICE = torch.device("meta")  # torch indexes tensors of "cuda" itself, and fails without its hardware
 

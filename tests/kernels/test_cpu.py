@@ -13,7 +13,7 @@ from spectral.kernels import cpu
 
 COMPILED = """
 import numba, numpy as np, spectral
-from spectral.kernels import lanes, winograd
+from spectral.jacobians.cpu import simd, winograd
 import torch
 @numba.njit(fastmath=True)
 def double(x):
@@ -22,7 +22,7 @@ def double(x):
 double(np.ones(99, np.float32))
 (code,) = double.inspect_asm().values()
 offered = winograd.offered(torch.zeros(64, 64, 3, 3), torch.Size((1, 64, 96, 96)))
-print(lanes.BYTES, offered, *(register in code for register in ("xmm", "ymm", "zmm")))
+print(simd.BYTES, offered, *(register in code for register in ("xmm", "ymm", "zmm")))
 """
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 import spectral
 from spectral.errors import SpectralError
-from spectral.operators import jacobian as jacobian_module
+from spectral.jacobians import jacobian as jacobian_module
 from tests.helpers import differences
 from tests.helpers.field_models import CASES, HALVES, Swish, compiled, conv, diffused, seeded, weight
 

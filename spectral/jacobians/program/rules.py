@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from spectral.operators.frozen.convolution import Convolution
-from spectral.operators.frozen.slopes import channels_last, gate
-from spectral.operators.frozen.steps import (
+from spectral.jacobians.program.convolution import Convolution
+from spectral.jacobians.program.slopes import channels_last, gate
+from spectral.jacobians.program.steps import (
     Diagonal,
     Gather,
     Input,

@@ -9,8 +9,8 @@ from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from spectral.jacobians.cpu.simd import claim
 from spectral.kernels.compiled import cfunc
-from spectral.kernels.lanes import claim
 
 _FLUSH = 0x8040
 _SELF = types.ExternalFunction("pthread_self", types.int64())

@@ -11,11 +11,11 @@ from torch import nn
 import spectral
 from benchmarks.conditional import ConditionalUNet
 from denoisers.networks import BFCNN, UNet
-from spectral.kernels import lanes, team
-from spectral.kernels.winograd import unpacked
-from spectral.operators.frozen import Program, record
-from spectral.operators.frozen.convolution import Convolution, Joint
-from spectral.operators.frozen.steps import Diagonal, Linear, Local, Norm
+from spectral.jacobians.cpu import openmp, simd
+from spectral.jacobians.cpu.winograd import unpacked
+from spectral.jacobians.program import Program, record
+from spectral.jacobians.program.convolution import Convolution, Joint
+from spectral.jacobians.program.steps import Diagonal, Linear, Local, Norm
 
 
 def agree(function, y, tolerance=1e-12):
@@ -211,7 +211,7 @@ def test_program_differs_nowhere_in_float32():
         assert error < 1e-5
 
 
-@pytest.mark.skipif(lanes.BYTES == 0 or not team.at_hand(), reason="Winograd's kernels need AVX2")
+@pytest.mark.skipif(simd.BYTES == 0 or not openmp.at_hand(), reason="Winograd's kernels need AVX2")
 def test_gates_as_bits_where_winograd_takes_them():
     net, y = lively(UNet(2, 32)), torch.rand(2, 1, 16, 16)
     program = agree(net, y)
@@ -276,7 +276,7 @@ def test_a_layout_is_timed():
 
 
 def test_gates_as_bytes_beyond_a_budget(monkeypatch):
-    monkeypatch.setattr("spectral.operators.frozen.passes.GATES_AS_FLOATS", 0)
+    monkeypatch.setattr("spectral.jacobians.program.passes.GATES_AS_FLOATS", 0)
     program = agree(lively(BFCNN(5, 8)), torch.rand(1, 1, 12, 12))
     assert {slope.dtype for slope in gates(program)} == {torch.int8}
 

@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from spectral.errors import SpectralError
-from spectral.operators.frozen.slopes import channels_last, shape_of, times
-from spectral.operators.lock import ALONE
+from spectral.jacobians.lock import ALONE
+from spectral.jacobians.program.slopes import channels_last, shape_of, times
 
 aten = torch.ops.aten
 

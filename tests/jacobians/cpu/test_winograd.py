@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from spectral.errors import OptionError, ShapeError
-from spectral.kernels import lanes, team
-from spectral.kernels.winograd import Winograd, offered, packed, unpacked
+from spectral.jacobians.cpu import openmp, simd
+from spectral.jacobians.cpu.winograd import Winograd, offered, packed, unpacked
 
 pytestmark = pytest.mark.skipif(
-    lanes.BYTES == 0 or not team.at_hand(), reason="the kernel needs AVX2 and a torch with GNU OpenMP"
+    simd.BYTES == 0 or not openmp.at_hand(), reason="the kernel needs AVX2 and a torch with GNU OpenMP"
 )
 
 ERROR = {torch.float32: 2e-6, torch.float64: 4e-15}  # relative, of one layer
@@ -21,7 +21,7 @@ LAYOUT = torch.channels_last
 
 def step(dtype: torch.dtype) -> int:
     """Channels in two vectors."""
-    return 2 * lanes.BYTES // dtype.itemsize
+    return 2 * simd.BYTES // dtype.itemsize
 
 
 def normal(*size: int, dtype: torch.dtype, seed: int) -> Tensor:
@@ -198,7 +198,7 @@ def test_bad_arguments_are_refused() -> None:
 
 
 def test_without_torchs_threads_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(team, "_start", lambda: None)
+    monkeypatch.setattr(openmp, "_start", lambda: None)
     assert not offered(torch.zeros(32, 32, 3, 3), torch.Size((1, 32, 40, 40)))
     with pytest.raises(OptionError, match="OpenMP"):
-        team.run(0, 0, 1)
+        openmp.run(0, 0, 1)

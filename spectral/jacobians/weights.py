@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.operators.model import modules_in, parameters_of
+from spectral.jacobians.model import modules_in, parameters_of
 
 
 class Weights:

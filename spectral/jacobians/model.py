@@ -24,9 +24,9 @@ from torch.overrides import TorchFunctionMode
 
 from spectral.ambient import apart
 from spectral.errors import ModelOutputError, NotDeterministicError, OptionError
-from spectral.operators.frozen.trace import in_function
-from spectral.operators.kept import Kept
-from spectral.operators.lock import ALONE
+from spectral.jacobians.kept import Kept
+from spectral.jacobians.lock import ALONE
+from spectral.jacobians.program.trace import in_function
 
 _LOOKED_AT = 100_000  # objects, at most, in which modules are looked for
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.operators.chunks import out_of_memory
-from spectral.operators.frozen.convolution import Convolution, Joint
-from spectral.operators.frozen.slopes import channels_last, laid_out
-from spectral.operators.frozen.steps import Diagonal, Norm, Step, counts, some
+from spectral.jacobians.chunks import out_of_memory
+from spectral.jacobians.program.convolution import Convolution, Joint
+from spectral.jacobians.program.slopes import channels_last, laid_out
+from spectral.jacobians.program.steps import Diagonal, Norm, Step, counts, some
 
 GAIN = 0.95  # another layout must take less than this share of the time
 FRESH = (Convolution, Joint, Norm)  # steps whose results are new tensors, which nobody else holds

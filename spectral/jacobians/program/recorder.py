@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from spectral.errors import NotFiniteError, SpectralError
-from spectral.kernels import pool
-from spectral.operators.frozen.convolution import Convolution
-from spectral.operators.frozen.passes import needed, rewritten, straightened
-from spectral.operators.frozen.program import Program
-from spectral.operators.frozen.rules import (
+from spectral.jacobians.cpu import memory
+from spectral.jacobians.program.convolution import Convolution
+from spectral.jacobians.program.passes import needed, rewritten, straightened
+from spectral.jacobians.program.program import Program
+from spectral.jacobians.program.rules import (
     BY_INDEX,
     JUMPING,
     PROMOTING,
@@ -27,8 +27,8 @@ from spectral.operators.frozen.rules import (
     as_complex,
     as_pairs,
 )
-from spectral.operators.frozen.slopes import channels_last
-from spectral.operators.frozen.steps import (
+from spectral.jacobians.program.slopes import channels_last
+from spectral.jacobians.program.steps import (
     Cast,
     Forward,
     Gather,
@@ -44,7 +44,7 @@ from spectral.operators.frozen.steps import (
     aten,
     is_number,
 )
-from spectral.operators.frozen.trace import Geometry, Stored, Trace, in_function
+from spectral.jacobians.program.trace import Geometry, Stored, Trace, in_function
 
 # A rule is tried on random vectors, at the inputs that it is met with.  Of maps and kernels beyond so many
 # entries only norms and maxima are: a trial holds several maps, where a forward pass holds two.
@@ -127,7 +127,7 @@ class Recorder(Trace):
             recorder.input, recorder.slot = _like(y), recorder.slot_of(output)
         recorder.output = output.clone() if output.is_inference() else output.detach()
         recorder._waiting.clear()
-        pool.trim(recorder.bytes)
+        memory.trim(recorder.bytes)
         return recorder
 
     @torch.no_grad()
@@ -155,12 +155,12 @@ class Recorder(Trace):
     def _made_fast(self, steps: list[Step], v: Tensor) -> tuple[Program, Tensor]:
         result = None if self.slot == UNREACHED else self.slot
         steps = needed(steps, result)
-        pool.trim(self.bytes)
+        memory.trim(self.bytes)
         plain = Program([_by_torch(s) for s in steps], result, self.input.shape, self.output, self.entries)
         v = v.to(self.input).unsqueeze(0)
         Jv = plain.apply(v)
         del plain
-        pool.trim(self.bytes)
+        memory.trim(self.bytes)
         used = {self.dtypes[i] for step in steps for i in (*step.inputs, step.output)}
         number = self.output.dtype if len(used) < 2 else None
         fast = rewritten([copy.copy(step) for step in steps], result, number)

@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from spectral.operators.frozen.convolution import Convolution, Joint
-from spectral.operators.frozen.program import parts_of, users_of
-from spectral.operators.frozen.slopes import factor, is_gate, product, shape_of
-from spectral.operators.frozen.steps import Cast, Diagonal, Input, Linear, Step, Sum, aten
+from spectral.jacobians.program.convolution import Convolution, Joint
+from spectral.jacobians.program.program import parts_of, users_of
+from spectral.jacobians.program.slopes import factor, is_gate, product, shape_of
+from spectral.jacobians.program.steps import Cast, Diagonal, Input, Linear, Step, Sum, aten
 
 GATES_AS_FLOATS = 1 << 24  # entries; more stay gates: a small part of the memory, and slower to apply
 

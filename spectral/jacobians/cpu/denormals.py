@@ -12,14 +12,15 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from spectral.kernels import cpu, team
+from spectral.jacobians.cpu import openmp
+from spectral.kernels import cpu
 
 
 def at_hand() -> bool:
     """Whether `flushed` does anything: on x86 CPUs of the last ten years, with torch's threads at hand."""
-    if cpu.LEVEL == "none" or not team.at_hand():
+    if cpu.LEVEL == "none" or not openmp.at_hand():
         return False
-    from spectral.kernels.lanes import BYTES  # noqa: PLC0415  Numba takes a third of a second
+    from spectral.jacobians.cpu.simd import BYTES  # noqa: PLC0415  Numba takes a third of a second
 
     return BYTES > 0
 
@@ -37,14 +38,14 @@ class _Flushed:
     """
 
     def __init__(self) -> None:
-        from spectral.kernels.mxcsr import switch  # noqa: PLC0415  Numba takes a third of a second
+        from spectral.jacobians.cpu.mxcsr import switch  # noqa: PLC0415  Numba takes a third of a second
 
         threads = torch.get_num_threads()
         # How many threads came and may come, the caller; each thread and its register.
         kept = np.zeros(3 + 2 * threads, np.int64)
         kept[1:3] = threads, threading.get_ident()
         task = kept.ctypes.data_as(ctypes.c_void_p)
-        self._on, self._off = (team.prepared(switch(on).address, task, threads) for on in (True, False))
+        self._on, self._off = (openmp.prepared(switch(on).address, task, threads) for on in (True, False))
 
     def __enter__(self) -> None:
         try:

@@ -7,15 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from spectral.kernels import pool
-from spectral.kernels.pool import Pool
+from spectral.jacobians.cpu import memory
+from spectral.jacobians.cpu.memory import Pool
 
 REAL = torch.float32
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "SMALL", 1024)
+    monkeypatch.setattr(memory, "SMALL", 1024)
 
 
 def test_a_block_is_lent_again_once_nothing_holds_it() -> None:
@@ -74,12 +74,12 @@ def test_threads_never_share_a_block() -> None:
 
 
 def test_the_shared_pool_ends_with_its_last_holder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "_current", weakref.ref(Pool()))
-    one = pool.shared()
-    assert pool.shared() is one
+    monkeypatch.setattr(memory, "_current", weakref.ref(Pool()))
+    one = memory.shared()
+    assert memory.shared() is one
     held = one.empty((1000,), REAL)
     del one
     gc.collect()
-    assert pool.shared().held == 0
+    assert memory.shared().held == 0
     held.fill_(2.0)
     assert held.sum() == 2000

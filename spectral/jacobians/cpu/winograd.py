@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from spectral.errors import ShapeError
-from spectral.kernels import cpu, pool, team
+from spectral.jacobians.cpu import memory, openmp
+from spectral.kernels import cpu
 
 A, B = 21 / 32, 3 / 2
 AA, BB = A**2, B**2
@@ -49,16 +50,16 @@ def offered(weight: Tensor, size: torch.Size) -> bool:
     filters, channels, *taps = weight.shape
     if taps != [3, 3] or weight.dtype not in REAL or weight.device.type != "cpu" or cpu.LEVEL == "none":
         return False
-    lanes = _lanes()
-    if lanes.BYTES == 0:
+    simd = _simd()
+    if simd.BYTES == 0:
         return False
     images, _, height, width = size
-    step = 2 * lanes.BYTES // weight.itemsize
-    filled = -(-images * -(-height // 4) * -(-width // 4) // lanes.ROWS) * lanes.ROWS
+    step = 2 * simd.BYTES // weight.itemsize
+    filled = -(-images * -(-height // 4) * -(-width // 4) // simd.ROWS) * simd.ROWS
     saved = 9 * images * height * width / (36 * max(filled, 1))
     wide = channels % step == 0 and filters % step == 0
     wide = wide and 36 * channels * filters * weight.itemsize <= _MOST
-    return wide and saved > 2 and team.at_hand()
+    return wide and saved > 2 and openmp.at_hand()
 
 
 class Winograd:
@@ -70,7 +71,7 @@ class Winograd:
     """
 
     def __init__(self, weight: Tensor) -> None:
-        many = 4 * _lanes().ROWS
+        many = 4 * _simd().ROWS
         if not offered(weight, torch.Size((1, 1, many, many))):
             raise ShapeError(
                 f"no Winograd kernel for weights {tuple(weight.shape)} of {weight.dtype}: ask offered() first"
@@ -79,7 +80,7 @@ class Winograd:
         self.dtype = weight.dtype
         self.weight = _transformed(weight.detach())
         self.zeros = weight.new_zeros(self.channels)
-        self._pool = pool.shared()
+        self._pool = memory.shared()
 
     def apply(
         self,
@@ -112,7 +113,7 @@ class Winograd:
             out = self._pool.empty((images, height, width, self.filters), x.dtype).permute(0, 3, 1, 2)
         else:
             out = self._target(onto, torch.Size((images, self.filters, height, width)))
-        kernels, rows = _kernels(), _lanes().ROWS
+        kernels, rows = _kernels(), _simd().ROWS
         tiles = images * kernels.per_image(height, width)
         panels = -(-tiles // rows)
         threads = max(1, min(torch.get_num_threads(), panels))
@@ -134,7 +135,7 @@ class Winograd:
             ],
             np.int64,
         )
-        team.run(kernels.worker(x.dtype, kinds.pop()).address, task.ctypes.data, threads)
+        openmp.run(kernels.worker(x.dtype, kinds.pop()).address, task.ctypes.data, threads)
         return out
 
     def _target(self, onto: Tensor, size: torch.Size) -> Tensor:
@@ -161,16 +162,16 @@ class Winograd:
         return gate.contiguous() if bits else gate.contiguous(memory_format=torch.channels_last)
 
 
-def _lanes() -> ModuleType:
+def _simd() -> ModuleType:
     """Vectors and their widths.  They take Numba, a third of a second: not for those with no such weights."""
-    from spectral.kernels import lanes  # noqa: PLC0415
+    from spectral.jacobians.cpu import simd  # noqa: PLC0415
 
-    return lanes
+    return simd
 
 
 def _kernels() -> ModuleType:
     """What is compiled."""
-    from spectral.kernels import tiles  # noqa: PLC0415
+    from spectral.jacobians.cpu import tiles  # noqa: PLC0415
 
     return tiles
 
@@ -206,7 +207,7 @@ def _transformed(weight: Tensor) -> Tensor:
     points += [(sign * B, 2 * BB * (BB - AA)) for sign in (1, -1)]
     rows = [[p**j / scale for j in range(3)] for p, scale in points] + [[0.0, 0.0, 1.0]]
     filters, channels = weight.shape[:2]
-    group = 2 * _lanes().BYTES // weight.itemsize
+    group = 2 * _simd().BYTES // weight.itemsize
     matrices = torch.empty(36, filters // group, channels, group, dtype=weight.dtype)
     taps = weight.permute(2, 3, 1, 0).contiguous()
     _kernels().transform(taps.numpy(), np.array(rows), matrices.numpy())

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spectral.kernels import pool
-from spectral.kernels.winograd import Winograd, offered
-from spectral.operators.frozen.slopes import channels_last, laid_out, times
-from spectral.operators.frozen.steps import Leading, aten, cast, counts, some
+from spectral.jacobians.cpu import memory
+from spectral.jacobians.cpu.winograd import Winograd, offered
+from spectral.jacobians.program.slopes import channels_last, laid_out, times
+from spectral.jacobians.program.steps import Leading, aten, cast, counts, some
 
 THIN = 4  # channels, on one side, up to which a convolution is a product of matrices
 
@@ -241,7 +241,7 @@ class Wide(Kernel):
     def __init__(self, weight: Tensor, *geometry: Any) -> None:
         self.filters, self.taps, self.geometry = len(weight), tuple(weight.shape[2:]), geometry
         self.weight = weight.flatten(1).T.contiguous()
-        self._pool = pool.shared()
+        self._pool = memory.shared()
 
     def convolve(self, x: Tensor) -> Tensor:
         """w * x."""

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from spectral.errors import OptionError
+from spectral.jacobians.jacobian import Jacobian, jacobian
+from spectral.jacobians.keywords import keywords_of
 from spectral.operators.base import LinearOperator, as_operator
-from spectral.operators.jacobian import Jacobian, jacobian
-from spectral.operators.keywords import keywords_of
 
 
 def operator_of(

@@ -8,8 +8,7 @@ import torch
 from numba import carray, types
 from numba.extending import register_jitable
 
-from spectral.kernels.compiled import cfunc, njit
-from spectral.kernels.lanes import (
+from spectral.jacobians.cpu.simd import (
     BYTES,
     ROWS,
     claim,
@@ -21,7 +20,8 @@ from spectral.kernels.lanes import (
     store,
     store_all,
 )
-from spectral.kernels.winograd import AA, BB, PRODUCT, REAL, SUM, TASK, A, B
+from spectral.jacobians.cpu.winograd import AA, BB, PRODUCT, REAL, SUM, TASK, A, B
+from spectral.kernels.compiled import cfunc, njit
 
 _AAA, _BBB, _ABB, _BAA = A**3, B**3, A * BB, B * AA
 

@@ -6,8 +6,8 @@ and keeps, of each operation that y reaches, only what its derivative needs.  No
 gates and slopes, and a product costs about its convolutions.
 """
 
-from spectral.operators.frozen.graphs import Replayed
-from spectral.operators.frozen.program import Program
-from spectral.operators.frozen.recorder import Recorder, record
+from spectral.jacobians.program.cuda_graphs import Replayed
+from spectral.jacobians.program.program import Program
+from spectral.jacobians.program.recorder import Recorder, record
 
 __all__ = ["Program", "Recorder", "Replayed", "record"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral.kernels.winograd import AT_ONCE, packed, unpacked
+from spectral.jacobians.cpu.winograd import AT_ONCE, packed, unpacked
 
 
 def channels_last(t: Tensor, really: bool = True) -> Tensor:

@@ -19,10 +19,10 @@ from spectral.errors import (
     ShapeError,
     SpectralError,
 )
-from spectral.operators import Jacobian, chunks
-from spectral.operators.frozen import recorder, rules
-from spectral.operators.frozen.convolution import Convolution
-from spectral.operators.frozen.steps import Diagonal
+from spectral.jacobians import Jacobian, chunks
+from spectral.jacobians.program import recorder, rules
+from spectral.jacobians.program.convolution import Convolution
+from spectral.jacobians.program.steps import Diagonal
 
 
 def network(channels=1, dropout=0.0, norm=True):
@@ -432,7 +432,7 @@ def test_products_at_another_precision(precision, rows, error):
 @pytest.mark.parametrize("native", [True, False])
 def test_bfloat16_is_what_the_processor_multiplies(monkeypatch, native):
     """bfloat16 where there are instructions for that; elsewhere float32."""
-    monkeypatch.setattr("spectral.operators.precision._multiplies_bfloat16", lambda: native)
+    monkeypatch.setattr("spectral.jacobians.precision._multiplies_bfloat16", lambda: native)
     net, y = BFCNN(5, 32).eval(), torch.rand(1, 1, 24, 24)
     for name, t in net.state_dict().items():
         if "gamma" in name:

@@ -462,8 +462,6 @@ def test_words_and_arrays_that_are_none():
             spectral.top_eigs(A, k=1, method=wrong)
         with pytest.raises(OptionError, match="which is one of"):
             spectral.top_eigs(A, k=1, which=wrong)
-        with pytest.raises(OptionError, match="part is one of"):
-            spectral.top_eigs(A, k=1, part=wrong)
         with pytest.raises(OptionError, match="method is one of"):
             spectral.trace(A, method=wrong)
         with pytest.raises(OptionError, match="method is one of"):

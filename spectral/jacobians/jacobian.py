@@ -1,8 +1,8 @@
 """The Jacobian of any PyTorch callable at one input, as a linear operator.
 
 J v is a Jacobian-vector product, J' u a vector-Jacobian product.  Where the model can be followed operation
-by operation, its derivative is a program of linear steps (`spectral.operators.frozen`); elsewhere torch
-differentiates the whole (`spectral.operators.ways`).
+by operation, its derivative is a program of linear steps (`spectral.jacobians.program`); elsewhere torch
+differentiates the whole (`spectral.jacobians.autograd`).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from spectral.errors import (
     ShapeError,
     SpectralError,
 )
-from spectral.kernels.denormals import flushed
-from spectral.operators import ways
+from spectral.jacobians import autograd
+from spectral.jacobians.chunks import Chunks, Product, free_bytes
+from spectral.jacobians.cpu.denormals import flushed
+from spectral.jacobians.keywords import keywords_of
+from spectral.jacobians.model import Model, same_random_numbers
+from spectral.jacobians.precision import Precision, arithmetic, own, tf32
+from spectral.jacobians.program import Program, Recorder, Replayed
+from spectral.jacobians.program.recorder import contradiction, half_along, inner, size_of
+from spectral.jacobians.weights import Weights
 from spectral.operators.base import LinearOperator
-from spectral.operators.chunks import Chunks, Product, free_bytes
-from spectral.operators.frozen import Program, Recorder, Replayed
-from spectral.operators.frozen.recorder import contradiction, half_along, inner, size_of
-from spectral.operators.keywords import keywords_of
-from spectral.operators.model import Model, same_random_numbers
-from spectral.operators.precision import Precision, arithmetic, own, tf32
-from spectral.operators.weights import Weights
 from spectral.options import choice
 
 # Differences of the model are the last word on a derivative; those that differ by more, relative, say none.
@@ -49,7 +49,7 @@ log = logging.getLogger("spectral")
 Method = Literal["auto", "frozen", "jvp", "double-backward", "differences"]
 WAYS: tuple[Method, ...] = ("frozen", "jvp", "double-backward", "differences")
 _INPUTS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-_PAIRS = {"jvp": ways.forward, "double-backward": ways.reverse, "differences": ways.differences}
+_PAIRS = {"jvp": autograd.forward, "double-backward": autograd.reverse, "differences": autograd.differences}
 
 
 def jacobian(
@@ -349,7 +349,7 @@ class Jacobian(LinearOperator):
         self._functions: list[str] = []
         self._coarsest = max(torch.finfo(self.output.dtype).eps, self._arithmetic.eps)
         generator = torch.Generator().manual_seed(2)
-        fine, size = torch.finfo(self._y.dtype).eps < 1e-4, ways.rms(self._y)
+        fine, size = torch.finfo(self._y.dtype).eps < 1e-4, autograd.rms(self._y)
         shift = 1 + torch.randn(self._y.shape, generator=generator, device="cpu").to(self._y)
         away = self._y + (FAR if fine else 0.05) * size * shift
         with self._model.ready():
@@ -361,7 +361,7 @@ class Jacobian(LinearOperator):
             within = (10 if fine else 0.3) * torch.finfo(played.dtype).eps
             self._jumps = record.jumps
             try:
-                value, self._functions = ways.declared_functions(self._model, away)
+                value, self._functions = autograd.declared_functions(self._model, away)
             except Exception:  # it works in ways that a graph does not allow, and needs none
                 value = self._model(away)
             # Short, for few units to switch on the way; rounding in float32 is some 1e-3 of the difference.
@@ -406,7 +406,7 @@ class Jacobian(LinearOperator):
 
         A deviation, a mean or a largest entry hardly changes along a direction at random.
         """
-        y, size = self._y, ways.rms(self._y)
+        y, size = self._y, autograd.rms(self._y)
         noise = torch.randn(y.shape, generator=generator, device="cpu").to(y)
         moved = [y + move for move in (0.01 * y, 0.01 * size * torch.ones_like(y), 0.03 * size * noise)]
         return max(_apart(self._model(x), record.play(x)) for x in moved)
@@ -462,7 +462,7 @@ class Jacobian(LinearOperator):
         u = self._random(self.shape[0], seed=1).reshape(self.output.shape).to(self.output.dtype)
         try:
             with self._model.ready():
-                pull = ways.reverse(self._model, self._y).pull
+                pull = autograd.reverse(self._model, self._y).pull
                 declared = pull(u)
         except Exception:
             return program  # there is no other
@@ -502,7 +502,7 @@ class Jacobian(LinearOperator):
         self._note(f"autograd does not see all of the derivative ({by}): not used")
         return program
 
-    def _hold_against_differences(self, program: Program, pull: ways.Function, by: str) -> None:
+    def _hold_against_differences(self, program: Program, pull: autograd.Function, by: str) -> None:
         """Whether a smooth model's differences agree with the program, and not with what is declared.
 
         In low precision they tell nothing, and the derivative of what is computed stands.
@@ -518,7 +518,7 @@ class Jacobian(LinearOperator):
             return
         v = self._random(self.shape[1]).reshape(self._y.shape)
         with self._model.ready():
-            D = ways.difference(self._model, self._y, v)
+            D = autograd.difference(self._model, self._y, v)
             size, wide = size_of(D) ** 2, D.to(self.output.dtype)
             true = [abs(inner(J, v) - size) for J in (program.transpose(wide.unsqueeze(0))[0], pull(wide))]
         if true[0] > true[1]:
@@ -537,7 +537,7 @@ class Jacobian(LinearOperator):
             if rough or self._jumps:
                 raise SpectralError("the model is too rough for differences")
             with self._model.ready():
-                near, far = (ways.difference(self._model, self._y, v, step) for step in (2e-3, 8e-3))
+                near, far = (autograd.difference(self._model, self._y, v, step) for step in (2e-3, 8e-3))
             error = size_of(near - far) / max(size_of(near), 1e-300)
             if not error <= DIFFERENCES:
                 raise SpectralError(f"two differences of the model differ by {error:.1e}, relative")
@@ -559,7 +559,7 @@ class Jacobian(LinearOperator):
                     else f"J v is off by {off:.1e} |J v| from differences of the model"
                 )
 
-    def _one_by_one(self, product: ways.Function) -> Product:
+    def _one_by_one(self, product: autograd.Function) -> Product:
         """A product of blocks from one of single vectors."""
 
         def each(V: Tensor) -> Tensor:
@@ -670,7 +670,7 @@ class Jacobian(LinearOperator):
         tried: list[tuple[float, Tensor, float]] = []
         length = float(v.abs().max())
         for step in steps:
-            h = step * ways.rms(self._y) / (length or 1.0)
+            h = step * autograd.rms(self._y) / (length or 1.0)
             with self._model.ready():
                 ahead, behind = self._model(self._y + h * v), self._model(self._y - h * v)
             D, bend = (ahead - behind) / (2 * h), size_of(ahead - 2 * self.output + behind) / h / scale
@@ -695,7 +695,7 @@ class Jacobian(LinearOperator):
             return None
         try:
             with self._model.ready():
-                declared = ways.reverse(self._model, self._y).pull(u.to(self.output.dtype))
+                declared = autograd.reverse(self._model, self._y).pull(u.to(self.output.dtype))
         except Exception:  # torch cannot, which is why there is a program
             return None
         return size_of(Ju - declared) / max(norm, size_of(Ju), 1e-300)

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import spectral
-from spectral.operators import jacobian
-from spectral.operators.frozen import Replayed, graphs, record
-from spectral.operators.frozen.graphs import KEPT, PATIENCE, captured
+from spectral.jacobians import jacobian
+from spectral.jacobians.program import Replayed, cuda_graphs, record
+from spectral.jacobians.program.cuda_graphs import KEPT, PATIENCE, captured
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -58,7 +58,7 @@ def cuda(monkeypatch):
         def __getattr__(self, name):
             return getattr(torch, name)
 
-    monkeypatch.setattr(graphs, "torch", Torch())
+    monkeypatch.setattr(cuda_graphs, "torch", Torch())
 
 
 class Counted:
@@ -158,7 +158,7 @@ def test_a_failure_of_the_product_is_the_callers():
 
 
 def test_products_that_take_much_memory_are_never_captured(monkeypatch, cuda):
-    monkeypatch.setattr(graphs, "free_bytes", lambda device: 800)
+    monkeypatch.setattr(cuda_graphs, "free_bytes", lambda device: 800)
     for vector_bytes, kept in ((50, True), (51, False)):
         product, notes, way = replayed(vector_bytes=vector_bytes)
         V = settled(way, 2, 5)

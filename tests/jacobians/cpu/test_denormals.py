@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import spectral
-from spectral.kernels import denormals
-from spectral.kernels.denormals import flushed
+from spectral.jacobians.cpu import denormals
+from spectral.jacobians.cpu.denormals import flushed
 
 pytestmark = pytest.mark.skipif(not denormals.at_hand(), reason="the switch needs x86 and GNU OpenMP")
 

@@ -1,0 +1,1 @@
+"""Faster convolutions on a CPU."""
