@@ -7,7 +7,7 @@ unchanged; or None where it does not apply, when the operation is differentiated
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,8 +21,11 @@ from spectral.jacobians.program.steps import (
     Gather,
     Input,
     Linear,
+    Matmul,
     Norm,
     Operation,
+    Pointwise,
+    Softmax,
     Step,
     Sum,
     aten,
@@ -133,7 +136,7 @@ def _same(seen: Seen) -> int:
     return seen.inputs[0]
 
 
-@rule(aten.convolution.default)
+@rule(*_named("convolution", "_convolution"))
 def _convolution(seen: Seen) -> Step | None:
     if not seen.first_alone:
         return None
@@ -153,6 +156,20 @@ def _convolution(seen: Seen) -> Step | None:
         x.shape,
         seen.like.shape,
     )
+
+
+@rule(*_named("conv1d", "conv2d", "conv3d"))
+def _composite_convolution(seen: Seen) -> Step | int | None:
+    """As inference mode shows them."""
+    n = seen.args[1].ndim - 2
+
+    def each(i: int, name: str, default: int) -> list[int]:
+        given = list(seen.given(i, name, [default]))
+        return given * n if len(given) == 1 else given
+
+    sides = each(3, "stride", 1), each(4, "padding", 0), each(5, "dilation", 1)
+    args = (*seen.args[:2], None, *sides, False, [0] * n, seen.given(6, "groups", 1))
+    return _convolution(replace(seen, args=args, kwargs={}))
 
 
 _SMOOTH = _named(
@@ -180,8 +197,10 @@ def _relu(seen: Seen) -> Step:
 
 @rule(aten.mul.Tensor, aten.div.Tensor, promotes=True)
 def _scale(seen: Seen) -> Step | None:
-    if len(seen.factors) != 1 or len(seen.args) != 2 or seen.kwargs:
+    if len(seen.args) != 2 or seen.kwargs:
         return None
+    if len(seen.factors) == 2:
+        return _pair(seen)
     (x,), (left, right) = seen.primals, seen.args
     divides = seen.target is aten.div.Tensor
     if divides and not seen.reaches(left):  # c / x
@@ -190,6 +209,30 @@ def _scale(seen: Seen) -> Step | None:
     constant = torch.as_tensor(other, dtype=seen.like.dtype, device=x.device)
     constant = constant.resolve_conj().resolve_neg()
     return Diagonal(seen.inputs, seen.output, 1 / constant if divides else seen.hold(constant), x.shape)
+
+
+def _pair(seen: Seen) -> Step | None:
+    """x y, or x / y, where y reaches both; x x, whose slope is 2 x."""
+    dtype = seen.like.dtype
+    x, y = (t.to(dtype).resolve_conj().resolve_neg() for t in seen.args)
+    divides = seen.target is aten.div.Tensor
+    if len(seen.inputs) == 1:
+        return None if divides else Diagonal(seen.inputs, seen.output, 2 * x, x.shape)
+    slopes = (1 / y, -x / y.square()) if divides else (seen.hold(y), seen.hold(x))
+    sizes = seen.sizes[0], seen.sizes[1]
+    if len({len(seen.like.shape), *map(len, sizes)}) > 1:
+        return None
+    return Pointwise(seen.inputs, seen.output, slopes, sizes, seen.like.shape)
+
+
+@rule(*_named("_softmax", "_safe_softmax"))
+def _softmax(seen: Seen) -> Step | None:
+    (x,) = seen.primals
+    dim = seen.given(1, "dim")
+    if not x.ndim or seen.like.dtype != x.dtype:
+        return None
+    axis = dim - x.ndim if dim >= 0 else dim
+    return Softmax(seen.inputs, seen.output, seen.operation()(x), axis)
 
 
 @rule(*_named("mul", "div", overload="Scalar"), promotes=True)
@@ -220,11 +263,13 @@ def _sum(seen: Seen) -> Step | int | None:
 @rule(*_named("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"))
 @rule(*_named("_native_batch_norm_legit_no_training", "_batch_norm_no_update"))
 def _batch_norm(seen: Seen) -> Step | None:
-    """In evaluation mode a scale of channels."""
+    """In evaluation mode a scale of channels; by the statistics of one image, an instance norm."""
     trains = seen.args[5] if "no_" not in str(seen.target) else False
-    if seen.entry != 0 or trains or not seen.first_alone:
+    (x, *others) = seen.primals
+    if seen.entry != 0 or others or not seen.first_alone or (trains and len(x) > 1):
         return None
-    (x,) = seen.primals
+    if trains:
+        return Norm.at(seen.inputs, seen.output, x, seen.args[1], seen.args[7], x.shape[1], x.ndim - 1)
     thin = x.new_ones(1, x.shape[1], *[1] * (x.ndim - 2))  # the slope does not depend on x
     slope = pulled(seen.operation(), (thin,), torch.ones_like(thin))[0]
     return Diagonal(seen.inputs, seen.output, slope[0].clone(), x.shape)
@@ -359,7 +404,12 @@ def _padded(seen: Seen) -> Step:
 
 @rule(aten.mm.default, aten.bmm.default)
 def _product(seen: Seen) -> Step | None:
-    return seen.linear(seen.operation()) if len(seen.factors) == 1 else None
+    if len(seen.factors) == 1:
+        return seen.linear(seen.operation())
+    if len(seen.inputs) == 1:  # a matrix times itself
+        return None
+    left, right = map(seen.hold, seen.args[:2])
+    return Matmul(seen.inputs, seen.output, left, right)
 
 
 @rule(aten.addmm.default, aten.baddbmm.default, promotes=True)

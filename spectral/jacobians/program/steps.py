@@ -4,6 +4,9 @@
     Diagonal      t -> s t              slopes of pointwise units, and products with constants
     Sum           t_1, t_2 -> t_1 + a t_2
     Norm          t -> s (t - mean t - z mean(z t))       group and layer norm; z the normalised input
+    Pointwise     t_1, t_2 -> s_1 t_1 + s_2 t_2           products and quotients of two that y reaches
+    Matmul        t_1, t_2 -> t_1 x_2 + x_1 t_2           the same for products of matrices
+    Softmax       t -> s (t - sum s t)  s the softmax, which is its own transpose
     Gather        t -> t[where the maximum was]           maximum pooling
     Cast          t -> t in another precision
     Take          t -> t[index]         entries of a storage, as a view shows them
@@ -221,6 +224,102 @@ class Norm:
 
 
 @dataclass
+class Pointwise:
+    """t_1, t_2 -> s_1 t_1 + s_2 t_2, each broadcast to the size of the output."""
+
+    inputs: tuple[int, ...]
+    output: int
+    slopes: tuple[Tensor, Tensor]
+    sizes: tuple[torch.Size, torch.Size]
+    output_size: torch.Size
+
+    @property
+    def leading(self) -> Leading:
+        """Sizes are aligned at their ends: with as many axes each, one more in front changes nothing."""
+        return "free" if all(len(size) == len(self.output_size) for size in self.sizes) else "mapped"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """s_1 t_1 + s_2 t_2."""
+        (s, r), (t, u) = self.slopes, tangents
+        return s * t + r * u
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """The conjugates of s_1 g and s_2 g, summed over what was broadcast."""
+        return tuple(_summed(s.conj() * g, size) for s, size in zip(self.slopes, self.sizes, strict=True))
+
+    def to(self, dtype: torch.dtype) -> Pointwise:
+        """The slopes in another precision."""
+        first, second = (cast(s, dtype) for s in self.slopes)
+        return replace(self, slopes=(first, second))
+
+    def select(self, index: Tensor, n: int) -> Pointwise | None:
+        """With the slopes of some inputs."""
+        if self.leading != "free" or not all(counts(size, n) for size in (*self.sizes, self.output_size)):
+            return None
+        first, second = (s[index] if len(s) == n else s for s in self.slopes)
+        if first.ndim != len(self.output_size) or second.ndim != len(self.output_size):
+            return None
+        sizes = some(self.sizes[0], index), some(self.sizes[1], index)
+        return replace(self, slopes=(first, second), sizes=sizes, output_size=some(self.output_size, index))
+
+
+@dataclass
+class Matmul:
+    """t_1, t_2 -> t_1 x_2 + x_1 t_2, of matrices (..., n, k) and (..., k, m), as in attention."""
+
+    inputs: tuple[int, ...]
+    output: int
+    left: Tensor
+    right: Tensor
+    leading: Leading = "free"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """t_1 x_2 + x_1 t_2."""
+        t, u = tangents
+        return t @ self.right + self.left @ u
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """g x_2*, x_1* g."""
+        return g @ self.right.mH, self.left.mH @ g
+
+    def to(self, dtype: torch.dtype) -> Matmul:
+        """The factors in another precision."""
+        return replace(self, left=cast(self.left, dtype), right=cast(self.right, dtype))
+
+    def select(self, index: Tensor, n: int) -> None:
+        """The first axis of a stack of matrices may count heads as well."""
+
+
+@dataclass
+class Softmax:
+    """t -> s (t - sum s t), the sum over one axis, told from the last."""
+
+    inputs: tuple[int, ...]
+    output: int
+    value: Tensor
+    axis: int
+    leading: Leading = "free"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """s (t - sum s t)."""
+        weighted = self.value * tangents[0]
+        return weighted.sub_(self.value * weighted.sum(self.axis, keepdim=True))
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """The same."""
+        return (self.apply(g),)
+
+    def to(self, dtype: torch.dtype) -> Softmax:
+        """The softmax in another precision."""
+        return replace(self, value=cast(self.value, dtype))
+
+    def select(self, index: Tensor, n: int) -> Softmax | None:
+        """That of some inputs."""
+        inside = counts(self.value.shape, n) and self.axis > -self.value.ndim
+        return replace(self, value=self.value[index]) if inside else None
+
+
+@dataclass
 class Gather:
     """t (..., H, W) -> t[..., indices], with `indices` (..., h, w) into the H W pixels of each plane."""
 
@@ -352,6 +451,12 @@ class Put:
 
     def select(self, index: Tensor, n: int) -> None:
         """A storage may hold its inputs in any order."""
+
+
+def _summed(t: Tensor, size: torch.Size) -> Tensor:
+    """t (..., *whole) summed to (..., *size), axes that were broadcast alone; as many of both."""
+    axes = tuple(i for i in range(-len(size), 0) if size[i] == 1 and t.shape[i] != 1)
+    return t.sum(axes, keepdim=True) if axes else t
 
 
 def _flat(t: Tensor, size: torch.Size) -> Tensor:

@@ -13,9 +13,11 @@ from benchmarks.conditional import ConditionalUNet
 from denoisers.networks import BFCNN, UNet
 from spectral.jacobians.cpu import openmp, simd
 from spectral.jacobians.cpu.winograd import unpacked
-from spectral.jacobians.program import Program, record
+from spectral.jacobians.model import Model
+from spectral.jacobians.program import Program, Recorder, record
 from spectral.jacobians.program.convolution import Convolution, Joint
 from spectral.jacobians.program.steps import Diagonal, Linear, Local, Norm
+from tests.helpers.field_models import CASES
 
 
 def agree(function, y, tolerance=1e-12):
@@ -353,3 +355,92 @@ def test_conditional_network():
     V = torch.randn(2, 3, 64).double()
     torch.testing.assert_close(J.apply(V)[1], alone.apply(V[1]))
     torch.testing.assert_close(J.select([1]).apply(V[1:])[0], alone.apply(V[1]))
+
+
+def rotated_by_angles(x):
+    """Rotary embedding, in real numbers."""
+    angles = torch.linspace(0, 3, x.shape[-2], dtype=x.dtype)[:, None] * torch.ones(x.shape[-1] // 2).to(x)
+    first, second = x.chunk(2, -1)
+    return torch.cat(
+        [first * angles.cos() - second * angles.sin(), first * angles.sin() + second * angles.cos()], -1
+    )
+
+
+PRODUCTS = {
+    "product": lambda x: x[:, :2] * x[:, 2:],
+    "square by itself": lambda x: x * x,
+    "quotient": lambda x: x[:, :2] / (1 + x[:, 2:].square()),
+    "broadcast product": lambda x: x * x.mean(-1, keepdim=True),
+    "both broadcast": lambda x: x.mean(-1, keepdim=True) * x.mean(-2, keepdim=True),
+    "matrices": lambda x: x[:, :2] @ x[:, 2:].mT,
+    "softmax": lambda x: torch.softmax(x, 1) + torch.softmax(x, -1),
+    "attention": lambda x: torch.softmax(x @ x.mT / 2, -1) @ x,
+    "rms norm": lambda x: x * (x.square().mean(-1, keepdim=True) + 1e-3).rsqrt(),
+    "gated unit": lambda x: x[:, :2] * torch.nn.functional.gelu(x[:, 2:]),
+    "rotary attention": lambda x: torch.softmax(rotated_by_angles(x) @ rotated_by_angles(x).mT, -1) @ x,
+    "affine maps": lambda x: torch.nn.functional.linear(x, torch.eye(6).to(x)[:3], torch.ones(3).to(x)),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_of_what_y_reaches_have_rules(name):
+    y = torch.rand(2, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    program = agree(PRODUCTS[name], y, 1e-11)
+    assert Local not in kinds(program)
+
+
+def test_products_in_complex_numbers_and_other_precisions():
+    def spectrum(y):
+        z = torch.fft.fft2(y)
+        return torch.fft.ifft2(z * z.conj().abs() + z / (1 + z * z.conj())).real
+
+    y = torch.rand(1, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    agree(spectrum, y, 1e-10)
+    J = spectral.jacobian(PRODUCTS["rotary attention"], y)
+    v = torch.randn(3, 72, generator=torch.Generator().manual_seed(1))
+    fine = J.at_precision("float64")
+    torch.testing.assert_close(J.apply(v), fine.apply(v.double()).float(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["product", "broadcast product", "softmax", "gated unit"])
+def test_products_of_some_images(name):
+    y = torch.rand(4, 4, 5, 6, generator=torch.Generator().manual_seed(0)).double()
+    J = spectral.jacobian(PRODUCTS[name], y, batched=True)
+    part, v = J.select([2, 0]), torch.randn(2, 1, 120, dtype=torch.float64)
+    torch.testing.assert_close(
+        part.apply(v), spectral.jacobian(PRODUCTS[name], y[[2, 0]], batched=True).apply(v)
+    )
+
+
+# Of each model in tests/helpers/field_models.py the operations that no rule knows: torch differentiates them
+# anew at each product.  What comes to this list makes products slow.
+LEFT_TO_TORCH = {
+    "fourier_attention": {"abs"},
+    "short_time_fourier": {"abs", "unfold_backward"},
+    "filled_by_masks": {"index_put"},
+    "indexed_assignment": {"index_add", "index_put", "scatter"},
+    "inference_mode_in_part": {"mul"},
+    "no_grad_inside": {"div", "std"},
+    "detach_inside": {"div", "std"},
+    "gradient_step_denoiser": {"convolution_backward", "softplus_backward"},
+    "gradient_step_with_its_graph": {"convolution_backward", "softplus_backward"},
+    "input_convex": {"convolution_backward", "softplus_backward"},
+    "derivative_by_torch_func_inside": {"cumprod", "prod", "select_backward"},
+    "quantiles": {"lerp", "median", "mul", "sort"},
+    "grid_sampled": {"grid_sampler_2d"},
+    "non_local_means": {"_euclidean_dist"},
+    "sparse_products": {"_sparse_addmm"},
+    "branches_on_values": {"max"},
+    "sorted_values": {"scatter", "sort", "topk"},
+    "linear_algebra": {"_linalg_slogdet", "_linalg_solve_ex", "linalg_inv_ex", "mul"},
+    "changed_by_hooks": {"mul"},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_left_to_torch(name):
+    model = Model(CASES[name].make(torch.float64), CASES[name].kwargs)
+    with model.ready():
+        steps = Recorder.of(model, CASES[name].y()).steps
+    left = {str(step.function.target).split(".")[1] for step in steps if isinstance(step, Local)}
+    assert left <= LEFT_TO_TORCH.get(name, set())
