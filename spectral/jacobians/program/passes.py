@@ -10,8 +10,10 @@ from torch import Tensor
 
 from spectral.jacobians.program.convolution import Convolution, Joint
 from spectral.jacobians.program.program import parts_of, users_of
+from spectral.jacobians.program.rules.pointwise import Diagonal, Sum
 from spectral.jacobians.program.slopes import factor, is_gate, product, shape_of
-from spectral.jacobians.program.steps import Cast, Diagonal, Input, Linear, Step, Sum, aten
+from spectral.jacobians.program.steps import Input, Linear, Step, aten
+from spectral.jacobians.program.storage import Cast
 
 GATES_AS_FLOATS = 1 << 24  # entries; more stay gates: a small part of the memory, and slower to apply
 

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from spectral.jacobians.chunks import out_of_memory
 from spectral.jacobians.program.convolution import Convolution, Joint
+from spectral.jacobians.program.rules.norms import Norm
+from spectral.jacobians.program.rules.pointwise import Diagonal
 from spectral.jacobians.program.slopes import channels_last, laid_out
-from spectral.jacobians.program.steps import Diagonal, Norm, Step, counts, some
+from spectral.jacobians.program.steps import Step, counts, some
 
 GAIN = 0.95  # another layout must take less than this share of the time
 FRESH = (Convolution, Joint, Norm)  # steps whose results are new tensors, which nobody else holds

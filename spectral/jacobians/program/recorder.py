@@ -16,34 +16,15 @@ from spectral.jacobians.cpu import memory
 from spectral.jacobians.program.convolution import Convolution
 from spectral.jacobians.program.passes import needed, rewritten, straightened
 from spectral.jacobians.program.program import Program
-from spectral.jacobians.program.rules import (
-    BY_INDEX,
-    JUMPING,
-    PROMOTING,
-    RULES,
-    SHAPES_ALONE,
-    STRAIGHT_THROUGH,
-    Seen,
-    as_complex,
-    as_pairs,
-)
+from spectral.jacobians.program.rules import PROMOTING, RULES, Seen
+from spectral.jacobians.program.rules.kinds import BY_INDEX, JUMPING, SHAPES_ALONE, STRAIGHT_THROUGH
+from spectral.jacobians.program.rules.norms import Norm
+from spectral.jacobians.program.rules.pointwise import Sum
+from spectral.jacobians.program.rules.pooling import Gather
+from spectral.jacobians.program.rules.shapes import as_complex, as_pairs
 from spectral.jacobians.program.slopes import channels_last
-from spectral.jacobians.program.steps import (
-    Cast,
-    Forward,
-    Gather,
-    Input,
-    Linear,
-    Local,
-    Norm,
-    Operation,
-    Put,
-    Step,
-    Sum,
-    Take,
-    aten,
-    is_number,
-)
+from spectral.jacobians.program.steps import Forward, Input, Linear, Local, Operation, Step, aten, is_number
+from spectral.jacobians.program.storage import Cast, Put, Take
 from spectral.jacobians.program.trace import Geometry, Stored, Trace, in_function
 
 # A rule is tried on random vectors, at the inputs that it is met with.  Of maps and kernels beyond so many

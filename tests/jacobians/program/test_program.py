@@ -16,7 +16,9 @@ from spectral.jacobians.cpu.winograd import unpacked
 from spectral.jacobians.model import Model
 from spectral.jacobians.program import Program, Recorder, record
 from spectral.jacobians.program.convolution import Convolution, Joint
-from spectral.jacobians.program.steps import Diagonal, Linear, Local, Norm
+from spectral.jacobians.program.rules.norms import Norm
+from spectral.jacobians.program.rules.pointwise import Diagonal
+from spectral.jacobians.program.steps import Linear, Local
 from tests.helpers.field_models import CASES
 
 

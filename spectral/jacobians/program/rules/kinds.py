@@ -1,0 +1,47 @@
+"""Operations that have no step: they count, jump, round, or look things up by integers."""
+
+from __future__ import annotations
+
+from spectral.jacobians.program.rules.base import named
+from spectral.jacobians.program.steps import aten
+
+# What only counts, or is constant, wherever its argument is: the tensor is asked for its shape alone.
+SHAPES_ALONE = {
+    *named("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"),
+    *named("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided", "is_same_size"),
+    *named("_has_same_storage_numel", "randint_like", "sym_size", "sym_numel"),
+    *named("randint_like", overload="low_dtype"),
+}
+
+
+# Constant between jumps: no derivative but zero, and often one declared by the model in its place.
+JUMPING = {
+    *named("round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "heaviside", "floor_divide"),
+    *named("round", overload="decimals"),
+}
+
+
+# Roundings that torch differentiates as if they were not there.
+STRAIGHT_THROUGH = {
+    *named("fake_quantize_per_tensor_affine_cachemask", "fake_quantize_per_channel_affine_cachemask"),
+    *named(
+        "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+        "_fake_quantize_learnable_per_tensor_affine",
+    ),
+}
+
+
+# Integers made from y may be used by these: as places, or as conditions.
+BY_INDEX = {
+    *named("gather", "index_select", "embedding", "take", "scatter_add", "index_copy", "index_add"),
+    *named("masked_select", "masked_scatter", "one_hot"),
+    aten.index.Tensor,
+    aten.index_put.default,
+    aten.where.self,
+    aten.masked_fill.Scalar,
+    aten.masked_fill.Tensor,
+    aten.scatter.src,
+    aten.scatter.value,
+    aten._index_put_impl.default,
+    aten._unsafe_index.Tensor,
+}

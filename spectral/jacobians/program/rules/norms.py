@@ -1,0 +1,116 @@
+"""Batch, group, instance and layer norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from spectral.jacobians.program.rules.base import Seen, named, rule
+from spectral.jacobians.program.rules.pointwise import Diagonal
+from spectral.jacobians.program.slopes import channels_last
+from spectral.jacobians.program.steps import Leading, Step, aten, cast, counts, pulled
+
+
+@dataclass
+class Norm:
+    """t -> s (t - mean t - z mean(z t)): the derivative of x -> gamma z + beta, z = (x - mean x) / deviation.
+
+    Means are over all of a group, s = gamma / deviation; the transpose is g -> h - mean h - z mean(z h) with
+    h = s g.  Vectors have the shape (..., *size); `groups` splits the axis of channels, which comes second,
+    or else the last `axes` axes make one group.
+    """
+
+    inputs: tuple[int, ...]
+    output: int
+    z: Tensor
+    scale: Tensor
+    groups: int | None
+    axes: int
+    leading: Leading = "free"
+
+    @classmethod
+    def at(
+        cls,
+        inputs: tuple[int, ...],
+        output: int,
+        x: Tensor,
+        gamma: Tensor | None,
+        eps: float,
+        groups: int | None,
+        axes: int,
+    ) -> Norm:
+        """The derivative at x."""
+        step = cls(inputs, output, x, x, groups, axes)
+        centred = x - step._mean(x)
+        deviation = (step._mean(centred.square()) + eps).sqrt()
+        if gamma is None:
+            gamma = x.new_ones(())
+        elif groups is not None:
+            gamma = gamma.reshape(-1, *[1] * (x.ndim - 2))
+        step.z, step.scale = channels_last(centred / deviation), gamma / deviation
+        return step
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """s (t - mean t - z mean(z t))."""
+        return self._project(tangents[0]).mul_(self.scale)
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """h - mean h - z mean(z h), h = s g."""
+        return (self._project(g * self.scale),)
+
+    def to(self, dtype: torch.dtype) -> Norm:
+        """The normalised input and scales in another precision."""
+        return replace(self, z=cast(self.z, dtype), scale=cast(self.scale, dtype))
+
+    def select(self, index: Tensor, n: int) -> Norm | None:
+        """With what is kept of some inputs."""
+        if not (counts(self.z.shape, n) and self.z.ndim > self.axes):
+            return None
+        return replace(self, z=self.z[index], scale=self.scale[index])
+
+    def _project(self, t: Tensor) -> Tensor:
+        return (t - self._mean(t)).addcmul_(self.z, self._mean(self.z * t), value=-1)
+
+    def _mean(self, t: Tensor) -> Tensor:
+        """The mean of each group, spread over its channels."""
+        if self.groups is None:
+            return t.mean(tuple(range(-self.axes, 0)), keepdim=True)
+        channels = -self.axes
+        split = t.unflatten(channels, (self.groups, -1))
+        mean = split.mean(tuple(range(channels, 0)), keepdim=True)
+        return mean.expand(
+            *split.shape[:channels], split.shape[channels], *mean.shape[channels:][1:]
+        ).flatten(channels - 1, channels)
+
+
+@rule(*named("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"))
+@rule(*named("_native_batch_norm_legit_no_training", "_batch_norm_no_update"))
+def _batch_norm(seen: Seen) -> Step | None:
+    """In evaluation mode a scale of channels; by the statistics of one image, an instance norm."""
+    trains = seen.args[5] if "no_" not in str(seen.target) else False
+    (x, *others) = seen.primals
+    if seen.entry != 0 or others or not seen.first_alone or (trains and len(x) > 1):
+        return None
+    if trains:
+        return Norm.at(seen.inputs, seen.output, x, seen.args[1], seen.args[7], x.shape[1], x.ndim - 1)
+    thin = x.new_ones(1, x.shape[1], *[1] * (x.ndim - 2))  # the slope does not depend on x
+    slope = pulled(seen.operation(), (thin,), torch.ones_like(thin))[0]
+    return Diagonal(seen.inputs, seen.output, slope[0].clone(), x.shape)
+
+
+@rule(aten.native_group_norm.default)
+def _group_norm(seen: Seen) -> Step | None:
+    if seen.entry != 0 or not seen.first_alone:
+        return None
+    (x,) = seen.primals
+    return Norm.at(seen.inputs, seen.output, x, seen.args[1], seen.args[7], seen.args[6], x.ndim - 1)
+
+
+@rule(aten.native_layer_norm.default)
+def _layer_norm(seen: Seen) -> Step | None:
+    if seen.entry != 0 or not seen.first_alone:
+        return None
+    (x,), (_, shape, gamma, _, eps) = seen.primals, seen.args
+    return Norm.at(seen.inputs, seen.output, x, gamma, eps, None, len(shape))

@@ -1,0 +1,238 @@
+"""Slopes of units, products and quotients, sums: what is done to each entry by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from spectral.jacobians.program.rules.base import Seen, named, rule
+from spectral.jacobians.program.slopes import channels_last, gate, shape_of, times
+from spectral.jacobians.program.steps import Leading, Step, aten, cast, counts, pulled, some
+
+
+@dataclass
+class Diagonal:
+    """t -> s t, s broadcast; in place where nobody else looks (`owns_tangent`, `owns_cotangent`).
+
+    Gates, whose s is 0 or 1, are kept as bits or bytes (`slopes`).
+    """
+
+    inputs: tuple[int, ...]
+    output: int
+    slope: Tensor
+    input_size: torch.Size
+    owns_tangent: bool = False
+    owns_cotangent: bool = False
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether t is not broadcast to the slope's size."""
+        return torch.broadcast_shapes(shape_of(self.slope), self.input_size) == self.input_size
+
+    @property
+    def leading(self) -> Leading:
+        """Broadcasting aligns sizes at their ends, so that one more axis in front changes nothing."""
+        return "free" if self.keeps_size else "mapped"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """s t."""
+        return times(tangents[0], self.slope, self.owns_tangent)
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """s g, or its conjugate's product, summed over what t was broadcast to."""
+        slope = self.slope.conj() if self.slope.is_complex() else self.slope
+        if self.keeps_size:
+            return (times(g, slope, self.owns_cotangent),)
+        return (times(g, slope).sum_to_size(self.input_size),)
+
+    def to(self, dtype: torch.dtype) -> Diagonal:
+        """Slopes in another precision; gates stay as they are."""
+        return replace(self, slope=cast(self.slope, dtype))
+
+    def select(self, index: Tensor, n: int) -> Diagonal | None:
+        """With the slopes of some inputs."""
+        if not (self.keeps_size and counts(self.input_size, n)):
+            return None
+        whole = self.slope.ndim == len(self.input_size) and len(self.slope) == n
+        slope = self.slope[index] if whole else self.slope
+        return replace(self, slope=slope, input_size=some(self.input_size, index))
+
+
+@dataclass
+class Pointwise:
+    """t_1, t_2 -> s_1 t_1 + s_2 t_2, each broadcast to the size of the output."""
+
+    inputs: tuple[int, ...]
+    output: int
+    slopes: tuple[Tensor, Tensor]
+    sizes: tuple[torch.Size, torch.Size]
+    output_size: torch.Size
+
+    @property
+    def leading(self) -> Leading:
+        """Sizes are aligned at their ends: with as many axes each, one more in front changes nothing."""
+        return "free" if all(len(size) == len(self.output_size) for size in self.sizes) else "mapped"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """s_1 t_1 + s_2 t_2."""
+        (s, r), (t, u) = self.slopes, tangents
+        return s * t + r * u
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """The conjugates of s_1 g and s_2 g, summed over what was broadcast."""
+        return tuple(_summed(s.conj() * g, size) for s, size in zip(self.slopes, self.sizes, strict=True))
+
+    def to(self, dtype: torch.dtype) -> Pointwise:
+        """The slopes in another precision."""
+        first, second = (cast(s, dtype) for s in self.slopes)
+        return replace(self, slopes=(first, second))
+
+    def select(self, index: Tensor, n: int) -> Pointwise | None:
+        """With the slopes of some inputs."""
+        if self.leading != "free" or not all(counts(size, n) for size in (*self.sizes, self.output_size)):
+            return None
+        first, second = (s[index] if len(s) == n else s for s in self.slopes)
+        if first.ndim != len(self.output_size) or second.ndim != len(self.output_size):
+            return None
+        sizes = some(self.sizes[0], index), some(self.sizes[1], index)
+        return replace(self, slopes=(first, second), sizes=sizes, output_size=some(self.output_size, index))
+
+
+def _summed(t: Tensor, size: torch.Size) -> Tensor:
+    """t (..., *whole) summed to (..., *size), axes that were broadcast alone; as many of both."""
+    axes = tuple(i for i in range(-len(size), 0) if size[i] == 1 and t.shape[i] != 1)
+    return t.sum(axes, keepdim=True) if axes else t
+
+
+@dataclass
+class Sum:
+    """t_1, t_2 -> a_1 t_1 + a_2 t_2, broadcast; or one of them alone."""
+
+    inputs: tuple[int, ...]
+    output: int
+    weights: tuple[float, ...]
+    sizes: tuple[torch.Size, ...]
+    output_size: torch.Size
+
+    @property
+    def leading(self) -> Leading:
+        """Without broadcasting one more axis changes nothing."""
+        return "free" if all(size == self.output_size for size in self.sizes) else "mapped"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """sum a_i t_i."""
+        first, *rest = (t if a == 1 else a * t for a, t in zip(self.weights, tangents, strict=True))
+        if rest:
+            return first + rest[0]
+        return first if self.leading == "free" else first.expand(self.output_size)
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """a_i g."""
+        parts = (g if a == 1 else a * g for a in self.weights)
+        if self.leading == "free":
+            return tuple(parts)
+        return tuple(part.sum_to_size(size) for part, size in zip(parts, self.sizes, strict=True))
+
+    def to(self, dtype: torch.dtype) -> Sum:
+        """Itself: the weights are Python numbers."""
+        return self
+
+    def select(self, index: Tensor, n: int) -> Sum | None:
+        """With other sizes."""
+        if self.leading != "free" or not counts(self.output_size, n):
+            return None
+        size = some(self.output_size, index)
+        return replace(self, sizes=(size,) * len(self.sizes), output_size=size)
+
+
+_SMOOTH = named(
+    *("silu", "gelu", "sigmoid", "tanh", "softplus", "elu", "leaky_relu", "mish", "hardswish", "hardtanh"),
+    *("exp", "log", "sqrt", "rsqrt", "sin", "cos", "abs", "reciprocal", "erf", "clamp", "clamp_min"),
+    *("clamp_max", "hardsigmoid", "log1p", "expm1", "square", "log_sigmoid_forward", "threshold", "atan"),
+)
+
+
+@rule(*_SMOOTH, aten.pow.Tensor_Scalar)
+def _pointwise(seen: Seen) -> Step | None:
+    """A unit's slope, which is torch's own derivative of it."""
+    (x, *others) = seen.primals
+    if others or not seen.first_alone or x.is_complex() or seen.entry:
+        return None
+    slope = pulled(seen.operation(), (x,), torch.ones_like(x))[0]
+    return Diagonal(seen.inputs, seen.output, channels_last(slope), x.shape)
+
+
+@rule(aten.relu.default)
+def _relu(seen: Seen) -> Step:
+    (x,) = seen.primals
+    return Diagonal(seen.inputs, seen.output, gate(x), x.shape)
+
+
+@rule(aten.mul.Tensor, aten.div.Tensor, promotes=True)
+def _scale(seen: Seen) -> Step | None:
+    if len(seen.args) != 2 or seen.kwargs:
+        return None
+    if len(seen.factors) == 2:
+        return _pair(seen)
+    (x,), (left, right) = seen.primals, seen.args
+    divides = seen.target is aten.div.Tensor
+    if divides and not seen.reaches(left):  # c / x
+        return None
+    other = right if seen.reaches(left) else left
+    constant = torch.as_tensor(other, dtype=seen.like.dtype, device=x.device)
+    constant = constant.resolve_conj().resolve_neg()
+    return Diagonal(seen.inputs, seen.output, 1 / constant if divides else seen.hold(constant), x.shape)
+
+
+def _pair(seen: Seen) -> Step | None:
+    """x y, or x / y, where y reaches both; x x, whose slope is 2 x."""
+    dtype = seen.like.dtype
+    x, y = (t.to(dtype).resolve_conj().resolve_neg() for t in seen.args)
+    divides = seen.target is aten.div.Tensor
+    if len(seen.inputs) == 1:
+        return None if divides else Diagonal(seen.inputs, seen.output, 2 * x, x.shape)
+    slopes = (1 / y, -x / y.square()) if divides else (seen.hold(y), seen.hold(x))
+    sizes = seen.sizes[0], seen.sizes[1]
+    if len({len(seen.like.shape), *map(len, sizes)}) > 1:
+        return None
+    return Pointwise(seen.inputs, seen.output, slopes, sizes, seen.like.shape)
+
+
+@rule(*named("mul", "div", overload="Scalar"), promotes=True)
+def _scalar(seen: Seen) -> Step | None:
+    return seen.linear(seen.operation()) if seen.first_alone else None
+
+
+@rule(aten.neg.default)
+def _negative(seen: Seen) -> Step:
+    return Sum(seen.inputs, seen.output, (-1.0,), seen.sizes, seen.like.shape)
+
+
+@rule(aten.add.Tensor, aten.sub.Tensor, aten.rsub.Scalar, aten.add.Scalar, aten.sub.Scalar, promotes=True)
+def _sum(seen: Seen) -> Step | int | None:
+    alpha = seen.given(2, "alpha", 1)
+    if isinstance(alpha, complex):
+        return None
+    signs = {aten.sub.Tensor: (1, -alpha), aten.sub.Scalar: (1, -alpha), aten.rsub.Scalar: (-alpha, 1)}
+    weights = [0.0] * len(seen.inputs)
+    for x, weight in zip(seen.args[:2], signs.get(seen.target, (1, alpha)), strict=True):
+        if seen.reaches(x):
+            weights[seen.places[id(x)]] += weight
+    if weights == [1.0] and seen.sizes[0] == seen.like.shape:
+        return seen.inputs[0]
+    return Sum(seen.inputs, seen.output, tuple(weights), seen.sizes, seen.like.shape)
+
+
+@rule(*named("masked_fill", overload="Scalar"), *named("masked_fill", overload="Tensor"))
+def _masked(seen: Seen) -> Step | None:
+    x, mask = seen.args[:2]
+    if not seen.first_alone or x.shape != seen.like.shape:
+        return None
+    return Diagonal(seen.inputs, seen.output, gate(~mask), x.shape)
+
+
+@rule(aten.where.self, promotes=True)
+def _where(seen: Seen) -> Step:
+    return seen.linear(seen.operation().without_held())

@@ -1,0 +1,172 @@
+"""What is linear itself: shapes, places, averages, paddings, transforms of Fourier, resizing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from spectral.jacobians.program.rules.base import Back, Seen, named, rule
+from spectral.jacobians.program.slopes import channels_last
+from spectral.jacobians.program.steps import Step, aten
+
+
+@rule(*named("alias", "detach", "clone", "lift_fresh", "lift", "contiguous", "positive"))
+def _same(seen: Seen) -> int:
+    """A copy, or another name; what is detached is still a function of y."""
+    return seen.inputs[0]
+
+
+@rule(aten._to_copy.default, promotes=True)
+def _copied(seen: Seen) -> Step | int | None:
+    """Another precision has been seen to; another device is a linear map."""
+    (x,) = seen.primals
+    if x.device == seen.like.device:
+        return seen.inputs[0]
+    return seen.linear(seen.operation())
+
+
+_IMAGES = {
+    aten.cat.default,
+    aten.slice.Tensor,
+    aten.constant_pad_nd.default,
+    aten.reflection_pad2d.default,
+    aten.replication_pad2d.default,
+    aten.avg_pool2d.default,
+    aten.upsample_nearest2d.default,
+    aten.upsample_bilinear2d.default,
+    aten.pixel_shuffle.default,
+    aten.pixel_unshuffle.default,
+}
+
+
+_PROMOTING = {
+    aten.cat.default,
+    aten.stack.default,
+    aten.mean.dim,
+    aten.mean.default,
+    aten.sum.dim_IntList,
+    aten.sum.default,
+}
+
+
+# Linear in all that y reaches of them once the numbers held are taken for zeros: a constant image that is
+# concatenated has no derivative.
+_LINEAR = {
+    *(_IMAGES - {aten.constant_pad_nd.default}),
+    *_PROMOTING,
+    *named("reshape", "permute", "unsqueeze", "expand", "flip", "roll", "view", "_unsafe_view", "t"),
+    *named("_reshape_alias", "squeeze", "numpy_T", "tril", "triu", "cumsum", "unfold", "diagonal"),
+    *named("reflection_pad1d", "reflection_pad3d", "replication_pad1d", "replication_pad3d"),
+    *named("upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d", "upsample_nearest1d"),
+    *named("upsample_nearest3d", "avg_pool1d", "avg_pool3d", "_adaptive_avg_pool2d", "im2col", "col2im"),
+    *named("_adaptive_avg_pool3d", "_fft_r2c", "_fft_c2c", "_fft_c2r", "view_as_real", "view_as_complex"),
+    *named("_conj", "conj_physical", "_conj_physical", "resolve_conj", "resolve_neg", "_neg_view"),
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.transpose.int,
+    aten.select.int,
+    aten.split.Tensor,
+    aten.split_with_sizes.default,
+    aten.unsafe_split.Tensor,
+    aten.unbind.int,
+}
+
+
+_SAME_SHAPE_BACK = {
+    *named("reshape", "view", "_unsafe_view", "unsqueeze", "_reshape_alias", "squeeze"),
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+}
+
+
+@rule(*_PROMOTING, promotes=True)
+@rule(*(_LINEAR - _PROMOTING))
+def _linear(seen: Seen) -> Step | None:
+    target, args, kwargs = seen.target, seen.args, seen.kwargs
+    if target in _AS_RESHAPE:  # a tangent may lie in another layout than the value does
+        target, args = aten.reshape.default, (args[0], list(seen.like.shape))
+    target = _RESOLVED.get(target, target)
+    if target in _PROMOTING:
+        kwargs = {name: value for name, value in kwargs.items() if name != "dtype"}
+    function = seen.operation(target, args, kwargs).without_held()
+    images = target in _IMAGES and all(len(size) == 4 for size in seen.sizes)
+    if target in (aten.cat.default, aten.slice.Tensor):
+        every = [x for x in pytree.tree_leaves(args) if isinstance(x, Tensor)]
+        images = images and _dim(seen) % 4 > 0 and len(every) == len(seen.inputs)
+    return seen.linear(function, images, _back(seen, images))
+
+
+def as_complex(t: Tensor) -> Tensor:
+    """Pairs of real numbers (..., 2) as complex ones."""
+    return torch.view_as_complex(t.contiguous())
+
+
+def as_pairs(t: Tensor) -> Tensor:
+    """Complex numbers as pairs of real ones (..., 2)."""
+    return torch.view_as_real(t.resolve_conj())
+
+
+# What torch puts off until a tensor is read, done at once.
+_RESOLVED: dict[Any, Any] = {
+    aten.view_as_complex.default: as_complex,
+    aten.view_as_real.default: as_pairs,
+    aten._conj.default: aten._conj_physical.default,
+    aten._neg_view.default: aten.neg.default,
+}
+
+
+_AS_RESHAPE = {*named("view", "_unsafe_view", "_reshape_alias")}
+
+
+@rule(aten.constant_pad_nd.default)
+def _padded(seen: Seen) -> Step:
+    """The derivative is padded with zeros, whatever the value was."""
+    function = seen.operation(seen.target, (*seen.args[:2], 0))
+    return seen.linear(function, len(seen.sizes[0]) == 4 and len(seen.args[1]) <= 6)
+
+
+@rule(aten.index.Tensor, aten.gather.default, aten.index_select.default)
+def _indexed(seen: Seen) -> Step | None:
+    return seen.linear(seen.operation()) if seen.first_alone else None
+
+
+def _dim(seen: Seen) -> int:
+    """The axis along which an operation slices or concatenates."""
+    return int(seen.given(1, "dim", 0))
+
+
+def _back(seen: Seen, images: bool) -> Back | None:
+    """The transpose in closed form, for the operations met most often."""
+    target, args = seen.target, seen.args
+    if target in _SAME_SHAPE_BACK:
+        return lambda g, sizes: (g.reshape(sizes[0]),)
+    if target is aten.permute.default:
+        order = [d % len(args[1]) for d in args[1]]
+        inverse = sorted(range(len(order)), key=order.__getitem__)
+        return lambda g, sizes: (g.permute(inverse),)
+    if target is aten.transpose.int:
+        ndim = max(len(seen.sizes[0]), 1)
+        first, second = (d % ndim for d in args[1:])
+        return lambda g, sizes: (g.transpose(first, second) if sizes[0] else g,)
+    if not images:
+        return None
+    if target is aten.cat.default and len(args[0]) == len(seen.inputs):
+        dim = _dim(seen)
+        return lambda g, sizes: g.split([size[dim] for size in sizes], dim)
+    if target is aten.avg_pool2d.default:
+        given: list[Any] = [*args[1:]]
+        given += [[], [0, 0], False, True, None][len(given) - 1 :]
+        kernel, stride, padding, *rest = given
+
+        def pool(g: Tensor, sizes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
+            like = torch.empty(sizes[0], dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
+            return (aten.avg_pool2d_backward(channels_last(g), like, kernel, stride, padding, *rest),)
+
+        return pool
+    if target is aten.upsample_nearest2d.default:
+        side, *scales = args[1:]
+        return lambda g, sizes: (aten.upsample_nearest2d_backward(g, side, list(sizes[0]), *scales),)
+    return None
