@@ -29,7 +29,7 @@ from benchmarks.page import BFCNN, ROOT, insert, table
 from denoisers.commands.console import load_problem
 from spectral import operators, solvers
 from spectral.solvers import LOBPCG, Chebyshev, GolubKahan, Lanczos
-from spectral.solvers.filtering import filter_for
+from spectral.solvers.chebyshev import filter_for
 
 I = torch.arange(4096, dtype=torch.float64)  # noqa: E741
 SPECTRA = {

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectral.operators.base import LinearOperator
-from spectral.solvers.survey import Spectrum
+from spectral.solvers.bounds import SpectralBounds
 
 EDGE, FOOT = 0.9, 0.1
 HIGHEST_DEGREE = 4000
@@ -65,7 +65,7 @@ class ChebyshevFilter(LinearOperator):
         return ChebyshevFilter(self.A.select(index), self.coefficients, self.centre, self.radius)
 
 
-class Bell:
+class Window:
     """p for the eigenvalues from low to high, either of which may lie beyond the spectrum's end.
 
     Attributes:
@@ -75,14 +75,14 @@ class Bell:
             error in A can be than one in p(A).
     """
 
-    def __init__(self, spectrum: Spectrum, low: float, high: float, degree: int | None) -> None:
+    def __init__(self, spectrum: SpectralBounds, low: float, high: float, degree: int | None) -> None:
         self.low, self.high = low, high
         self.centre, self.radius = (spectrum.low + spectrum.high) / 2, (spectrum.high - spectrum.low) / 2
         self._top, self._bottom = (
             math.acos(min(1.0, max(-1.0, (x - self.centre) / self.radius))) for x in (high, low)
         )
         ends = [angle for angle in (self._top, self._bottom) if 0 < angle < math.pi]
-        # Jackson's bell is close to a Gaussian of standard deviation pi / m in the angle.
+        # Jackson's window is close to a Gaussian of standard deviation pi / m in the angle.
         width = (self._bottom - self._top) / len(ends)
         m = degree or min(math.ceil(math.pi * math.sqrt(-2 * math.log(EDGE)) / width), HIGHEST_DEGREE)
         self._shape(m)
@@ -90,21 +90,21 @@ class Bell:
             m = min(m - 1, 9 * m // 10)
             self._shape(m)
         x = np.cos(ends)[:, None] - np.cos(self._angles)
-        fall = _bell_at(np.array(ends), self.coefficients)[:, None] - self._p
+        fall = _value_at(np.array(ends), self.coefficients)[:, None] - self._p
         told = ~self._inside & (fall > 0)
         self.stretch = self.radius * float((np.abs(x)[told] / fall[told]).max(initial=1.0))
 
     def _shape(self, m: int) -> None:
-        """The bell of degree m, as high at one end of the interval as at the other."""
+        """The window of degree m, as high at one end of the interval as at the other."""
         gamma = 0.0 if self._top == 0 else math.pi
         if self._top > 0 and self._bottom < math.pi:
             ends = np.array([self._top, self._bottom])
             lower, upper = self._top, self._bottom
             for _ in range(60):
                 gamma = (lower + upper) / 2
-                at_top, at_bottom = _bell_at(ends, _bell(m, gamma))
+                at_top, at_bottom = _value_at(ends, _coefficients(m, gamma))
                 lower, upper = (gamma, upper) if at_top > at_bottom else (lower, gamma)
-        self.coefficients = _bell(m, gamma)
+        self.coefficients = _coefficients(m, gamma)
         # p at the angles j pi / N, by a cosine transform.
         size = 16 * max(m, 16)
         padded = np.zeros(size + 1)
@@ -113,7 +113,7 @@ class Bell:
         self._p = scipy.fft.dct(padded, type=1)
         self._angles = np.pi * np.arange(size + 1) / size
         self._inside = (self._angles >= self._top) & (self._angles <= self._bottom)
-        at_ends = _bell_at(np.array([self._top, self._bottom]), self.coefficients)
+        at_ends = _value_at(np.array([self._top, self._bottom]), self.coefficients)
         self.edge = min(float(at_ends.min()), float(self._p[self._inside].min(initial=1.0)))
 
     @property
@@ -138,7 +138,7 @@ class Bell:
         return float(np.minimum(x - self.low, self.high - x).max(initial=0.0)) + step
 
 
-def _bell(m: int, gamma: float) -> NDArray[np.float64]:
+def _coefficients(m: int, gamma: float) -> NDArray[np.float64]:
     """Coefficients of Jackson's kernel of degree m about the angle gamma, 1 there."""
     j, a = np.arange(m + 1), math.pi / (m + 2)
     damping = ((m + 2 - j) * np.cos(a * j) + np.sin(a * j) / math.tan(a)) / (m + 2)
@@ -146,6 +146,6 @@ def _bell(m: int, gamma: float) -> NDArray[np.float64]:
     return coefficients / float((coefficients * np.cos(j * gamma)).sum())
 
 
-def _bell_at(angles: NDArray[np.float64], coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+def _value_at(angles: NDArray[np.float64], coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
     """sum_j a_j cos(j angle)."""
     return np.cos(np.outer(angles, np.arange(len(coefficients)))) @ coefficients

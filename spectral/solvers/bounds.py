@@ -13,11 +13,11 @@ from spectral.solvers.krylov import KrylovBasis, stream
 from spectral.solvers.lanczos import first_block
 from spectral.solvers.target import Which
 
-SURVEY_STEPS = 60
+BOUND_STEPS = 60
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class SpectralBounds:
     """What a few Lanczos steps tell: safe bounds, and where the eigenvalues are.
 
     low, high: no eigenvalue lies beyond, at the confidence asked for.  theta (B, s): Ritz values;
@@ -68,7 +68,7 @@ class Spectrum:
         reached = (self.count.gather(-1, order).cumsum(-1) < k).sum(-1, keepdim=True)
         return theta.gather(-1, reached.clamp(max=theta.shape[-1] - 1)).min().item()
 
-    def of(self, which: Which) -> Spectrum:
+    def of(self, which: Which) -> SpectralBounds:
         """That of A, -A or A^2, whose largest eigenvalues are the ones sought."""
         if which == "largest":
             return self
@@ -77,10 +77,10 @@ class Spectrum:
         return replace(self, low=0.0, high=max(self.low**2, self.high**2), theta=self.theta**2)
 
 
-def survey(
-    A: LinearOperator, *, seed: int = 0, failure: float = 1e-3, most: int = 2 * SURVEY_STEPS
-) -> Spectrum:
-    """`Spectrum` of a symmetric operator, the bounds failing with probability `failure` at most.
+def spectral_bounds(
+    A: LinearOperator, *, seed: int = 0, failure: float = 1e-3, most: int = 2 * BOUND_STEPS
+) -> SpectralBounds:
+    """`SpectralBounds` of a symmetric operator, the bounds failing with probability `failure` at most.
 
     A Krylov space of two random vectors grows until the bounds lie within a twentieth of the spectrum's width
     of the Ritz values, or for 60 steps, or `most` products.  With X_1 its start and T y = theta y, the count
@@ -90,7 +90,7 @@ def survey(
     block = max(1, min(2, A.shape[1], most))
     basis = KrylovBasis(A, first_block(A, block, None, generator), generator)
     low = high = torch.empty(0)
-    steps = max(1, min(SURVEY_STEPS, most // block))
+    steps = max(1, min(BOUND_STEPS, most // block))
     for step in range(1, steps + 1):
         basis.expand()
         theta, Y = torch.linalg.eigh(basis.T)
@@ -115,4 +115,4 @@ def survey(
         if bool(((high - theta[:, -1]).maximum(theta[:, 0] - low) <= 0.05 * spread).all()):
             break
     count = A.shape[1] / block * Y[:, :block].square().sum(-2)
-    return Spectrum(low.min().item(), high.max().item(), theta, count, basis)
+    return SpectralBounds(low.min().item(), high.max().item(), theta, count, basis)

@@ -1,4 +1,4 @@
-"""Chebyshev filters: the polynomial, the survey of the spectrum, and both questions against LAPACK."""
+"""Chebyshev filters: the polynomial, bounds on the spectrum, and both questions against LAPACK."""
 
 import numpy as np
 import pytest
@@ -9,14 +9,14 @@ from scipy.sparse.linalg import LaplacianNd
 
 from spectral.errors import NotFiniteError, NotSymmetricError, OptionError
 from spectral.operators import as_operator, from_functions
-from spectral.solvers.bell import Bell, ChebyshevFilter
-from spectral.solvers.survey import Spectrum, survey
+from spectral.solvers.bounds import SpectralBounds, spectral_bounds
+from spectral.solvers.window import ChebyshevFilter, Window
 from tests.helpers.against_dense import TRAP, agree, sought, values_of
 from tests.helpers.calls import chebyshev
 from tests.helpers.spectra import cases, diagonal, matrix, posed, spectrum
 
 I = torch.arange(4096, dtype=torch.float64)  # noqa: E741
-BELL = 1 / (1 + (I / 60) ** 2)
+VALUES = 1 / (1 + (I / 60) ** 2)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -52,7 +52,7 @@ def test_intervals_agree_with_dense(case, data):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_interval_of_a_large_operator(degree, dtype):
     """By the filter, and where that takes more products from an end of the spectrum."""
-    values = BELL.to(dtype)
+    values = VALUES.to(dtype)
     low, high = 0.205, 0.305
     found = chebyshev(diagonal(values), between=(low, high), tol=1e-5, degree=degree)
     expected = values[(values > low) & (values < high)]
@@ -113,35 +113,35 @@ def test_where_the_matrix_is_cheaper_it_is_formed():
 
 def test_nothing_to_find():
     for window in ((2.0, 3.0), (-3.0, -2.0)):
-        found = chebyshev(diagonal(BELL), between=window)
+        found = chebyshev(diagonal(VALUES), between=window)
         assert found.vectors.shape == (1, 0, 4096) and found.completeness.bound == 0
-    gap = torch.cat([BELL, 2 + BELL])
+    gap = torch.cat([VALUES, 2 + VALUES])
     assert chebyshev(diagonal(gap), between=(1.2, 1.8), degree=8).vectors.shape[1] == 0
 
 
 def test_the_depth_is_told_where_products_run_out():
-    found = chebyshev(diagonal(BELL), between=(0.2, 0.3), degree=12, max_products=300)
+    found = chebyshev(diagonal(VALUES), between=(0.2, 0.3), degree=12, max_products=300)
     assert any("max_products" in note for note in found.notes)
     assert found.completeness.bound > 0
 
 
-@pytest.mark.parametrize("window", [(0.2, 0.3), (0.6, 2.0), (-1.0, 0.05), (0.9, 0.90001)])
+@pytest.mark.parametrize("ends", [(0.2, 0.3), (0.6, 2.0), (-1.0, 0.05), (0.9, 0.90001)])
 @pytest.mark.parametrize("degree", [None, 5, 500])
-def test_the_bell(window, degree):
+def test_the_window(ends, degree):
     """1 at its top, no higher anywhere, equal at the ends, above its edge inside and below it outside."""
-    known = survey(diagonal(BELL))
-    bell = Bell(known, *window, degree)
-    p = bell.filter(diagonal(BELL))
+    known = spectral_bounds(diagonal(VALUES))
+    window = Window(known, *ends, degree)
+    p = window.filter(diagonal(VALUES))
     x = np.linspace(known.low, known.high, 20001)
     values = p.at(x)
     assert values.max() <= 1 + 1e-3
-    inside = (x > window[0]) & (x < window[1])
+    inside = (x > ends[0]) & (x < ends[1])
     if inside.any():
-        assert values[inside].min() >= bell.edge - 1e-3
-    assert bell.depth(bell.edge - 1e-9) == 0 and bell.depth(1.0) == np.inf
-    middle = (bell.edge + 1) / 2
-    depth = bell.depth(middle)
-    deep = (x > window[0] + depth) & (x < window[1] - depth)
+        assert values[inside].min() >= window.edge - 1e-3
+    assert window.depth(window.edge - 1e-9) == 0 and window.depth(1.0) == np.inf
+    middle = (window.edge + 1) / 2
+    depth = window.depth(middle)
+    deep = (x > ends[0] + depth) & (x < ends[1] - depth)
     assert (values[deep] > middle).all()
 
 
@@ -159,27 +159,27 @@ def test_a_filter_is_the_polynomial_of_the_matrix():
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(cases)
-def test_the_survey_bounds_the_spectrum(case):
+def test_bounds_of_the_spectrum_hold(case):
     kind, n, seed, _, _ = case
     values = torch.as_tensor(spectrum(kind, 5 * n, np.random.default_rng(seed)))
-    known = survey(diagonal(values), seed=seed, failure=1e-3)
-    assert isinstance(known, Spectrum)
+    known = spectral_bounds(diagonal(values), seed=seed, failure=1e-3)
+    assert isinstance(known, SpectralBounds)
     slack = 1e-12
     assert known.low <= values.min() + slack and known.high >= values.max() - slack
     total = known.count.sum(-1)
     torch.testing.assert_close(total, torch.full_like(total, 5 * n))
 
 
-def test_the_survey_counts():
-    known = survey(diagonal(BELL))
+def test_the_bounds_count():
+    known = spectral_bounds(diagonal(VALUES))
     for low, high in ((0.01, 0.1), (0.1, 2.0), (-1.0, 0.01)):
-        exact = int(((low < BELL) & (high > BELL)).sum())
+        exact = int(((low < VALUES) & (high > VALUES)).sum())
         assert 0.5 * exact - 10 < known.between(low, high) < 2 * exact + 10
-    assert (known.quantile(100) < BELL).sum() in range(40, 250)
+    assert (known.quantile(100) < VALUES).sum() in range(40, 250)
 
 
 def test_bad_input_is_refused():
-    A = diagonal(BELL)
+    A = diagonal(VALUES)
     with pytest.raises(OptionError, match="low < high"):
         chebyshev(A, between=(0.3, 0.2))
     with pytest.raises(OptionError, match="degree"):
@@ -208,12 +208,12 @@ def test_batched_problems_equal_single_ones(degree):
 def test_interrupted_solve_returns_what_it_has(between, after):
     def product(V):
         if A.count > after:
-            A.forward = lambda V: V * BELL
+            A.forward = lambda V: V * VALUES
             raise KeyboardInterrupt
-        return V * BELL
+        return V * VALUES
 
     A = from_functions(product, n=4096, symmetric=True, dtype=torch.float64)
-    if after == 10:  # while the spectrum is surveyed there is nothing to return
+    if after == 10:  # while the spectrum is bounded there is nothing to return
         with pytest.raises(KeyboardInterrupt):
             chebyshev(A, 20, between=between, degree=8)
         return

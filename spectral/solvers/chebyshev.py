@@ -1,10 +1,10 @@
 """Chebyshev filtering: eigenpairs at an end of the spectrum, or inside it, by Lanczos on a polynomial p(A).
 
-p is a bell (`spectral.solvers.bell`), so that the eigenvalues sought are the largest ones of p(A).  A filter
-is an operator like any other: the search, the probe for what was missed and the verification are those of
-`lanczos`, and what the probe says of p(A) is told of A through p's monotone sides (Fang and Saad 2012:
-filtered Lanczos).  Subspace iteration with the same filter would need a block as wide as the answer and
-several passes; Lanczos takes fewer products with the filter, and a block of any width.
+p is a Chebyshev window with Jackson's damping (`spectral.solvers.window`), so that the eigenvalues sought are
+the largest ones of p(A).  A filter is an operator like any other: the search, the probe for what was missed
+and the verification are those of `Lanczos`, and what the probe says of p(A) is told of A through p's monotone
+sides (Fang and Saad 2012: filtered Lanczos).  Subspace iteration with the same filter would need a block as
+wide as the answer and several passes; Lanczos takes fewer products with the filter, and a block of any width.
 
 A product with p(A) takes as many with A as p's degree: at an end of the spectrum Lanczos on A itself always
 needs fewer.  What a filter saves there is vectors to hold and to orthogonalise.
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.operators.base import LinearOperator
-from spectral.solvers.bell import Bell, ChebyshevFilter
+from spectral.solvers.bounds import BOUND_STEPS, SpectralBounds, spectral_bounds
 from spectral.solvers.certificate import Completeness, orthonormalised, rounding
 from spectral.solvers.control import Control
 from spectral.solvers.dense import DENSE_AT_MOST, Dense
@@ -30,8 +30,8 @@ from spectral.solvers.krylov import product, stream
 from spectral.solvers.lanczos import Lanczos, finish, fresh_seed
 from spectral.solvers.method import Method
 from spectral.solvers.search import INTERRUPTED, STAGES
-from spectral.solvers.survey import SURVEY_STEPS, Spectrum, survey
 from spectral.solvers.target import EDGE, Target, Which
+from spectral.solvers.window import ChebyshevFilter, Window
 
 PRODUCTS_A_PAIR = 5  # of Lanczos, to an end of an interval
 
@@ -83,8 +83,8 @@ class Chebyshev(Method[RitzPairs]):
 
 
 def filter_for(A: LinearOperator, low: float, high: float, *, seed: int = 0) -> ChebyshevFilter:
-    """The filter that `Chebyshev` would take for an interval, its spectrum surveyed."""
-    return Bell(survey(A, seed=seed), low, high, None).filter(A)
+    """The filter that `Chebyshev` would take for an interval, its spectrum bounded."""
+    return Window(spectral_bounds(A, seed=seed), low, high, None).filter(A)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class _Solve:
 
     def at_end(self) -> RitzPairs:
         """The k extreme pairs, or all beyond a value: found by the filter, brought to an end on A itself."""
-        target, known = self.target, self.survey()
+        target, known = self.target, self.bounds()
         k, above = target.k, target.above
         seen = known.of(target.which)
         span = seen.high - seen.low
@@ -110,9 +110,9 @@ class _Solve:
             low = {"largest": above, "smallest": -above, "magnitude": above * abs(above)}[target.which]
             expected = seen.between(low, math.inf)
         if not (known.exact or known.flat) and seen.low + 1e-3 * span < low < seen.high:
-            bell = Bell(seen, min(low, seen.high - 1e-3 * span), math.inf, self.degree)
+            window = Window(seen, min(low, seen.high - 1e-3 * span), math.inf, self.degree)
             seeker = {"largest": self.A, "smallest": -1.0 * self.A, "magnitude": self.A.gram()}[target.which]
-            cost = bell.degree * (2 if target.magnitude else 1)
+            cost = window.degree * (2 if target.magnitude else 1)
             if self.degree is None and self.formed(spent) <= cost * _applications(expected):
                 found = Dense().solve(self.A, target, self.control)
                 found.spent["solve"] += spent
@@ -121,8 +121,8 @@ class _Solve:
                 )
             error = self.control.tol * seen.theta.abs().amax(-1).min().item()
             # A few pairs from beyond the edge show that all within it are in view.
-            sought = Target(k) if above is None else Target(above=0.98 * bell.edge)
-            found = self.filtered(bell, seeker, cost, error, spent, sought)
+            sought = Target(k) if above is None else Target(above=0.98 * window.edge)
+            found = self.filtered(window, seeker, cost, error, spent, sought)
             spent += sum(found.spent.values())
             interrupted = INTERRUPTED in found.notes
             if found.vectors.shape[1]:
@@ -135,7 +135,7 @@ class _Solve:
 
     def inside(self, low: float, high: float) -> RitzPairs:
         """All pairs in an interval, and those that rounding cannot tell from its ends, the cheapest way."""
-        known = self.survey()
+        known = self.bounds()
         error = EDGE * known.basis.rounding
         if known.exact:
             theta = known.theta[0]
@@ -150,7 +150,7 @@ class _Solve:
         error = 2 * EDGE * rounding(self.A.eps, found.norm)
         return _ritz_between(found, low - error, high + error)
 
-    def cheapest(self, known: Spectrum, low: float, high: float) -> RitzPairs:
+    def cheapest(self, known: SpectralBounds, low: float, high: float) -> RitzPairs:
         """Rows that span the pairs in an interval, by the way that promises the fewest products."""
         margin = 1e-6 * (known.high - known.low)
         filtered = not known.flat and (known.low + margin < low or high < known.high - margin)
@@ -161,8 +161,8 @@ class _Solve:
             }
             end = min(ends, key=lambda which: ends[which])
             from_end = PRODUCTS_A_PAIR * ends[end] + 100
-            bell = Bell(known, low, high, None) if filtered else None
-            by_filter = bell.degree * _applications(known.between(low, high)) if bell else math.inf
+            window = Window(known, low, high, None) if filtered else None
+            by_filter = window.degree * _applications(known.between(low, high)) if window else math.inf
             if self.formed(known.products) <= min(from_end, by_filter):
                 return self.by_forming(low, high)
             if from_end <= by_filter:
@@ -171,20 +171,20 @@ class _Solve:
 
     # The ways to an interval, each with rows that span it, and the depth in `completeness`
 
-    def by_filter(self, known: Spectrum, low: float, high: float) -> RitzPairs:
+    def by_filter(self, known: SpectralBounds, low: float, high: float) -> RitzPairs:
         """The largest pairs of p(A)."""
-        bell = Bell(known, low, high, self.degree)
+        window = Window(known, low, high, self.degree)
         error = self.control.tol * max(abs(low), abs(high))
-        sought = Target(above=bell.edge - 1e-3)
-        found = self.filtered(bell, self.A, bell.degree, error, known.products, sought)
+        sought = Target(above=window.edge - 1e-3)
+        found = self.filtered(window, self.A, window.degree, error, known.products, sought)
         confidence = min(self.control.confidence, found.completeness.confidence)
         rows = self.as_they_are(found.vectors, confidence)
-        rows.completeness.bound[0] = bell.depth(found.completeness.bound.item())
+        rows.completeness.bound[0] = window.depth(found.completeness.bound.item())
         rows.spent["solve"] = found.spent["solve"] + found.spent["residuals"]
-        rows.spent["completeness"] = found.completeness.products * bell.degree
+        rows.spent["completeness"] = found.completeness.products * window.degree
         return replace(rows, notes=found.notes)
 
-    def from_end(self, known: Spectrum, low: float, high: float, which: Which) -> RitzPairs:
+    def from_end(self, known: SpectralBounds, low: float, high: float, which: Which) -> RitzPairs:
         """All pairs from an end of the spectrum to the far end of the interval, by Lanczos."""
         largest = max(abs(known.low), abs(known.high))
         control = replace(
@@ -217,7 +217,7 @@ class _Solve:
 
     @property
     def seeds(self) -> list[int]:
-        """For the survey, the search and what follows: a probe must not start where the solve began."""
+        """For the bounds, the search and what follows: a probe must not start where the solve began."""
         generator = stream(self.control.seed)
         return [fresh_seed(generator) for _ in range(3)]
 
@@ -226,13 +226,13 @@ class _Solve:
         n = self.A.shape[0]
         return n if n <= min(DENSE_AT_MOST, self.control.budget - spent) else math.inf
 
-    def survey(self) -> Spectrum:
+    def bounds(self) -> SpectralBounds:
         """Bounds that take a tenth of the chance of error."""
-        failure, most = (1 - self.control.confidence) / 10, min(2 * SURVEY_STEPS, self.control.budget)
-        return survey(self.A, seed=self.seeds[0], failure=failure, most=most)
+        failure, most = (1 - self.control.confidence) / 10, min(2 * BOUND_STEPS, self.control.budget)
+        return spectral_bounds(self.A, seed=self.seeds[0], failure=failure, most=most)
 
     def filtered(
-        self, bell: Bell, seeker: LinearOperator, cost: int, error: float, spent: int, sought: Target
+        self, window: Window, seeker: LinearOperator, cost: int, error: float, spent: int, sought: Target
     ) -> RitzPairs:
         """The pairs of p(seeker) that are sought, to a residual of `error` in A; spent counts A's.
 
@@ -244,13 +244,13 @@ class _Solve:
         share = (left - sought.k) // cost - sought.k if sought.counted else left // (2 * cost + 1)
         control = replace(
             self.control,
-            tol=min(0.1, max(error / bell.stretch, 20 * self.A.eps * math.sqrt(bell.degree))),
+            tol=min(0.1, max(error / window.stretch, 20 * self.A.eps * math.sqrt(window.degree))),
             seed=self.seeds[1],
             max_products=max(0, share),
             confidence=1 - 0.9 * (1 - self.control.confidence),
             progress=tell and (lambda now: tell(replace(now, products=spent + cost * now.products))),
         )
-        found = Lanczos(self.block).solve(bell.filter(seeker), sought, control)
+        found = Lanczos(self.block).solve(window.filter(seeker), sought, control)
         for stage in found.spent:
             found.spent[stage] *= cost
         stopped = [note for note in found.notes if note.startswith("stopped")]
