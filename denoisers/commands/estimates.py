@@ -35,9 +35,11 @@ from spectral.estimators import diagonal
 from spectral.estimators import spectral_density as estimate_density
 from spectral.estimators import trace as estimate_trace
 from spectral.estimators.results import Estimate, with_error
+from spectral.estimators.trace import METHODS
 from spectral.progress import working
 from spectral.risk import risk_curve
 from spectral.risk import sure as estimate_sure
+from spectral.risk.sure import FINITE_DIFFERENCE
 from spectral.solvers.search import interrupted
 
 Products = Annotated[int | None, typer.Option(help="products with the Jacobian to spend")]
@@ -49,9 +51,7 @@ def trace(
     image: Picture = None,
     crop: Crop = None,
     sigma: Sigma = 0.15,
-    method: Annotated[
-        Literal["auto", "exact", "hutchinson", "hutch++", "xtrace"], typer.Option(help="estimator")
-    ] = "auto",
+    method: Annotated[str, typer.Option(help=f"estimator: {', '.join(METHODS)}")] = "auto",
     products: Products = None,
     rtol: Rtol = None,
     seed: Seed = 0,
@@ -92,8 +92,7 @@ def sure(
         typer.Option(help="noise level told to SURE: sigma itself, or estimated from the noisy picture"),
     ] = "given",
     method: Annotated[
-        Literal["auto", "exact", "hutchinson", "hutch++", "xtrace", "finite-difference"],
-        typer.Option(help="how tr J is had"),
+        str, typer.Option(help=f"how tr J is had: {', '.join((*METHODS, FINITE_DIFFERENCE))}")
     ] = "auto",
     products: Products = None,
     rtol: Rtol = None,

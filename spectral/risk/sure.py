@@ -16,13 +16,15 @@ from spectral.estimators import Estimate, trace
 from spectral.estimators.probes import sampler
 from spectral.estimators.results import Number, plain, with_error
 from spectral.estimators.sampling import FEWEST, dot
+from spectral.estimators.trace import METHODS
 from spectral.jacobians import jacobian
 from spectral.operators import LinearOperator
+from spectral.options import choice
 from spectral.risk.blackbox import FiniteDifference
 from spectral.risk.level import with_level
 from spectral.risk.noise import sigma_by_median, sigma_by_residual
 
-Method = Literal["auto", "exact", "hutchinson", "hutch++", "xtrace", "finite-difference"]
+FINITE_DIFFERENCE = "finite-difference"  # beside the methods of `trace`
 
 _PROBES = 4  # for tr J^2, on which only the error bar rests
 
@@ -66,7 +68,7 @@ def sure(
     y: Tensor,
     sigma: float | Tensor | Literal["median", "residual"],
     *,
-    method: Method = "auto",
+    method: str = "auto",
     products: int | None = None,
     rtol: float | None = None,
     seed: int = 0,
@@ -108,11 +110,12 @@ def sure(
         OptionError: sigma is not positive, or an unknown rule; the model has a parameter sigma that nothing
             sets, or is told what only its residual would say.
     """
+    choice("method", method, (*METHODS, FINITE_DIFFERENCE))
     if isinstance(sigma, str) and sigma == "residual" and sigma_keyword is not None:
         raise OptionError('the residual tells the level of a blind denoiser: pass sigma itself, or "median"')
     level, level_error, rule = _level(model, y, sigma, batched, seed, model_kwargs)
     keywords = with_level(model, level.to(y) if level.ndim else level.item(), sigma_keyword, model_kwargs)
-    if method == "finite-difference":
+    if method == FINITE_DIFFERENCE:
         A: Any = FiniteDifference(model, y, level / 100, batched, keywords)
     else:
         A = jacobian(model, y, batched=batched, model_kwargs=keywords)
@@ -124,7 +127,7 @@ def sure(
     squared, energy = _squares(A, seed)
     noise = (4 * level**2 * residual + 4 * level**4 * squared - 2 * level**4 * d).clamp(min=0).sqrt() / d
 
-    how = "hutchinson" if method == "finite-difference" else method
+    how = "hutchinson" if method == FINITE_DIFFERENCE else method
     if products is None and rtol is None:
         products = _enough(energy, noise * d / (6 * level**2), d)
         # So few probes are better spent without a sketch.
