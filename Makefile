@@ -38,11 +38,12 @@ test-oldest test-newest: test-%:  ## the test suite with other releases of what 
 fuzz: $(STAMP)  ## adversarial spectra against LAPACK, 20 minutes of them
 	$(BIN)/python tests/fuzz.py --minutes 20
 
-check: $(STAMP)  ## lint, format, types, and the order of floors
+check: $(STAMP)  ## lint, format, types, the order of floors, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell README.md CHANGELOG.md docs spectral denoisers benchmarks tests
 
 bench: $(STAMP)  ## the timed suites; NAME=solvers: one of them
 	$(BIN)/python -m pytest benchmarks -k "$(NAME)" --benchmark-only -o addopts="--import-mode=importlib"

@@ -28,5 +28,5 @@ def test_source_archive_is_the_repository(tmp_path):
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         held = {name.partition("/")[2] for name in tar.getnames()}
-    missing = {name for name in files if name not in held and name != ".gitignore"}
+    missing = {name for name in files if name not in held}
     assert missing == set()
