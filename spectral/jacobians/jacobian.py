@@ -173,6 +173,12 @@ class Jacobian(LinearOperator):
         if batched and len(y) > 1:
             self._check_independence()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Jacobian:
+        """One that counts its own products: all else that J holds is constant, and shared."""
+        twin = copy.copy(self)
+        twin.notes = [*self.notes]
+        return twin
+
     def symmetric_part(self) -> LinearOperator:
         """(J + J') / 2, for a model whose output has the shape of its input.
 

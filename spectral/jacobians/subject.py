@@ -10,7 +10,7 @@ from torch import Tensor
 from spectral.errors import OptionError
 from spectral.jacobians.jacobian import Jacobian, jacobian
 from spectral.jacobians.keywords import keywords_of
-from spectral.operators.base import LinearOperator, as_operator
+from spectral.operators import LinearOperator, as_operator
 
 
 def operator_of(

@@ -1,5 +1,6 @@
 """Linear operators: the contract, its algebra, and what explicit matrices and callables are made into."""
 
-from spectral.operators.base import LinearOperator, as_operator, from_functions
+from spectral.operators.base import LinearOperator
+from spectral.operators.interop import as_operator, from_functions
 
 __all__ = ["LinearOperator", "as_operator", "from_functions"]

@@ -1,5 +1,6 @@
 """Jacobians of models of every kind, against torch.autograd.functional.jacobian in float64."""
 
+import copy
 import functools
 from collections import namedtuple
 from dataclasses import dataclass
@@ -538,3 +539,18 @@ def test_weights_that_change_are_noticed(method):
     torch.testing.assert_close(
         spectral.jacobian(model, y, method=method).dense(), reference(model, y), rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("method", ["frozen", "jvp"])
+def test_a_deep_copy_is_the_same_map_with_a_count_of_its_own(method):
+    net, y = BFCNN(5, 32).eval(), torch.rand(1, 1, 12, 12)
+    J = spectral.jacobian(net, y, method=method)
+    v = torch.randn(144)
+    J @ v
+    twin = copy.deepcopy(J)
+    torch.testing.assert_close(twin @ v, J @ v)
+    assert (twin.count, J.count) == (2, 2) and J.notes is not twin.notes
+    with torch.no_grad():
+        next(iter(net.parameters())).mul_(2)
+    with pytest.raises(SpectralError, match="have changed"):
+        twin @ v
