@@ -18,6 +18,7 @@ from torch import Tensor
 from spectral.errors import NotFiniteError
 from spectral.estimators.sampling import finite
 from spectral.operators import LinearOperator
+from spectral.solvers.window import jackson
 
 
 class Rule(NamedTuple):
@@ -128,9 +129,7 @@ def chebyshev_rule(
     def rule(moments: Tensor) -> Rule:
         count = moments.shape[-1]
         k = torch.arange(count, dtype=torch.float64, device=mu.device)
-        unit = math.pi / (count + 1)
-        jackson = ((count + 1 - k) * torch.cos(unit * k) + torch.sin(unit * k) / math.tan(unit)) / (count + 1)
-        damped = moments * jackson
+        damped = moments * torch.as_tensor(jackson(count), device=mu.device)
         damped[..., 1:] *= 2
         angles = (
             math.pi * (torch.arange(2 * count, dtype=torch.float64, device=mu.device) + 0.5) / (2 * count)

@@ -138,11 +138,16 @@ class Window:
         return float(np.minimum(x - self.low, self.high - x).max(initial=0.0)) + step
 
 
+def jackson(count: int) -> NDArray[np.float64]:
+    """Jackson's factors g_0, ..., g_(count - 1), which keep a truncated Chebyshev series from ringing."""
+    j, a = np.arange(count), math.pi / (count + 1)
+    return ((count + 1 - j) * np.cos(a * j) + np.sin(a * j) / math.tan(a)) / (count + 1)
+
+
 def _coefficients(m: int, gamma: float) -> NDArray[np.float64]:
     """Coefficients of Jackson's kernel of degree m about the angle gamma, 1 there."""
-    j, a = np.arange(m + 1), math.pi / (m + 2)
-    damping = ((m + 2 - j) * np.cos(a * j) + np.sin(a * j) / math.tan(a)) / (m + 2)
-    coefficients = damping * np.cos(j * gamma) * np.where(j == 0, 1, 2)
+    j = np.arange(m + 1)
+    coefficients = jackson(m + 1) * np.cos(j * gamma) * np.where(j == 0, 1, 2)
     return coefficients / float((coefficients * np.cos(j * gamma)).sum())
 
 
