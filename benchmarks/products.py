@@ -39,6 +39,7 @@ from benchmarks.conditional import ConditionalUNet
 from benchmarks.page import LAB, ROOT, insert, table
 from denoisers.networks import BFCNN, UNet
 from spectral.jacobians.cpu.memory import SMALL, trim
+from spectral.kernels import cpu
 
 Model = Callable[[Tensor], Tensor]
 
@@ -162,7 +163,7 @@ def errors(name: str, side: int, device: str) -> tuple[float, float, float, floa
 
 TIMES = (
     *("jvp J v", "vmap of jvp, 8", "linearize J v", "kept vjp J' u"),
-    *("**J v**", "**J' u**", "**(J + J') / 2**", "**J v, 8**", "**J' u, 8**"),
+    *("**J v**", "**J' u**", "**(J + J') / 2**", "**J v, 8**", "**J' u, 8**", "J v by torch's kernels"),
 )
 
 
@@ -175,7 +176,7 @@ def times(name: str, side: int, device: str, seconds: float) -> list[str]:
     V = torch.randn(BLOCK, y.numel(), generator=torch.Generator().manual_seed(1)).to(device)
     v, images = V[:1], V.view(BLOCK, *y.shape)
     J = spectral.jacobian(model, y, method="frozen")
-    S = J.symmetric_part()
+    S, plain = J.symmetric_part(), without_kernels(model, y, V)
     replay, pullback = torch.func.linearize(model, y)[1], torch.func.vjp(model, y)[1]
 
     def jvp(v: Tensor) -> Tensor:
@@ -191,6 +192,7 @@ def times(name: str, side: int, device: str, seconds: float) -> list[str]:
         (1, lambda: S.apply(v)),
         (BLOCK, lambda: J.apply(V)),
         (BLOCK, lambda: J.apply_transpose(V)),
+        (1, lambda: plain.apply(v)),
     ]
     most = BLOCK if side <= BLOCKS_UP_TO else 1
     with torch.no_grad():
@@ -205,6 +207,17 @@ def times(name: str, side: int, device: str, seconds: float) -> list[str]:
         f"{ours:.0e} ({theirs:.0e})",
         f"{rounding:.0e} ({usual:.0e})",
     ]
+
+
+def without_kernels(model: Model, y: Tensor, V: Tensor) -> spectral.jacobians.Jacobian:
+    """J whose convolutions are torch's own, as on a CPU without AVX2."""
+    level, cpu.LEVEL = cpu.LEVEL, "none"
+    try:
+        J = spectral.jacobian(model, y, method="frozen")
+        J.apply(V[:1])  # kernels are made when they are first needed
+        return J
+    finally:
+        cpu.LEVEL = level
 
 
 def memory(name: str, side: int) -> list[str]:
