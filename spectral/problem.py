@@ -17,8 +17,7 @@ from spectral.jacobians.jacobian import WrongProductsError
 from spectral.jacobians.subject import operator_of
 from spectral.operators import LinearOperator
 from spectral.operators.scale import UnitScale
-from spectral.options import choice
-from spectral.solvers import Completeness, Control, Method, RitzPairs, RitzTriplets, Target
+from spectral.solvers import Completeness, Control, Method, RitzPairs, RitzTriplets, SchurPairs, Target
 from spectral.solvers.certificate import SLACK, measured_rounding, rounding
 from spectral.solvers.checks import check_operator
 from spectral.solvers.dense import DENSE_AT_MOST
@@ -30,6 +29,7 @@ TargetT = TypeVar("TargetT", bound=Target)
 log = logging.getLogger("spectral")
 
 DENSE_BELOW = 128
+DOORS: dict[type, str] = {RitzPairs: "top_eigs", RitzTriplets: "top_svd", SchurPairs: "top_eigs_full"}
 
 
 def by_a_right_way(door: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,10 +115,18 @@ class Problem:
         if isinstance(name, Method):
             kind = next(iter(table.values())).finds
             if name.finds is not kind:
-                raise OptionError(f"{type(name).__name__} finds {name.finds.__name__}, not {kind.__name__}")
+                door = DOORS.get(name.finds, "another call")
+                raise OptionError(
+                    f"{type(name).__name__} finds {name.finds.__name__}, not {kind.__name__}: "
+                    f"it is for {door}"
+                )
             chosen = name
         else:
-            choice("method", name, ("auto", *table))
+            if not isinstance(name, str) or name not in ("auto", *table):
+                raise OptionError(
+                    f"method is one of auto, {', '.join(table)}, or an object with settings, such as "
+                    f"{next(iter(table.values())).__name__}(block=2); got {name!r}"
+                )
             chosen = auto() if name == "auto" else table[name]()
         if target.between is not None and not chosen.inside:
             raise OptionError(f'between= is for method="chebyshev", got {chosen.name!r}')

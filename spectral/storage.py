@@ -40,6 +40,8 @@ def write(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict[st
         OSError: it could not be written, the disk being full or the folder read-only; what it held stays.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
     held = {name: t.detach().cpu().resolve_conj().contiguous() for name, t in tensors.items()}
     pairs = [name for name, t in held.items() if t.is_complex()]

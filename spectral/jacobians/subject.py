@@ -36,7 +36,8 @@ def operator_of(
         return as_operator(subject)
     if not isinstance(y, Tensor):
         raise OptionError(
-            f"y must be a tensor, got {type(y).__name__}: an operator is given alone, with k=..."
+            f"y must be a tensor, got {type(y).__name__}: torch.as_tensor(y), after the model; an operator "
+            "is given alone, with k=..."
         )
     if not callable(subject) or isinstance(subject, LinearOperator):
         raise OptionError(f"y goes with a model; a {type(subject).__name__} is given alone")

@@ -30,7 +30,7 @@ class Method(ABC, Generic[FoundT]):
         finds: `RitzPairs`, `RitzTriplets` or `SchurPairs`, by which front doors know it.
 
     Raises:
-        OptionError: a setting is no whole number, or below 1.
+        OptionError: a setting is no whole number, or below 1, or the class lacks a name or what it finds.
     """
 
     name: ClassVar[str]
@@ -39,6 +39,9 @@ class Method(ABC, Generic[FoundT]):
     finds: ClassVar[type]
 
     def __post_init__(self) -> None:
+        for name in ("name", "finds"):
+            if not hasattr(self, name):
+                raise OptionError(f"{type(self).__name__} lacks the class attribute {name!r}: see Method")
         for name in ("block", "basis", "width", "degree", "products"):
             value = getattr(self, name, None)
             if value is not None and whole(name, value) < 1:

@@ -54,7 +54,25 @@ def test_a_method_of_ones_own_is_certified_like_any():
 def test_what_it_does_not_offer_is_refused(options, says):
     with pytest.raises(OptionError, match=says):
         spectral.top_eigs(torch.eye(200).double(), k=4, method=SubspaceIteration(), **options)
-    with pytest.raises(OptionError, match="finds RitzPairs, not RitzTriplets"):
+    with pytest.raises(OptionError, match="finds RitzPairs, not RitzTriplets: it is for top_eigs"):
         spectral.top_svd(torch.eye(9), k=2, method=SubspaceIteration())
     with pytest.raises(OptionError, match="finds RitzPairs, not SchurPairs"):
         spectral.top_eigs_full(torch.eye(9), k=2, method=SubspaceIteration())
+
+
+def test_what_a_method_must_say_of_itself():
+    class Nameless(Method[RitzPairs]):
+        def solve(self, A, target, control):
+            raise AssertionError
+
+    with pytest.raises(OptionError, match="Nameless lacks the class attribute 'name'"):
+        Nameless()
+    for wrong in (SubspaceIteration, object()):
+        with pytest.raises(OptionError, match="or an object with settings, such as Lanczos"):
+            spectral.top_eigs(torch.eye(9), k=2, method=wrong)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    pairs = spectral.top_eigs(torch.eye(9), k=2)
+    with pytest.raises(IsADirectoryError, match="is a folder: name a file in it"):
+        pairs.save(tmp_path)
