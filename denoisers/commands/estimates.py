@@ -42,6 +42,7 @@ from spectral.risk import sure as estimate_sure
 from spectral.risk.sure import FINITE_DIFFERENCE
 from spectral.solvers.search import interrupted
 
+OF_MODELS = [method for method in METHODS if method != "xnystrace"]  # which needs J = J'
 Products = Annotated[int | None, typer.Option(help="products with the Jacobian to spend")]
 Rtol = Annotated[float | None, typer.Option(help="stop at this relative error of tr J, at 95 %")]
 
@@ -51,7 +52,7 @@ def trace(
     image: Picture = None,
     crop: Crop = None,
     sigma: Sigma = 0.15,
-    method: Annotated[str, typer.Option(help=f"estimator: {', '.join(METHODS)}")] = "auto",
+    method: Annotated[str, typer.Option(help=f"estimator: {', '.join(OF_MODELS)}")] = "auto",
     products: Products = None,
     rtol: Rtol = None,
     seed: Seed = 0,
@@ -92,7 +93,7 @@ def sure(
         typer.Option(help="noise level told to SURE: sigma itself, or estimated from the noisy picture"),
     ] = "given",
     method: Annotated[
-        str, typer.Option(help=f"how tr J is had: {', '.join((*METHODS, FINITE_DIFFERENCE))}")
+        str, typer.Option(help=f"how tr J is had: {', '.join((*OF_MODELS, FINITE_DIFFERENCE))}")
     ] = "auto",
     products: Products = None,
     rtol: Rtol = None,

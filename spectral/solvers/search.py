@@ -355,7 +355,7 @@ class _Search:
         nothing = torch.zeros(len(g.index), g.wanted)
         while g.spent["completeness"] + g.block <= g.most:
             if self._out_of_products(g):
-                g.stop()
+                g.stop(f"stopped at max_products={self.control.budget}, before all was probed")
                 break
             if basis.exhausted:  # everything is in view
                 g.stage, g.threshold = "solve", None
