@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -162,7 +163,11 @@ class Problem:
             spent += self.working.measure()
             s = self.scale.item()
             above = None if target.above is None else target.above / s
-            between = None if target.between is None else (target.between[0] / s, target.between[1] / s)
+            between = target.between
+            if between is not None:
+                low = between[0] / s
+                # An interval of denormal width is still one.
+                between = low, max(between[1] / s, math.nextafter(low, math.inf))
             target = replace(target, above=above, between=between)
         return target, {"checks": spent} if spent else {}
 

@@ -146,3 +146,11 @@ def test_everyday_sizes_are_left_alone(dtype):
     A = UnitScale(as_operator(M))
     V = torch.ones(2, N, dtype=dtype)
     assert torch.equal(A.apply(V), V @ M.T) and A.scale == 1
+
+
+def test_an_interval_of_denormal_width_is_one():
+    """Scaled, both ends of it may be the same number."""
+    star = torch.zeros(133, 133)
+    star[0, 1:] = star[1:, 0] = 1e12
+    pairs = spectral.top_eigs(star, between=(0.0, 5e-324))
+    assert pairs.k == 131 and pairs.values.abs().max() <= pairs.errors.max()
