@@ -91,6 +91,8 @@ class Spectrum(Result):
         sign = -1 if self.which == "smallest" else 1
         if self.above is not None:
             return sign * self.completeness.bound <= sign * self.above
+        if not self.k:  # stopped before the first value
+            return torch.zeros_like(self.completeness.bound, dtype=torch.bool)
         last = sign * self.height(self.values[..., -1])
         off = torch.maximum(self.residuals[..., -1], self.errors[..., -1])
         return sign * self.completeness.bound <= last + off + 1e-12 * last.abs()
