@@ -148,8 +148,7 @@ def top_eigs(
         return Dense() if problem.small(asked, control) else Lanczos()
 
     chosen = problem.method(method, METHODS, asked, control, auto)
-    automatic = isinstance(method, str) and method == "auto"
-    if precision is not None and not (automatic and asked.counted and checkpoint is None):
+    if precision is not None and not (method == "auto" and asked.counted and checkpoint is None):
         raise OptionError('precision= is for k pairs, method="auto", no checkpoint')
     target, checks = problem.scaled(asked)
     S, name = problem.working.symmetric_part(), chosen.name

@@ -42,7 +42,7 @@ class Method(ABC, Generic[FoundT]):
         for name in ("name", "finds"):
             if not hasattr(self, name):
                 raise OptionError(f"{type(self).__name__} lacks the class attribute {name!r}: see Method")
-        for name in ("block", "basis", "width", "degree", "products"):
+        for name in ("block", "basis", "width", "degree"):
             value = getattr(self, name, None)
             if value is not None and whole(name, value) < 1:
                 raise OptionError(f"{name} must be at least 1, got {value}")

@@ -93,9 +93,7 @@ class Pointwise:
         """With the slopes of some inputs."""
         if self.leading != "free" or not all(counts(size, n) for size in (*self.sizes, self.output_size)):
             return None
-        first, second = (s[index] if len(s) == n else s for s in self.slopes)
-        if first.ndim != len(self.output_size) or second.ndim != len(self.output_size):
-            return None
+        first, second = (s[index] for s in self.slopes)
         sizes = some(self.sizes[0], index), some(self.sizes[1], index)
         return replace(self, slopes=(first, second), sizes=sizes, output_size=some(self.output_size, index))
 
