@@ -19,7 +19,7 @@ from spectral.jacobians import Jacobian
 from spectral.jacobians.precision import Precision
 from spectral.operators import LinearOperator
 from spectral.operators.scale import UnitScale
-from spectral.problem import Problem, by_a_right_way
+from spectral.problem import Problem, by_a_right_way, proved
 from spectral.progress import bar
 from spectral.results import EigenPairs
 from spectral.solvers import (
@@ -114,7 +114,8 @@ def top_eigs(
         model_kwargs: keywords for the model, {name: value}: noise level, label, ...
 
     Returns:
-        EigenPairs, vectors (k, *input shape).  Ctrl-C returns what has been found, marked so.
+        EigenPairs, vectors (k, *input shape).  Ctrl-C returns what has been found, marked so; a second one,
+        or one before there is anything, raises KeyboardInterrupt.
 
     Raises:
         OptionError: k, tol, max_products or above out of range, or arguments that contradict.
@@ -159,42 +160,48 @@ def top_eigs(
         else:
             name = f"lanczos in {precision}, lobpcg"
             found = _polished(problem, S, target, control, precision)
-    skew = None
-    if not problem.A.symmetric:
-        skew = asymmetry(problem.working, products=2 * ASYMMETRY_PROBES, seed=control.seed)
-        found.spent["asymmetry"] = ASYMMETRY_PROBES
     found.spent.update(checks)
-    inside, magnitude = target.between is not None, target.magnitude
-    proof = certify(found.vectors, found.images, descending=target.sign > 0 or inside, magnitude=magnitude)
-    problem.confirm(found, proof.vectors, proof.vectors)
-    bound = found.completeness.bound
-    errors = error_bounds(
-        proof.values,
-        proof.residuals,
-        torch.full_like(bound, torch.inf) if inside else bound,
-        which=target.which,
-    )
-    return EigenPairs(
-        **problem.report(
-            found,
+
+    def certified(found: RitzPairs) -> EigenPairs:
+        skew = None
+        if not problem.A.symmetric:
+            skew = asymmetry(problem.working, products=2 * ASYMMETRY_PROBES, seed=control.seed)
+            found.spent["asymmetry"] = ASYMMETRY_PROBES
+        inside, magnitude = target.between is not None, target.magnitude
+        proof = certify(
+            found.vectors, found.images, descending=target.sign > 0 or inside, magnitude=magnitude
+        )
+        problem.confirm(found, proof.vectors, proof.vectors)
+        bound = found.completeness.bound
+        errors = error_bounds(
             proof.values,
             proof.residuals,
-            errors,
-            control.tol,
-            error=problem.rounding(S, found, control.seed),
-            ends=target.ends,
-            heights=proof.values.abs() if magnitude and not inside else proof.values,
-        ),
-        vectors=problem.shaped(proof.vectors, problem.input_shape),
-        orthogonality=problem.one(proof.orthogonality),
-        asymmetry=skew,
-        which=asked.which,
-        above=asked.above,
-        between=asked.between,
-        tol=control.tol,
-        method=name,
-        seconds=time.perf_counter() - began,
-    )
+            torch.full_like(bound, torch.inf) if inside else bound,
+            which=target.which,
+        )
+        return EigenPairs(
+            **problem.report(
+                found,
+                proof.values,
+                proof.residuals,
+                errors,
+                control.tol,
+                error=problem.rounding(S, found, control.seed),
+                ends=target.ends,
+                heights=proof.values.abs() if magnitude and not inside else proof.values,
+            ),
+            vectors=problem.shaped(proof.vectors, problem.input_shape),
+            orthogonality=problem.one(proof.orthogonality),
+            asymmetry=skew,
+            which=asked.which,
+            above=asked.above,
+            between=asked.between,
+            tol=control.tol,
+            method=name,
+            seconds=time.perf_counter() - began,
+        )
+
+    return proved(found, certified)
 
 
 def _polished(

@@ -14,7 +14,7 @@ from torch import Tensor
 from spectral.ambient import apart
 from spectral.errors import OptionError
 from spectral.operators import LinearOperator
-from spectral.problem import Problem, by_a_right_way
+from spectral.problem import Problem, by_a_right_way, proved
 from spectral.progress import bar
 from spectral.results import FullEigenPairs
 from spectral.solvers import ComplexTarget, Control, DenseSchur, KrylovSchur, Method, SchurPairs
@@ -108,39 +108,45 @@ def top_eigs_full(
     target, checks = problem.scaled(asked, transpose=left)
     with bar(progress, "eigenpairs") as report:
         found = chosen.solve(J, target, replace(control, progress=report))
-    proof = certify_full(found, target)
-    problem.confirm(found, proof.Q[None], proof.Q[None])
-    conditions, defective = proof.conditions(rounding(found.eps, found.norm))
-    notes = [*found.notes, *_remarks(proof, defective, found, control.tol)]
-    fields = problem.report(
-        replace(found, notes=notes, completeness=proof.completeness),
-        proof.values[None],
-        proof.residuals[None],
-        (conditions * proof.residuals)[None],
-        control.tol,
-        error=conditions * problem.rounding(J, found, control.seed),
-        ends=target.ends,
-        heights=(proof.values.abs() if target.magnitude else proof.values.real)[None],
-    )
-    fields["spent"].update(checks)
-    return FullEigenPairs(
-        **fields,
-        vectors=problem.shaped(proof.vectors[None], problem.input_shape),
-        left=None if proof.left is None else problem.shaped(proof.left[None], problem.input_shape),
-        left_residuals=None if proof.left_residuals is None else problem.sized(proof.left_residuals[None]),
-        condition=proof.condition,
-        defective=defective,
-        schur_vectors=problem.shaped(proof.Q[None], problem.input_shape),
-        schur=problem.sized(proof.T[None]),
-        schur_residual=problem.sized(proof.schur_residual[None]),
-        departure=problem.sized(torch.tensor([departure(proof.T.numpy())], dtype=torch.float64)),
-        orthogonality=proof.orthogonality,
-        which=asked.which,
-        above=asked.above,
-        tol=control.tol,
-        method=chosen.name,
-        seconds=time.perf_counter() - began,
-    )
+
+    def certified(found: SchurPairs) -> FullEigenPairs:
+        proof = certify_full(found, target)
+        problem.confirm(found, proof.Q[None], proof.Q[None])
+        conditions, defective = proof.conditions(rounding(found.eps, found.norm))
+        notes = [*found.notes, *_remarks(proof, defective, found, control.tol)]
+        fields = problem.report(
+            replace(found, notes=notes, completeness=proof.completeness),
+            proof.values[None],
+            proof.residuals[None],
+            (conditions * proof.residuals)[None],
+            control.tol,
+            error=conditions * problem.rounding(J, found, control.seed),
+            ends=target.ends,
+            heights=(proof.values.abs() if target.magnitude else proof.values.real)[None],
+        )
+        fields["spent"].update(checks)
+        return FullEigenPairs(
+            **fields,
+            vectors=problem.shaped(proof.vectors[None], problem.input_shape),
+            left=None if proof.left is None else problem.shaped(proof.left[None], problem.input_shape),
+            left_residuals=None
+            if proof.left_residuals is None
+            else problem.sized(proof.left_residuals[None]),
+            condition=proof.condition,
+            defective=defective,
+            schur_vectors=problem.shaped(proof.Q[None], problem.input_shape),
+            schur=problem.sized(proof.T[None]),
+            schur_residual=problem.sized(proof.schur_residual[None]),
+            departure=problem.sized(torch.tensor([departure(proof.T.numpy())], dtype=torch.float64)),
+            orthogonality=proof.orthogonality,
+            which=asked.which,
+            above=asked.above,
+            tol=control.tol,
+            method=chosen.name,
+            seconds=time.perf_counter() - began,
+        )
+
+    return proved(found, certified)
 
 
 def _remarks(proof: CertifiedFull, defective: Tensor, found: SchurPairs, tol: float) -> list[str]:

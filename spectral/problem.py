@@ -23,9 +23,12 @@ from spectral.solvers.certificate import SLACK, measured_rounding, rounding
 from spectral.solvers.checks import check_operator
 from spectral.solvers.dense import DENSE_AT_MOST
 from spectral.solvers.krylov import image, stream
+from spectral.solvers.search import INTERRUPTED, interrupted
 from spectral.solvers.target import EDGE
 
 TargetT = TypeVar("TargetT", bound=Target)
+FoundT = TypeVar("FoundT", RitzPairs, RitzTriplets, SchurPairs)
+AnswerT = TypeVar("AnswerT")
 
 log = logging.getLogger("spectral")
 
@@ -52,6 +55,19 @@ def by_a_right_way(door: Callable[..., Any]) -> Callable[..., Any]:
         return entered(other, None, k, **told)
 
     return entered
+
+
+def proved(found: FoundT, proof: Callable[[FoundT], AnswerT]) -> AnswerT:
+    """proof(found), made again where Ctrl-C breaks it: what took minutes is not lost for want of its proof.
+
+    The answer is then marked as interrupted.  A second Ctrl-C, in the search or here, is let through.
+    """
+    try:
+        return proof(found)
+    except KeyboardInterrupt:
+        if interrupted(found.notes):
+            raise
+    return proof(replace(found, notes=[*found.notes, INTERRUPTED]))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spectral.ambient import apart
 from spectral.operators import LinearOperator
-from spectral.problem import Problem, by_a_right_way
+from spectral.problem import Problem, by_a_right_way, proved
 from spectral.progress import bar
 from spectral.results import SingularTriplets
 from spectral.solvers import Control, DenseSVD, GolubKahan, Method, RitzTriplets, Target
@@ -94,30 +94,34 @@ def top_svd(
     with bar(progress, "singular triplets") as report:
         found = chosen.solve(problem.working, target, replace(control, progress=report))
     found.spent.update(checks)
-    proof = certify_triplets(found.right, found.left, found.images)
-    problem.confirm(found, proof.right, proof.left)
-    # As eigenpairs of ((0, J), (J', 0)), whose other eigenvalues are -sigma and 0.
-    joint = ((proof.left_residuals**2 + proof.right_residuals**2) / 2).sqrt()
-    unseen = found.completeness.bound.clamp(min=0)
-    return SingularTriplets(
-        **problem.report(
-            found,
-            proof.values,
-            torch.maximum(proof.left_residuals, proof.right_residuals),
-            error_bounds(proof.values, joint, unseen, which="largest"),
-            control.tol,
-            error=problem.rounding(problem.working, found, control.seed),
-            ends=target.ends,
-            heights=proof.values,
-        ),
-        left=problem.shaped(proof.left, problem.output_shape),
-        right=problem.shaped(proof.right, problem.input_shape),
-        left_residuals=problem.sized(proof.left_residuals),
-        right_residuals=problem.sized(proof.right_residuals),
-        orthogonality=problem.one(proof.orthogonality),
-        which="largest",
-        above=asked.above,
-        tol=control.tol,
-        method=chosen.name,
-        seconds=time.perf_counter() - began,
-    )
+
+    def certified(found: RitzTriplets) -> SingularTriplets:
+        proof = certify_triplets(found.right, found.left, found.images)
+        problem.confirm(found, proof.right, proof.left)
+        # As eigenpairs of ((0, J), (J', 0)), whose other eigenvalues are -sigma and 0.
+        joint = ((proof.left_residuals**2 + proof.right_residuals**2) / 2).sqrt()
+        unseen = found.completeness.bound.clamp(min=0)
+        return SingularTriplets(
+            **problem.report(
+                found,
+                proof.values,
+                torch.maximum(proof.left_residuals, proof.right_residuals),
+                error_bounds(proof.values, joint, unseen, which="largest"),
+                control.tol,
+                error=problem.rounding(problem.working, found, control.seed),
+                ends=target.ends,
+                heights=proof.values,
+            ),
+            left=problem.shaped(proof.left, problem.output_shape),
+            right=problem.shaped(proof.right, problem.input_shape),
+            left_residuals=problem.sized(proof.left_residuals),
+            right_residuals=problem.sized(proof.right_residuals),
+            orthogonality=problem.one(proof.orthogonality),
+            which="largest",
+            above=asked.above,
+            tol=control.tol,
+            method=chosen.name,
+            seconds=time.perf_counter() - began,
+        )
+
+    return proved(found, certified)

@@ -1,6 +1,7 @@
 """Searches stopped at any moment, by Ctrl-C or their budget: what they tell is true, and nothing is lost."""
 
 import contextlib
+import functools
 import inspect
 import os
 import subprocess
@@ -16,6 +17,7 @@ import spectral
 from spectral import storage
 from spectral.errors import CheckpointError
 from spectral.operators import as_operator, from_functions
+from spectral.problem import proved
 from spectral.solvers.checkpoint import Checkpoint
 from spectral.solvers.golub_kahan import GolubKahanBasis
 from spectral.solvers.krylov import KrylovBasis
@@ -39,10 +41,10 @@ KINDS = pytest.mark.parametrize("kind", SOLVERS)
 
 
 class Interruption:
-    """KeyboardInterrupt at the so-many-th line of the search or its bases; None counts the lines."""
+    """KeyboardInterrupt at the so-many-th line of the code traced; None counts the lines."""
 
-    def __init__(self, at=None):
-        self.at, self.lines = at, 0
+    def __init__(self, at=None, traced=lambda code: code.co_filename in TRACED):
+        self.at, self.lines, self.traced = at, 0, traced
 
     def __enter__(self):
         self.before = sys.gettrace()
@@ -53,7 +55,7 @@ class Interruption:
         sys.settrace(self.before)
 
     def call(self, frame, event, argument):
-        return self.line if frame.f_code.co_filename in TRACED else None
+        return self.line if self.traced(frame.f_code) else None
 
     def line(self, frame, event, argument):
         self.lines += event == "line"
@@ -221,3 +223,58 @@ def test_an_interruption_at_another_precision_ends_the_call(monkeypatch):
     E = pairs.vectors.flatten(1)
     true = torch.linalg.vector_norm(S.apply(E) - pairs.values.to(E)[:, None] * E, dim=-1)
     torch.testing.assert_close(pairs.residuals.to(true), true, atol=1e-5, rtol=0)
+
+
+SKEW = torch.diag(VALUES[::4]) + torch.randn(13, 13, generator=torch.Generator().manual_seed(1)).double() / 50
+PROVED = {
+    "top_eigs": (spectral.top_eigs, "lanczos", torch.linalg.eigvalsh((SKEW + SKEW.T) / 2).flip(0)),
+    "top_svd": (spectral.top_svd, "golub-kahan", torch.linalg.svdvals(SKEW)),
+    "top_eigs_full": (
+        functools.partial(spectral.top_eigs_full, left=True),
+        "krylov-schur",
+        torch.linalg.eigvals(SKEW).real.sort(descending=True).values,
+    ),
+}
+
+
+def of_the_proof(code):
+    parts = code.co_qualname.split(".")
+    return parts[-1] == "certified" or (
+        parts[0] == "Problem" and parts[-1] in ("report", "rounding", "sized")
+    )
+
+
+@pytest.mark.parametrize("name", PROVED)
+@pytest.mark.parametrize("points", [16, pytest.param(300, marks=pytest.mark.slow)])
+def test_an_interruption_of_the_proof_loses_nothing(name, points):
+    """At lines between the search and the answer, which is the same but for its mark."""
+    door, method, truth = PROVED[name]
+
+    def answer(at=None):
+        with Interruption(at, traced=of_the_proof) as lines:
+            return door(as_operator(SKEW), k=3, tol=1e-6, method=method), lines.lines
+
+    whole, lines = answer()
+    assert "interrupted" not in whole.notes and lines > 20
+    torch.testing.assert_close(whole.values.real, truth[:3], atol=1e-5, rtol=0)
+    for at in range(1, lines + 1, max(1, lines // points)):
+        marked, _ = answer(at)
+        assert "interrupted" in marked.notes and set(marked.notes) - {"interrupted"} == set(whole.notes)
+        torch.testing.assert_close(marked.values, whole.values)
+        torch.testing.assert_close(marked.errors, whole.errors)
+        assert marked.spent == whole.spent
+
+
+def test_a_second_interruption_ends_the_call():
+    """In the proof, or one in the search and one in the proof."""
+
+    def stopped(found):
+        proofs.append(found.notes)
+        raise KeyboardInterrupt
+
+    found, proofs = solve("lanczos"), []
+    with pytest.raises(KeyboardInterrupt):
+        proved(found, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        proved(replace(found, notes=["interrupted"]), stopped)
+    assert proofs == [[], ["interrupted"], ["interrupted"]]
