@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -34,7 +33,6 @@ from spectral.solvers import (
     Target,
 )
 from spectral.solvers.certificate import certify, error_bounds
-from spectral.solvers.krylov import image
 from spectral.solvers.search import INTERRUPTED
 from spectral.solvers.target import Which
 
@@ -169,7 +167,11 @@ def top_eigs(
             found.spent["asymmetry"] = ASYMMETRY_PROBES
         inside, magnitude = target.between is not None, target.magnitude
         proof = certify(
-            found.vectors, found.images, descending=target.sign > 0 or inside, magnitude=magnitude
+            S.domain,
+            found.vectors,
+            found.images,
+            descending=target.sign > 0 or inside,
+            magnitude=magnitude,
         )
         problem.confirm(found, proof.vectors, proof.vectors)
         bound = found.completeness.bound
@@ -218,9 +220,8 @@ def _polished(
     if most < 2 * k + 4:
         raise OptionError(f"precision= solves twice, and takes at least {2 * k + 4} products; got {most}")
     generator = torch.Generator().manual_seed(control.seed)
-    x = torch.randn(*S.batch, 1, S.shape[1], generator=generator).to(S.device, S.dtype)
-    norm = functools.partial(torch.linalg.vector_norm, dim=-1)
-    exact = S.apply(x)
+    x = S.domain.normal(*S.batch, 1, generator=generator).to(S.device, S.dtype)
+    norm, exact = S.codomain.norms, S.apply(x)
     coarse = UnitScale(problem.A.at_precision(precision).to(S.dtype), problem.working.scale).symmetric_part()
     nu = (norm(coarse.apply(x) - exact) / norm(exact)).max().item()
     share = max(most // 2 - k - 1, 0)  # the pairs' residuals take k besides
@@ -230,10 +231,11 @@ def _polished(
     note = f"solved with products in {precision}, {nu:.0e} off"
     if INTERRUPTED in first.notes:
         rows = first.vectors
-        images = image(S.apply, rows, S) if rows.shape[1] else rows
         nothing = Completeness(torch.full((len(rows),), torch.inf, dtype=torch.float64), 0.0, 0)
         spent = {precision: coarsely, "residuals": rows.shape[1]}
-        return replace(first, images=images, completeness=nothing, spent=spent, notes=[note, *first.notes])
+        return replace(
+            first, images=S.apply(rows), completeness=nothing, spent=spent, notes=[note, *first.notes]
+        )
     start = first.vectors if first.vectors.shape[1] else control.start
     rest = replace(control, start=start, max_products=most - coarsely - 1)
     found = LOBPCG().solve(S, target, rest)

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from spectral.ambient import apart
 from spectral.errors import OptionError
+from spectral.linalg.schur import departure
+from spectral.linalg.unseen import rounding
 from spectral.operators import LinearOperator
 from spectral.problem import Problem, by_a_right_way, proved
 from spectral.progress import bar
 from spectral.results import FullEigenPairs
 from spectral.solvers import ComplexTarget, Control, DenseSchur, KrylovSchur, Method, SchurPairs
-from spectral.solvers.certificate import rounding
 from spectral.solvers.invariant import CertifiedFull, certify_full
-from spectral.solvers.schur import departure
 from spectral.solvers.target import Which
 
 DENSE_BELOW = 300  # non-normal operators may take Krylov spaces of many times n products
@@ -110,7 +110,7 @@ def top_eigs_full(
         found = chosen.solve(J, target, replace(control, progress=report))
 
     def certified(found: SchurPairs) -> FullEigenPairs:
-        proof = certify_full(found, target)
+        proof = certify_full(J.domain, found, target)
         problem.confirm(found, proof.Q[None], proof.Q[None])
         conditions, defective = proof.conditions(rounding(found.eps, found.norm))
         notes = [*found.notes, *_remarks(proof, defective, found, control.tol)]

@@ -16,13 +16,14 @@ from spectral.errors import OptionError
 from spectral.jacobians import Jacobian
 from spectral.jacobians.jacobian import WrongProductsError
 from spectral.jacobians.subject import operator_of
+from spectral.linalg.blocks import stream
+from spectral.linalg.unseen import SLACK, rounding
 from spectral.operators import LinearOperator
 from spectral.operators.scale import UnitScale
 from spectral.solvers import Completeness, Control, Method, RitzPairs, RitzTriplets, SchurPairs, Target
-from spectral.solvers.certificate import SLACK, measured_rounding, rounding
+from spectral.solvers.certificate import measured_rounding
 from spectral.solvers.checks import check_operator
 from spectral.solvers.dense import DENSE_AT_MOST
-from spectral.solvers.krylov import image, stream
 from spectral.solvers.search import INTERRUPTED, interrupted
 from spectral.solvers.target import EDGE
 
@@ -208,8 +209,7 @@ class Problem:
         if not rows.shape[1]:
             return torch.full((len(rows), 1), 4 * floor, dtype=torch.float64)
         found.spent["rounding"] = 3
-        generator = stream(seed)
-        measured = measured_rounding(lambda V: image(A.apply, V, A), rows, images, generator)
+        measured = measured_rounding(A, rows, images, stream(seed))
         return 4 * floor + 2 * measured.cpu().unsqueeze(-1)
 
     def confirm(self, found: RitzPairs | RitzTriplets, V: Tensor, U: Tensor) -> None:

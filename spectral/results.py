@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spectral.base import Result
 from spectral.estimators.results import Estimate
-from spectral.solvers.certificate import Completeness
+from spectral.solvers.found import Completeness
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -96,7 +96,7 @@ def top_svd(
     found.spent.update(checks)
 
     def certified(found: RitzTriplets) -> SingularTriplets:
-        proof = certify_triplets(found.right, found.left, found.images)
+        proof = certify_triplets(problem.working, found)
         problem.confirm(found, proof.right, proof.left)
         # As eigenpairs of ((0, J), (J', 0)), whose other eigenvalues are -sigma and 0.
         joint = ((proof.left_residuals**2 + proof.right_residuals**2) / 2).sqrt()

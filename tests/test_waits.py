@@ -10,12 +10,12 @@ import spectral
 from spectral.errors import NotFiniteError, NotSymmetricError
 from spectral.jacobians.chunks import Chunks
 from spectral.jacobians.program import record
+from spectral.linalg.blocks import first_block
+from spectral.linalg.golub_kahan import GolubKahanBasis
+from spectral.linalg.krylov import KrylovBasis
 from spectral.operators import as_operator, from_functions
 from spectral.solvers import ComplexTarget, GolubKahan, Lanczos, Target
-from spectral.solvers.golub_kahan import GolubKahanBasis
-from spectral.solvers.krylov import KrylovBasis
 from spectral.solvers.krylov_schur import KrylovSchurBasis
-from spectral.solvers.lanczos import first_block
 from spectral.solvers.lobpcg import _Iterate
 from tests.helpers.standin import DEVICE, StandIn, moved
 

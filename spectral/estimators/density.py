@@ -14,14 +14,14 @@ from spectral.ambient import apart
 from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.estimators.probes import Sampler, sampler
 from spectral.estimators.quadrature import (
-    Project,
+    Deflated,
+    LeadingPairs,
     Rule,
     Rules,
-    Scouted,
     chebyshev_rule,
     golub_kahan_rule,
     lanczos_rule,
-    scout,
+    leading_pairs,
 )
 from spectral.estimators.results import Density, Estimate, plain, student_t
 from spectral.jacobians.subject import operator_of
@@ -90,27 +90,26 @@ def spectral_density(
     values, vectors = _known(known, A)
     if values.shape[-1] >= n:
         raise OptionError(f"all {n} values are known already")
-    S = A.gram() if part == "singular" else A.symmetric_part()
     draw = sampler(A, "gaussian", seed)
 
-    def project(V: Tensor) -> Tensor:
-        return V - (V @ vectors.mT) @ vectors if vectors.shape[-2] else V
-
-    def starts(m: int) -> Tensor:
-        V = project(project(draw(m).to(vectors.dtype)))
-        return V / torch.linalg.vector_norm(V, dim=-1, keepdim=True)
+    def starts(m: int, of: Deflated) -> Tensor:
+        V = of.without(of.without(draw(m).to(vectors.dtype)))
+        return V / of.domain.norms(V).unsqueeze(-1)
 
     left = n - values.shape[-1]
-    found = scout(S, starts(1), min(steps, left), project, left - 1)
+    rest = Deflated(_symmetric(A, part), vectors)
+    found = leading_pairs(rest, starts(1, rest), min(steps, left), left - 1)
     scale = A.scale.to(values)[..., None]
     vectors = torch.cat([vectors, found.vectors], -2)
     top = found.values.clamp(min=0).sqrt() if part == "singular" else found.values
     values = torch.cat([values, scale * top], -1)
     steps = min(steps, n - values.shape[-1])
     if method == "kpm":
-        full, half = _kpm(S, part, starts(probes), steps, project, found)
+        rest = Deflated(_symmetric(A, part), vectors)
+        full, half = _kpm(rest, part, starts(probes, rest), steps, found)
     else:
-        full, half = _slq(A, part, starts, probes, steps, project)
+        rest = Deflated(A if part == "singular" else A.symmetric_part(), vectors)
+        full, half = _slq(rest, part, lambda m: starts(m, rest), probes, steps)
     full, half = (Rule(scale[..., None] * rule.nodes, rule.weights) for rule in (full, half))
     return Density(*full, *half, values, n, part, method, steps, A.count - started)
 
@@ -170,7 +169,7 @@ def _spectral_norm(A: LinearOperator, products: int, seed: int) -> Estimate:
     level = 0.99
     control = Control(tol=1e-8, seed=seed, max_products=products, confidence=level)
     found = GolubKahan().solve(working, Target(1), control)
-    proof = certify_triplets(found.right, found.left, found.images)
+    proof = certify_triplets(working, found)
     value = proof.values[:, 0]
     residual = torch.maximum(proof.left_residuals, proof.right_residuals)[:, 0]
     reach = torch.maximum(found.completeness.bound.to(value) - value, residual.clamp(min=A.eps * found.norm))
@@ -180,15 +179,15 @@ def _spectral_norm(A: LinearOperator, products: int, seed: int) -> Estimate:
     return estimate.times(working.scale)
 
 
-def _slq(A: LinearOperator, part: Part, starts: Sampler, probes: int, steps: int, project: Project) -> Rules:
+def _symmetric(A: LinearOperator, part: Part) -> LinearOperator:
+    """The operator whose eigenvalues are asked for, or the squares of whose singular values."""
+    return A.gram() if part == "singular" else A.symmetric_part()
+
+
+def _slq(A: LinearOperator, part: Part, starts: Sampler, probes: int, steps: int) -> Rules:
+    rule = golub_kahan_rule if part == "singular" else lanczos_rule
     rows = max(1, _HELD // (A.shape[1] * steps * math.prod(A.batch)))
-    found = []
-    for first in range(0, probes, rows):
-        V = starts(min(rows, probes - first))
-        if part == "singular":
-            found.append(golub_kahan_rule(A, V, steps, project))
-        else:
-            found.append(lanczos_rule(A.symmetric_part(), V, steps, project))
+    found = [rule(A, starts(min(rows, probes - first)), steps) for first in range(0, probes, rows)]
     full, half = (
         Rule(*(torch.cat(parts, -2) for parts in zip(*rules, strict=True)))
         for rules in zip(*found, strict=True)
@@ -196,11 +195,11 @@ def _slq(A: LinearOperator, part: Part, starts: Sampler, probes: int, steps: int
     return full, half
 
 
-def _kpm(S: LinearOperator, part: Part, V: Tensor, steps: int, project: Project, found: Scouted) -> Rules:
+def _kpm(S: LinearOperator, part: Part, V: Tensor, steps: int, found: LeadingPairs) -> Rules:
     low, high = found.low.clamp(min=0) if part == "singular" else found.low, found.high
     for _ in range(8):
         try:
-            rules = chebyshev_rule(S, V, steps, project, (low, high))
+            rules = chebyshev_rule(S, V, steps, (low, high))
         except NotFiniteError:
             low, high = low - (high - low) / 4, high + (high - low) / 4
             continue

@@ -21,6 +21,7 @@ from spectral.estimators.sketch import Sketch
 from spectral.jacobians.subject import operator_of
 from spectral.operators import LinearOperator
 from spectral.operators.scale import unit_scale
+from spectral.operators.space import Space
 from spectral.options import choice
 
 Method = Literal["auto", "exact", "hutchinson", "lattice", "xdiag"]
@@ -114,7 +115,7 @@ def _diagonal(
     sketch = Sketch(A, sampler(A, "rademacher", seed), max(pilot, min(3, n)), transposed=True)
     while True:
         estimate = xdiag(sketch)
-        excess = _excess(budget, estimate)
+        excess = _excess(A.domain, budget, estimate)
         wanted = math.ceil(1.25 * sketch.size) if budget.has_target else limit // 2
         step, left = min(wanted, limit // 2) - sketch.size, limit - 2 * sketch.size
         if excess <= 1 or step < 1:
@@ -164,7 +165,7 @@ def _hutchinson(A: LinearOperator, budget: Budget, seed: int) -> Estimate:
             mean, taken = mean + shift * (m / (taken + m)), taken + m
         stderr = (squares / (taken * (taken - 1))).sqrt()
         estimate = Estimate(mean, stderr, taken, taken, "hutchinson", taken - 1)
-        excess = _excess(budget, estimate)
+        excess = _excess(A.domain, budget, estimate)
         if excess <= 1 or taken >= limit:
             return _exact(A) if budget.products is None and excess > 1 else estimate
         wanted = min(limit, max(taken + 1, math.ceil(min(excess**2, 4.0) * taken)))
@@ -224,9 +225,7 @@ def _moments(samples: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (samples - mean.unsqueeze(-2)).square().sum(-2)
 
 
-def _excess(budget: Budget, estimate: Estimate) -> float:
+def _excess(space: Space, budget: Budget, estimate: Estimate) -> float:
     """`Budget.excess` of |diag|_2, whose error is that of all entries together."""
-    value, stderr = (
-        torch.linalg.vector_norm(torch.as_tensor(x), dim=-1) for x in (estimate.value, estimate.stderr)
-    )
+    value, stderr = (space.norms(torch.as_tensor(x)) for x in (estimate.value, estimate.stderr))
     return budget.excess(dataclasses.replace(estimate, value=value, stderr=stderr))

@@ -31,7 +31,7 @@ from torch import Tensor
 from spectral.errors import OptionError
 from spectral.estimators.results import Estimate, plain
 from spectral.estimators.sampling import finite, skewness
-from spectral.estimators.sketch import Sketch, inner
+from spectral.estimators.sketch import Sketch
 from spectral.operators import LinearOperator
 
 
@@ -66,8 +66,9 @@ class Core(NamedTuple):
         eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
         S = torch.linalg.solve_triangular((R + torch.diag_embed(lift)).mT, eye.expand_as(R), upper=False)
         S = S / torch.linalg.vector_norm(S, dim=-2, keepdim=True)
+        inner, n = sketch.A.domain.inner64, sketch.A.shape[1]
         W, T = inner(sketch.basis, sketch.probes), inner(sketch.image, sketch.probes)
-        return cls(R, inner(sketch.basis, sketch.image), W, T, S, sketch.probes.shape[-1])
+        return cls(R, inner(sketch.basis, sketch.image), W, T, S, n)
 
 
 def xtrace(sketch: Sketch) -> Estimate:
@@ -161,6 +162,7 @@ def xnystrace_samples(A: LinearOperator, probes: Tensor, images: Tensor) -> tupl
     size = torch.linalg.matrix_norm(Y)[..., None, None]
     shift = A.eps * torch.where(size > 0, size, 1.0) / n**0.5
     Y = Y + shift * omega
+    inner = A.domain.inner64
     gram = inner(omega, Y)
     factor, failed = torch.linalg.cholesky_ex((gram + gram.mT) / 2)
     if failed.any():
@@ -213,7 +215,7 @@ def remaining_rank(sketch: Sketch) -> float:
     """
     R, H, _, _, S, _ = Core.of(sketch)
     HS = H @ S
-    image = (inner(sketch.image, sketch.image) @ S * S).sum(-2)
+    image = (sketch.A.domain.inner64(sketch.image, sketch.image) @ S * S).sum(-2)
     through = image - _columns(HS, HS) + _columns(S, HS).square()
     energy = _columns(S, R).square().mean(-1)
     return float((energy / through.mean(-1).clamp(min=torch.finfo(torch.float64).tiny)).median())

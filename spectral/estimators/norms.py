@@ -13,7 +13,7 @@ from spectral.ambient import apart
 from spectral.errors import ShapeError
 from spectral.estimators.probes import sampler
 from spectral.estimators.results import Estimate
-from spectral.estimators.sampling import Budget, dot, sample
+from spectral.estimators.sampling import Budget, sample
 from spectral.jacobians.subject import operator_of
 from spectral.operators.scale import UnitScale, unit_scale
 
@@ -50,11 +50,13 @@ def asymmetry(
     """
     A = _square(model_or_operator, y, batched, model_kwargs)
 
+    dots = A.domain.dots
+
     def integrand(Z: Tensor) -> Tensor:
         forward, backward = A.apply(Z), A.apply_transpose(Z)
         difference = forward.double() - backward.double()
-        size = (dot(forward, forward) + dot(backward, backward)) / 2
-        return torch.stack([dot(difference, difference), size], -1)
+        size = (dots(forward, forward) + dots(backward, backward)) / 2
+        return torch.stack([dots(difference, difference), size], -1)
 
     budget = Budget(products, rtol, confidence=confidence)
     found = sample(A, integrand, sampler(A, seed=seed), budget, cost=2, function=_root_of_ratio)
@@ -83,7 +85,7 @@ def frobenius_norm(
 
     def integrand(Z: Tensor) -> Tensor:
         image = A.apply(Z)
-        return dot(image, image).unsqueeze(-1)
+        return A.codomain.dots(image, image).unsqueeze(-1)
 
     return sample(A, integrand, sampler(A, seed=seed), budget, cost=1, function=_root).times(A.scale)
 
@@ -113,11 +115,13 @@ def effective_rank(
     A = _square(model_or_operator, y, batched, model_kwargs)
     budget = Budget(_default(products, rtol), rtol, confidence=confidence)
 
+    dots = A.domain.dots
+
     def integrand(Z: Tensor) -> Tensor:
         image = A.apply(Z)
         if not A.symmetric:
             image = (image + A.apply_transpose(Z)) / 2
-        return torch.stack([dot(Z, image), dot(image, image)], -1)
+        return torch.stack([dots(Z, image), dots(image, image)], -1)
 
     def rank(traces: Tensor) -> Tensor:
         size = traces[..., 1]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.operators import LinearOperator
+from spectral.operators.space import Space
 from spectral.options import choice, seed_of
 
 Kind = Literal["rademacher", "gaussian", "sphere", "orthogonal"]
@@ -39,28 +40,18 @@ def sampler(A: LinearOperator, kind: Kind = "rademacher", seed: int = 0) -> Samp
     """
     choice("kind", kind, (*_KINDS, "orthogonal"))
     generator = torch.Generator().manual_seed(seed_of(seed))
-    n = A.shape[1]
     if kind == "orthogonal":
         return _Frame(A, generator)
 
     def draw(m: int) -> Tensor:
-        return _KINDS[kind]((*A.batch, m, n), generator).to(A.device, A.dtype)
+        return _KINDS[kind](A.domain, (*A.batch, m), generator).to(A.device, A.dtype)
 
     return draw
 
 
-def _rademacher(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    bits = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8, device="cpu")
-    return bits.float().mul_(2).sub_(1)
-
-
-def _gaussian(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
-
-
-def _sphere(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    z = _gaussian(shape, generator)
-    return z * (math.sqrt(shape[-1]) / torch.linalg.vector_norm(z, dim=-1, keepdim=True))
+def _sphere(space: Space, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    z = space.normal(*size, generator=generator)
+    return z * (math.sqrt(space.dimension) / space.norms(z).unsqueeze(-1))
 
 
 class _Frame:
@@ -68,21 +59,22 @@ class _Frame:
 
     def __init__(self, A: LinearOperator, generator: torch.Generator) -> None:
         self.A, self.generator = A, generator
-        self.rows = torch.empty(*A.batch, 0, A.shape[1], dtype=torch.float64)
+        self.rows = torch.empty(*A.batch, 0, A.domain.n, dtype=torch.float64)
 
     def __call__(self, m: int) -> Tensor:
         n, held = self.A.shape[1], self.rows.shape[-2]
         if held + m > n:
             raise OptionError(f"there are {n} orthogonal rows of length {n}, and {held + m} were asked for")
-        new = _gaussian((*self.A.batch, m, n), self.generator)
+        space = self.A.domain
+        new = space.normal(*self.A.batch, m, generator=self.generator)
         for _ in range(2):
-            new = torch.linalg.qr((new - (new @ self.rows.mT) @ self.rows).mT)[0].mT
+            new = space.qr(new - space.inner(new, self.rows) @ self.rows)[0]
         self.rows = torch.cat([self.rows, new], -2)
         return (new * math.sqrt(n)).to(self.A.device, self.A.dtype)
 
 
-_KINDS: dict[str, Callable[[tuple[int, ...], torch.Generator], Tensor]] = {
-    "rademacher": _rademacher,
-    "gaussian": _gaussian,
+_KINDS: dict[str, Callable[[Space, tuple[int, ...], torch.Generator], Tensor]] = {
+    "rademacher": lambda space, size, generator: space.signs(*size, generator=generator),
+    "gaussian": lambda space, size, generator: space.normal(*size, generator=generator),
     "sphere": _sphere,
 }

@@ -9,7 +9,6 @@ comes with the one that half its products give, which shows how much products st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,8 +16,12 @@ from torch import Tensor
 
 from spectral.errors import NotFiniteError
 from spectral.estimators.sampling import finite
+from spectral.linalg.blocks import reserve, stream, to_device
+from spectral.linalg.chebyshev import jackson
+from spectral.linalg.golub_kahan import GolubKahanBasis
+from spectral.linalg.krylov import KrylovBasis
 from spectral.operators import LinearOperator
-from spectral.solvers.window import jackson
+from spectral.operators.base import Derived, Rows
 
 
 class Rule(NamedTuple):
@@ -31,22 +34,57 @@ class Rule(NamedTuple):
 Rules = tuple[Rule, Rule]
 """From all products, and from the first half of them."""
 
-Project = Callable[[Tensor], Tensor]
+
+class Deflated(Derived):
+    """A on the complement of orthonormal rows E (*batch, k, n): P A P where A = A', or A P, P = I - E' E."""
+
+    def __init__(self, A: LinearOperator, vectors: Tensor) -> None:
+        super().__init__(A, symmetric=A.symmetric)
+        self.vectors = vectors
+
+    def without(self, V: Tensor) -> Tensor:
+        """P v for each row."""
+        E = self.vectors.to(V.dtype)
+        return V - self.domain.inner(V, E) @ E if E.shape[-2] else V
+
+    def _apply(self, V: Tensor) -> Tensor:
+        W = self.A.apply(self.without(V))
+        return self.without(W) if self.symmetric else W
+
+    def _apply_transpose(self, V: Tensor) -> Tensor:
+        return self.without(self.A.apply_transpose(V))
 
 
-def lanczos_rule(S: LinearOperator, V: Tensor, steps: int, project: Project) -> Rules:
+class _Apart(Derived):
+    """A as the operator of p B problems: a row of each problem's p is one of its own."""
+
+    def __init__(self, A: LinearOperator, p: int) -> None:
+        super().__init__(A, batch=((A.batch or (1,))[0] * p,), symmetric=A.symmetric)
+        self.p = p
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self._through(self.A.apply, V)
+
+    def _apply_transpose(self, V: Tensor) -> Tensor:
+        return self._through(self.A.apply_transpose, V)
+
+    def _through(self, product: Rows, V: Tensor) -> Tensor:
+        W = product(V.reshape(-1, self.p * V.shape[1], V.shape[2]))
+        return W.reshape(*V.shape[:2], -1)
+
+
+def lanczos_rule(S: LinearOperator, V: Tensor, steps: int) -> Rules:
     """The Gauss rule of `steps` nodes for S = S', exact for polynomials of degree 2 steps - 1.
 
     Nodes are the eigenvalues of the Lanczos matrix, weights the squared first entries of its eigenvectors
-    (Golub and Welsch 1969); every new vector is orthogonalised against all before it, twice.
+    (Golub and Welsch 1969).
 
     Args:
         S: the operator.
-        V: unit rows (*batch, p, n), inside the range of `project`.
+        V: unit rows (*batch, p, n), in the complement of what S is deflated by.
         steps: products for each row.
-        project: projection on an invariant subspace, the identity where nothing is deflated.
     """
-    T = _tridiagonal(S, V, steps, project)[0]
+    T = _lanczos(S, V, steps)[0].T.unflatten(0, V.shape[:-1])
 
     def rule(m: int) -> Rule:
         nodes, vectors = torch.linalg.eigh(T[..., :m, :m])
@@ -55,29 +93,16 @@ def lanczos_rule(S: LinearOperator, V: Tensor, steps: int, project: Project) -> 
     return rule(steps), rule((steps + 1) // 2)
 
 
-def golub_kahan_rule(A: LinearOperator, V: Tensor, steps: int, project: Project) -> Rules:
-    """The Gauss rule for A' A in singular values, by Golub-Kahan bidiagonalisation A V = U B.
+def golub_kahan_rule(A: LinearOperator, V: Tensor, steps: int) -> Rules:
+    """The Gauss rule for A' A in singular values, by Golub-Kahan bidiagonalisation A V' = U' B.
 
     Nodes are the singular values of B, weights the squared first entries of its right singular vectors: the
     same rule as Lanczos on A' A, without squaring the condition.  Two products a step.
     """
-    alpha: list[Tensor] = []
-    beta: list[Tensor] = []
-    right: list[Tensor] = [V]
-    left: list[Tensor] = []
-    for step in range(steps):
-        W = _apply(A, right[-1])
-        U, size = _unit(_orthogonalised(W, left) if left else W, W)
-        alpha.append(size)
-        left.append(U)
-        if step + 1 < steps:
-            W = project(_apply(A, U, transposed=True))
-            W, size = _unit(_orthogonalised(W, right), W)
-            beta.append(size)
-            right.append(W)
-    B = torch.diag_embed(torch.stack(alpha, -1))
-    if beta:
-        B = B + torch.diag_embed(torch.stack(beta, -1), 1)
+    basis = GolubKahanBasis(*_starts(A, V))
+    for _ in range(steps - 1):
+        basis.expand()
+    B = basis.widened()[2].unflatten(0, V.shape[:-1])
 
     def rule(m: int) -> Rule:
         _, nodes, vectors = torch.linalg.svd(B[..., :m, :m])
@@ -86,9 +111,7 @@ def golub_kahan_rule(A: LinearOperator, V: Tensor, steps: int, project: Project)
     return rule(steps), rule((steps + 1) // 2)
 
 
-def chebyshev_rule(
-    S: LinearOperator, V: Tensor, steps: int, project: Project, ends: tuple[Tensor, Tensor]
-) -> Rules:
+def chebyshev_rule(S: LinearOperator, V: Tensor, steps: int, ends: tuple[Tensor, Tensor]) -> Rules:
     """The kernel polynomial rule: 2 steps Chebyshev moments, damped by Jackson's kernel, on Chebyshev nodes.
 
     With X = (S - c)/h inside [-1, 1] and t_k = T_k(X) v, mu_2k = 2 |t_k|^2 - 1 and mu_2k+1 =
@@ -99,7 +122,6 @@ def chebyshev_rule(
         S: the operator.
         V: unit rows (*batch, p, n).
         steps: products for each row.
-        project: as in `lanczos_rule`.
         ends: (lowest, highest), (*batch,), that enclose the spectrum.
 
     Raises:
@@ -107,19 +129,21 @@ def chebyshev_rule(
     """
     low, high = ends
     c, h = ((high + low) / 2)[..., None, None], ((high - low) / 2)[..., None, None]
+    S = S.to(V.dtype)
 
     def scaled(U: Tensor) -> Tensor:
-        return (project(_apply(S, U)) - c.to(U.dtype) * U) / h.to(U.dtype)
+        return (finite(S.apply(U)) - c.to(U.dtype) * U) / h.to(U.dtype)
 
     before, now = V, scaled(V)
-    first = _dot(now, V)
+    dots = S.domain.dots
+    first = dots(now, V)
     moments = [torch.ones_like(first), first]
     for step in range(1, steps + 1):
-        moments.append(2 * _dot(now, now) - moments[0])
+        moments.append(2 * dots(now, now) - moments[0])
         if step == steps:
             break
         before, now = now, 2 * scaled(now) - before
-        moments.append(2 * _dot(now, before) - first)
+        moments.append(2 * dots(now, before) - first)
     mu = torch.stack(moments, -1)
     if not bool((mu.abs() < 1.01).all()):
         raise NotFiniteError(
@@ -140,7 +164,7 @@ def chebyshev_rule(
     return rule(mu), rule(mu[..., : steps + 1])
 
 
-class Scouted(NamedTuple):
+class LeadingPairs(NamedTuple):
     """What one Lanczos run found: leading pairs, and where the spectrum seems to end.
 
     Attributes:
@@ -155,7 +179,7 @@ class Scouted(NamedTuple):
     high: Tensor
 
 
-def scout(S: LinearOperator, V: Tensor, steps: int, project: Project, most: int) -> Scouted:
+def leading_pairs(S: LinearOperator, V: Tensor, steps: int, most: int) -> LeadingPairs:
     """The largest Ritz pairs, down to the first whose residual exceeds 1e-3 of the range; at most `most`.
 
     Taking k pairs of residual r out of S moves its other eigenvalues by r at most and by 2 k r in all (they
@@ -166,68 +190,41 @@ def scout(S: LinearOperator, V: Tensor, steps: int, project: Project, most: int)
         S: the operator.
         V: one unit row, (*batch, 1, n).
         steps: products.
-        project: as in `lanczos_rule`.
         most: pairs at most; problems of a batch get equally many.
     """
-    T, last, basis = _tridiagonal(S, V, steps, project)
-    nodes, mixing = torch.linalg.eigh(T.squeeze(-3))
-    nodes, mixing = nodes.flip(-1), mixing.flip(-1)
-    residuals = last * mixing[..., -1, :].abs()
-    span = (nodes[..., :1] - nodes[..., -1:]).clamp(min=1e-300)
-    vectors = mixing.mT.to(V.dtype) @ torch.cat(basis[:-1], -2)
-    # A run that ended early carries zero vectors along: they are no pairs.
-    found = (residuals <= 1e-3 * span) & (torch.linalg.vector_norm(vectors, dim=-1) > 0.5)
+    basis, reached = _lanczos(S, V, steps)
+    # What the run went on from after it ended is not of its own space: it is no pair, and at no height.
+    T = basis.T * (reached.unsqueeze(-1) & reached.unsqueeze(-2))
+    nodes, Y = (part.flip(-1) for part in torch.linalg.eigh(T))
+    Y = Y * reached.unsqueeze(-1)
+    residuals = torch.linalg.vector_norm(basis.C @ Y, dim=1)
+    span = (nodes[:, :1] - nodes[:, -1:]).clamp(min=1e-300)
+    found = (residuals <= 1e-3 * span) & (Y.square().sum(-2) > 0.5)
     k = min(int(found.cumprod(-1).sum(-1).min()), most, nodes.shape[-1] - 1)
+    vectors = to_device(Y[..., :k].mT, V) @ basis.V[:, : basis.size]
     # One run sees a multiple eigenvalue once, so what is left may reach as high as what was found.
     low, high = (nodes - residuals).amin(-1), (nodes + residuals).amax(-1)
     margin = 0.02 * (high - low) + 1e-6 * torch.maximum(high.abs(), low.abs())
     margin = torch.where(margin > 0, margin, 1.0)
-    return Scouted(nodes[..., :k], vectors[..., :k, :], low - margin, high + margin)
+    parts = nodes[:, :k], vectors, low - margin, high + margin
+    return LeadingPairs(*(part.to(V.device).reshape(S.batch + part.shape[1:]) for part in parts))
 
 
-def _tridiagonal(
-    S: LinearOperator, V: Tensor, steps: int, project: Project
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """The Lanczos matrix (*batch, p, steps, steps), the last coupling (*batch, p), and the basis."""
-    alpha: list[Tensor] = []
-    beta: list[Tensor] = []
-    basis = [V]
-    for _ in range(steps):
-        W = project(_apply(S, basis[-1]))
-        alpha.append(_dot(W, basis[-1]))
-        W, size = _unit(_orthogonalised(W, basis), W)
-        beta.append(size)
-        basis.append(W)
-    T = torch.diag_embed(torch.stack(alpha, -1))
-    if steps > 1:
-        couplings = torch.stack(beta[:-1], -1)
-        T = T + torch.diag_embed(couplings, 1) + torch.diag_embed(couplings, -1)
-    return T, beta[-1], basis
+def _lanczos(S: LinearOperator, V: Tensor, steps: int) -> tuple[KrylovBasis, Tensor]:
+    """A Lanczos basis of `steps` rows for each row of V (*batch, p, n), a problem of its own.
 
-
-def _apply(A: LinearOperator, V: Tensor, transposed: bool = False) -> Tensor:
-    product = A.apply_transpose if transposed else A.apply
-    return finite(product(V.to(A.dtype))).to(V.dtype)
-
-
-def _dot(U: Tensor, V: Tensor) -> Tensor:
-    return torch.linalg.vecdot(U.double(), V.double())
-
-
-def _orthogonalised(W: Tensor, basis: list[Tensor]) -> Tensor:
-    """Each row without its part along the same row of every earlier block; twice is enough."""
-    Q = torch.stack(basis, -2)
-    for _ in range(2):
-        W = W - torch.einsum("...mn,...m->...n", Q, torch.einsum("...mn,...n->...m", Q, W))
-    return W
-
-
-def _unit(W: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-    """W / |W| and |W|, or zeros where |W| is rounding beside |before|: the rule then ends, exactly.
-
-    A zero vector adds a node 0 of weight 0, so rows that end early stay in step with the others.
+    And which of its rows (B p, steps) are reached from the start: in an invariant subspace a basis goes on
+    from a random vector, which has no weight in a rule.
     """
-    size, scale = (torch.linalg.vector_norm(X, dim=-1) for X in (W, before))
-    alive = size > 10 * torch.finfo(W.dtype).eps * scale
-    W = torch.where(alive.unsqueeze(-1), W / torch.where(alive, size, 1.0).unsqueeze(-1), 0.0)
-    return W, torch.where(alive, size, 0.0).double()
+    basis = KrylovBasis(*_starts(S, V))
+    basis.V = reserve(basis.V, 0, steps)
+    reached = [torch.ones(basis.problems, dtype=torch.bool)]
+    for _ in range(steps):
+        basis.expand()
+        reached.append(reached[-1] & basis.C.flatten(1).any(-1))
+    return basis, torch.stack(reached[:-1], -1)
+
+
+def _starts(A: LinearOperator, V: Tensor) -> tuple[LinearOperator, Tensor, torch.Generator]:
+    """What a basis that starts from each row of V is made of."""
+    return _Apart(A.to(V.dtype), V.shape[-2]), V.reshape(-1, 1, V.shape[-1]), stream(0)

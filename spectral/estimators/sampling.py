@@ -201,11 +201,6 @@ def finite(products: Tensor) -> Tensor:
     return products
 
 
-def dot(U: Tensor, V: Tensor) -> Tensor:
-    """<u, v> for paired rows, summed in float64: (*batch, m, n) -> (*batch, m)."""
-    return torch.linalg.vecdot(U.double(), V.double())
-
-
 def _drawn(integrand: Integrand, draw: Sampler, m: int, A: LinearOperator) -> list[Tensor]:
     rows = max(1, CHUNK // (A.shape[1] * math.prod(A.batch)))
     return [integrand(draw(min(rows, m - done))) for done in range(0, m, rows)]

@@ -24,8 +24,7 @@ class Sketch:
     def __init__(self, A: LinearOperator, draw: Sampler, k: int, transposed: bool = False) -> None:
         work = torch.promote_types(A.dtype, torch.float32)
         self.A, self._draw, self._second = A, draw, A.apply_transpose if transposed else A.apply
-        n = A.shape[1]
-        self.probes = torch.empty(*A.batch, 0, n, dtype=work, device=A.device)
+        self.probes = torch.empty(*A.batch, 0, A.domain.n, dtype=work, device=A.device)
         self.basis, self.image = self.probes, self.probes
         self.triangle = torch.empty(*A.batch, 0, 0, dtype=torch.float64, device=A.device)
         self.grow(k)
@@ -40,11 +39,11 @@ class Sketch:
         A, work = self.A, self.basis.dtype
         omega = self._draw(m)
         rest = finite(A.apply(omega)).to(work)
-        rest, mixed = _project(rest, self.basis)
-        new, corner = _orthonormal(rest)
+        rest, mixed = self._project(rest)
+        new, corner = self._orthonormal(rest)
         # Numerically dependent columns come out of one pass as rounding noise, orthogonal to nothing.
-        new, again = _project(new, self.basis)
-        new, tidy = _orthonormal(new)
+        new, again = self._project(new)
+        new, tidy = self._orthonormal(new)
         mixed, corner = mixed + again @ corner, tidy @ corner
 
         k = self.size
@@ -59,21 +58,14 @@ class Sketch:
     def removed(self, V: Tensor) -> Tensor:
         """(I - Q Q') v for each row v."""
         basis = self.basis.to(V.dtype)
-        return V - (V @ basis.mT) @ basis
+        return V - self.A.codomain.inner(V, basis) @ basis
 
+    def _project(self, V: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of V without their part in the basis, and that part's coordinates as columns, float64."""
+        coordinates = self.A.codomain.inner(V, self.basis)
+        return V - coordinates @ self.basis, coordinates.mT.double()
 
-def inner(U: Tensor, V: Tensor) -> Tensor:
-    """All <u_i, v_j> of the rows of U and V, in float64."""
-    return U.double() @ V.double().mT
-
-
-def _project(V: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of V without their part in the basis, and that part's coordinates as columns, float64."""
-    coordinates = V @ basis.mT
-    return V - coordinates @ basis, coordinates.mT.double()
-
-
-def _orthonormal(V: Tensor) -> tuple[Tensor, Tensor]:
-    """Q and R with V' = Q' R for the rows of V and Q."""
-    Q, R = torch.linalg.qr(V.mT)
-    return Q.mT.contiguous(), R.double()
+    def _orthonormal(self, V: Tensor) -> tuple[Tensor, Tensor]:
+        """Q and R with V' = Q' R for the rows of V and Q."""
+        Q, R = self.A.codomain.qr(V)
+        return Q.contiguous(), R.double()

@@ -15,8 +15,8 @@ from spectral.errors import OptionError, ShapeError
 from spectral.estimators.exchangeable import remaining_rank, xnystrace, xtrace
 from spectral.estimators.probes import sampler
 from spectral.estimators.results import Estimate, student_t
-from spectral.estimators.sampling import FEWEST, Budget, Integrand, dot, sample, unit_vectors
-from spectral.estimators.sketch import Sketch, inner
+from spectral.estimators.sampling import FEWEST, Budget, Integrand, sample, unit_vectors
+from spectral.estimators.sketch import Sketch
 from spectral.jacobians.subject import operator_of
 from spectral.operators import LinearOperator
 from spectral.operators.scale import unit_scale
@@ -104,7 +104,7 @@ def _orthogonal(A: LinearOperator, budget: Budget, seed: int) -> Estimate:
 
 
 def _form(A: LinearOperator) -> Integrand:
-    return lambda Z: dot(Z, A.apply(Z)).unsqueeze(-1)
+    return lambda Z: A.domain.dots(Z, A.apply(Z)).unsqueeze(-1)
 
 
 def _hutchpp(A: LinearOperator, budget: Budget, seed: int) -> Estimate:
@@ -182,12 +182,13 @@ def _remainder(sketch: Sketch, budget: Budget, seed: int) -> Estimate:
     n, limit = A.shape[1], _limit(A, budget, 2 * sketch.size + 2)
     if k == n or limit >= n <= _probes_needed(sketch, budget) < _ENDLESS:
         return _exact(A, budget)
-    H = inner(sketch.basis, sketch.image)
+    space = A.domain
+    H = space.inner64(sketch.basis, sketch.image)
     known = torch.diagonal(H, dim1=-2, dim2=-1).sum(-1)
 
     def integrand(Z: Tensor) -> Tensor:
         X = sketch.removed(sketch.removed(Z))
-        return ((n - k) * dot(X, A.apply(X)) / dot(X, X)).unsqueeze(-1)
+        return ((n - k) * space.dots(X, A.apply(X)) / space.dots(X, X)).unsqueeze(-1)
 
     def total(mean: Tensor) -> Tensor:
         return mean.squeeze(-1) + known

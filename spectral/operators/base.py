@@ -1,7 +1,8 @@
 """The operator contract: a linear map known only by its products.
 
-A block of vectors is a tensor of rows, shape (*batch, m, n): m vectors of length n.  `batch` is () for one
-problem, or (B,) for B independent problems advanced in lock-step.  A subclass writes two methods,
+A block of vectors is a tensor of rows, (B, m, n): m vectors of length n for each of B independent problems
+advanced in lock-step.  `batch` is (B,), or () where there is one problem, whose axis may then be left out.  A
+subclass writes two methods, without that axis where there is no batch,
 
     _apply(V)            rows v -> A v      (*batch, m, n) -> (*batch, m, r)
     _apply_transpose(V)  rows u -> A' u     (*batch, m, r) -> (*batch, m, n)
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from spectral.errors import OptionError, ShapeError
+from spectral.operators.space import Space
 
 if TYPE_CHECKING:
     import scipy.sparse.linalg
@@ -33,10 +35,11 @@ class LinearOperator(ABC):
     """A real linear map A of shape (r, n), given by its products.
 
     Attributes:
-        shape: (r, n), output and input length of each problem.
+        shape: (r, n), the dimensions of each problem's output and input.
         dtype, device: of the vectors that `_apply` takes.
         batch: () or (B,), the problems solved in lock-step.
         symmetric: True where A = A' is known; `apply_transpose` then is `apply`.
+        codomain, domain: the spaces of A v and of v.
         eps: relative rounding of a product, |fl(A v) - A v| <= eps |A| |v|; by default the dtype's, and of
             what is made of other operators the largest of theirs.  No solver is asked for less.
         count: products so far with A or A', in vectors a problem; those of its selections too.
@@ -51,6 +54,7 @@ class LinearOperator(ABC):
         batch: tuple[int, ...] = (),
         symmetric: bool = False,
         eps: float = 0.0,
+        spaces: tuple[Space, Space] | None = None,
     ) -> None:
         if symmetric and shape[0] != shape[1]:
             raise ShapeError(f"an operator of shape {shape} cannot be symmetric")
@@ -58,6 +62,7 @@ class LinearOperator(ABC):
             raise ShapeError(f"batch has one axis at most, got {batch}: flatten it")
         self.shape, self.dtype, self.device = shape, dtype, torch.device(device)
         self.batch, self.symmetric, self.count = batch, symmetric, 0
+        self.codomain, self.domain = spaces or (Space(shape[0]), Space(shape[1]))
         self.eps = max(eps, torch.finfo(dtype).eps)
         self._whole: LinearOperator | None = None  # what this was selected from
 
@@ -72,25 +77,29 @@ class LinearOperator(ABC):
     # Products
 
     def apply(self, V: Tensor) -> Tensor:
-        """A v for each row: (*batch, m, n) -> (*batch, m, r).
+        """A v for each row: (B, m, n) -> (B, m, r); without a batch also (m, n) -> (m, r).
 
         Raises:
             ShapeError: V is not a block of rows of length n.
         """
-        self._check(V, self.shape[1])
+        if self._alone(V):
+            return self.apply(V[0])[None]
+        self._check(V, self.domain.n)
         self._spend(V.shape[-2])
-        return self._apply(V) if V.shape[-2] else V.new_zeros(*V.shape[:-1], self.shape[0])
+        return self._apply(V) if V.shape[-2] else V.new_zeros(*V.shape[:-1], self.codomain.n)
 
     def apply_transpose(self, V: Tensor) -> Tensor:
-        """A' u for each row: (*batch, m, r) -> (*batch, m, n).
+        """A' u for each row: (B, m, r) -> (B, m, n); without a batch also (m, r) -> (m, n).
 
         Raises:
             ShapeError: V is not a block of rows of length r.
         """
-        self._check(V, self.shape[0])
+        if self._alone(V):
+            return self.apply_transpose(V[0])[None]
+        self._check(V, self.codomain.n)
         self._spend(V.shape[-2])
         if not V.shape[-2]:
-            return V.new_zeros(*V.shape[:-1], self.shape[1])
+            return V.new_zeros(*V.shape[:-1], self.domain.n)
         return self._apply(V) if self.symmetric else self._apply_transpose(V)
 
     def __matmul__(self, other: Any) -> Any:
@@ -219,6 +228,10 @@ class LinearOperator(ABC):
         batch = f", batch={self.batch[0]}" if self.batch else ""
         return f"{type(self).__name__.lstrip('_')}({self.shape[0]}x{self.shape[1]}, {self.dtype}{batch})"
 
+    def _alone(self, V: Tensor) -> bool:
+        """Whether V holds the axis of problems, of which there is one."""
+        return not self.batch and V.ndim == 3 and len(V) == 1
+
     def _check(self, V: Tensor, length: int) -> None:
         if V.ndim != len(self.batch) + 2 or V.shape[:-2] != self.batch or V.shape[-1] != length:
             raise ShapeError(
@@ -231,14 +244,45 @@ class LinearOperator(ABC):
             )
 
 
-class _Selection(LinearOperator):
+class Derived(LinearOperator):
+    """An operator made of others.
+
+    Args:
+        A: the first of them, which tells all that is not given.
+        others: the rest.
+        spaces: (codomain, domain); by default A's.
+        symmetric: whether it is.
+        dtype, batch: where they are not A's.
+    """
+
+    def __init__(
+        self,
+        A: LinearOperator,
+        *others: LinearOperator,
+        spaces: tuple[Space, Space] | None = None,
+        symmetric: bool = False,
+        dtype: torch.dtype | None = None,
+        batch: tuple[int, ...] | None = None,
+    ) -> None:
+        spaces = spaces or (A.codomain, A.domain)
+        super().__init__(
+            (spaces[0].dimension, spaces[1].dimension),
+            dtype=dtype or A.dtype,
+            device=A.device,
+            batch=A.batch if batch is None else batch,
+            symmetric=symmetric,
+            eps=max(X.eps for X in (A, *others)),
+            spaces=spaces,
+        )
+        self.A = A
+
+
+class _Selection(Derived):
     """Some problems of A, which is applied to all, zeros in the others' place; A counts for itself."""
 
     def __init__(self, A: LinearOperator, index: Tensor) -> None:
-        super().__init__(
-            A.shape, dtype=A.dtype, device=A.device, batch=(len(index),), symmetric=A.symmetric, eps=A.eps
-        )
-        self.A, self.index = A, index.to(A.device)
+        super().__init__(A, batch=(len(index),), symmetric=A.symmetric)
+        self.index = index.to(A.device)
 
     def _through(self, product: Rows, V: Tensor) -> Tensor:
         rows = V.new_zeros(*self.A.batch, *V.shape[1:])
@@ -255,10 +299,9 @@ class _Selection(LinearOperator):
         return _Selection(self.A, self.index[index.to(self.index.device)])
 
 
-class _Transpose(LinearOperator):
+class _Transpose(Derived):
     def __init__(self, A: LinearOperator) -> None:
-        super().__init__(A.shape[::-1], dtype=A.dtype, device=A.device, batch=A.batch, eps=A.eps)
-        self.A = A
+        super().__init__(A, spaces=(A.domain, A.codomain))
 
     def _apply(self, V: Tensor) -> Tensor:
         return self.A.apply_transpose(V)
@@ -274,19 +317,12 @@ class _Transpose(LinearOperator):
         return _Transpose(self.A.select(index))
 
 
-class _Sum(LinearOperator):
+class _Sum(Derived):
     def __init__(self, A: LinearOperator, B: LinearOperator) -> None:
         if (A.shape, A.dtype, A.batch) != (B.shape, B.dtype, B.batch):
             raise ShapeError(f"cannot add {A!r} and {B!r}")
-        super().__init__(
-            A.shape,
-            dtype=A.dtype,
-            device=A.device,
-            batch=A.batch,
-            symmetric=A.symmetric and B.symmetric,
-            eps=max(A.eps, B.eps),
-        )
-        self.A, self.B = A, B
+        super().__init__(A, B, symmetric=A.symmetric and B.symmetric)
+        self.B = B
 
     def _apply(self, V: Tensor) -> Tensor:
         return self.A.apply(V) + self.B.apply(V)
@@ -298,12 +334,10 @@ class _Sum(LinearOperator):
         return _Sum(self.A.select(index), self.B.select(index))
 
 
-class _Scaled(LinearOperator):
+class _Scaled(Derived):
     def __init__(self, scalar: float, A: LinearOperator) -> None:
-        super().__init__(
-            A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=A.symmetric, eps=A.eps
-        )
-        self.scalar, self.A = scalar, A
+        super().__init__(A, symmetric=A.symmetric)
+        self.scalar = scalar
 
     def _apply(self, V: Tensor) -> Tensor:
         return self.scalar * self.A.apply(V)
@@ -315,13 +349,12 @@ class _Scaled(LinearOperator):
         return _Scaled(self.scalar, self.A.select(index))
 
 
-class _Product(LinearOperator):
+class _Product(Derived):
     def __init__(self, A: LinearOperator, B: LinearOperator) -> None:
         if (A.shape[1], A.dtype, A.batch) != (B.shape[0], B.dtype, B.batch):
             raise ShapeError(f"cannot multiply {A!r} by {B!r}")
-        eps = max(A.eps, B.eps)
-        super().__init__((A.shape[0], B.shape[1]), dtype=A.dtype, device=A.device, batch=A.batch, eps=eps)
-        self.A, self.B = A, B
+        super().__init__(A, B, spaces=(A.codomain, B.domain))
+        self.B = B
 
     def _apply(self, V: Tensor) -> Tensor:
         return self.A.apply(self.B.apply(V))
@@ -333,14 +366,13 @@ class _Product(LinearOperator):
         return _Product(self.A.select(index), self.B.select(index))
 
 
-class _SymmetricPart(LinearOperator):
+class _SymmetricPart(Derived):
     def __init__(self, A: LinearOperator) -> None:
         if A.shape[0] != A.shape[1]:
             raise ShapeError(
                 f"{A!r} is not square, so it has no symmetric part: its singular values are those of A.gram()"
             )
-        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True, eps=A.eps)
-        self.A = A
+        super().__init__(A, symmetric=True)
 
     def _apply(self, V: Tensor) -> Tensor:
         return (self.A.apply(V) + self.A.apply_transpose(V)) / 2
@@ -351,11 +383,9 @@ class _SymmetricPart(LinearOperator):
         return _SymmetricPart(self.A.select(index))
 
 
-class _Gram(LinearOperator):
+class _Gram(Derived):
     def __init__(self, A: LinearOperator) -> None:
-        n = A.shape[1]
-        super().__init__((n, n), dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True, eps=A.eps)
-        self.A = A
+        super().__init__(A, spaces=(A.domain, A.domain), symmetric=True)
 
     def _apply(self, V: Tensor) -> Tensor:
         return self.A.apply_transpose(self.A.apply(V))
@@ -366,38 +396,28 @@ class _Gram(LinearOperator):
         return _Gram(self.A.select(index))
 
 
-class _Cast(LinearOperator):
+class _Cast(Derived):
     """A in another dtype.  Rows entering float16 are scaled, exactly, by a power of two to unit root mean
     square: the entries of a unit vector of length 10^6 are near float16's subnormals."""
 
     def __init__(self, A: LinearOperator, dtype: torch.dtype) -> None:
-        super().__init__(
-            A.shape, dtype=dtype, device=A.device, batch=A.batch, symmetric=A.symmetric, eps=A.eps
-        )
-        self.A = A
+        super().__init__(A, dtype=dtype, symmetric=A.symmetric)
 
-    def _through(self, product: Rows, V: Tensor) -> Tensor:
+    def _through(self, product: Rows, V: Tensor, space: Space) -> Tensor:
         if self.A.dtype != torch.float16:
             return product(V.to(self.A.dtype)).to(self.dtype)
-        size = lengths(V).double().unsqueeze(-1) / math.sqrt(V.shape[-1])
+        size = space.lengths(V).double().unsqueeze(-1) / math.sqrt(space.dimension)
         scale = torch.exp2(torch.log2(torch.where(size > 0, size, 1.0)).round()).to(V.dtype)
         return product((V / scale).to(self.A.dtype)).to(self.dtype) * scale
 
     def _apply(self, V: Tensor) -> Tensor:
-        return self._through(self.A.apply, V)
+        return self._through(self.A.apply, V, self.domain)
 
     def _apply_transpose(self, V: Tensor) -> Tensor:
-        return self._through(self.A.apply_transpose, V)
+        return self._through(self.A.apply_transpose, V, self.codomain)
 
     def _select(self, index: Tensor) -> LinearOperator:
         return _Cast(self.A.select(index), self.dtype)
-
-
-def lengths(V: Tensor) -> Tensor:
-    """|v| for each row, (..., m, n) -> (..., m), where the squares would leave the range of the dtype too."""
-    largest = V.abs().amax(-1)
-    largest = torch.where(largest > 0, largest, 1.0)
-    return largest * torch.linalg.vector_norm(V / largest.unsqueeze(-1), dim=-1)
 
 
 def _slices(n: int, step: int) -> Iterator[slice]:

@@ -12,12 +12,13 @@ import math
 import torch
 from torch import Tensor
 
-from spectral.operators.base import LinearOperator
+from spectral.operators.base import Derived, LinearOperator
+from spectral.operators.space import Space
 
 STEP = 32  # s is a power of 2^32: operators of everyday size are left as they are
 
 
-class UnitScale(LinearOperator):
+class UnitScale(Derived):
     """A / s of each problem, s = 2^(32 j) such that the first product's largest entry is within 2^16 of 1.
 
     s is told by the first product that is not zero, and costs none.  Once read it stays.
@@ -25,10 +26,8 @@ class UnitScale(LinearOperator):
 
     def __init__(self, A: LinearOperator, scale: Tensor | None = None) -> None:
         """Of A, whose `scale` (*batch) is known or told by its products."""
-        super().__init__(
-            A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=A.symmetric, eps=A.eps
-        )
-        self.A, self._settled = A, scale is not None
+        super().__init__(A, symmetric=A.symmetric)
+        self._settled = scale is not None
         self._scale = torch.ones(A.batch, dtype=torch.float64) if scale is None else scale
 
     @property
@@ -42,13 +41,13 @@ class UnitScale(LinearOperator):
         if self._settled or self.count:
             return 0
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(*self.batch, 1, self.shape[1], generator=generator, dtype=torch.float64, device="cpu")
+        x = self.domain.normal(*self.batch, 1, generator=generator)
         self.apply(x.to(self.device, self.dtype))
         return 1
 
-    def _over(self, W: Tensor) -> Tensor:
+    def _over(self, W: Tensor, space: Space) -> Tensor:
         if not self._settled and W.numel():
-            size = W.abs().amax((-2, -1)).double().cpu()
+            size = space.largest(W).abs().amax((-2, -1)).double().cpu()
             most = max(math.frexp(torch.finfo(self.dtype).max)[1] // STEP - 1, 0)
             power = (torch.frexp(size).exponent.double() / STEP).round().clamp(-most, most)
             told = (size > 0) & size.isfinite()
@@ -59,10 +58,10 @@ class UnitScale(LinearOperator):
         return W * (1 / self._scale).to(W)[..., None, None]
 
     def _apply(self, V: Tensor) -> Tensor:
-        return self._over(self.A.apply(V))
+        return self._over(self.A.apply(V), self.codomain)
 
     def _apply_transpose(self, V: Tensor) -> Tensor:
-        return self._over(self.A.apply_transpose(V))
+        return self._over(self.A.apply_transpose(V), self.domain)
 
     def _select(self, index: Tensor) -> LinearOperator:
         return UnitScale(self.A.select(index), self.scale[index])

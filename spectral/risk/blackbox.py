@@ -61,7 +61,7 @@ class FiniteDifference(LinearOperator):
         return torch.stack([self._product(v) for v in V.unbind(-2)], -2)
 
     def _product(self, v: Tensor) -> Tensor:
-        size = torch.linalg.vector_norm(v, dim=-1, keepdim=True) / math.sqrt(v.shape[-1])
+        size = self.domain.norms(v).unsqueeze(-1) / math.sqrt(v.shape[-1])
         h = self.step.unsqueeze(-1) / torch.where(size > 0, size, 1.0)
         moved = self._evaluate(self._y + (h * v).reshape(self._y.shape))
         return (moved - self.output).reshape(v.shape) / h

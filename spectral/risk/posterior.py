@@ -189,7 +189,7 @@ def _without(J: LinearOperator, pairs: EigenPairs) -> LinearOperator:
     weighted = pairs.values.unsqueeze(-1).to(E) * E
 
     def without(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        return lambda V: product(V) - (V @ E.mT) @ weighted
+        return lambda V: product(V) - J.domain.inner(V, E) @ weighted
 
     forward, backward = without(J.apply), without(J.apply_transpose)
     return from_functions(forward, backward, J.shape[1], dtype=J.dtype, device=J.device, batch=J.batch)

@@ -15,7 +15,7 @@ from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate, trace
 from spectral.estimators.probes import sampler
 from spectral.estimators.results import Number, plain, with_error
-from spectral.estimators.sampling import FEWEST, dot
+from spectral.estimators.sampling import FEWEST
 from spectral.estimators.trace import METHODS
 from spectral.jacobians import jacobian
 from spectral.operators import LinearOperator
@@ -183,10 +183,10 @@ def _squares(A: LinearOperator, seed: int) -> tuple[Tensor, Tensor]:
     Z = sampler(A, seed=seed)(_PROBES)
     image = A.apply(Z)
     if isinstance(A, FiniteDifference):
-        squared = dot(Z, A.apply(image)).mean(-1)
+        squared = A.domain.dots(Z, A.apply(image)).mean(-1)
     else:
-        squared = dot(A.apply_transpose(Z), image).mean(-1)
-    return squared, ((dot(image, image).mean(-1) + squared) / 2).clamp(min=0)
+        squared = A.domain.dots(A.apply_transpose(Z), image).mean(-1)
+    return squared, ((A.codomain.dots(image, image).mean(-1) + squared) / 2).clamp(min=0)
 
 
 def _enough(energy: Tensor, error: Tensor, d: int) -> int:

@@ -1,10 +1,9 @@
 """Solvers that know an operator only by its products, and certificates for what they return."""
 
-from spectral.solvers.certificate import Completeness
 from spectral.solvers.chebyshev import Chebyshev
 from spectral.solvers.control import Control, Progress
 from spectral.solvers.dense import Dense, DenseSVD
-from spectral.solvers.found import RitzPairs, RitzTriplets, SchurPairs
+from spectral.solvers.found import Completeness, RitzPairs, RitzTriplets, SchurPairs
 from spectral.solvers.golub_kahan import GolubKahan
 from spectral.solvers.krylov_schur import DenseSchur, KrylovSchur
 from spectral.solvers.lanczos import Lanczos, finish

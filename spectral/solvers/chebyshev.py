@@ -1,10 +1,11 @@
 """Chebyshev filtering: eigenpairs at an end of the spectrum, or inside it, by Lanczos on a polynomial p(A).
 
-p is a Chebyshev window with Jackson's damping (`spectral.solvers.window`), so that the eigenvalues sought are
-the largest ones of p(A).  A filter is an operator like any other: the search, the probe for what was missed
-and the verification are those of `Lanczos`, and what the probe says of p(A) is told of A through p's monotone
-sides (Fang and Saad 2012: filtered Lanczos).  Subspace iteration with the same filter would need a block as
-wide as the answer and several passes; Lanczos takes fewer products with the filter, and a block of any width.
+p is a Chebyshev window with Jackson's damping (`spectral.linalg.chebyshev`), so that the eigenvalues sought
+are the largest ones of p(A).  A filter is an operator like any other: the search, the probe for what was
+missed and the verification are those of `Lanczos`, and what the probe says of p(A) is told of A through p's
+monotone sides (Fang and Saad 2012: filtered Lanczos).  Subspace iteration with the same filter would need a
+block as wide as the answer and several passes; Lanczos takes fewer products with the filter, and a block of
+any width.
 
 A product with p(A) takes as many with A as p's degree: at an end of the spectrum Lanczos on A itself always
 needs fewer.  What a filter saves there is vectors to hold and to orthogonalise.
@@ -20,18 +21,20 @@ import torch
 from torch import Tensor
 
 from spectral.errors import OptionError
+from spectral.linalg.blocks import fresh_seed, stream
+from spectral.linalg.bounds import BOUND_STEPS, SpectralBounds, spectral_bounds
+from spectral.linalg.chebyshev import ChebyshevFilter, Window
+from spectral.linalg.krylov import finite
+from spectral.linalg.unseen import rounding
 from spectral.operators.base import LinearOperator
-from spectral.solvers.bounds import BOUND_STEPS, SpectralBounds, spectral_bounds
-from spectral.solvers.certificate import Completeness, orthonormalised, rounding
+from spectral.operators.space import Space
 from spectral.solvers.control import Control
 from spectral.solvers.dense import DENSE_AT_MOST, Dense
-from spectral.solvers.found import RitzPairs
-from spectral.solvers.krylov import product, stream
-from spectral.solvers.lanczos import Lanczos, finish, fresh_seed
+from spectral.solvers.found import Completeness, RitzPairs
+from spectral.solvers.lanczos import Lanczos, finish
 from spectral.solvers.method import Method
 from spectral.solvers.search import INTERRUPTED, STAGES
 from spectral.solvers.target import EDGE, Target, Which
-from spectral.solvers.window import ChebyshevFilter, Window
 
 PRODUCTS_A_PAIR = 5  # of Lanczos, to an end of an interval
 
@@ -126,7 +129,7 @@ class _Solve:
             spent += sum(found.spent.values())
             interrupted = INTERRUPTED in found.notes
             if found.vectors.shape[1]:
-                rows, images = found.vectors, self.images(found.vectors)
+                rows, images = found.vectors, finite(self.A, found.vectors)
                 spent += rows.shape[1]
         most = spent if interrupted else self.control.budget
         rest = replace(self.control, seed=self.seeds[2], max_products=most)
@@ -148,7 +151,7 @@ class _Solve:
         found.spent["solve"] += known.products
         found = replace(found, norm=max(known.basis.norm, found.norm))
         error = 2 * EDGE * rounding(self.A.eps, found.norm)
-        return _ritz_between(found, low - error, high + error)
+        return _ritz_between(self.A.domain, found, low - error, high + error)
 
     def cheapest(self, known: SpectralBounds, low: float, high: float) -> RitzPairs:
         """Rows that span the pairs in an interval, by the way that promises the fewest products."""
@@ -261,11 +264,7 @@ class _Solve:
         """Rows with fresh images, nothing unseen inside the interval."""
         complete = Completeness(torch.zeros(len(rows), dtype=torch.float64), confidence, 0)
         spent = dict.fromkeys(STAGES, 0) | {"residuals": rows.shape[1]}
-        return RitzPairs(rows, self.images(rows), complete, spent, 0.0)
-
-    def images(self, rows: Tensor) -> Tensor:
-        """A v for each row."""
-        return product(self.A.apply, rows, self.A)[0] if rows.shape[1] else rows
+        return RitzPairs(rows, finite(self.A, rows), complete, spent, 0.0)
 
 
 def _applications(pairs: float) -> float:
@@ -273,10 +272,10 @@ def _applications(pairs: float) -> float:
     return 7 * pairs + 30
 
 
-def _ritz_between(found: RitzPairs, low: float, high: float) -> RitzPairs:
+def _ritz_between(space: Space, found: RitzPairs, low: float, high: float) -> RitzPairs:
     """The Ritz pairs of A from low to high in the span of the rows, from the largest down."""
-    V, W = orthonormalised(found.vectors, found.images)
-    H = V @ W.mT
+    V, W = space.orthonormalise(found.vectors, found.images)
+    H = space.inner(V, W)
     theta, Y = torch.linalg.eigh((H + H.mT) / 2)
     Y = Y[..., (theta[0] > low) & (theta[0] < high)].flip(-1).mT
     vectors, images = ((Y @ part).to(found.vectors.dtype) for part in (V, W))

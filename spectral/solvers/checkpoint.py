@@ -44,8 +44,8 @@ class Checkpoint:
     def __init__(self, path: str | Path, A: LinearOperator, solver: str) -> None:
         self.path, self.solver = Path(path), solver
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(*A.batch, 1, A.shape[1], generator=generator, dtype=torch.float64, device="cpu")
-        self.sample = A.apply(x.to(A.device, A.dtype))
+        x = A.domain.normal(*A.batch, 1, generator=generator)
+        self.sample, self.norms = A.apply(x.to(A.device, A.dtype)), A.codomain.norms
         self.written, self.cost = time.monotonic(), 0.0
         self.notes: list[str] = []
         self._lock: IO[str] | None = None
@@ -107,8 +107,7 @@ class Checkpoint:
                 "{} holds a solve by {} for the {}, size {}, and not by {} for the {}, size {}: "
                 "give another path".format(self.path, *kind, *here)
             )
-        apart = torch.linalg.vector_norm(sample - self.sample, dim=-1)
-        if not (apart <= 1e-2 * torch.linalg.vector_norm(sample, dim=-1)).all():
+        if not (self.norms(sample - self.sample) <= 1e-2 * self.norms(sample)).all():
             raise CheckpointError(
                 f"{self.path} belongs to another model or image, with other products: give another path"
             )

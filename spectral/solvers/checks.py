@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from spectral.errors import NotDeterministicError, NotLinearError, NotSymmetricError
+from spectral.linalg.krylov import finite
 from spectral.operators.base import LinearOperator
-from spectral.solvers.krylov import product
+from spectral.operators.space import Space
 
 FAULT = 0.02  # relative; less is a finite difference's, and shows in the residuals
 
@@ -25,33 +26,30 @@ def check_operator(A: LinearOperator, *, transpose: bool = True, seed: int = 0) 
         NotFiniteError: a product holds NaN or infinity.
     """
     generator = torch.Generator().manual_seed(seed)
-    problems, (r, n) = (A.batch or (1,))[0], A.shape
-    x, z = _random(A, problems, n, generator), _random(A, problems, n, generator)
-    images, _ = product(A.apply, torch.stack([x, z, x - 2 * z], dim=1), A)
-    Ax, Az, both = (w.double() for w in images.unbind(1))
-    fault = max(FAULT, 10 * A.eps)
-    size = Ax.norm(dim=-1) + 2 * Az.norm(dim=-1)
-    if ((both - Ax + 2 * Az).norm(dim=-1) > fault * size).any():
+    norms, fault = A.codomain.norms, max(FAULT, 10 * A.eps)
+    x, z = (_random(A, A.domain, generator) for _ in range(2))
+    Ax, Az, both = finite(A, torch.cat([x, z, x - 2 * z], dim=1)).double().split(1, 1)
+    size = norms(Ax) + 2 * norms(Az)
+    if (norms(both - Ax + 2 * Az) > fault * size).any():
         raise NotLinearError(
             f"{A!r} is not linear: A (x - 2 z) is not A x - 2 A z; of a network pass (model, y)"
         )
-    again, _ = product(A.apply, x.unsqueeze(1), A)
-    if ((again[:, 0].double() - Ax).norm(dim=-1) > fault * size).any():
+    if (norms(finite(A, x).double() - Ax) > fault * size).any():
         raise NotDeterministicError(f"two products of {A!r} with one vector differ: fix its random draws")
     if not (A.symmetric or transpose):
         return 4
     if A.symmetric:
         u, back, spent = z, Az, 4
     else:
-        u = _random(A, problems, r, generator)
-        back, spent = product(A.apply_transpose, u.unsqueeze(1), A)[0][:, 0].double(), 5
+        u = _random(A, A.codomain, generator)
+        back, spent = finite(A.T, u).double(), 5
     # The scalar product of a normal vector with an image is as large as that image.
-    apart = ((u.double() * Ax).sum(-1) - (back * x.double()).sum(-1)).abs()
-    if (apart > fault * (Ax.norm(dim=-1) + back.norm(dim=-1))).any():
+    apart = (A.codomain.dots(u.double(), Ax) - A.domain.dots(back, x.double())).abs()
+    if (apart > fault * (norms(Ax) + A.domain.norms(back))).any():
         what = "is not symmetric" if A.symmetric else "and its transpose contradict each other"
         raise NotSymmetricError(f"{A!r} {what}: <u, A x> is not <A' u, x>; correct its products")
     return spent
 
 
-def _random(A: LinearOperator, problems: int, n: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(problems, n, generator=generator, dtype=torch.float64).to(A.device, A.dtype)
+def _random(A: LinearOperator, space: Space, generator: torch.Generator) -> Tensor:
+    return space.normal(*(A.batch or (1,)), 1, generator=generator).to(A.device, A.dtype)

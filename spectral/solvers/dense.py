@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 
+from spectral.linalg.unseen import rounding
 from spectral.operators.base import LinearOperator
-from spectral.solvers.certificate import Completeness, rounding
 from spectral.solvers.control import Control
-from spectral.solvers.found import RitzPairs, RitzTriplets
+from spectral.solvers.found import Completeness, RitzPairs, RitzTriplets
 from spectral.solvers.method import FoundT, Method
 from spectral.solvers.target import Target
 
@@ -49,7 +49,7 @@ class Dense(Formed[RitzPairs]):
         V = Y.gather(-1, order[:, None, :wanted].expand(-1, A.shape[0], -1)).mT.to(A.dtype).contiguous()
         return RitzPairs(
             vectors=V,
-            images=A.apply(V) if A.batch else A.apply(V[0])[None],
+            images=A.apply(V),
             completeness=Completeness(target.sign * target.remaining(theta.cpu(), error), 1.0, 0),
             spent={"solve": A.shape[0], "residuals": wanted},
             norm=norm,
@@ -70,12 +70,10 @@ class DenseSVD(Formed[RitzTriplets]):
         error = rounding(A.eps, norm)
         wanted = target.wanted(sigma, error)
         U, V = (X[:, :wanted].to(A.dtype).contiguous() for X in (Y.mT, Zh))
-        rows = (V, U) if A.batch else (V[0], U[0])
-        images = A.apply(rows[0]), A.apply_transpose(rows[1])
         return RitzTriplets(
             right=V,
             left=U,
-            images=images if A.batch else (images[0][None], images[1][None]),
+            images=(A.apply(V), A.apply_transpose(U)),
             completeness=Completeness(target.remaining(sigma.cpu(), error), 1.0, 0),
             spent={"solve": A.shape[1], "residuals": wanted},
             norm=norm,

@@ -7,7 +7,23 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from spectral.solvers.certificate import Completeness
+from spectral.base import Result
+
+
+@dataclass(frozen=True)
+class Completeness(Result):
+    """With probability at least `confidence`, no eigenvalue outside those returned lies beyond `bound`.
+
+    To be exact: S has no eigenvalue beyond `bound` on the orthogonal complement of the vectors the probe
+    locked, so at most k of its eigenvalues lie beyond it.
+    bound (B,) or (): larger than it for "largest", smaller for "smallest", larger in magnitude for
+    "magnitude"; infinite, with confidence 0, where no probe was made.  products: what it cost.
+    The chance is over the probe's random starts, not over operators.
+    """
+
+    bound: Tensor
+    confidence: float
+    products: int
 
 
 @dataclass(frozen=True)

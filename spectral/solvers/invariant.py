@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectral.solvers.certificate import Completeness, rounding
-from spectral.solvers.found import RitzPairs, SchurPairs
-from spectral.solvers.schur import RealSchur
+from spectral.linalg.schur import RealSchur
+from spectral.linalg.unseen import rounding
+from spectral.operators.space import Space
+from spectral.solvers.found import Completeness, RitzPairs, SchurPairs
 from spectral.solvers.target import ComplexTarget
 
 
@@ -49,7 +50,7 @@ class CertifiedFull:
         return conditions, conditions >= (0.25 / change.sqrt()).clamp(min=10.0)
 
 
-def certify_full(found: SchurPairs, target: ComplexTarget) -> CertifiedFull:
+def certify_full(space: Space, found: SchurPairs, target: ComplexTarget) -> CertifiedFull:
     """Eigenpairs of A in the span of the rows found, from fresh products.
 
     With Q orthonormal and W = A Q', the real Schur form of T = Q W rotates both; an eigenvector y of T gives
@@ -58,9 +59,9 @@ def certify_full(found: SchurPairs, target: ComplexTarget) -> CertifiedFull:
     vectors, each orthogonal to all right ones but its own, also where eigenvalues are multiple.
     """
     sign = target.sign
-    V, W = _orthonormal(found)
+    V, W = _orthonormal(space, found)
     error = rounding(found.eps, found.norm)
-    form = RealSchur.of(sign * (V @ W.mT).cpu().numpy(), error)
+    form = RealSchur.of(sign * space.inner(V, W).cpu().numpy(), error)
 
     def height(values: np.ndarray) -> np.ndarray:
         return target.height(torch.from_numpy(values)).numpy()
@@ -80,65 +81,64 @@ def certify_full(found: SchurPairs, target: ComplexTarget) -> CertifiedFull:
     # Among values alike to rounding the subspace may hold more than are returned: they are not unseen.
     beyond = torch.cat([sign * found.completeness.bound, target.height(theta[wanted:])])
     at = values.to(V.device).unsqueeze(-1)
-    residuals = torch.linalg.vector_norm(AX - at * X, dim=-1)
-    X = _turned(X, values)
+    residuals = space.norms(AX - at * X)
+    X = _turned(space, X, values)
     dtype = torch.promote_types(found.vectors.dtype, torch.complex64)
-    gram = Q.to(found.vectors.dtype).double()
     proof = CertifiedFull(
         values=values,
         vectors=X.to(dtype),
         residuals=residuals.cpu(),
         Q=Q.to(found.vectors.dtype),
         T=T,
-        schur_residual=_size(AQ - T.to(V).mT @ Q),
-        orthogonality=(gram @ gram.mT - torch.eye(len(Q)).to(gram)).abs().amax().cpu()
-        if len(Q)
-        else _size(Q),
+        schur_residual=_size(space, AQ - T.to(V).mT @ Q),
+        orthogonality=space.overlap(Q.to(found.vectors.dtype)).cpu(),
         shown=torch.from_numpy(found.conditions)[:wanted],
         completeness=replace(found.completeness, bound=sign * beyond.amax(0, keepdim=True)),
     )
-    return proof if found.left is None else _with_left(proof, found.left, V, Y, X)
+    return proof if found.left is None else _with_left(space, proof, found.left, V, Y, X)
 
 
-def _with_left(proof: CertifiedFull, left: RitzPairs, V: Tensor, Y: Tensor, X: Tensor) -> CertifiedFull:
+def _with_left(
+    space: Space, proof: CertifiedFull, left: RitzPairs, V: Tensor, Y: Tensor, X: Tensor
+) -> CertifiedFull:
     """The same with left vectors from the rows of a left invariant subspace; X holds the right ones."""
-    L, LA = _orthonormal(left)
-    U, S, Vh = torch.linalg.svd((L @ V.mT).to(Y.dtype) @ Y, full_matrices=False)
+    L, LA = _orthonormal(space, left)
+    U, S, Vh = torch.linalg.svd(space.inner(L, V).to(Y.dtype) @ Y, full_matrices=False)
     # Parallel vectors, and subspaces that are orthogonal (of a Jordan block they are), have no dual basis:
     # clamped, it tells of them by its length.
     least = torch.finfo(torch.float64).eps * (S.max().clamp(min=1.0) if len(S) else 1.0)
     dual = ((Vh.mH / S.clamp(min=least)) @ U.mH)[: len(proof.values)]
     rows, images = dual @ L.to(Y.dtype), dual @ LA.to(Y.dtype)
-    size = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    overlap = (rows * X).sum(-1, keepdim=True) / size
+    size = space.norms(rows).unsqueeze(-1)
+    overlap = space.dots(rows, X).unsqueeze(-1) / size
     scale = size * torch.where(overlap == 0, 1.0, overlap / overlap.abs().clamp(min=1e-300))
     rows, images = rows / scale, images / scale
     at = proof.values.to(X.device).unsqueeze(-1)
     return replace(
         proof,
         left=rows.conj().resolve_conj().to(proof.vectors.dtype),
-        left_residuals=torch.linalg.vector_norm(images - at * rows, dim=-1).cpu(),
+        left_residuals=space.norms(images - at * rows).cpu(),
         condition=(1 / overlap.abs().squeeze(-1).clamp(min=torch.finfo(torch.float64).eps)).cpu(),
     )
 
 
-def _orthonormal(found: RitzPairs) -> tuple[Tensor, Tensor]:
+def _orthonormal(space: Space, found: RitzPairs) -> tuple[Tensor, Tensor]:
     """Rows (m, n) orthonormal in float64, and their images."""
-    V, R = torch.linalg.qr(found.vectors[0].double().mT)
-    return V.mT, torch.linalg.solve_triangular(R.mT, found.images[0].double(), upper=False)
+    V, R = space.qr(found.vectors[0].double())
+    return V, torch.linalg.solve_triangular(R.mT, found.images[0].double(), upper=False)
 
 
-def _turned(X: Tensor, values: Tensor) -> Tensor:
+def _turned(space: Space, X: Tensor, values: Tensor) -> Tensor:
     """Unit rows with the entry of largest modulus real and positive; real where the value is."""
     if not len(X):
         return X
-    lead = X.gather(-1, X.abs().argmax(-1, keepdim=True))
+    lead = space.largest(X)
     X = X * (lead.conj() / lead.abs().clamp(min=1e-300))
     real = (values.imag == 0).to(X.device).unsqueeze(-1)
     X = torch.where(real, X.real.to(X.dtype), X)
-    return X / torch.linalg.vector_norm(X, dim=-1, keepdim=True)
+    return X / space.norms(X).unsqueeze(-1)
 
 
-def _size(M: Tensor) -> Tensor:
+def _size(space: Space, M: Tensor) -> Tensor:
     """|M|, the largest singular value; 0 for no rows."""
-    return torch.linalg.matrix_norm(M, ord=2).cpu() if len(M) else torch.zeros((), dtype=torch.float64)
+    return torch.linalg.matrix_norm(space.qr(M)[1], ord=2).cpu() if len(M) else M.new_zeros(()).cpu()

@@ -20,17 +20,18 @@ import torch
 from torch import Tensor
 
 from spectral.errors import NotFiniteError
+from spectral.linalg.blocks import first_block, stream, to_device
+from spectral.linalg.krylov import KrylovBasis
+from spectral.linalg.resolvent import unseen_height
+from spectral.linalg.schur import RealSchur
+from spectral.linalg.unseen import rounding
 from spectral.operators.base import LinearOperator
-from spectral.solvers.certificate import Completeness, rounding
 from spectral.solvers.checkpoint import Checkpoint
 from spectral.solvers.control import Control
 from spectral.solvers.dense import Formed
-from spectral.solvers.found import SchurPairs
-from spectral.solvers.krylov import KrylovBasis, sent, stream
-from spectral.solvers.lanczos import first_block, signed
+from spectral.solvers.found import Completeness, SchurPairs
+from spectral.solvers.lanczos import signed
 from spectral.solvers.method import Method
-from spectral.solvers.resolvent import unseen_height
-from spectral.solvers.schur import RealSchur
 from spectral.solvers.search import INTERRUPTED, search
 from spectral.solvers.target import ComplexTarget, Target
 
@@ -120,7 +121,7 @@ class KrylovSchurBasis(KrylovBasis):
         form = form.leading(order[: self._whole(form, order, keep)])
         keep = self._whole(form, np.arange(self.size), keep)
         Z = torch.from_numpy(form.Z[:, :keep].copy())
-        V = sent(Z.mT, self.V) @ self.V[:, : self.size]
+        V = to_device(Z.mT, self.V) @ self.V[:, : self.size]
         return V, torch.from_numpy(form.T[:keep, :keep].copy())[None], self.C @ Z, self.F @ Z
 
     def _bordered(self, H: Tensor, held: int) -> Tensor:
@@ -175,7 +176,7 @@ class KrylovSchur(Method[SchurPairs]):
 
     The completeness bound is on real parts, or on moduli for "magnitude", of the eigenvalues of (1 - Q' Q) A
     on the complement of the subspace found: those of A + E that are not in it, where |E| is the residual
-    |A Q' - Q' T| (`spectral.solvers.resolvent`).  Left vectors take a second solve with A' ("left" in
+    |A Q' - Q' T| (`spectral.linalg.resolvent`).  Left vectors take a second solve with A' ("left" in
     `spent`, but for its residuals); either has half of `max_products`, and the second's checkpoint has
     ".left" added.
 
@@ -290,7 +291,7 @@ def _dense_schur(A: LinearOperator, M: Tensor, target: ComplexTarget) -> SchurPa
     Q = torch.from_numpy(Z.T.copy()).to(A.device, A.dtype)[None]
     return SchurPairs(
         vectors=Q,
-        images=A.apply(Q[0])[None],
+        images=A.apply(Q),
         completeness=Completeness(target.sign * target.remaining(theta, error), 1.0, 0),
         spent={"solve": A.shape[1], "residuals": wanted},
         norm=norm,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from spectral.linalg.blocks import first_block, fresh_seed, stream
+from spectral.linalg.krylov import KrylovBasis
 from spectral.operators.base import LinearOperator
-from spectral.solvers.certificate import Completeness
 from spectral.solvers.checkpoint import Checkpoint
 from spectral.solvers.control import Control
-from spectral.solvers.found import RitzPairs
-from spectral.solvers.krylov import KrylovBasis, stream
+from spectral.solvers.found import Completeness, RitzPairs
 from spectral.solvers.method import Method
 from spectral.solvers.search import search
 from spectral.solvers.target import Target
@@ -73,7 +72,7 @@ def finish(
     """
     generator = stream(control.seed)
     krylov = KrylovBasis(signed(A, target), rows[:, :1], generator, magnitude=target.magnitude)
-    krylov.norm = torch.linalg.vector_norm(images, dim=-1).max().item()
+    krylov.norm = A.codomain.norms(images).max().item()
     krylov.hold(rows, target.sign * images, 0.3 * control.tol * krylov.norm)
     return _pairs(krylov, target, control, block=block, spent=spent)
 
@@ -99,22 +98,3 @@ def _pairs(krylov: KrylovBasis, target: Target, control: Control, **options: Any
 def signed(A: LinearOperator, target: Target) -> LinearOperator:
     """A, or -A where its smallest eigenvalues are sought."""
     return A if target.sign > 0 else target.sign * A
-
-
-def first_block(A: LinearOperator, block: int, start: Tensor | None, generator: torch.Generator) -> Tensor:
-    """(B, block, n): random rows, or random combinations of `start` with a trace of noise."""
-    B, n = (A.batch or (1,))[0], A.shape[1]
-    noise = torch.randn(B, block, n, generator=generator, dtype=torch.float64, device="cpu")
-    if start is not None:
-        size = B, block, start.shape[1]
-        weights = torch.randn(size, generator=generator, dtype=torch.float64, device="cpu")
-        combined = weights @ start.double().cpu()
-        size = torch.linalg.vector_norm(combined, dim=-1, keepdim=True)
-        # The noise keeps a start that lies in an invariant subspace from confining the solve to it.
-        noise = combined + 1e-6 * size * noise / math.sqrt(n)
-    return noise.to(A.device, A.dtype)
-
-
-def fresh_seed(generator: torch.Generator) -> int:
-    """A seed for what follows.  A probe from vectors that the solve began with would not see past them."""
-    return int(torch.randint(2**62, (), generator=generator, device="cpu").item())

@@ -23,21 +23,21 @@ import torch
 from torch import Tensor
 
 from spectral.errors import NotFiniteError, OptionError, ShapeError
-from spectral.operators.base import LinearOperator
-from spectral.solvers.certificate import rounding
-from spectral.solvers.control import Control
-from spectral.solvers.found import RitzPairs
-from spectral.solvers.krylov import (
-    check_adjoint,
-    fetched,
-    image,
-    largest,
+from spectral.linalg.blocks import (
+    first_block,
     orthonormal_block,
     random_complement,
-    sent,
     stream,
+    to_device,
+    to_host,
 )
-from spectral.solvers.lanczos import finish, first_block, signed, with_budget
+from spectral.linalg.krylov import check_adjoint, largest
+from spectral.linalg.unseen import rounding
+from spectral.operators.base import LinearOperator
+from spectral.operators.space import Space
+from spectral.solvers.control import Control
+from spectral.solvers.found import RitzPairs
+from spectral.solvers.lanczos import finish, signed, with_budget
 from spectral.solvers.method import Method
 from spectral.solvers.search import INTERRUPTED
 from spectral.solvers.target import Target
@@ -163,7 +163,7 @@ class _Part:
 
     def combined(self, Y: Tensor, real: Tensor) -> _Part:
         """Y' S and Y' A S, for coefficients Y (B, s, t)."""
-        Y = sent(Y.mT, self.rows)
+        Y = to_device(Y.mT, self.rows)
         return _Part(Y @ self.rows, Y @ self.images, real)
 
 
@@ -242,12 +242,12 @@ class _Iterate:
         short = (self.residual > self.tolerance).any(0).nonzero()[: self.block, 0]
         chosen = short.to(self.A.device, non_blocking=True)
         X, AX = self.rows[:, chosen], self.images[:, chosen]
-        W = AX - sent(self.theta[:, short, None], X) * X
+        W = AX - to_device(self.theta[:, short, None], X) * X
         if self.preconditioner is not None:
             W = self._preconditioned(W)
-        W, real = _independent(W, self.span.rows)
+        W, real = _independent(self.A.domain, W, self.span.rows)
         if W.shape[1] == 0:  # what was found is invariant
-            W = random_complement(self.span.rows, 1, self.generator)
+            W = random_complement(self.A.domain, self.span.rows, 1, self.generator)
             real = torch.ones(W.shape[:2], dtype=torch.bool)
         self._multiply(W, real)
 
@@ -260,11 +260,13 @@ class _Iterate:
 
     def _multiply(self, rows: Tensor, real: Tensor) -> None:
         """Rayleigh-Ritz in the span with rows added: the best are X, and what new rows gave them is P."""
-        new = _Part(rows, image(self.A.apply, rows, self.A), real)
+        space = self.A.domain
+        new = _Part(rows, self.A.apply(rows), real)
         self.spent += rows.shape[1]
         S = self.span.join(new)
-        norms = torch.linalg.vector_norm(new.images, dim=-1)
-        norms, T, G = fetched(norms, S.images @ S.rows.mT, S.rows @ S.rows.mT)
+        norms, T, G = to_host(
+            space.norms(new.images), space.inner(S.images, S.rows), space.inner(S.rows, S.rows)
+        )
         self.norm = max(self.norm, largest(norms, self.A))
         check_adjoint(T, T.mT, self.norm, self.A)
         # Rows that are no vectors are kept apart by a value that no eigenvalue has.
@@ -282,17 +284,17 @@ class _Iterate:
 
         given = Y.clone()
         given[:, : self.theta.shape[1]] = 0
-        Z, real = _independent(given.mT, Y.mT)
+        Z, real = _independent(Space(Y.shape[1]), given.mT, Y.mT)
         both = torch.linalg.solve_triangular(L.mT, torch.cat([Y, Z.mT], dim=-1), upper=True)
         theta, x = theta.gather(-1, order), order.shape[1]
         span = S.combined(both, torch.cat([torch.ones(order.shape, dtype=torch.bool), real], dim=-1))
-        R = span.images[:, :x] - sent(theta.unsqueeze(-1), span.images) * span.rows[:, :x]
-        (residual,) = fetched(torch.linalg.vector_norm(R, dim=-1))
+        R = span.images[:, :x] - to_device(theta.unsqueeze(-1), span.images) * span.rows[:, :x]
+        (residual,) = to_host(space.norms(R))
         # All at once, so that an interruption leaves what there was.
         self.theta, self.span, self.residual = theta, span, residual
 
 
-def _independent(W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+def _independent(space: Space, W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
     """Orthonormal rows (B, r, n) that span W less its part in the orthonormal rows `held`; which are real.
 
     Twice, W is freed of `held` and replaced by the singular directions of what is left, but for those that
@@ -302,11 +304,11 @@ def _independent(W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
     """
     eps = torch.finfo(W.dtype).eps
     # Residuals at the end are tiny beside the vectors that they are to be freed of.
-    W = W / torch.linalg.vector_norm(W, dim=-1, keepdim=True).clamp(min=torch.finfo(W.dtype).tiny)
+    W = W / space.norms(W).unsqueeze(-1).clamp(min=torch.finfo(W.dtype).tiny)
     real = torch.ones(W.shape[:2], dtype=torch.bool)
     for _ in range(2):
-        W = W - (W @ held.mT) @ held
-        (gram,) = fetched(W.double() @ W.double().mT)
+        W = W - space.inner(W, held) @ held
+        (gram,) = to_host(space.inner(W.double(), W.double()))
         size = gram.diagonal(dim1=-2, dim2=-1).sqrt()
         # A row that lay in `held` has left nothing but rounding.
         scale = torch.where(size > 100 * eps, 1 / size, 0.0)
@@ -315,7 +317,7 @@ def _independent(W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
         rank = int(real.sum(-1).max())
         power, U, real = (part.flip(-1)[..., :rank] for part in (power, U, real))
         weights = torch.where(real, power.clamp(min=eps).rsqrt(), 0.0).unsqueeze(-2) * U
-        W = sent((scale.unsqueeze(-1) * weights).mT, W) @ W
+        W = to_device((scale.unsqueeze(-1) * weights).mT, W) @ W
     return W, real
 
 
@@ -323,12 +325,10 @@ def _first_rows(A: LinearOperator, width: int, start: Tensor | None, generator: 
     """(B, m, n) orthonormal: the rows of `start`, and random ones up to `width`."""
     noise = first_block(A, width, None, generator)
     if start is not None:
-        given = start.to(noise) / torch.linalg.vector_norm(start, dim=-1, keepdim=True).to(noise).clamp(
-            min=1e-30
-        )
+        given = start.to(noise) / A.domain.norms(start).unsqueeze(-1).to(noise).clamp(min=1e-30)
         noise = torch.cat([given, noise[:, : max(0, width - given.shape[1])]], dim=1)
     eps = torch.finfo(noise.dtype).eps
-    return orthonormal_block(noise, noise[:, :0], 100 * eps, generator)[0]
+    return orthonormal_block(A.domain, noise, noise[:, :0], 100 * eps, generator)[0]
 
 
 class _Complement(LinearOperator):

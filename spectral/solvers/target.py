@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from spectral.errors import OptionError
+from spectral.linalg.unseen import SLACK
 from spectral.options import choice, number, whole
-from spectral.solvers.certificate import SLACK
 
 EDGE = 3.0  # Ritz values in bases that were restarted differ by as many roundings of a product
 

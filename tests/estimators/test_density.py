@@ -15,10 +15,6 @@ from spectral.operators import as_operator, from_functions
 n = 200
 
 
-def whole(V):
-    return V
-
-
 def rows(p, seed=0, n=n):
     V = torch.randn(p, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return V / V.norm(dim=-1, keepdim=True)
@@ -33,7 +29,7 @@ def matrix(seed=0, shape=(n, n), decay=0.97):
 def test_gauss_rule_is_exact_to_its_degree(steps):
     S = matrix() + matrix().T
     V = rows(3)
-    (nodes, weights), half = lanczos_rule(as_operator(S), V, steps, whole)
+    (nodes, weights), half = lanczos_rule(as_operator(S), V, steps)
     assert nodes.shape == weights.shape == (3, steps)
     assert (nodes.diff(dim=-1) > 0).all() and (weights > 0).all()
     power = V
@@ -41,15 +37,15 @@ def test_gauss_rule_is_exact_to_its_degree(steps):
         moment = (V * power).sum(-1)
         assert torch.allclose((weights * nodes**degree).sum(-1), moment, rtol=1e-10, atol=1e-12), degree
         power = power @ S
-    assert torch.allclose(half.nodes, lanczos_rule(as_operator(S), V, (steps + 1) // 2, whole)[0].nodes)
+    assert torch.allclose(half.nodes, lanczos_rule(as_operator(S), V, (steps + 1) // 2)[0].nodes)
 
 
 @pytest.mark.parametrize("shape", [(n, n), (150, 200), (200, 60)])
 def test_golub_kahan_rule_is_lanczos_on_the_gram_matrix(shape):
     M = matrix(shape=shape)
     V = rows(3, n=shape[1])
-    nodes, weights = golub_kahan_rule(as_operator(M), V, 12, whole)[0]
-    squares, again = lanczos_rule(as_operator(M).gram(), V, 12, whole)[0]
+    nodes, weights = golub_kahan_rule(as_operator(M), V, 12)[0]
+    squares, again = lanczos_rule(as_operator(M).gram(), V, 12)[0]
     assert torch.allclose(nodes.square(), squares, rtol=1e-8, atol=1e-10)
     assert torch.allclose(weights, again, atol=1e-7)
 
@@ -58,7 +54,7 @@ def test_chebyshev_moments_and_jackson_are_the_naive_sum():
     S = matrix() + matrix().T
     values, vectors = torch.linalg.eigh(S)
     V, steps, low, high = rows(2), 15, values[0] - 0.1, values[-1] + 0.1
-    nodes, weights = chebyshev_rule(as_operator(S), V, steps, whole, (low, high))[0]
+    nodes, weights = chebyshev_rule(as_operator(S), V, steps, (low, high))[0]
     x, shares = (2 * values - high - low) / (high - low), (V @ vectors).square()
     count = 2 * steps + 1
     k = torch.arange(count, dtype=torch.float64)
@@ -188,7 +184,7 @@ def test_total_of_a_polynomial_is_the_trace_on_the_same_probes():
     from spectral.estimators.probes import sampler
 
     draw = sampler(as_operator(S), "gaussian", 3)
-    draw(1)  # the run that scouts for pairs, and finds none in six steps
+    draw(1)  # the run that looks for leading pairs, and finds none in six steps
     V = draw(5)
     V = V / V.norm(dim=-1, keepdim=True)
     forms = n * ((V @ S @ S @ S) * V).sum(-1)

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectral.operators.space import Space
 from spectral.solvers import RitzPairs
 from spectral.solvers.certificate import certify, error_bounds
 
@@ -36,9 +37,8 @@ def agree(found: RitzPairs, M: Tensor, expected: np.ndarray, which: str, tol: fl
     torch.testing.assert_close(
         found.images[0].double(), images, atol=30 * EPS[dtype] * max(1, found.norm), rtol=0
     )
-    proof = certify(
-        found.vectors, found.images, descending=which != "smallest", magnitude=which == "magnitude"
-    )
+    order = {"descending": which != "smallest", "magnitude": which == "magnitude"}
+    proof = certify(Space(len(M)), found.vectors, found.images, **order)
     assert proof.orthogonality.item() <= 60 * EPS[dtype]
     if not len(expected):
         return

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import LaplacianNd
 
 from spectral.errors import NotFiniteError, NotSymmetricError, OptionError
+from spectral.linalg.bounds import SpectralBounds, spectral_bounds
+from spectral.linalg.chebyshev import ChebyshevFilter, Window
 from spectral.operators import as_operator, from_functions
-from spectral.solvers.bounds import SpectralBounds, spectral_bounds
-from spectral.solvers.window import ChebyshevFilter, Window
 from tests.helpers.against_dense import TRAP, agree, sought, values_of
 from tests.helpers.calls import chebyshev
 from tests.helpers.spectra import cases, diagonal, matrix, posed, spectrum

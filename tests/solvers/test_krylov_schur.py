@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 import spectral
 from spectral.errors import FileContentError, NotFiniteError, OptionError, TransposeMissingError
+from spectral.linalg.resolvent import unseen_height
+from spectral.linalg.schur import RealSchur, departure
 from spectral.operators import as_operator, from_functions
+from spectral.operators.space import Space
 from spectral.results import EigenPairs, FullEigenPairs
 from spectral.solvers import ComplexTarget
 from spectral.solvers.invariant import certify_full
 from spectral.solvers.krylov_schur import KrylovSchurBasis
-from spectral.solvers.resolvent import unseen_height
-from spectral.solvers.schur import RealSchur, departure
 from tests.helpers.against_dense import EPS
 from tests.helpers.calls import dense_schur, krylov_schur
 
@@ -73,7 +74,7 @@ def check(kind, n, seed, dtype, which, k, block, limit, *, most=400):
     found = krylov_schur(
         as_operator(M), k, which=which, tol=tol, block=block, basis=limit, seed=seed, max_products=most
     )
-    proof = certify_full(found, ComplexTarget(k, which))
+    proof = certify_full(Space(found.vectors.shape[-1]), found, ComplexTarget(k, which))
     values, X = proof.values.numpy(), proof.vectors.numpy()
     rounding = 100 * EPS[dtype] * max(norm, EPS[dtype])
 
@@ -290,7 +291,7 @@ def test_copies_of_an_eigenvalue_are_not_missed(which):
     A = from_functions(apply, n=n, dtype=torch.float64)  # no product with A' is needed
     for seed in range(2):
         found = krylov_schur(A, 2 * copies, tol=1e-6, which=which, seed=seed)
-        proof = certify_full(found, ComplexTarget(2 * copies, which))
+        proof = certify_full(Space(found.vectors.shape[-1]), found, ComplexTarget(2 * copies, which))
         assert not found.notes and found.completeness.confidence == 0.99
         np.testing.assert_allclose(HEIGHT[which](proof.values.numpy()), edge, atol=1e-5)
         assert HEIGHT[which](found.completeness.bound.numpy()) < edge
@@ -462,7 +463,7 @@ def test_interrupted_before_there_is_anything(at):
         return 2 * V
 
     found = krylov_schur(from_functions(apply, n=50, dtype=torch.float64), 4)
-    values = certify_full(found, ComplexTarget(4, "largest")).values
+    values = certify_full(Space(found.vectors.shape[-1]), found, ComplexTarget(4, "largest")).values
     assert found.notes == ["interrupted"] and len(values) == at - 1
     np.testing.assert_allclose(values, 2.0)
 
@@ -493,7 +494,7 @@ def test_published_jacobian():
     assert (found.values.real - published).abs().max() < 5e-5
     assert ((found.values - exact[:6]).abs() <= 2 * found.errors + 1e-13).all()
     dense = dense_schur(as_operator(J), 6)
-    values = certify_full(dense, ComplexTarget(6, "largest")).values
+    values = certify_full(Space(dense.vectors.shape[-1]), dense, ComplexTarget(6, "largest")).values
     torch.testing.assert_close(values, exact[:6], atol=1e-10, rtol=0)
     net = denoisers.load(LAB / "bfdncnn20_bsd400_gray_0-100.npz")
     y = torch.from_numpy(np.load(LAB / "noisy_im_30.npy")).float().reshape(1, 1, 30, 30)

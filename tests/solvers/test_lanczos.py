@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 import spectral
 from spectral.errors import NotDeterministicError, NotFiniteError, NotLinearError, NotSymmetricError
+from spectral.linalg.krylov import KrylovBasis
 from spectral.operators import as_operator, from_functions
 from spectral.solvers import Lanczos
-from spectral.solvers.krylov import KrylovBasis
 from tests.helpers.against_dense import EPS, TRAP, sought, values_of
 from tests.helpers.calls import lanczos
 from tests.helpers.spectra import cases, diagonal, matrix, posed, spectrum

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import spectral
+from spectral.linalg.unseen import least_share, unseen_bound
 from spectral.operators import as_operator, from_functions
-from spectral.solvers.certificate import least_share, unseen_bound
 from tests.helpers.spectra import diagonal, matrix
 
 LOW_RANK = torch.zeros(30_000)

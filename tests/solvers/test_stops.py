@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 import spectral
 from spectral import storage
 from spectral.errors import CheckpointError
+from spectral.linalg.golub_kahan import GolubKahanBasis
+from spectral.linalg.krylov import KrylovBasis
 from spectral.operators import as_operator, from_functions
 from spectral.problem import proved
 from spectral.solvers.checkpoint import Checkpoint
-from spectral.solvers.golub_kahan import GolubKahanBasis
-from spectral.solvers.krylov import KrylovBasis
 from spectral.solvers.krylov_schur import KrylovSchurBasis
 from spectral.solvers.search import search
 from tests.helpers.calls import golub_kahan, krylov_schur, lanczos

@@ -19,8 +19,8 @@ from denoisers.commands.spectra import app
 from denoisers.networks import BFCNN, UNet
 from spectral import eigs as symmetric
 from spectral import eigs_full, storage, svd
+from spectral.linalg.krylov import KrylovBasis
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
-from spectral.solvers.krylov import KrylovBasis
 
 run = CliRunner().invoke
 

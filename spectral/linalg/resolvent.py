@@ -7,7 +7,7 @@ import math
 import numpy as np
 import scipy
 
-from spectral.solvers.certificate import least_share
+from spectral.linalg.unseen import least_share
 
 # Where two eigenvalues of the test matrices meet, rounding parts them by its square root.
 RESOLUTION = 1e-8

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from spectral.linalg.blocks import first_block, stream
+from spectral.linalg.krylov import KrylovBasis
+from spectral.linalg.unseen import unseen_bound
 from spectral.operators.base import LinearOperator
-from spectral.solvers.certificate import unseen_bound
-from spectral.solvers.krylov import KrylovBasis, stream
-from spectral.solvers.lanczos import first_block
-from spectral.solvers.target import Which
 
 BOUND_STEPS = 60
 
@@ -68,7 +68,7 @@ class SpectralBounds:
         reached = (self.count.gather(-1, order).cumsum(-1) < k).sum(-1, keepdim=True)
         return theta.gather(-1, reached.clamp(max=theta.shape[-1] - 1)).min().item()
 
-    def of(self, which: Which) -> SpectralBounds:
+    def of(self, which: Literal["largest", "smallest", "magnitude"]) -> SpectralBounds:
         """That of A, -A or A^2, whose largest eigenvalues are the ones sought."""
         if which == "largest":
             return self

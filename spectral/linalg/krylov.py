@@ -20,15 +20,24 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from spectral.errors import NotFiniteError, NotSymmetricError
+from spectral.linalg.blocks import (
+    leading_directions,
+    next_block,
+    orthonormal_block,
+    random_complement,
+    reserve,
+    to_device,
+    to_host,
+)
+from spectral.linalg.unseen import SLACK, least_share, rounding, unseen_bound
 from spectral.operators.base import LinearOperator
-from spectral.solvers.certificate import SLACK, least_share, rounding, unseen_bound
+from spectral.operators.space import Space
 
 
 class Relation:
@@ -79,31 +88,46 @@ class Relation:
         """Rows that count, of tensors with room for more."""
         raise NotImplementedError
 
-    def measured(
-        self, apply: Callable[[Tensor], Tensor], X: Tensor, basis: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """H, Q and R of A x for each row, less its part in `basis`: A X' = basis' H' + Q R; and its rounding.
+    def measured(self, A: LinearOperator, X: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """H, Q and R of A x for each row less its part in `basis`, A X' = basis' H' + Q' R; and its rounding.
 
-        X (B, b, n), basis (B, size, n); H (B, b, size) and R (B, b, b) float64 on the CPU, Q (B, n, b).  Of R
-        nothing below the rounding (B, 1), which is that of these products and not of |A|, can be trusted.
+        A is the operator or its transpose, X (B, b, n), basis (B, size, r); H (B, b, size) and R (B, b, b)
+        float64 on the CPU, Q (B, b, r).  Of R nothing below the rounding (B, 1), which is that of these
+        products and not of |A|, can be trusted.
 
         Raises:
             NotFiniteError: a product holds NaN or infinity.
         """
-        W = image(apply, X, self.A) if X.shape[1] else basis.new_empty(len(X), 0, basis.shape[-1])
-        norms = torch.linalg.vector_norm(W, dim=-1)
-        H, W = orthogonalise(W, basis)
-        Q, R = torch.linalg.qr(W.mT)
-        norms, H, R = fetched(norms, H, R)
+        space, W = A.codomain, A.apply(X)
+        norms = space.norms(W)
+        H, W = space.orthogonalise(W, basis)
+        Q, R = space.qr(W)
+        norms, H, R = to_host(norms, H, R)
         self.norm = max(self.norm, largest(norms, self.A))
         longest = norms.amax(-1, keepdim=True) if X.shape[1] else norms.new_zeros(len(norms), 1)
         return H, Q, R, rounding(torch.finfo(self.A.dtype).eps, 1.0) * longest
 
-    def turned(self, Q: Tensor, R: Tensor, held: Tensor, vanishing: Tensor) -> tuple[Tensor, Tensor]:
-        """`turned` with this basis's generator; what vanishes is added to `lost`."""
-        X, R, lost = turned(Q, R, held, vanishing, self.generator)
+    def next_block(
+        self, space: Space, Q: Tensor, R: Tensor, held: Tensor, vanishing: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`next_block` with this basis's generator; what vanishes is added to `lost`."""
+        X, R, lost = next_block(space, Q, R, held, vanishing, self.generator)
         self.lost = math.hypot(self.lost, lost)
         return X, R
+
+    def orthonormal(self, W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+        """`orthonormal_block` of vectors that A takes, with this basis's generator and scale."""
+        return orthonormal_block(self.A.domain, W, held, self.vanishing, self.generator)
+
+    def product(self, A: LinearOperator, X: Tensor) -> Tensor:
+        """A x for each row, A or its transpose, and a note of the largest norm seen.
+
+        Raises:
+            NotFiniteError: a product holds NaN or infinity.
+        """
+        W = A.apply(X)
+        self.norm = max(self.norm, largest(A.codomain.norms(W), A))
+        return W
 
     def held(self) -> dict[str, Tensor]:
         """The tensors of the relation, without the room."""
@@ -159,14 +183,14 @@ class KrylovBasis(Relation):
         self, A: LinearOperator, first: Tensor, generator: torch.Generator, *, magnitude: bool = False
     ) -> None:
         self.A, self.generator, self.magnitude = A, generator, magnitude
-        B, _, self.n = first.shape
-        self.V = first.new_empty(B, 0, self.n)
+        B, self.n = len(first), A.domain.dimension
+        self.V = first.new_empty(B, 0, first.shape[-1])
         self.T = torch.zeros(B, 0, 0, dtype=torch.float64)
         self.F = torch.zeros(B, 0, 0, dtype=torch.float64)
         self.images = self.V
         self._solved = (torch.empty(0), torch.empty(0), torch.empty(0))
         self.norm = self.lost = 0.0
-        self.X, R = self.next_block(first, self.V)
+        self.X, R = self.orthonormal(first, self.V)
         self.C = R[..., :0]
 
     @property
@@ -205,9 +229,9 @@ class KrylovBasis(Relation):
         self.V = reserve(self.V, e, e + b)
         self.V[:, e : e + b] = self.X
         basis = self.V[:, : e + b]
-        H, Q, R, vanishing = self.measured(self.A.apply, self.X, basis)
+        H, Q, R, vanishing = self.measured(self.A, self.X, basis)
         T, F = self._bordered(H, e), torch.nn.functional.pad(self.F, (0, b))
-        X, R = self.turned(Q, R, basis, vanishing)
+        X, R = self.next_block(self.A.domain, Q, R, basis, vanishing)
         C = torch.nn.functional.pad(R, (e, 0))
         self.T, self.F, self.X, self.C = T, F, X, C
 
@@ -233,7 +257,7 @@ class KrylovBasis(Relation):
         the pairs kept; what coupled them to the old next block is left out, and remembered in F.
         """
         V, T, C, F = self._compressed(keep)
-        X = random_complement(V, min(block, self.n - V.shape[1]), self.generator)
+        X = random_complement(self.A.domain, V, min(block, self.n - V.shape[1]), self.generator)
         F, C, lost = torch.cat([F, C], dim=1), C.new_zeros(len(C), X.shape[1], V.shape[1]), 0.0
         self.V, self.T, self.X, self.C, self.F, self.lost = V, T, X, C, F, lost
 
@@ -244,14 +268,15 @@ class KrylovBasis(Relation):
         replaced.
         """
         V = self._compressed(keep)[0]
-        self.hold(V, self.product(V), threshold)
+        self.hold(V, self.product(self.A, V), threshold)
 
     def hold(self, V: Tensor, images: Tensor, threshold: float) -> None:
         """Take orthonormal rows V (B, m, n) with their images A v as the whole basis; see `refresh`."""
-        H, W = orthogonalise(images, V)
-        (H,) = fetched(H)
+        space = self.A.domain
+        H, W = space.orthogonalise(images, V)
+        (H,) = to_host(H)
         T = self._bordered(H, 0)
-        X, C, F = leading_directions(W, V, threshold, self.next_block)
+        X, C, F = leading_directions(space, W, V, threshold, self.orthonormal)
         self.V, self.images, self.T, self.X, self.C, self.F = V, images, T, X, C, F
 
     def unseen(self, keep: int, block: int, failure: float) -> tuple[Tensor, Tensor]:
@@ -267,7 +292,7 @@ class KrylovBasis(Relation):
         """V, T, C and F of the leading pairs alone, X being the same."""
         theta, Y = self._eigh()
         Y = Y[..., :keep]
-        V = sent(Y.mT, self.V) @ self.V[:, : self.size]
+        V = to_device(Y.mT, self.V) @ self.V[:, : self.size]
         return V, torch.diag_embed(theta[:, :keep]), self.C @ Y, self.F @ Y
 
     def _bordered(self, H: Tensor, held: int) -> Tensor:
@@ -283,16 +308,6 @@ class KrylovBasis(Relation):
         T[:, held:, held:] = (H[..., held:] + H[..., held:].mT) / 2
         return T
 
-    def product(self, X: Tensor) -> Tensor:
-        """A x for each row, and a note of the largest norm seen; see `product`."""
-        W, norm = product(self.A.apply, X, self.A)
-        self.norm = max(self.norm, norm)
-        return W
-
-    def next_block(self, W: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-        """`orthonormal_block` with this basis's generator and scale."""
-        return orthonormal_block(W, held, self.vanishing, self.generator)
-
     def _eigh(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues of T in order of preference, and eigenvectors in columns; kept until T changes."""
         if self._solved[0] is not self.T:
@@ -303,19 +318,15 @@ class KrylovBasis(Relation):
         return self._solved[1:]
 
 
-def product(apply: Callable[[Tensor], Tensor], X: Tensor, A: LinearOperator) -> tuple[Tensor, float]:
-    """A x or A' x for each row of (B, b, n), whether or not A has a batch axis; and the largest norm of one.
+def finite(A: LinearOperator, X: Tensor) -> Tensor:
+    """A x for each row of (B, b, n).
 
     Raises:
         NotFiniteError: a product holds NaN or infinity.
     """
-    W = image(apply, X, A)
-    return W, largest(torch.linalg.vector_norm(W, dim=-1), A)
-
-
-def image(apply: Callable[[Tensor], Tensor], X: Tensor, A: LinearOperator) -> Tensor:
-    """A x or A' x for each row of (B, b, n), whether or not A has a batch axis."""
-    return apply(X) if A.batch else apply(X[0])[None]
+    W = A.apply(X)
+    largest(A.codomain.norms(W), A)
+    return W
 
 
 def largest(norms: Tensor, A: LinearOperator) -> float:
@@ -348,112 +359,3 @@ def check_adjoint(forward: Tensor, backward: Tensor, norm: float, A: LinearOpera
             f"{A!r} {fault}: <x, A v> and <A' x, v> differ by {apart:.1e}, where |A| is {norm:.1e}; or it is "
             "not linear: solve its symmetric part, or correct its products"
         )
-
-
-def orthonormal_block(
-    W: Tensor, held: Tensor, vanishing: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """X orthonormal and R with W = R' X, for W (B, b, n) orthogonal to the rows held (B, size, n).
-
-    Directions below `vanishing` (an invariant subspace was found) are replaced by random ones, which R does
-    not couple to; so a basis can always grow until it spans the space.
-    """
-    Q, R = torch.linalg.qr(W.mT)
-    (R,) = fetched(R)
-    return turned(Q, R, held, vanishing, generator)[:2]
-
-
-def turned(
-    Q: Tensor, R: Tensor, held: Tensor, vanishing: Tensor | float, generator: torch.Generator
-) -> tuple[Tensor, Tensor, float]:
-    """`orthonormal_block` of W' = Q R: Q (B, n, q) on the device, R (B, q, b) on the CPU, q = min(n, b).
-
-    Also the norm of what vanished, the largest among the problems.
-    """
-    block = min(Q.shape[2], Q.shape[1] - held.shape[1])
-    U, S, Zh = torch.linalg.svd(R, full_matrices=False)
-    X = (sent(U.mT, Q) @ Q.mT)[:, :block]
-    vanished = S[:, :block] <= vanishing
-    R = (S.unsqueeze(-1) * Zh)[:, :block]
-    lost = torch.linalg.vector_norm(S[:, :block] * vanished, dim=-1).max().item() if S.numel() else 0.0
-    if vanished.any():
-        fresh = vanished.to(X.device, non_blocking=True)[..., None]
-        X = torch.where(fresh, _random(X, block, generator), X)
-        R = R.masked_fill(vanished[..., None], 0)
-    # What is left of W is orthogonal to the rows held only to the rounding of its largest direction.
-    if bool((S[:, :block] < 0.01 * S[:, :1]).any()) or vanished.any():
-        X = _complement(X, held)
-    return X.contiguous(), R, lost
-
-
-def leading_directions(
-    W: Tensor, held: Tensor, threshold: float, next_block: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of residuals W (B, k, n): a block X of directions above `threshold`, C = X W', and the rest as F."""
-    (gram,) = fetched(W.double() @ W.double().mT)
-    power, U = torch.linalg.eigh(gram)
-    significant = int((power > threshold**2).sum(-1).max())
-    block = min(max(1, significant), W.shape[2] - held.shape[1])
-    X, _ = next_block(sent(U.flip(-1)[..., :block].mT, W) @ W, held)
-    (C,) = fetched(X.double() @ W.double().mT)
-    rest = gram.diagonal(dim1=-2, dim2=-1) - (C**2).sum(1)
-    return X, C, torch.diag_embed(rest.clamp(min=0).sqrt())
-
-
-def stream(seed: int) -> torch.Generator:
-    """Random numbers that are a seed's, and not those of `torch.manual_seed(seed)`.
-
-    A matrix may be made of those: its first rows would be the solver's starts, which then see nothing of its
-    null space.
-    """
-    return torch.Generator().manual_seed((seed + 0x9E3779B97F4A7C15) % 2**63)
-
-
-def random_complement(held: Tensor, rows: int, generator: torch.Generator) -> Tensor:
-    """Random orthonormal rows, uniform in the complement of the rows held: (B, rows, n)."""
-    return _complement(_random(held, rows, generator), held).contiguous()
-
-
-def orthogonalise(W: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Coefficients H = W basis' in float64 and the rest of W, by classical Gram-Schmidt done twice."""
-    first = W @ basis.mT
-    W = W - first @ basis
-    second = W @ basis.mT
-    return first.double() + second.double(), W - second @ basis
-
-
-def fetched(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Tensors of one device in float64 on the CPU, by one transfer, so that the host waits once."""
-    if tensors[0].device.type == "cpu":
-        return tuple(t.double() for t in tensors)
-    flat = torch.cat([t.double().flatten() for t in tensors]).cpu()
-    parts = flat.split([t.numel() for t in tensors])
-    return tuple(part.view(t.shape) for part, t in zip(parts, tensors, strict=True))
-
-
-def sent(X: Tensor, like: Tensor) -> Tensor:
-    """X in the precision and on the device of `like`; the host does not wait until it has arrived."""
-    # Only a copy the other way, or from pinned memory, could be overtaken by what happens to X meanwhile.
-    return X.to(like, non_blocking=True)
-
-
-def reserve(V: Tensor, held: int, rows: int) -> Tensor:
-    """V with room for `rows` rows, growing by half so that no more is taken than the solve needs."""
-    if rows <= V.shape[1]:
-        return V
-    grown = V.new_empty(len(V), min(V.shape[2], max(rows, V.shape[1] * 3 // 2, 32)), V.shape[2])
-    grown[:, :held] = V[:, :held]
-    return grown
-
-
-def _random(like: Tensor, rows: int, generator: torch.Generator) -> Tensor:
-    size = like.shape[0], rows, like.shape[2]
-    return sent(torch.randn(size, generator=generator, dtype=torch.float64, device="cpu"), like)
-
-
-def _complement(X: Tensor, held: Tensor) -> Tensor:
-    """Orthonormal rows, each X's row less its part in the rows held and in those before it."""
-    for _ in range(3):
-        Q, R = torch.linalg.qr((X - (X @ held.mT) @ held).mT)
-        X = Q.mT * R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-1)
-    return X

@@ -17,14 +17,14 @@ import scipy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spectral.operators.base import LinearOperator
-from spectral.solvers.bounds import SpectralBounds
+from spectral.linalg.bounds import SpectralBounds
+from spectral.operators.base import Derived, LinearOperator
 
 EDGE, FOOT = 0.9, 0.1
 HIGHEST_DEGREE = 4000
 
 
-class ChebyshevFilter(LinearOperator):
+class ChebyshevFilter(Derived):
     """p(A) = sum_j a_j T_j((A - c) / h), by the three-term recurrence: as many products with A as p's degree.
 
     Attributes:
@@ -36,8 +36,8 @@ class ChebyshevFilter(LinearOperator):
     def __init__(
         self, A: LinearOperator, coefficients: NDArray[np.float64], centre: float, radius: float
     ) -> None:
-        super().__init__(A.shape, dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True, eps=A.eps)
-        self.A, self.coefficients, self.centre, self.radius = A, coefficients, centre, radius
+        super().__init__(A, symmetric=True)
+        self.coefficients, self.centre, self.radius = coefficients, centre, radius
 
     @property
     def degree(self) -> int:
