@@ -189,10 +189,10 @@ class _Solve:
 
     def from_end(self, known: SpectralBounds, low: float, high: float, which: Which) -> RitzPairs:
         """All pairs from an end of the spectrum to the far end of the interval, by Lanczos."""
-        largest = max(abs(known.low), abs(known.high))
+        size, largest = max(abs(low), abs(high)), max(abs(known.low), abs(known.high))
         control = replace(
             self.control,
-            tol=self.control.tol * max(abs(low), abs(high)) / largest,
+            tol=min(1.0, self.control.tol * size / largest) if largest else self.control.tol,
             seed=self.seeds[1],
             max_products=self.control.budget - known.products,
         )

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import LaplacianNd
 
+import spectral
 from spectral.errors import NotFiniteError, NotSymmetricError, OptionError
 from spectral.linalg.bounds import SpectralBounds, spectral_bounds
 from spectral.linalg.chebyshev import ChebyshevFilter, Window
@@ -220,3 +221,12 @@ def test_interrupted_solve_returns_what_it_has(between, after):
     found = chebyshev(A, 20, between=between, degree=8)
     assert found.notes == ["interrupted"] and found.completeness.confidence == 0
     assert between or found.vectors.shape[1] == 20
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("high", [5e-324, 1e-7, 1.0])
+def test_an_interval_about_nothing(dtype, high):
+    """Of the zero matrix, whose spectrum has no size that a tolerance could be relative to."""
+    A = as_operator(torch.zeros(107, 107, dtype=dtype), symmetric=True)
+    pairs = spectral.top_eigs(A, between=(-0.03, high), method="chebyshev", max_products=40)
+    assert (pairs.values == 0).all() and pairs.converged.all() and not pairs.complete

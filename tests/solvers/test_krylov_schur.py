@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import spectral
 from spectral.errors import FileContentError, NotFiniteError, OptionError, TransposeMissingError
-from spectral.linalg.resolvent import unseen_height
+from spectral.linalg.resolvent import _Tests, unseen_height
 from spectral.linalg.schur import RealSchur, departure
 from spectral.operators import as_operator, from_functions
 from spectral.operators.space import Space
@@ -515,3 +515,10 @@ def test_jordan_blocks_are_defective_with_left_vectors_too(value, k, method):
             assert pairs.defective.all() and pairs.errors.isfinite().all()
         assert pairs.left.isfinite().all() and pairs.left_residuals.isfinite().all()
         assert (pairs.condition >= 10).all() and pairs.condition.isfinite().all()
+
+
+def test_a_bound_tried_at_an_eigenvalue():
+    """Where the projected matrix less the place that is tried is singular to the last digit."""
+    H, C = np.diag([0.0, -1.0]), np.full((1, 2), 1e-9)
+    tests = _Tests(H, C, 1, 0.1, 1e-8, magnitude=False)
+    assert tests.reached(0.0) and tests.reached(-1.0)
