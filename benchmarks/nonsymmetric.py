@@ -110,7 +110,7 @@ def row(case: Case, tol: float) -> list[str]:
     start = torch.randn(1, 1, A.shape[0], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     theirs = arpack(A, k, tol, start)
     found = KrylovSchur().solve(A, ComplexTarget(k), Control(tol, start=start))
-    values = np.linalg.eigvals((found.vectors[0].double() @ found.images[0].double().mT).numpy())
+    values = np.linalg.eigvals((found.vectors[0].double() @ found.AV[0].double().mT).numpy())
     beyond = found.completeness.bound.item() - values.real.min()
     known = exact if exact is not None else values
     return [

@@ -276,7 +276,7 @@ def singular_table(problems: list[tuple[str, operators.LinearOperator, int, floa
     columns = []
     for _, A, k, tol, exact, full in problems:
         found = solve(GolubKahan(), A, k, tol=tol, start=torch.as_tensor(first_vector(A)).reshape(1, 1, -1))
-        sigma = torch.linalg.vector_norm(found.images[0][0], dim=-1).double().numpy()
+        sigma = torch.linalg.vector_norm(found.AV[0], dim=-1).double().numpy()
         U, V = (part[0].double().numpy() for part in (found.left, found.right))
         told = f"{found.spent['solve']} + {found.spent['completeness']}"
         column = {"`golub_kahan`": told if good_triplets(A, U, sigma, V, tol, exact) else NONE}
@@ -337,7 +337,7 @@ def inside() -> str:
         )
         cells = []
         for found in (filtered, chosen):
-            theta = (found.vectors * found.images).sum(-1)[0]
+            theta = (found.vectors * found.AV).sum(-1)[0]
             right = len(theta) == len(expected) and bool((theta - expected).abs().max() < 1e-9)
             cells.append(str(sum(found.spent.values())) if right else NONE)
         way = (chosen.notes or ["the filter"])[-1]
@@ -372,7 +372,7 @@ def preconditioned() -> str:
     """The 8 lowest states of a well, with and without a sine-transform preconditioner, and SciPy's lobpcg."""
     A, inverse = well()
     exact = solve(Lanczos(), A, 8, which="smallest", tol=1e-10)
-    values = (exact.vectors * exact.images).sum(-1)[0].numpy()
+    values = (exact.vectors * exact.AV).sum(-1)[0].numpy()
     rows = []
     for tol in (1e-4, 1e-6):
         M = LinearOperator(
@@ -392,7 +392,7 @@ def preconditioned() -> str:
             lambda tol=tol: solve(LOBPCG(preconditioner=inverse), A, 8, which="smallest", tol=tol),
         ):
             found = call()
-            theta = (found.vectors * found.images).sum(-1)[0].numpy()
+            theta = (found.vectors * found.AV).sum(-1)[0].numpy()
             right = np.abs(theta - values).max() < tol
             cells.append(f"{found.spent['solve']} + {found.spent['completeness']}" if right else NONE)
         rows.append([f"{tol:g}", *cells, str(peer)])
@@ -416,7 +416,7 @@ def many() -> str:
         began = time.perf_counter()
         found = call(A)
         seconds = time.perf_counter() - began
-        theta = (found.vectors * found.images).sum(-1)[0]
+        theta = (found.vectors * found.AV).sum(-1)[0]
         right = bool((theta - values[:k]).abs().max() < 1e-9)
         rows.append([name, str(A.count) if right else NONE, f"{seconds:.1f}" if right else NONE])
         print(rows[-1], flush=True)
@@ -435,7 +435,7 @@ def trap(seeds: int) -> str:
     rows = [["SciPy `eigsh`", f"{missed} of {seeds}", f"{np.mean([p for _, p in theirs]):.0f}", NONE]]
     for name, call in methods.items():
         found = [call(seed) for seed in range(seeds)]
-        missed = sum(bool((f.vectors * f.images).sum(-1).min() < 0.9) for f in found)
+        missed = sum(bool((f.vectors * f.AV).sum(-1).min() < 0.9) for f in found)
         took, sure = (np.mean([f.spent[stage] for f in found]) for stage in ("solve", "completeness"))
         rows.append([name, f"{missed} of {seeds}", f"{took:.0f}", f"{sure:.0f}"])
     return table(["method", "wrong by 0.2", "products to solve, mean", "to be sure, mean"], rows)

@@ -29,7 +29,7 @@ def test_singular_values(benchmark, name, solver):
         A = plain(values)
         if solver == "golub-kahan":
             found = methods.solve(GolubKahan(), A, 10, tol=1e-6)
-            return torch.linalg.vector_norm(found.images[0][0], dim=-1).numpy()
+            return torch.linalg.vector_norm(found.AV[0], dim=-1).numpy()
         return np.sort(svds(A.to_scipy(), 10, tol=1e-6, solver=solver)[1])[::-1]
 
     assert np.abs(benchmark(solve) - values[:10].numpy()).max() < 1e-9
@@ -62,4 +62,4 @@ def _solve(S, k, tol, solver):
 
 
 def _values(found):
-    return (found.vectors * found.images).sum(-1)[0]
+    return (found.vectors * found.AV).sum(-1)[0]

@@ -169,7 +169,7 @@ def top_eigs(
         proof = certify(
             S.domain,
             found.vectors,
-            found.images,
+            found.AV,
             descending=target.sign > 0 or inside,
             magnitude=magnitude,
         )
@@ -233,9 +233,7 @@ def _polished(
         rows = first.vectors
         nothing = Completeness(torch.full((len(rows),), torch.inf, dtype=torch.float64), 0.0, 0)
         spent = {precision: coarsely, "residuals": rows.shape[1]}
-        return replace(
-            first, images=S.apply(rows), completeness=nothing, spent=spent, notes=[note, *first.notes]
-        )
+        return replace(first, AV=S.apply(rows), completeness=nothing, spent=spent, notes=[note, *first.notes])
     start = first.vectors if first.vectors.shape[1] else control.start
     rest = replace(control, start=start, max_products=most - coarsely - 1)
     found = LOBPCG().solve(S, target, rest)

@@ -203,13 +203,11 @@ class Problem:
     def rounding(self, A: LinearOperator, found: RitzPairs | RitzTriplets, seed: int) -> Tensor:
         """Of products with A, (B, 1) on the CPU: four eps |A|, and twice what three products more show."""
         floor = rounding(self.working.eps, found.norm) / SLACK
-        rows, images = (
-            (found.vectors, found.images) if isinstance(found, RitzPairs) else (found.right, found.images[0])
-        )
+        rows = found.vectors if isinstance(found, RitzPairs) else found.right
         if not rows.shape[1]:
             return torch.full((len(rows), 1), 4 * floor, dtype=torch.float64)
         found.spent["rounding"] = 3
-        measured = measured_rounding(A, rows, images, stream(seed))
+        measured = measured_rounding(A, rows, found.AV, stream(seed))
         return 4 * floor + 2 * measured.cpu().unsqueeze(-1)
 
     def confirm(self, found: RitzPairs | RitzTriplets, V: Tensor, U: Tensor) -> None:

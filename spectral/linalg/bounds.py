@@ -52,7 +52,7 @@ class SpectralBounds:
         return self.basis.V[:, : self.basis.size].contiguous()
 
     @property
-    def images(self) -> Tensor:
+    def AV(self) -> Tensor:
         """A v for each of `rows`, from the basis's relation: no products."""
         rows, basis = self.rows, self.basis
         return basis.T.to(rows) @ rows + basis.C.mT.to(rows) @ basis.X

@@ -29,7 +29,7 @@ class GolubKahanBasis(Relation):
         U: (B, capacity, r), of which the first `size` rows are the left basis.
         B: (B, size, columns), float64 on the CPU.
         X, C, F: the next block (B, b, n), its coupling (B, b, size), and what was left out (B, f, size).
-        images: after `refresh`, A v and A' u for the triplets in the basis, (B, size, r) and (B, size, n).
+        AV, ATU: after `refresh`, A v (B, size, r) and A' u (B, size, n) for the triplets in the basis.
         norm: the largest |A x| seen for a unit x.
     """
 
@@ -44,7 +44,7 @@ class GolubKahanBasis(Relation):
         self.U = first.new_empty(problems, 0, A.codomain.n)
         self.B = torch.zeros(problems, 0, 0, dtype=torch.float64)
         self.F = torch.zeros(problems, 0, 0, dtype=torch.float64)
-        self.images = (self.U, self.V)
+        self.AV, self.ATU = self.U, self.V
         self._solved = (torch.empty(0),) * 4
         self.X, R = self.orthonormal(first, self.V)
         self.C = R[..., :0]
@@ -130,17 +130,17 @@ class GolubKahanBasis(Relation):
         self.V, self.U, self.B, self.X, self.C, self.F, self.lost = V, U, B, X, C, F, lost
 
     def refresh(self, keep: int, threshold: float) -> None:
-        """Keep the leading triplets alone, measured by fresh products with A and A', held in `images`."""
+        """Keep the leading triplets alone, measured by fresh products with A and A', in `AV` and `ATU`."""
         V, U = self._compressed(keep)[:2]
         of_right, of_left = self.A.domain, self.A.codomain
-        images = self.product(self.A, V), self.product(self.A.T, U)
-        H, left = of_left.orthogonalise(images[0], U)
-        _, right = of_right.orthogonalise(images[1], V)
+        AV, ATU = self.product(self.A, V), self.product(self.A.T, U)
+        H, left = of_left.orthogonalise(AV, U)
+        _, right = of_right.orthogonalise(ATU, V)
         # What A v has outside U is rounding, and is told with the rest.
         H, rest = to_host(H, of_left.norms(left.double()))
         X, C, F = leading_directions(of_right, right, V, threshold, self.orthonormal)
         B, F = H.mT, torch.cat([F, torch.diag_embed(rest)], dim=1)
-        self.V, self.U, self.images, self.B, self.X, self.C, self.F = V, U, images, B, X, C, F
+        self.V, self.U, self.B, self.X, self.C, self.F, self.AV, self.ATU = V, U, B, X, C, F, AV, ATU
 
     def unseen(self, keep: int, block: int, failure: float) -> tuple[Tensor, Tensor]:
         """Beyond the leading triplets, since `restart_afresh`: the largest value, and a bound, (B,).

@@ -173,7 +173,7 @@ class KrylovBasis(Relation):
         X: (B, b, n), the next block; b = 0 once the basis spans the whole space.
         C: (B, b, size), float64 on the CPU.
         F: (B, f, size), float64 on the CPU.
-        images: (B, size, n) after `refresh`, A v for each v in the basis.
+        AV: (B, size, n) after `refresh`, A v for each v in the basis.
         norm: the largest |A x| seen for a unit x, a lower bound of |A|.
     """
 
@@ -187,7 +187,7 @@ class KrylovBasis(Relation):
         self.V = first.new_empty(B, 0, first.shape[-1])
         self.T = torch.zeros(B, 0, 0, dtype=torch.float64)
         self.F = torch.zeros(B, 0, 0, dtype=torch.float64)
-        self.images = self.V
+        self.AV = self.V
         self._solved = (torch.empty(0), torch.empty(0), torch.empty(0))
         self.norm = self.lost = 0.0
         self.X, R = self.orthonormal(first, self.V)
@@ -262,7 +262,7 @@ class KrylovBasis(Relation):
         self.V, self.T, self.X, self.C, self.F, self.lost = V, T, X, C, F, lost
 
     def refresh(self, keep: int, threshold: float) -> None:
-        """Keep the leading pairs alone, and measure their residuals by fresh products, held in `images`.
+        """Keep the leading pairs alone, and measure their residuals by fresh products, held in `AV`.
 
         The next block is made of the residuals' leading directions, those above `threshold`; C and F are
         replaced.
@@ -270,14 +270,14 @@ class KrylovBasis(Relation):
         V = self._compressed(keep)[0]
         self.hold(V, self.product(self.A, V), threshold)
 
-    def hold(self, V: Tensor, images: Tensor, threshold: float) -> None:
-        """Take orthonormal rows V (B, m, n) with their images A v as the whole basis; see `refresh`."""
+    def hold(self, V: Tensor, AV: Tensor, threshold: float) -> None:
+        """Take orthonormal rows V (B, m, n) with their products AV as the whole basis; see `refresh`."""
         space = self.A.domain
-        H, W = space.orthogonalise(images, V)
+        H, W = space.orthogonalise(AV, V)
         (H,) = to_host(H)
         T = self._bordered(H, 0)
         X, C, F = leading_directions(space, W, V, threshold, self.orthonormal)
-        self.V, self.images, self.T, self.X, self.C, self.F = V, images, T, X, C, F
+        self.V, self.AV, self.T, self.X, self.C, self.F = V, AV, T, X, C, F
 
     def unseen(self, keep: int, block: int, failure: float) -> tuple[Tensor, Tensor]:
         """Beyond the leading pairs, since `restart_afresh`: the largest Ritz value, and a bound, (B,)."""

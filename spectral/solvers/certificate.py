@@ -42,9 +42,7 @@ class CertifiedTriplets:
     orthogonality: Tensor
 
 
-def measured_rounding(
-    A: LinearOperator, vectors: Tensor, images: Tensor, generator: torch.Generator
-) -> Tensor:
+def measured_rounding(A: LinearOperator, vectors: Tensor, AV: Tensor, generator: torch.Generator) -> Tensor:
     """What products with the vectors are rounded by, as three further products tell, (B,).
 
     With signs c and a random z of norm 1,
@@ -52,12 +50,12 @@ def measured_rounding(
         A (c V +- z) = c (A V) +- A z
 
     but for rounding.  Sums of n terms alike, as those of a constant vector, round by up to n eps; z keeps
-    them from doing so here, and what shows is c E, E the rounding of the images.  No row of E is longer than
+    them from doing so here, and what shows is c E, E the rounding of A V.  No row of E is longer than
     |E|_F, which is |c E| in the mean square.  Told is the sum of both differences, where one may cancel.
 
     Args:
         A: the operator.
-        vectors, images: (B, k, n), orthonormal, and A v for each.
+        vectors, AV: (B, k, n), orthonormal, and A v for each.
     """
     B, k, _ = vectors.shape
     z = A.domain.normal(B, 1, generator=generator) / math.sqrt(A.domain.dimension)
@@ -65,13 +63,11 @@ def measured_rounding(
     z, c = z.to(vectors), c.to(vectors.device)
     ends = c @ vectors.double()
     rows = torch.cat([ends + z, ends - z, z], dim=1).to(vectors.dtype)
-    ahead, behind, alone = (
-        A.apply(rows).double() - torch.cat([c, c, 0 * c], dim=1) @ images.double()
-    ).unbind(1)
+    ahead, behind, alone = (A.apply(rows).double() - torch.cat([c, c, 0 * c], dim=1) @ AV.double()).unbind(1)
     return A.codomain.norms(torch.stack([ahead - alone, behind + alone], dim=1)).sum(-1)
 
 
-def certify(space: Space, vectors: Tensor, images: Tensor, *, descending: bool, magnitude: bool) -> Certified:
+def certify(space: Space, vectors: Tensor, AV: Tensor, *, descending: bool, magnitude: bool) -> Certified:
     """Eigenpairs of a symmetric A in the span of `vectors`, and their residuals, from fresh products.
 
     V and W = A V' are orthonormalised alike, H = V W is diagonalised in float64, and its eigenvectors rotate
@@ -80,11 +76,11 @@ def certify(space: Space, vectors: Tensor, images: Tensor, *, descending: bool, 
     Args:
         space: of the vectors.
         vectors: (B, k, n) rows, orthonormal to rounding.
-        images: (B, k, n), A v for each, formed after the vectors were.
+        AV: (B, k, n), A v for each, formed after the vectors were.
         descending: order by decreasing value, or increasing.
         magnitude: order by decreasing magnitude instead.
     """
-    V, W = space.orthonormalise(vectors, images)
+    V, W = space.orthonormalise(vectors, AV)
     H = space.inner(V, W)
     _, Y = torch.linalg.eigh((H + H.mT) / 2)
     X, AX = Y.mT @ V, Y.mT @ W
@@ -105,11 +101,11 @@ def certify_triplets(A: LinearOperator, found: RitzTriplets) -> CertifiedTriplet
 
     Args:
         A: the operator, of which no product is formed.
-        found: its vectors orthonormal to rounding, and their images formed after them.
+        found: its vectors orthonormal to rounding, and their products formed after them.
     """
     of_right, of_left = A.domain, A.codomain
-    V, AV = of_right.orthonormalise(found.right, found.images[0])
-    U, AU = of_left.orthonormalise(found.left, found.images[1])
+    V, AV = of_right.orthonormalise(found.right, found.AV)
+    U, AU = of_left.orthonormalise(found.left, found.ATU)
     Y, _, Zh = torch.linalg.svd(of_left.inner(U, AV))
     U, AU, V, AV = Y.mT @ U, Y.mT @ AU, Zh @ V, Zh @ AV
     sigma = of_left.dots(U, AV) / (of_left.dots(U, U) * of_right.dots(V, V)).sqrt()

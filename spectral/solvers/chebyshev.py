@@ -106,7 +106,7 @@ class _Solve:
         k, above = target.k, target.above
         seen = known.of(target.which)
         span = seen.high - seen.low
-        rows, images, spent, interrupted = known.rows, known.images, known.products, False
+        rows, AV, spent, interrupted = known.rows, known.AV, known.products, False
         if above is None:
             low, expected = seen.quantile(1.5 * k + 5), float(k)
         else:
@@ -129,11 +129,11 @@ class _Solve:
             spent += sum(found.spent.values())
             interrupted = INTERRUPTED in found.notes
             if found.vectors.shape[1]:
-                rows, images = found.vectors, finite(self.A, found.vectors)
+                rows, AV = found.vectors, finite(self.A, found.vectors)
                 spent += rows.shape[1]
         most = spent if interrupted else self.control.budget
         rest = replace(self.control, seed=self.seeds[2], max_products=most)
-        found = finish(self.A, rows, images, target, rest, spent=spent, block=self.block)
+        found = finish(self.A, rows, AV, target, rest, spent=spent, block=self.block)
         return replace(found, notes=[INTERRUPTED]) if interrupted else found
 
     def inside(self, low: float, high: float) -> RitzPairs:
@@ -261,7 +261,7 @@ class _Solve:
         return replace(found, notes=notes)
 
     def as_they_are(self, rows: Tensor, confidence: float) -> RitzPairs:
-        """Rows with fresh images, nothing unseen inside the interval."""
+        """Rows with fresh products, nothing unseen inside the interval."""
         complete = Completeness(torch.zeros(len(rows), dtype=torch.float64), confidence, 0)
         spent = dict.fromkeys(STAGES, 0) | {"residuals": rows.shape[1]}
         return RitzPairs(rows, finite(self.A, rows), complete, spent, 0.0)
@@ -274,9 +274,9 @@ def _applications(pairs: float) -> float:
 
 def _ritz_between(space: Space, found: RitzPairs, low: float, high: float) -> RitzPairs:
     """The Ritz pairs of A from low to high in the span of the rows, from the largest down."""
-    V, W = space.orthonormalise(found.vectors, found.images)
+    V, W = space.orthonormalise(found.vectors, found.AV)
     H = space.inner(V, W)
     theta, Y = torch.linalg.eigh((H + H.mT) / 2)
     Y = Y[..., (theta[0] > low) & (theta[0] < high)].flip(-1).mT
-    vectors, images = ((Y @ part).to(found.vectors.dtype) for part in (V, W))
-    return replace(found, vectors=vectors, images=images)
+    vectors, AV = ((Y @ part).to(found.vectors.dtype) for part in (V, W))
+    return replace(found, vectors=vectors, AV=AV)

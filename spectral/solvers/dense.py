@@ -49,7 +49,7 @@ class Dense(Formed[RitzPairs]):
         V = Y.gather(-1, order[:, None, :wanted].expand(-1, A.shape[0], -1)).mT.to(A.dtype).contiguous()
         return RitzPairs(
             vectors=V,
-            images=A.apply(V),
+            AV=A.apply(V),
             completeness=Completeness(target.sign * target.remaining(theta.cpu(), error), 1.0, 0),
             spent={"solve": A.shape[0], "residuals": wanted},
             norm=norm,
@@ -73,7 +73,8 @@ class DenseSVD(Formed[RitzTriplets]):
         return RitzTriplets(
             right=V,
             left=U,
-            images=(A.apply(V), A.apply_transpose(U)),
+            AV=A.apply(V),
+            ATU=A.apply_transpose(U),
             completeness=Completeness(target.remaining(sigma.cpu(), error), 1.0, 0),
             spent={"solve": A.shape[1], "residuals": wanted},
             norm=norm,

@@ -30,13 +30,13 @@ class Completeness(Result):
 class RitzPairs:
     """Eigenpairs of a symmetric operator.
 
-    vectors (B, k, n), orthonormal rows in the order of preference; images (B, k, n), A v for each, formed
+    vectors (B, k, n), orthonormal rows in the order of preference; AV (B, k, n), A v for each, formed
     after the solve; products spent, by purpose; `norm`, the largest |A x| seen for a unit x; notes for the
     user.
     """
 
     vectors: Tensor
-    images: Tensor
+    AV: Tensor
     completeness: Completeness
     spent: dict[str, int]
     norm: float
@@ -47,13 +47,14 @@ class RitzPairs:
 class RitzTriplets:
     """Singular triplets.
 
-    right (B, k, n) and left (B, k, r), orthonormal rows, the largest value first; images A v and A' u of
+    right (B, k, n) and left (B, k, r), orthonormal rows, the largest value first; AV and ATU, A v and A' u of
     each, formed after the solve; the rest as in `RitzPairs`.
     """
 
     right: Tensor
     left: Tensor
-    images: tuple[Tensor, Tensor]
+    AV: Tensor
+    ATU: Tensor
     completeness: Completeness
     spent: dict[str, int]
     norm: float
@@ -65,7 +66,7 @@ class SchurPairs(RitzPairs):
     """An invariant subspace of an operator that need not be symmetric.
 
     vectors (1, m, n): orthonormal rows that span it, m = k, or k + 1 where k would part a complex pair;
-    images (1, m, n), A q for each; conditions (m,): lower bounds of the eigenvalues' own, the highest
+    AV (1, m, n), A q for each; conditions (m,): lower bounds of the eigenvalues' own, the highest
     eigenvalue first; eps, the relative rounding of a product; left: the same of A', None where it was not
     asked for.
     """

@@ -48,10 +48,8 @@ class GolubKahan(Method[RitzTriplets]):
         return RitzTriplets(
             right=found.gather(lambda basis: basis.V[:, : basis.size]),
             left=found.gather(lambda basis: basis.U[:, : basis.size]),
-            images=(
-                found.gather(lambda basis: basis.images[0][:, : basis.size]),
-                found.gather(lambda basis: basis.images[1][:, : basis.size]),
-            ),
+            AV=found.gather(lambda basis: basis.AV[:, : basis.size]),
+            ATU=found.gather(lambda basis: basis.ATU[:, : basis.size]),
             completeness=Completeness(found.unseen, found.confidence, found.spent["completeness"]),
             spent=found.spent,
             norm=found.norm,

@@ -108,24 +108,24 @@ def _with_left(
     # clamped, it tells of them by its length.
     least = torch.finfo(torch.float64).eps * (S.max().clamp(min=1.0) if len(S) else 1.0)
     dual = ((Vh.mH / S.clamp(min=least)) @ U.mH)[: len(proof.values)]
-    rows, images = dual @ L.to(Y.dtype), dual @ LA.to(Y.dtype)
+    rows, AV = dual @ L.to(Y.dtype), dual @ LA.to(Y.dtype)
     size = space.norms(rows).unsqueeze(-1)
     overlap = space.dots(rows, X).unsqueeze(-1) / size
     scale = size * torch.where(overlap == 0, 1.0, overlap / overlap.abs().clamp(min=1e-300))
-    rows, images = rows / scale, images / scale
+    rows, AV = rows / scale, AV / scale
     at = proof.values.to(X.device).unsqueeze(-1)
     return replace(
         proof,
         left=rows.conj().resolve_conj().to(proof.vectors.dtype),
-        left_residuals=space.norms(images - at * rows).cpu(),
+        left_residuals=space.norms(AV - at * rows).cpu(),
         condition=(1 / overlap.abs().squeeze(-1).clamp(min=torch.finfo(torch.float64).eps)).cpu(),
     )
 
 
 def _orthonormal(space: Space, found: RitzPairs) -> tuple[Tensor, Tensor]:
-    """Rows (m, n) orthonormal in float64, and their images."""
+    """Rows (m, n) orthonormal in float64, and A times each."""
     V, R = space.qr(found.vectors[0].double())
-    return V, torch.linalg.solve_triangular(R.mT, found.images[0].double(), upper=False)
+    return V, torch.linalg.solve_triangular(R.mT, found.AV[0].double(), upper=False)
 
 
 def _turned(space: Space, X: Tensor, values: Tensor) -> Tensor:

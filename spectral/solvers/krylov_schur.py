@@ -85,7 +85,7 @@ class KrylovSchurBasis(KrylovBasis):
         super().restart_afresh(keep, block)
 
     def refresh(self, keep: int, threshold: float) -> None:
-        """Keep the leading Schur vectors alone, their residuals measured by fresh products, in `images`."""
+        """Keep the leading Schur vectors alone, their residuals measured by fresh products, in `AV`."""
         form, order = self._schur()
         conditions = form.conditions[order[: self._whole(form, order, keep)]]
         super().refresh(keep, threshold)
@@ -223,7 +223,7 @@ class KrylovSchur(Method[SchurPairs]):
         unseen = target.sign * found.unseen.real
         right = SchurPairs(
             vectors=found.gather(lambda basis: basis.V[:, : basis.size]),
-            images=target.sign * found.gather(lambda basis: basis.images[:, : basis.size]),
+            AV=target.sign * found.gather(lambda basis: basis.AV[:, : basis.size]),
             completeness=Completeness(unseen, found.confidence, found.spent["completeness"]),
             spent=found.spent,
             norm=found.norm,
@@ -291,7 +291,7 @@ def _dense_schur(A: LinearOperator, M: Tensor, target: ComplexTarget) -> SchurPa
     Q = torch.from_numpy(Z.T.copy()).to(A.device, A.dtype)[None]
     return SchurPairs(
         vectors=Q,
-        images=A.apply(Q),
+        AV=A.apply(Q),
         completeness=Completeness(target.sign * target.remaining(theta, error), 1.0, 0),
         spent={"solve": A.shape[1], "residuals": wanted},
         norm=norm,

@@ -50,7 +50,7 @@ class Lanczos(Method[RitzPairs]):
 def finish(
     A: LinearOperator,
     rows: Tensor,
-    images: Tensor,
+    AV: Tensor,
     target: Target,
     control: Control,
     *,
@@ -63,7 +63,7 @@ def finish(
     Args:
         A: symmetric.
         rows: (B, m, n), orthonormal, m >= 1; their span holds what was found.
-        images: (B, m, n), A v for each.
+        AV: (B, m, n), A v for each.
         target: what is sought.
         control: its seed is that of the probe, which must know nothing of the rows: another than that of the
             first method.
@@ -72,8 +72,8 @@ def finish(
     """
     generator = stream(control.seed)
     krylov = KrylovBasis(signed(A, target), rows[:, :1], generator, magnitude=target.magnitude)
-    krylov.norm = A.codomain.norms(images).max().item()
-    krylov.hold(rows, target.sign * images, 0.3 * control.tol * krylov.norm)
+    krylov.norm = A.codomain.norms(AV).max().item()
+    krylov.hold(rows, target.sign * AV, 0.3 * control.tol * krylov.norm)
     return _pairs(krylov, target, control, block=block, spent=spent)
 
 
@@ -87,7 +87,7 @@ def _pairs(krylov: KrylovBasis, target: Target, control: Control, **options: Any
     found = search(krylov, target, control, **options)
     return RitzPairs(
         vectors=found.gather(lambda basis: basis.V[:, : basis.size]),
-        images=target.sign * found.gather(lambda basis: basis.images[:, : basis.size]),
+        AV=target.sign * found.gather(lambda basis: basis.AV[:, : basis.size]),
         completeness=Completeness(target.sign * found.unseen, found.confidence, found.spent["completeness"]),
         spent=found.spent,
         norm=found.norm,

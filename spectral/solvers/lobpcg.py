@@ -60,7 +60,7 @@ class LOBPCG(Method[RitzPairs]):
         preconditioner: rows -> rows, (B, m, n) or, where A has no batch axis, (m, n): an approximation of
             (A - lambda)^-1, symmetric and positive on the side that is sought, up to its sign.
         constraints: (c, n) or (B, c, n), linearly independent rows, k + c <= n.  The eigenpairs are then
-            those of P A P on the complement of these rows, P the projector on it: `images` holds P A v.
+            those of P A P on the complement of these rows, P the projector on it: `AV` holds P A v.
 
     Sources: Knyazev, SIAM J. Sci. Comput. 23 (2001); Duersch, Shao, Yang and Gu, SIAM J. Sci. Comput. 40
     (2018).
@@ -99,13 +99,13 @@ class LOBPCG(Method[RitzPairs]):
             note = _improve(iterate, control)
         except KeyboardInterrupt:
             note, most = INTERRUPTED, iterate.spent
-        rest, images = with_budget(control, generator, most), target.sign * iterate.images
-        found = finish(A, iterate.rows, images, target, rest, spent=iterate.spent, block=block)
+        rest, AV = with_budget(control, generator, most), target.sign * iterate.AV
+        found = finish(A, iterate.rows, AV, target, rest, spent=iterate.spent, block=block)
         notes = [INTERRUPTED] if note == INTERRUPTED else [*([note] if note else []), *found.notes]
         found = replace(found, norm=max(found.norm, iterate.norm), notes=notes)
         if inside is None:
             return found
-        return replace(found, vectors=inside.out_of(found.vectors), images=inside.out_of(found.images))
+        return replace(found, vectors=inside.out_of(found.vectors), AV=inside.out_of(found.AV))
 
     def _width(self, A: LinearOperator, target: Target, most: int) -> int:
         """How many vectors to iterate on; guards are what a small budget can spare."""
@@ -148,27 +148,27 @@ class _DependentRows(Exception):  # noqa: N818  no error: Lanczos goes on
 
 @dataclass
 class _Part:
-    """Rows (B, s, n), their images, and which of them are vectors at all (B, s): others are zero."""
+    """Rows (B, s, n), A times each, and which of them are vectors at all (B, s): others are zero."""
 
     rows: Tensor
-    images: Tensor
+    AV: Tensor
     real: Tensor
 
     def join(self, other: _Part) -> _Part:
         return _Part(
             torch.cat([self.rows, other.rows], dim=1),
-            torch.cat([self.images, other.images], dim=1),
+            torch.cat([self.AV, other.AV], dim=1),
             torch.cat([self.real, other.real], dim=1),
         )
 
     def combined(self, Y: Tensor, real: Tensor) -> _Part:
         """Y' S and Y' A S, for coefficients Y (B, s, t)."""
         Y = to_device(Y.mT, self.rows)
-        return _Part(Y @ self.rows, Y @ self.images, real)
+        return _Part(Y @ self.rows, Y @ self.AV, real)
 
 
 class _Iterate:
-    """X and P of the largest eigenvalues (or magnitudes), with their images; see the module's text.
+    """X and P of the largest eigenvalues (or magnitudes), with A times each; see the module's text.
 
     Attributes:
         theta, residual: (B, x), of X in order of preference.
@@ -202,9 +202,9 @@ class _Iterate:
         return self.span.rows[:, : self.theta.shape[1]].contiguous()
 
     @property
-    def images(self) -> Tensor:
+    def AV(self) -> Tensor:
         """A x for each x."""
-        return self.span.images[:, : self.theta.shape[1]].contiguous()
+        return self.span.AV[:, : self.theta.shape[1]].contiguous()
 
     @property
     def wanted(self) -> int:
@@ -241,7 +241,7 @@ class _Iterate:
             self.width = min(2 * self.width, self.span.rows.shape[1])
         short = (self.residual > self.tolerance).any(0).nonzero()[: self.block, 0]
         chosen = short.to(self.A.device, non_blocking=True)
-        X, AX = self.rows[:, chosen], self.images[:, chosen]
+        X, AX = self.rows[:, chosen], self.AV[:, chosen]
         W = AX - to_device(self.theta[:, short, None], X) * X
         if self.preconditioner is not None:
             W = self._preconditioned(W)
@@ -264,9 +264,7 @@ class _Iterate:
         new = _Part(rows, self.A.apply(rows), real)
         self.spent += rows.shape[1]
         S = self.span.join(new)
-        norms, T, G = to_host(
-            space.norms(new.images), space.inner(S.images, S.rows), space.inner(S.rows, S.rows)
-        )
+        norms, T, G = to_host(space.norms(new.AV), space.inner(S.AV, S.rows), space.inner(S.rows, S.rows))
         self.norm = max(self.norm, largest(norms, self.A))
         check_adjoint(T, T.mT, self.norm, self.A)
         # Rows that are no vectors are kept apart by a value that no eigenvalue has.
@@ -288,7 +286,7 @@ class _Iterate:
         both = torch.linalg.solve_triangular(L.mT, torch.cat([Y, Z.mT], dim=-1), upper=True)
         theta, x = theta.gather(-1, order), order.shape[1]
         span = S.combined(both, torch.cat([torch.ones(order.shape, dtype=torch.bool), real], dim=-1))
-        R = span.images[:, :x] - to_device(theta.unsqueeze(-1), span.images) * span.rows[:, :x]
+        R = span.AV[:, :x] - to_device(theta.unsqueeze(-1), span.AV) * span.rows[:, :x]
         (residual,) = to_host(space.norms(R))
         # All at once, so that an interruption leaves what there was.
         self.theta, self.span, self.residual = theta, span, residual

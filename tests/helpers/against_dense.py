@@ -19,7 +19,7 @@ TRAP = torch.cat(
 
 def values_of(found: RitzPairs) -> Tensor:
     """Rayleigh quotients (B, k)."""
-    return (found.vectors * found.images).sum(-1)
+    return (found.vectors * found.AV).sum(-1)
 
 
 def sought(values: np.ndarray, which: str) -> np.ndarray:
@@ -35,10 +35,10 @@ def agree(found: RitzPairs, M: Tensor, expected: np.ndarray, which: str, tol: fl
     assert found.vectors.shape == (1, len(expected), len(M))
     images = found.vectors[0].double() @ M.double()
     torch.testing.assert_close(
-        found.images[0].double(), images, atol=30 * EPS[dtype] * max(1, found.norm), rtol=0
+        found.AV[0].double(), images, atol=30 * EPS[dtype] * max(1, found.norm), rtol=0
     )
     order = {"descending": which != "smallest", "magnitude": which == "magnitude"}
-    proof = certify(Space(len(M)), found.vectors, found.images, **order)
+    proof = certify(Space(len(M)), found.vectors, found.AV, **order)
     assert proof.orthogonality.item() <= 60 * EPS[dtype]
     if not len(expected):
         return

@@ -79,14 +79,14 @@ S = (M + M.T) / 2
 def test_eigenpairs(method, which):
     A, target = Doubled(as_operator(S, symmetric=True)), Target(3, which)
     found = method.solve(A, target, Control(tol=TOL))
-    proof = certify(A.domain, found.vectors, found.images, descending=True, magnitude=which == "magnitude")
+    proof = certify(A.domain, found.vectors, found.AV, descending=True, magnitude=which == "magnitude")
     values = torch.linalg.eigvalsh(S)
     order = values.abs() if which == "magnitude" else values if which == "largest" else -values
     expected = values[order.argsort(descending=True)[:3]]
     torch.testing.assert_close(proof.values[0].sort().values, expected.sort().values, atol=10 * TOL, rtol=0)
     assert proof.orthogonality < 1e-12 and proof.residuals.max() < 10 * TOL
     assert found.completeness.confidence == 0.99 and found.vectors.shape == (1, 3, 120)
-    assert measured_rounding(A, found.vectors, found.images, torch.Generator()).max() < 1e-13
+    assert measured_rounding(A, found.vectors, found.AV, torch.Generator()).max() < 1e-13
     assert check_operator(A) == 4
 
 

@@ -60,7 +60,7 @@ def test_an_interval_of_a_large_operator(degree, dtype):
     torch.testing.assert_close(values_of(found)[0], expected, atol=1e-6, rtol=0)
     assert found.completeness.bound == 0 and found.completeness.confidence == 0.99
     assert ("Lanczos from the top" in " ".join(found.notes)) == (degree is None)
-    residual = found.images - values_of(found)[..., None] * found.vectors
+    residual = found.AV - values_of(found)[..., None] * found.vectors
     assert torch.linalg.vector_norm(residual, dim=-1).max() < 1e-5
 
 

@@ -36,7 +36,7 @@ def operator(products=None, values=VALUES):
 
 
 def theta(found):
-    return (found.vectors * found.images).sum(-1)
+    return (found.vectors * found.AV).sum(-1)
 
 
 @pytest.mark.parametrize("which", ["largest", "smallest", "magnitude"])
@@ -89,7 +89,7 @@ def test_singular_triplets_are_kept_too(tmp_path):
             found = golub_kahan(operator(products), 4, tol=1e-8, basis=25, checkpoint=path)
         except KilledError:
             assert products is not None
-    sigma = torch.linalg.vector_norm(found.images[0], dim=-1)
+    sigma = torch.linalg.vector_norm(found.AV, dim=-1)
     torch.testing.assert_close(sigma[0], VALUES.flip(0)[:4], atol=1e-9, rtol=0)
 
 

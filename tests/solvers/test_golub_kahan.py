@@ -75,7 +75,7 @@ def test_cluster_trap():
     A = from_functions(lambda V: V * TRAP, lambda V: V * TRAP, n=4096, dtype=torch.float64)
     for seed in range(6):
         found = golub_kahan(A, 10, tol=1e-3, seed=seed)
-        assert torch.linalg.vector_norm(found.images[0], dim=-1).min() > 0.9999
+        assert torch.linalg.vector_norm(found.AV, dim=-1).min() > 0.9999
 
 
 @pytest.mark.parametrize("eps", [1e-3, 1e-6, 1e-9])

@@ -134,7 +134,7 @@ def test_krylov_relation_at_every_depth():
     assert defect(left_out=True) < 1e-13
     basis.refresh(4, 1e-14)
     assert defect() < 1e-12
-    torch.testing.assert_close(basis.images[0], basis.V[0, :4] @ M)
+    torch.testing.assert_close(basis.AV[0], basis.V[0, :4] @ M)
 
 
 def test_all_eigenvalues_above_a_value():

@@ -72,7 +72,7 @@ def solve(kind, k=3, **options):
 def values(kind, found):
     """The values of what was found; and that its vectors are orthonormal and its images their products."""
     right = found.right[0] if kind == "golub-kahan" else found.vectors[0]
-    images = found.images[0] if kind == "golub-kahan" else found.images
+    images = found.AV
     torch.testing.assert_close(right @ right.T, torch.eye(len(right)).double(), atol=1e-10, rtol=0)
     torch.testing.assert_close(right @ M, images[0], atol=1e-10, rtol=0)
     return torch.linalg.svdvals(right @ M) if len(right) else right[:, 0]
