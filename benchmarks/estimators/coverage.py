@@ -13,7 +13,7 @@ from benchmarks.estimators.common import copies, covered, percent, publish, rota
 from benchmarks.estimators.traces import METHODS
 from benchmarks.page import table
 from spectral.estimators import Estimate, diagonal, effective_rank, frobenius_norm, spectral_density, trace
-from spectral.estimators.exchangeable import Core, xtrace_samples
+from spectral.estimators.exchangeable import Reduced, xtrace_samples
 from spectral.estimators.probes import sampler
 from spectral.estimators.sketch import Sketch
 from spectral.operators import LinearOperator, as_operator
@@ -95,7 +95,7 @@ def _repeated(A: LinearOperator, truth: float, runs: int, run: Callable[..., Est
 
 def _as_published(A: LinearOperator, products: int, seed: int) -> Estimate:
     """XTrace with the error bar of its paper, from the samples' variance alone."""
-    samples = xtrace_samples(Core.of(Sketch(A, sampler(A, "sphere", seed), products // 2)))
+    samples = xtrace_samples(Reduced.of(Sketch(A, sampler(A, "sphere", seed), products // 2)))
     k = samples.shape[-1]
     return Estimate(samples.mean(-1), samples.std(-1) / math.sqrt(k), k, products, "xtrace", k - 1)
 

@@ -93,8 +93,8 @@ def densities() -> list[str]:
     cases: list[tuple[str, dict[str, Any]]] = [
         ("SLQ", {}),
         ("KPM", {"method": "kpm"}),
-        (f"SLQ, {pairs.k} pairs known", {"known": pairs}),
-        (f"KPM, {pairs.k} pairs known", {"method": "kpm", "known": pairs}),
+        (f"SLQ, {pairs.k} pairs known", {"deflate": pairs}),
+        (f"KPM, {pairs.k} pairs known", {"method": "kpm", "deflate": pairs}),
         ("SLQ, singular values", {"part": "singular"}),
     ]
     rows, missed = [], []
@@ -114,7 +114,7 @@ def densities() -> list[str]:
             missed.append(f"{name}: distance {max(distances):.1e} of the width")
         if name.startswith("SLQ") and off > 1:
             missed.append(f"{name}: count off by {off:.2f}")
-        if list(options) == ["known"]:
+        if list(options) == ["deflate"]:
             figures.density(found[0], 0.5, "lab's BF-CNN, 40x40, sigma 0.15").savefig(
                 PAGE.parent / "density.png"
             )
@@ -138,7 +138,7 @@ def diagonals() -> list[str]:
     rows, missed = [], []
     for products in (60, 100, 200):
         cells = [str(products)]
-        for method in ("hutchinson", "xdiag", "lattice", "auto"):
+        for method in ("hutchinson", "xdiag", "probing", "auto"):
             found = diagonal(J, method=method, products=products)
             error = (torch.as_tensor(found.value) - truth).square().mean().sqrt() / truth.mean()
             hits = share(covered(found, truth))
@@ -147,5 +147,5 @@ def diagonals() -> list[str]:
                 missed.append(f"{method}, {products} products: {percent(hits)}")
         rows.append(cells)
     note = f"sigma = {SIGMA:g}, d = {truth.numel()}.\n\n"
-    publish("diagonal", note + table(["products", "Hutchinson", "XDiag", "lattice", "auto"], rows))
+    publish("diagonal", note + table(["products", "Hutchinson", "XDiag", "probing", "auto"], rows))
     return missed

@@ -48,7 +48,7 @@ def estimates(side: int = 512) -> list[str]:
         lambda e: f"{float(e):.4e} +- {float(e.halfwidth()):.1e} (true {truth:.4e})",
     )  # fmt: skip
     timed("tr J to 0.5 %", lambda: trace(J, rtol=0.005), said)
-    pixel = timed("diag J", lambda: diagonal(J, products=64, method="lattice"), _spread)
+    pixel = timed("diag J", lambda: diagonal(J, products=64, method="probing"), _spread)
     density = timed("density", lambda: spectral_density(J, probes=4, steps=48), _counted)
 
     size = f"photos, {side}x{side}, sigma {SIGMA:g}"

@@ -203,7 +203,7 @@ def density(
                 method=method,
                 probes=probes,
                 steps=steps,
-                known=pairs,
+                deflate=pairs,
                 seed=seed,
             )
         seconds = time.perf_counter() - began
@@ -215,7 +215,7 @@ def density(
         "sum": _numbers(total),
         "ends": [low, high],
         "n": found.n,
-        "known": found.known.tolist(),
+        "deflated": found.deflated.tolist(),
         "part": part,
         "method": method,
         "seconds": seconds,

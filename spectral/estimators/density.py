@@ -46,7 +46,7 @@ def spectral_density(
     method: Method = "slq",
     probes: int = 10,
     steps: int = 60,
-    known: Any = None,
+    deflate: Any = None,
     seed: int = 0,
     batched: bool = False,
     model_kwargs: Mapping[str, Any] | None = None,
@@ -60,8 +60,8 @@ def spectral_density(
     (Weisse et al. 2006), smooth, with memory of three.  Errors come from the spread between probes (a count
     of c values has variance near 2c/probes) and from what the second half of the steps changed.
 
-    One more Lanczos run goes ahead: top pairs that it resolves, and those given as `known`, are taken out of
-    the probes and put back exactly, which makes outliers sharp and counts among them exact.
+    One more Lanczos run goes ahead: top pairs that it resolves, and those given as `deflate`, are taken out
+    of the probes and put back exactly, which makes outliers sharp and counts among them exact.
 
     Args:
         model_or_operator: an operator or matrix, or a model together with y.
@@ -70,7 +70,8 @@ def spectral_density(
         method: see above.
         probes: random vectors, at least 2.
         steps: products with (A + A')/2 (or A and A') a probe, at most n.
-        known: EigenPairs of the same operator and part, or (values (k,), vectors (k, ...)); orthonormal.
+        deflate: known EigenPairs of the same operator and part, or (values (k,), vectors (k, ...)),
+            orthonormal, to be taken out as well.
             For "singular", the right singular vectors.
         seed: of the probes.
         batched: whether the first axis of y counts independent inputs.
@@ -78,7 +79,7 @@ def spectral_density(
 
     Raises:
         OptionError: probes, steps or a name out of range.
-        ShapeError: A is not square where its symmetric part is asked for, or `known` does not fit.
+        ShapeError: A is not square where its symmetric part is asked for, or `deflate` does not fit.
     """
     A = unit_scale(operator_of(model_or_operator, y, batched, model_kwargs))
     n, started = A.shape[1], A.count
@@ -87,7 +88,7 @@ def spectral_density(
     probes, steps = whole("probes", probes), whole("steps", steps)
     if probes < 2 or steps < 1:
         raise OptionError(f"an error bar takes probes >= 2 and steps >= 1; got {probes} and {steps}")
-    values, vectors = _known(known, A)
+    values, vectors = _deflated(deflate, A)
     if values.shape[-1] >= n:
         raise OptionError(f"all {n} values are known already")
     draw = sampler(A, "gaussian", seed)
@@ -151,10 +152,10 @@ def schatten_norm(
         model_kwargs=model_kwargs,
     )
     # Over the largest of them no power overflows, nor do all vanish.
-    largest = torch.cat([density.nodes.flatten(-2), density.known], -1).amax(-1)
+    largest = torch.cat([density.nodes.flatten(-2), density.deflated], -1).amax(-1)
     largest = torch.where(largest > 0, largest, 1.0)
     nodes, half = (x / largest[..., None, None] for x in (density.nodes, density.half_nodes))
-    over = replace(density, nodes=nodes, half_nodes=half, known=density.known / largest[..., None])
+    over = replace(density, nodes=nodes, half_nodes=half, deflated=density.deflated / largest[..., None])
     total = over.total(lambda sigma: sigma**p)
     value, error = (torch.as_tensor(x, dtype=torch.float64) for x in (total.value, total.stderr))
     norm = value ** (1 / p)
@@ -210,7 +211,7 @@ def _kpm(S: LinearOperator, part: Part, V: Tensor, steps: int, found: LeadingPai
     raise NotFiniteError("the ends of the spectrum could not be found: is the operator symmetric and finite?")
 
 
-def _known(known: Any, A: LinearOperator) -> tuple[Tensor, Tensor]:
+def _deflated(known: Any, A: LinearOperator) -> tuple[Tensor, Tensor]:
     """Values (*batch, k) float64 and vectors (*batch, k, n) of known pairs, none where known is None."""
     n, work = A.shape[1], torch.promote_types(A.dtype, torch.float32)
     if known is None:

@@ -1,4 +1,4 @@
-"""diag A from products: Hutchinson's estimator (Bekas, Kokiopoulou, Saad 2007), lattices of probes, XDiag."""
+"""diag A from products: Hutchinson's estimator (Bekas, Kokiopoulou, Saad 2007), probing, XDiag."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from spectral.ambient import apart
 from spectral.errors import OptionError, ShapeError
-from spectral.estimators.exchangeable import Core, inflation, remaining_rank
-from spectral.estimators.lattice import lattice
+from spectral.estimators.exchangeable import Reduced, inflation, remaining_rank
 from spectral.estimators.probes import sampler
+from spectral.estimators.probing import probing
 from spectral.estimators.results import Estimate
 from spectral.estimators.sampling import CHUNK, FEWEST, Budget, finite, unit_vectors
 from spectral.estimators.sketch import Sketch
@@ -24,7 +24,7 @@ from spectral.operators.scale import unit_scale
 from spectral.operators.space import Space
 from spectral.options import choice
 
-Method = Literal["auto", "exact", "hutchinson", "lattice", "xdiag"]
+Method = Literal["auto", "exact", "hutchinson", "probing", "xdiag"]
 
 _PIXELS = 256  # entries on which XDiag's error bar is calibrated
 
@@ -45,10 +45,10 @@ def diagonal(
     """diag A; of a denoiser, d f_i / d y_i at every pixel i, as an image.
 
     "hutchinson" averages z * A z over Rademacher probes (entrywise product): variance sum_j!=i A_ij^2 a
-    probe.  "lattice", for images, lets only pixels far apart share a probe (`lattice`).  "xdiag" (Epperly,
+    probe.  "probing", for images, lets only pixels far apart share a probe (`probing`).  "xdiag" (Epperly,
     Tropp, Webber 2024) averages, over probes i, diag(Q_i Q_i' A) + omega_i * (I - Q_i Q_i') A omega_i with
     Q_i the sketch of A by the other probes; it wins where the spectrum decays within the budget.  "auto"
-    finds out from 8 probes whether it does, and else takes "lattice" for a model's image and a budget,
+    finds out from 8 probes whether it does, and else takes "probing" for a model's image and a budget,
     Hutchinson for other operators and for a target.
 
     Spends `products` products (by default 100), or stops once |error|_2 <= rtol |diag A|_2 at `confidence`;
@@ -97,16 +97,16 @@ def _diagonal(
     A: LinearOperator, shape: tuple[int, ...], method: Method, budget: Budget, seed: int
 ) -> Estimate:
     n, limit = A.shape[1], budget.products or 1 << 53
-    choice("method", method, ("auto", "exact", "hutchinson", "lattice", "xdiag"))
+    choice("method", method, ("auto", "exact", "hutchinson", "probing", "xdiag"))
     if method == "exact" or (method != "hutchinson" and limit >= n and not budget.has_target):
         return _exact(A)
-    if method == "lattice":
-        if not _fits_lattice(shape, budget):
+    if method == "probing":
+        if not _fits_probing(shape, budget):
             raise OptionError(
-                f"lattice takes images and a budget of 8 products a channel or more; got vectors of shape "
+                f"probing takes images and a budget of 8 products a channel or more; got vectors of shape "
                 f"{shape} and {'a target' if budget.has_target else f'{limit} products'}"
             )
-        return lattice(A, shape, limit, seed)
+        return probing(A, shape, limit, seed)
     pilot = min(FEWEST, min(limit, n) // 4)
     if method == "hutchinson" or (method == "auto" and pilot < 3):
         return _hutchinson(A, budget, seed)
@@ -121,18 +121,18 @@ def _diagonal(
         if excess <= 1 or step < 1:
             return estimate
         rest = dataclasses.replace(budget, products=left if budget.products else None)
-        image = _fits_lattice(shape, rest)
-        # A lattice does the work of several times as many of Hutchinson's probes.
+        image = _fits_probing(shape, rest)
+        # Probing does the work of several times as many of Hutchinson's probes.
         if method == "auto" and remaining_rank(sketch) > min(
             left // 4 if image else left, excess**2 * sketch.size
         ):
-            return lattice(A, shape, left, seed + 1) if image else _hutchinson(A, rest, seed + 1)
+            return probing(A, shape, left, seed + 1) if image else _hutchinson(A, rest, seed + 1)
         if 2 * (sketch.size + step) > n:
             return _exact(A)
         sketch.grow(step)
 
 
-def _fits_lattice(shape: tuple[int, ...], budget: Budget) -> bool:
+def _fits_probing(shape: tuple[int, ...], budget: Budget) -> bool:
     if len(shape) < 2 or min(shape[-2:]) < 2 or budget.products is None or budget.has_target:
         return False
     return budget.products >= 8 * math.prod(shape[:-2])
@@ -179,26 +179,26 @@ def xdiag(sketch: Sketch) -> Estimate:
     The standard error is the samples', inflated as XTrace's by the covariance that they share, here pooled
     over 256 entries.
     """
-    core, k = Core.of(sketch), sketch.size
-    mean, squares = _moments(xdiag_samples(sketch, core))
+    reduced, k = Reduced.of(sketch), sketch.size
+    mean, squares = _moments(xdiag_samples(sketch, reduced))
     rounding = sketch.A.eps * mean.abs()
-    factor = inflation(xdiag_pairs(sketch, core), pooled=True).unsqueeze(-1)
+    factor = inflation(xdiag_pairs(sketch, reduced), pooled=True).unsqueeze(-1)
     stderr = (squares / (k * (k - 1)) * factor + rounding.square()).sqrt()
     return Estimate(mean, stderr, k, 2 * k, "xdiag", k - 1)
 
 
-def xdiag_samples(sketch: Sketch, core: Core) -> Tensor:
+def xdiag_samples(sketch: Sketch, reduced: Reduced) -> Tensor:
     """d_i = diag(Q Q' A) - (Q s_i) * (A' Q s_i) + omega_i * (Q s_i) (s_i' r_i), (*batch, k, n).
 
-    Without omega_i the sketch loses Q s_i, S and R as in `Core`.
+    Without omega_i the sketch loses Q s_i, S and R as in `Reduced`.
     """
-    lost, image = _combined(core.S, sketch.basis), _combined(core.S, sketch.image)
+    lost, image = _combined(reduced.S, sketch.basis), _combined(reduced.S, sketch.image)
     whole = (sketch.basis.double() * sketch.image.double()).sum(-2, keepdim=True)
-    along = (core.S * core.R).sum(-2).unsqueeze(-1)
+    along = (reduced.S * reduced.R).sum(-2).unsqueeze(-1)
     return whole - lost * image + sketch.probes.double() * lost * along
 
 
-def xdiag_pairs(sketch: Sketch, core: Core) -> Tensor:
+def xdiag_pairs(sketch: Sketch, reduced: Reduced) -> Tensor:
     """The same without omega_l too, at up to 256 evenly spaced entries p: (*batch, p, k, k) for i, l.
 
     The sketch then loses s_i and e = (s_l - g s_i)/sqrt(1 - g^2), g = s_i' s_l.
@@ -206,12 +206,12 @@ def xdiag_pairs(sketch: Sketch, core: Core) -> Tensor:
     n = sketch.A.shape[1]
     at = torch.linspace(0, n - 1, min(n, _PIXELS), device=sketch.A.device).round().long()
     Q, Z, omega = (X[..., at].double() for X in (sketch.basis, sketch.image, sketch.probes))
-    q, z = _combined(core.S, Q).mT, _combined(core.S, Z).mT
-    g = (core.S.mT @ core.S).unsqueeze(-3)
+    q, z = _combined(reduced.S, Q).mT, _combined(reduced.S, Z).mT
+    g = (reduced.S.mT @ reduced.S).unsqueeze(-3)
     c = (1 - g.square()).clamp(min=1e-14).sqrt()
     q1, z1 = q.unsqueeze(-1), z.unsqueeze(-1)
     q2, z2 = (q.unsqueeze(-2) - g * q1) / c, (z.unsqueeze(-2) - g * z1) / c
-    r1 = (core.S * core.R).sum(-2)[..., None, :, None]
+    r1 = (reduced.S * reduced.R).sum(-2)[..., None, :, None]
     test = omega.mT.unsqueeze(-1) * (q1 * r1 - q2 * g * r1 / c)
     return (Q * Z).sum(-2)[..., None, None] - q1 * z1 - q2 * z2 + test
 

@@ -35,7 +35,7 @@ from spectral.estimators.sketch import Sketch
 from spectral.operators import LinearOperator
 
 
-class Core(NamedTuple):
+class Reduced(NamedTuple):
     """A sketch in the coordinates of its basis Q, (*batch, k, k) float64; A omega_i = Q r_i.
 
     Attributes:
@@ -55,7 +55,7 @@ class Core(NamedTuple):
     n: int
 
     @classmethod
-    def of(cls, sketch: Sketch) -> Core:
+    def of(cls, sketch: Sketch) -> Reduced:
         """The k x k matrices of a sketch."""
         R = sketch.triangle
         pivots = _diagonal(R)
@@ -77,19 +77,19 @@ def xtrace(sketch: Sketch) -> Estimate:
     t_i = tr Q_i' A Q_i + (n - k + 1) x' A x / |x|^2, with Q_i an orthonormal basis of the other probes'
     images and x = (I - Q_i Q_i') omega_i, whose direction is uniform in the complement.
     """
-    core = Core.of(sketch)
-    samples = xtrace_samples(core)
-    estimate = _estimate(samples, xtrace_pairs(core), "xtrace", 2 * sketch.size, sketch.A.eps)
+    reduced = Reduced.of(sketch)
+    samples = xtrace_samples(reduced)
+    estimate = _estimate(samples, xtrace_pairs(reduced), "xtrace", 2 * sketch.size, sketch.A.eps)
     return replace(estimate, skewness=plain(skewness(samples)))
 
 
-def xtrace_samples(core: Core) -> Tensor:
+def xtrace_samples(reduced: Reduced) -> Tensor:
     """t_i, (*batch, k).
 
     Without omega_i the sketch loses Q s_i, so with x_i = w_i - s_i s_i' w_i
     x' A x = (s_i' w_i)(s_i' r_i) - t_i' x_i + x_i' H x_i  and  |x|^2 = n - |w_i|^2 + (s_i' w_i)^2.
     """
-    R, H, W, T, S, n = core
+    R, H, W, T, S, n = reduced
     k = R.shape[-1]
     sw = _columns(S, W)
     X = W - S * sw.unsqueeze(-2)
@@ -98,13 +98,13 @@ def xtrace_samples(core: Core) -> Tensor:
     return _trace(H).unsqueeze(-1) - _columns(S, H @ S) + (n - k + 1) * form / size
 
 
-def xtrace_pairs(core: Core) -> Tensor:
+def xtrace_pairs(reduced: Reduced) -> Tensor:
     """L_il, (*batch, k, k): tested at omega_i, sketched without omega_i and omega_l; no meaning at i = l.
 
     As `xtrace_samples`, but the sketch loses the span of s_i and e = (s_l - g s_i)/sqrt(1 - g^2), where
     g = s_i' s_l.
     """
-    R, H, W, T, S, n = core
+    R, H, W, T, S, n = reduced
     k = R.shape[-1]
     g = S.mT @ S
     c2 = (1 - g.square()).clamp(min=1e-14)
@@ -213,7 +213,7 @@ def remaining_rank(sketch: Sketch) -> float:
     For B = (I - Q_i Q_i') A (I - Q_i Q_i'), B omega_i = (s_i' r_i) Q s_i, so (s_i' r_i)^2 has mean |B|_F^2,
     and |B Q s_i|^2 is near tr (B'B)^2 / tr B'B, s_i being one step of power iteration away from random.
     """
-    R, H, _, _, S, _ = Core.of(sketch)
+    R, H, _, _, S, _ = Reduced.of(sketch)
     HS = H @ S
     image = (sketch.A.domain.inner64(sketch.image, sketch.image) @ S * S).sum(-2)
     through = image - _columns(HS, HS) + _columns(S, HS).square()

@@ -138,7 +138,7 @@ class Density(Result):
     Attributes:
         nodes, weights: (*batch, p, m) float64, nodes ascending.
         half_nodes, half_weights: (*batch, p, m'), the same from the first half of the steps.
-        known: (*batch, k), values found exactly and taken out of the measures.
+        deflated: (*batch, k), values found exactly and taken out of the measures.
         n: how many values in all.
         part: "symmetric" or "singular", whose values.
         method: "slq" or "kpm".
@@ -150,7 +150,7 @@ class Density(Result):
     weights: Tensor
     half_nodes: Tensor
     half_weights: Tensor
-    known: Tensor
+    deflated: Tensor
     n: int
     part: str
     method: str
@@ -165,7 +165,7 @@ class Density(Result):
     @property
     def ends(self) -> tuple[float, float]:
         """The least and the greatest value that carry weight."""
-        seen = torch.cat([self.nodes[self.weights > 1e-12], self.known.flatten()])
+        seen = torch.cat([self.nodes[self.weights > 1e-12], self.deflated.flatten()])
         return seen.min().item(), seen.max().item()
 
     def distribution(self, at: float | Tensor) -> Estimate:
@@ -179,8 +179,8 @@ class Density(Result):
         t = torch.as_tensor(at, dtype=torch.float64, device=self.nodes.device)
         if t.isnan().any():
             raise OptionError(f"the distribution is asked for at numbers, got {at}")
-        share = (self.n - self.known.shape[-1]) / self.n
-        known = (self.known.unsqueeze(-1) <= t.reshape(-1)).double().sum(-2, keepdim=True) / self.n
+        share = (self.n - self.deflated.shape[-1]) / self.n
+        known = (self.deflated.unsqueeze(-1) <= t.reshape(-1)).double().sum(-2, keepdim=True) / self.n
 
         def below(shift: float) -> tuple[Tensor, Tensor]:
             moved = t.reshape(-1) + shift
@@ -204,7 +204,7 @@ class Density(Result):
 
     def total(self, f: Callable[[Tensor], Tensor]) -> Estimate:
         """sum_i f(lambda_i) = tr f(S), f elementwise; for polynomials of degree < 2 steps unbiased (slq)."""
-        known, unknown = f(self.known).sum(-1, keepdim=True), self.n - self.known.shape[-1]
+        known, unknown = f(self.deflated).sum(-1, keepdim=True), self.n - self.deflated.shape[-1]
         full, half = (
             unknown * (weights * f(nodes)).sum(-1) + known
             for nodes, weights in ((self.nodes, self.weights), (self.half_nodes, self.half_weights))
@@ -225,7 +225,7 @@ class Density(Result):
             width = max((high - low) / self.steps, 1e-9) * (1.0 if self.method == "slq" else 0.25)
         if not width > 0:
             raise OptionError(f"width is a standard deviation, positive; got {width}")
-        share = (self.n - self.known.shape[-1]) / self.n / (width * math.sqrt(2 * math.pi))
+        share = (self.n - self.deflated.shape[-1]) / self.n / (width * math.sqrt(2 * math.pi))
 
         def smoothed(t: Tensor) -> Tensor:
             kernel = torch.exp(-0.5 * ((t.unsqueeze(-1) - self.nodes.unsqueeze(-2)) / width).square())
@@ -258,7 +258,7 @@ class Density(Result):
     def __repr__(self) -> str:
         low, high = self.ends
         batch = f"{len(self.nodes)} x " if self.nodes.ndim == 3 else ""
-        known = f"{self.known.shape[-1]} known, " if self.known.shape[-1] else ""
+        known = f"{self.deflated.shape[-1]} known, " if self.deflated.shape[-1] else ""
         return (
             f"Density({batch}{self.n} {self.part} values from {low:.4g} to {high:.4g}; {known}{self.method}, "
             f"{self.probes} probes of {self.steps} steps, {self.products} products)"

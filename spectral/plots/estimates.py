@@ -47,9 +47,9 @@ def _density(canvas: Canvas, result: Density, threshold: float | None, title: st
     floor = 0.2 / result.n / (high - low)  # a fifth of one value spread over the range
     _band(left, grid, *_interval(result.curve(grid)), floor=floor)
     left.plot(grid.numpy(), _array(result.curve(grid).value).clip(min=floor), color=BLUE, lw=1.2)
-    if result.known.numel():
-        ticks = np.full(len(result.known), 2 * floor)
-        left.plot(_array(result.known), ticks, "|", color=ORANGE, ms=8, label="known")
+    if result.deflated.numel():
+        ticks = np.full(len(result.deflated), 2 * floor)
+        left.plot(_array(result.deflated), ticks, "|", color=ORANGE, ms=8, label="deflated")
         left.legend(fontsize=7, frameon=False)
     left.set_yscale("log")
     left.set_title("bands: 95 %", loc="left", **STYLE)

@@ -140,7 +140,7 @@ def test_published_spectrum(published):
     top = values > 0.5
     for method in ("slq", "kpm"):
         known = (values[top], vectors[:, top].T)
-        sharp = spectral_density(A, method=method, probes=15, steps=60, known=known)
+        sharp = spectral_density(A, method=method, probes=15, steps=60, deflate=known)
         assert sharp.distance(values) < 1.5e-3 * width
         assert abs(sharp.count_above(0.5).value - 106) < 0.5
         assert sharp.count_above(1.0).value == pytest.approx((values > 1).sum().item())
@@ -168,12 +168,12 @@ def test_pairs_found_on_the_way_are_eigenpairs(part):
     values = torch.linalg.svdvals(M) if part == "singular" else torch.linalg.eigvalsh(M + M.T).flip(0)
     operator = as_operator(M if part == "singular" else M + M.T)
     density = spectral_density(operator, part=part, probes=2, steps=25)
-    k = density.known.shape[-1]
+    k = density.deflated.shape[-1]
     assert k >= 3
     degree = 2 if part == "singular" else 1  # of the operator whose residuals are at most 1e-3 of its range
-    apart = (density.known[:, None] ** degree - values**degree).abs().amin(-1)
+    apart = (density.deflated[:, None] ** degree - values**degree).abs().amin(-1)
     assert apart.max() < 1e-3 * (values.max() ** degree - values.min() ** degree)
-    assert torch.allclose(density.known[:3], values[:3], atol=1e-6)
+    assert torch.allclose(density.deflated[:3], values[:3], atol=1e-6)
     between = ((values[2] + values[1]) / 2).item()
     assert density.count_above(between).value == pytest.approx(2)
 
@@ -196,11 +196,11 @@ def test_total_of_a_polynomial_is_the_trace_on_the_same_probes():
 def test_curve_integrates_to_the_unknown_share():
     S = matrix() + matrix().T
     values, vectors = torch.linalg.eigh(S)
-    density = spectral_density(S, probes=4, steps=30, known=(values[-20:], vectors[:, -20:].T))
+    density = spectral_density(S, probes=4, steps=30, deflate=(values[-20:], vectors[:, -20:].T))
     grid = torch.linspace(-4, 4, 2001)
     curve = density.curve(grid)
-    share = 1 - density.known.shape[-1] / n
-    assert density.known.shape[-1] >= 20
+    share = 1 - density.deflated.shape[-1] / n
+    assert density.deflated.shape[-1] >= 20
     assert torch.trapezoid(curve.value, grid).item() == pytest.approx(share, rel=1e-3)
     assert curve.stderr.shape == (2001,)
     with pytest.raises(OptionError, match="width"):
@@ -296,9 +296,9 @@ def test_refusals():
     with pytest.raises(ShapeError, match="no symmetric part"):
         spectral_density(matrix(shape=(20, 30)))
     with pytest.raises(ShapeError, match="known pairs"):
-        spectral_density(matrix(), known=(torch.ones(2), torch.ones(3, n)))
+        spectral_density(matrix(), deflate=(torch.ones(2), torch.ones(3, n)))
     with pytest.raises(OptionError, match="known already"):
-        spectral_density(torch.eye(3), known=(torch.ones(3), torch.eye(3)))
+        spectral_density(torch.eye(3), deflate=(torch.ones(3), torch.eye(3)))
     with pytest.raises(OptionError, match="one problem"):
         spectral_density(torch.stack([matrix()] * 2), probes=2, steps=2).distance(torch.ones(3))
     with pytest.raises(OptionError, match="p must be"):

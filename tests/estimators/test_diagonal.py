@@ -4,9 +4,9 @@ import torch
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators import diagonal
 from spectral.estimators.diagonal import xdiag_pairs, xdiag_samples
-from spectral.estimators.exchangeable import Core
-from spectral.estimators.lattice import lattice
+from spectral.estimators.exchangeable import Reduced
 from spectral.estimators.probes import sampler
+from spectral.estimators.probing import probing
 from spectral.estimators.sketch import Sketch
 from spectral.operators import as_operator
 
@@ -20,14 +20,14 @@ def test_xdiag_is_its_naive_definition():
     M = M * 0.8 ** torch.arange(40)
     A = as_operator(M)
     sketch = Sketch(A, sampler(A, "rademacher", 0), 6, transposed=True)
-    core, omega = Core.of(sketch), sketch.probes.T
+    reduced, omega = Reduced.of(sketch), sketch.probes.T
 
     def naive(test, left_out):
         Q = torch.linalg.qr(M @ omega[:, [j for j in range(6) if j not in left_out]])[0]
         w = omega[:, test]
         return torch.diagonal(Q @ Q.T @ M) + w * (M @ w - Q @ (Q.T @ (M @ w)))
 
-    samples, pairs = xdiag_samples(sketch, core), xdiag_pairs(sketch, core)
+    samples, pairs = xdiag_samples(sketch, reduced), xdiag_pairs(sketch, reduced)
     for a in range(6):
         assert (samples[a] - naive(a, [a])).abs().max() < 1e-12
         for b in set(range(6)) - {a}:
@@ -97,12 +97,12 @@ def smoothing(height, width, seed=0):
     return strength * torch.exp(-squared / (2 * reach**2)) + 0.003 * M
 
 
-def test_lattice_is_far_better_on_local_operators_and_knows_its_error():
+def test_probing_is_far_better_on_local_operators_and_knows_its_error():
     M = smoothing(20, 26)
     A, truth = as_operator(M), torch.diagonal(M)
     hits, squares, plain = 0.0, 0.0, 0.0
     for seed in range(20):
-        found = lattice(A, (20, 26), 60, seed)
+        found = probing(A, (20, 26), 60, seed)
         low, high = found.interval()
         hits += ((low <= truth) & (truth <= high)).double().mean().item() / 20
         squares += (found.value - truth).square().mean().item()
@@ -113,9 +113,9 @@ def test_lattice_is_far_better_on_local_operators_and_knows_its_error():
     assert 0.91 < hits < 0.97
 
 
-def test_lattice_is_its_definition():
+def test_probing_is_its_definition():
     M = smoothing(4, 6)
-    found = lattice(as_operator(M), (2, 2, 6), 16, 0)  # two channels of 2x6, classes of 2x2
+    found = probing(as_operator(M), (2, 2, 6), 16, 0)  # two channels of 2x6, classes of 2x2
     Z = sampler(as_operator(M), "rademacher", 0)
     channel, row, column = torch.meshgrid(torch.arange(2), torch.arange(2), torch.arange(6), indexing="ij")
     same = torch.stack([channel, row % 2, column % 2]).flatten(1)
@@ -125,7 +125,7 @@ def test_lattice_is_its_definition():
     assert found.products == 16
 
 
-def test_images_of_a_model_take_the_lattice():
+def test_images_of_a_model_take_probing():
     kernel = torch.tensor([[0.1, 0.2, 0.1], [0.2, 0.5, 0.2], [0.1, 0.2, 0.1]], dtype=torch.float64)[
         None, None
     ]
@@ -135,7 +135,7 @@ def test_images_of_a_model_take_the_lattice():
 
     y = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
     found = diagonal(blur, y, products=60)
-    assert found.method == "lattice" and found.value.shape == y.shape
+    assert found.method == "probing" and found.value.shape == y.shape
     assert torch.allclose(found.value, torch.full_like(y, 0.5))  # no two pixels of a class touch
-    with pytest.raises(OptionError, match="lattice takes images"):
-        diagonal(torch.randn(300, 300), method="lattice", products=50)
+    with pytest.raises(OptionError, match="probing takes images"):
+        diagonal(torch.randn(300, 300), method="probing", products=50)

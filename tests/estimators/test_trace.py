@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.estimators import Estimate, diagonal, spectral_density, trace
 from spectral.estimators.exchangeable import (
-    Core,
+    Reduced,
     inflation,
     xnystrace_samples,
     xtrace_pairs,
@@ -56,8 +56,8 @@ def test_xtrace_is_its_naive_definition(decay):
     A = unsymmetric(40, decay)
     sketch = Sketch(as_operator(A), sampler(as_operator(A), "sphere", 3), 4)
     sketch.grow(3)
-    core, omega = Core.of(sketch), sketch.probes.T
-    samples, pairs = xtrace_samples(core), xtrace_pairs(core)
+    reduced, omega = Reduced.of(sketch), sketch.probes.T
+    samples, pairs = xtrace_samples(reduced), xtrace_pairs(reduced)
     for a in range(7):
         assert samples[a] == pytest.approx(naive_xtrace(A, omega, a, [a]).item(), rel=1e-9, abs=1e-9)
         for b in set(range(7)) - {a}:

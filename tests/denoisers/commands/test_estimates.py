@@ -58,7 +58,7 @@ def test_density_prints_and_writes(tmp_path):
     result = run("density", *CROP, *options)
     assert result.exit_code == 0, result.output
     assert "values above 0.5" in result.output
-    assert Density.load(tmp_path / "density.safetensors").known.shape == (3,)
+    assert Density.load(tmp_path / "density.safetensors").deflated.shape == (3,)
     assert (tmp_path / "density.png").stat().st_size > 5000
 
 

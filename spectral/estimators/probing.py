@@ -16,7 +16,7 @@ from spectral.operators import LinearOperator
 _WINDOW = 7  # pixels over which variances are pooled
 
 
-def lattice(A: LinearOperator, shape: tuple[int, ...], products: int, seed: int) -> Estimate:
+def probing(A: LinearOperator, shape: tuple[int, ...], products: int, seed: int) -> Estimate:
     """diag A for images: z * A z, z random signs on every a-th row and b-th column of one channel.
 
     The c a b classes of pixels make one sweep, in which each pixel is measured once, with variance
@@ -55,7 +55,7 @@ def lattice(A: LinearOperator, shape: tuple[int, ...], products: int, seed: int)
     # Neighbours are of other classes, so of other products: their deviations are nearly independent.
     dof = (sweeps - 1) * min(_WINDOW, height) * min(_WINDOW, width)
     spent = sweeps * channels * a * b
-    return Estimate(mean, (pooled / sweeps).sqrt(), sweeps, spent, "lattice", dof)
+    return Estimate(mean, (pooled / sweeps).sqrt(), sweeps, spent, "probing", dof)
 
 
 def _sweep(A: LinearOperator, signs: Tensor, label: Tensor, classes: int) -> Tensor:
