@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from spectral.jacobians.cpu import memory
 from spectral.jacobians.cpu.winograd import Winograd, offered
-from spectral.jacobians.program.slopes import channels_last, laid_out, times
+from spectral.jacobians.program.slopes import in_channels_last, laid_out, times
 from spectral.jacobians.program.steps import Leading, aten, cast, counts, some
 
-THIN = 4  # channels, on one side, up to which a convolution is a product of matrices
+SKINNY = 4  # channels, on one side, up to which a convolution is a product of matrices
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Convolution:
     """t -> s (w * (r t)), of any stride, padding, dilation, groups and dimension, transposed or not.
 
     `slope` s, of the size of the output, is the gate that follows, and `slope_in` r one that comes before:
-    numbers or gates (`slopes`), None for 1; `last` says whether images have their channels last.
+    numbers or gates (`slopes`), None for 1; `channels_last` says how images are laid out.
     """
 
     inputs: tuple[int, ...]
@@ -37,7 +37,7 @@ class Convolution:
     output_size: torch.Size
     slope: Tensor | None = None
     slope_in: Tensor | None = None
-    last: bool = True
+    channels_last: bool = True
     owns_cotangent: bool = False
     leading: Leading = "merged"
     # Made when first needed; `replace` starts without, since it may change what they were made of.
@@ -52,9 +52,9 @@ class Convolution:
 
     @property
     def by_winograd(self) -> bool:
-        """Whether both directions go by `Minimal`."""
+        """Whether both directions go by `WinogradKernel`."""
         geometry = self.stride, self.padding, self.dilation, self.transposed
-        return self.last and _by_winograd(self.weight, *geometry, self.groups, self.input_size)
+        return self.channels_last and _by_winograd(self.weight, *geometry, self.groups, self.input_size)
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """s (w * (r t))."""
@@ -72,15 +72,15 @@ class Convolution:
                 self.output_padding,
                 self.groups,
                 self.input_size,
-                self.last,
+                self.channels_last,
             )
-        return self._forward(tangent, Around(self.slope_in, self.slope, onto=onto))
+        return self._forward(tangent, Fused(self.slope_in, self.slope, onto=onto))
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """r (w' * (s g))."""
         if self._backward is None:
             self._backward = kernel(*self._transposed_arguments())
-        return (self._backward(g, Around(self.slope, self.slope_in, owned=self.owns_cotangent)),)
+        return (self._backward(g, Fused(self.slope, self.slope_in, owned=self.owns_cotangent)),)
 
     def scaled(self, scale: Tensor, output: int) -> Convolution:
         """The convolution followed by a scale of its output channels (channels,)."""
@@ -93,10 +93,12 @@ class Convolution:
         slope, slope_in = (None if s is None else cast(s, dtype) for s in (self.slope, self.slope_in))
         return replace(self, weight=cast(self.weight, dtype), slope=slope, slope_in=slope_in)
 
-    def in_layout(self, last: bool) -> Convolution:
+    def in_layout(self, channels_last: bool) -> Convolution:
         """With images and slopes in another layout."""
-        slope, slope_in = (None if s is None else laid_out(s, last) for s in (self.slope, self.slope_in))
-        return replace(self, last=last, slope=slope, slope_in=slope_in)
+        slope, slope_in = (
+            None if s is None else laid_out(s, channels_last) for s in (self.slope, self.slope_in)
+        )
+        return replace(self, channels_last=channels_last, slope=slope, slope_in=slope_in)
 
     def select(self, index: Tensor, n: int) -> Convolution | None:
         """With the slopes of some inputs, and the same kernels."""
@@ -115,7 +117,7 @@ class Convolution:
     def _transposed_arguments(self) -> tuple[Any, ...]:
         """Of `kernel`, for w'."""
         axes = range(self.weight.ndim - 2)
-        none, about = [0] * len(axes), (self.output_size, self.last)
+        none, about = [0] * len(axes), (self.output_size, self.channels_last)
         if self.transposed:
             return self.weight, self.stride, self.padding, self.dilation, False, none, self.groups, *about
         taps = self.weight.shape[2:]
@@ -160,9 +162,9 @@ class Joint:
         """The convolutions in another precision."""
         return self._of([part.to(dtype) for part in self.parts])
 
-    def in_layout(self, last: bool) -> Joint:
+    def in_layout(self, channels_last: bool) -> Joint:
         """The convolutions in another layout."""
-        return self._of([part.in_layout(last) for part in self.parts])
+        return self._of([part.in_layout(channels_last) for part in self.parts])
 
     def select(self, index: Tensor, n: int) -> Joint | None:
         """With the slopes of some inputs."""
@@ -179,18 +181,18 @@ class Joint:
         return replace(self, parts=parts)
 
 
-class Around(NamedTuple):
-    """What comes before a kernel and behind it.
+class Fused(NamedTuple):
+    """What a kernel does in one pass with its product: prologue, epilogue, and a sum.
 
     Attributes:
-        before: slopes s_1 of x, None for 1.
-        behind: slopes s_2 of the product, None for 1.
+        prologue: slopes s_1 of x, None for 1.
+        epilogue: slopes s_2 of the product, None for 1.
         owned: whether x may be overwritten.
         onto: what the product is added to, in place.
     """
 
-    before: Tensor | None = None
-    behind: Tensor | None = None
+    prologue: Tensor | None = None
+    epilogue: Tensor | None = None
     owned: bool = False
     onto: Tensor | None = None
 
@@ -198,30 +200,34 @@ class Around(NamedTuple):
 class Kernel:
     """x -> s_2 (w * (s_1 x)) by torch's convolution."""
 
-    def __init__(self, weight: Tensor, last: bool, *geometry: Any) -> None:
-        self.weight, self.last, self.geometry = channels_last(weight, last), last, geometry
+    def __init__(self, weight: Tensor, channels_last: bool, *geometry: Any) -> None:
+        self.weight, self.channels_last, self.geometry = (
+            in_channels_last(weight, channels_last),
+            channels_last,
+            geometry,
+        )
 
-    def __call__(self, x: Tensor, around: Around) -> Tensor:
-        """The product, with what is around it."""
-        if around.before is not None:
-            x = _gated(x, around.before, around.owned)
+    def __call__(self, x: Tensor, fused: Fused) -> Tensor:
+        """The product, with what is fused with it."""
+        if fused.prologue is not None:
+            x = _gated(x, fused.prologue, fused.owned)
         out = self.convolve(x)
-        if around.behind is not None:
-            out = _gated(out, around.behind, True)
-        return out if around.onto is None else around.onto.add_(out)
+        if fused.epilogue is not None:
+            out = _gated(out, fused.epilogue, True)
+        return out if fused.onto is None else fused.onto.add_(out)
 
     def convolve(self, x: Tensor) -> Tensor:
         """w * x."""
-        return aten.convolution(channels_last(x, self.last), self.weight, None, *self.geometry)
+        return aten.convolution(in_channels_last(x, self.channels_last), self.weight, None, *self.geometry)
 
 
 class Packed(Kernel):
     """By oneDNN, with the weights laid out for it once."""
 
     def __init__(
-        self, weight: Tensor, last: bool, stride: Any, padding: Any, dilation: Any, size: torch.Size
+        self, weight: Tensor, channels_last: bool, stride: Any, padding: Any, dilation: Any, size: torch.Size
     ) -> None:
-        self.last = last
+        self.channels_last = channels_last
         self.geometry: tuple[Any, ...] = padding, stride, dilation, 1
         reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
         self.weight = reorder(weight.contiguous().to_mkldnn(), *self.geometry, list(size))
@@ -229,10 +235,12 @@ class Packed(Kernel):
     def convolve(self, x: Tensor) -> Tensor:
         """w * x."""
         pointwise = torch.ops.mkldnn._convolution_pointwise
-        return pointwise(channels_last(x, self.last), self.weight, None, *self.geometry, "none", [], "")
+        return pointwise(
+            in_channels_last(x, self.channels_last), self.weight, None, *self.geometry, "none", [], ""
+        )
 
 
-class Wide(Kernel):
+class Unfolded(Kernel):
     """For few input channels: the patches of an image as a matrix, times the weights as another.
 
     What is made is large beside what it is made of, so that its memory is taken from what is kept for that.
@@ -256,18 +264,18 @@ class Wide(Kernel):
         return out.unflatten(1, sides).permute(0, 3, 1, 2)
 
 
-class Minimal(Kernel):
+class WinogradKernel(Kernel):
     """By Winograd's minimal filtering, with the slopes applied on the way in and out."""
 
     def __init__(self, weight: Tensor) -> None:
         self.filters = Winograd(weight)
 
-    def __call__(self, x: Tensor, around: Around) -> Tensor:
-        """The product, with what is around it, in one pass."""
-        return self.filters.apply(x, around.before, around.behind, around.onto)
+    def __call__(self, x: Tensor, fused: Fused) -> Tensor:
+        """The product, with what is fused with it, in one pass."""
+        return self.filters.apply(x, fused.prologue, fused.epilogue, fused.onto)
 
 
-class Thin(Kernel):
+class Skinny(Kernel):
     """For few output channels and stride 1, where a convolution's kernel would sit idle.
 
     Each tap of w is one row of a matrix; its product with the pixels is added, shifted, to the output.
@@ -281,7 +289,7 @@ class Thin(Kernel):
         """w * x."""
         n, channels, *sides = x.shape
         out, _, *taps = self.taps
-        pixels = channels_last(x).permute(0, 2, 3, 1).reshape(-1, channels)
+        pixels = in_channels_last(x).permute(0, 2, 3, 1).reshape(-1, channels)
         parts = (self.weight @ pixels.T).view(out, *taps, n, *sides)
         reach = [d * (k - 1) for d, k in zip(self.dilation, taps, strict=True)]
         total = x.new_zeros(out, n, *(s + r for s, r in zip(sides, reach, strict=True)))
@@ -322,19 +330,19 @@ def kernel(
     output_padding: list[int],
     groups: int,
     size: torch.Size,
-    last: bool,
+    channels_last: bool,
 ) -> Kernel:
     """The kernel for a convolution of inputs of about this size: measured choices, for CPUs."""
     plain = weight.ndim == 4 and weight.device.type == "cpu" and not transposed and groups == 1
     if plain and weight.dtype in (torch.float32, torch.float64):
         out, channels, *taps = weight.shape
         inside = all(p <= d * (k - 1) for p, d, k in zip(padding, dilation, taps, strict=True))
-        if out <= THIN and channels >= 4 * THIN and max(stride) == 1 and inside:
-            return Thin(weight, padding, dilation)
-        if last and channels <= THIN and out >= 4 * THIN:
-            return Wide(weight, stride, padding, dilation)
-        if last and _by_winograd(weight, stride, padding, dilation, transposed, groups, size):
-            return Minimal(weight)
+        if out <= SKINNY and channels >= 4 * SKINNY and max(stride) == 1 and inside:
+            return Skinny(weight, padding, dilation)
+        if channels_last and channels <= SKINNY and out >= 4 * SKINNY:
+            return Unfolded(weight, stride, padding, dilation)
+        if channels_last and _by_winograd(weight, stride, padding, dilation, transposed, groups, size):
+            return WinogradKernel(weight)
         if weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-            return Packed(weight, last, stride, padding, dilation, size)
-    return Kernel(weight, last, stride, padding, dilation, transposed, output_padding, groups)
+            return Packed(weight, channels_last, stride, padding, dilation, size)
+    return Kernel(weight, channels_last, stride, padding, dilation, transposed, output_padding, groups)

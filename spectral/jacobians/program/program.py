@@ -14,7 +14,7 @@ from spectral.jacobians.chunks import out_of_memory
 from spectral.jacobians.program.convolution import Convolution, Joint
 from spectral.jacobians.program.rules.norms import Norm
 from spectral.jacobians.program.rules.pointwise import Diagonal
-from spectral.jacobians.program.slopes import channels_last, laid_out
+from spectral.jacobians.program.slopes import in_channels_last, laid_out
 from spectral.jacobians.program.steps import Step, counts, some
 
 GAIN = 0.95  # another layout must take less than this share of the time
@@ -105,9 +105,9 @@ class Program:
         """The program with its constants in another precision."""
         return replace(self, steps=[step.to(dtype) for step in self.steps])
 
-    def in_layout(self, last: bool) -> Program:
+    def in_layout(self, channels_last: bool) -> Program:
         """The program with images and gates channels last, or in torch's own layout."""
-        return replace(self, steps=[_in_layout(step, last) for step in self.steps])
+        return replace(self, steps=[_in_layout(step, channels_last) for step in self.steps])
 
     def in_faster_layout(self) -> Program:
         """Itself, or the program in torch's own layout, whose J v and J' u must be faster by 1 - GAIN.
@@ -152,12 +152,12 @@ class Program:
         return most
 
 
-def _in_layout(step: Step, last: bool) -> Step:
+def _in_layout(step: Step, channels_last: bool) -> Step:
     if isinstance(step, (Convolution, Joint)):
-        return step.in_layout(last)
+        return step.in_layout(channels_last)
     if isinstance(step, Diagonal):
-        return replace(step, slope=laid_out(step.slope, last))
-    return replace(step, z=channels_last(step.z, last)) if isinstance(step, Norm) else step
+        return replace(step, slope=laid_out(step.slope, channels_last))
+    return replace(step, z=in_channels_last(step.z, channels_last)) if isinstance(step, Norm) else step
 
 
 def parts_of(steps: list[Step]) -> list[Step]:

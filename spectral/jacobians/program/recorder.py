@@ -22,7 +22,7 @@ from spectral.jacobians.program.rules.norms import Norm
 from spectral.jacobians.program.rules.pointwise import Sum
 from spectral.jacobians.program.rules.pooling import Gather
 from spectral.jacobians.program.rules.shapes import as_complex, as_pairs
-from spectral.jacobians.program.slopes import channels_last
+from spectral.jacobians.program.slopes import in_channels_last
 from spectral.jacobians.program.steps import Forward, Input, Linear, Local, Operation, Step, aten, is_number
 from spectral.jacobians.program.storage import Cast, Put, Take
 from spectral.jacobians.program.trace import Geometry, Stored, Trace, in_function
@@ -584,7 +584,7 @@ def _by_torch(step: Step) -> Step:
     if not isinstance(step, Convolution):
         return copy.copy(step)
     arguments: tuple[Any, ...] = (
-        channels_last(step.weight),
+        in_channels_last(step.weight),
         None,
         step.stride,
         step.padding,
@@ -595,7 +595,7 @@ def _by_torch(step: Step) -> Step:
     )
 
     def forward(t: Tensor, weight: Tensor, *others: Any) -> Tensor:
-        return aten.convolution(channels_last(t), weight, *others)
+        return aten.convolution(in_channels_last(t), weight, *others)
 
     def back(g: Tensor, sizes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
         weight, _, *geometry = arguments

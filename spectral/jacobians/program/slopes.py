@@ -11,7 +11,7 @@ from torch import Tensor
 from spectral.jacobians.cpu.winograd import AT_ONCE, packed, unpacked
 
 
-def channels_last(t: Tensor, really: bool = True) -> Tensor:
+def in_channels_last(t: Tensor, really: bool = True) -> Tensor:
     """Images in the layout in which most convolutions are fastest, or in torch's own; slopes share it."""
     if t.ndim != 4 or not really:
         return t.contiguous()
@@ -24,7 +24,7 @@ def gate(x: Tensor) -> Tensor:
     """The gate that is one where x is positive, or true."""
     if x.device.type == "cpu" and x.ndim == 4 and x.shape[1] % 8 == 0:
         return packed(x)
-    return channels_last((x > 0).to(torch.int8))
+    return in_channels_last((x > 0).to(torch.int8))
 
 
 def is_gate(slope: Tensor) -> bool:
@@ -37,11 +37,11 @@ def factor(slope: Tensor) -> Tensor:
     return unpacked(slope) if slope.dtype == torch.uint8 else slope
 
 
-def laid_out(slope: Tensor, last: bool) -> Tensor:
+def laid_out(slope: Tensor, channels_last: bool) -> Tensor:
     """A slope for images with channels last, or in torch's own layout, where no gate is bits."""
-    if last and is_gate(slope):
+    if channels_last and is_gate(slope):
         return gate(factor(slope))
-    return channels_last(factor(slope), last)
+    return in_channels_last(factor(slope), channels_last)
 
 
 def times(t: Tensor, slope: Tensor, owned: bool = False) -> Tensor:

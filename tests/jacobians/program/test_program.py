@@ -261,12 +261,14 @@ def test_the_layout_is_the_faster_one(monkeypatch):
 
     def seconds(self):
         first = next(step for step in self.steps if isinstance(step, Convolution))
-        return times["last" if first.last else "own"]
+        return times["last" if first.channels_last else "own"]
 
     monkeypatch.setattr(Program, "seconds", seconds)
     assert program.in_faster_layout() is program
     times["own"] = 0.94
-    assert not any(step.last for step in program.in_faster_layout().steps if isinstance(step, Convolution))
+    assert not any(
+        step.channels_last for step in program.in_faster_layout().steps if isinstance(step, Convolution)
+    )
     # A kernel that needs channels last has them.
     wide = agree(lively(BFCNN(4, 32)), torch.rand(1, 1, 24, 24))
     if any(step.by_winograd for step in wide.steps if isinstance(step, Convolution)):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spectral.jacobians.program.rules.base import Seen, named, rule
 from spectral.jacobians.program.rules.pointwise import Diagonal
-from spectral.jacobians.program.slopes import channels_last
+from spectral.jacobians.program.slopes import in_channels_last
 from spectral.jacobians.program.steps import Leading, Step, aten, cast, counts, pulled
 
 
@@ -49,7 +49,7 @@ class Norm:
             gamma = x.new_ones(())
         elif groups is not None:
             gamma = gamma.reshape(-1, *[1] * (x.ndim - 2))
-        step.z, step.scale = channels_last(centred / deviation), gamma / deviation
+        step.z, step.scale = in_channels_last(centred / deviation), gamma / deviation
         return step
 
     def apply(self, *tangents: Tensor) -> Tensor:

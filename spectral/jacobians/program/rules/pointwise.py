@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spectral.jacobians.program.rules.base import Seen, named, rule
-from spectral.jacobians.program.slopes import channels_last, gate, shape_of, times
+from spectral.jacobians.program.slopes import gate, in_channels_last, shape_of, times
 from spectral.jacobians.program.steps import Leading, Step, aten, cast, counts, pulled, some
 
 
@@ -159,7 +159,7 @@ def _pointwise(seen: Seen) -> Step | None:
     if others or not seen.first_alone or x.is_complex() or seen.entry:
         return None
     slope = pulled(seen.operation(), (x,), torch.ones_like(x))[0]
-    return Diagonal(seen.inputs, seen.output, channels_last(slope), x.shape)
+    return Diagonal(seen.inputs, seen.output, in_channels_last(slope), x.shape)
 
 
 @rule(aten.relu.default)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from spectral.jacobians.program.rules.base import Back, Seen, named, rule
-from spectral.jacobians.program.slopes import channels_last
+from spectral.jacobians.program.slopes import in_channels_last
 from spectral.jacobians.program.steps import Step, aten
 
 
@@ -163,7 +163,7 @@ def _back(seen: Seen, images: bool) -> Back | None:
 
         def pool(g: Tensor, sizes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
             like = torch.empty(sizes[0], dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
-            return (aten.avg_pool2d_backward(channels_last(g), like, kernel, stride, padding, *rest),)
+            return (aten.avg_pool2d_backward(in_channels_last(g), like, kernel, stride, padding, *rest),)
 
         return pool
     if target is aten.upsample_nearest2d.default:
