@@ -290,7 +290,7 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _numbers(estimate: Estimate) -> dict[str, Any]:
-    low, high = estimate.interval()
+    low, high = estimate.interval(0.95)
     return {
         "value": estimate.value,
         "stderr": estimate.stderr,

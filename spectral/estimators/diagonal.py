@@ -88,7 +88,8 @@ def diagonal_of(
 ) -> Estimate:
     """`diagonal` of an operator whose vectors have the given shape; value and stderr (*batch, *shape)."""
     A = unit_scale(A)
-    found = _diagonal(A, shape, method, budget, seed).times(A.scale)
+    found = _diagonal(A, shape, method, budget, seed)
+    found = budget.concluded(found, _excess(A.domain, budget, found)).times(A.scale)
     value, stderr = (torch.as_tensor(x).reshape(*A.batch, *shape) for x in (found.value, found.stderr))
     return dataclasses.replace(found, value=value, stderr=stderr)
 

@@ -61,7 +61,7 @@ def asymmetry(
     budget = Budget(products, rtol, confidence=confidence)
     found = sample(A, integrand, sampler(A, seed=seed), budget, cost=2, function=_root_of_ratio)
     # Eigenpairs keep their asymmetry as value and stderr, and Student's interval holds for it.
-    return dataclasses.replace(found, skewness=0.0)
+    return dataclasses.replace(budget.concluded(found), skewness=0.0)
 
 
 @apart()
@@ -87,7 +87,8 @@ def frobenius_norm(
         image = A.apply(Z)
         return A.codomain.dots(image, image).unsqueeze(-1)
 
-    return sample(A, integrand, sampler(A, seed=seed), budget, cost=1, function=_root).times(A.scale)
+    found = sample(A, integrand, sampler(A, seed=seed), budget, cost=1, function=_root)
+    return budget.concluded(found).times(A.scale)
 
 
 @apart()
@@ -128,7 +129,7 @@ def effective_rank(
         return torch.where(size > 0, traces[..., 0].square() / torch.where(size > 0, size, 1.0), 0.0)
 
     cost = 1 if A.symmetric else 2
-    return sample(A, integrand, sampler(A, seed=seed), budget, cost=cost, function=rank)
+    return budget.concluded(sample(A, integrand, sampler(A, seed=seed), budget, cost=cost, function=rank))
 
 
 def _square(x: Any, y: Tensor | None, batched: bool, model_kwargs: Mapping[str, Any] | None) -> UnitScale:

@@ -34,6 +34,8 @@ class Estimate(Result):
         method: the estimator's name.
         dof: degrees of freedom of `stderr`, for Student's t.
         skewness: E (value - truth)^3 / stderr^3 as the samples show it, of the shape of `value`.
+        confidence: of intervals where no other is named; that of the target where there was one.
+        notes: what the reader should know, such as a target that the products did not reach.
     """
 
     value: Number
@@ -43,8 +45,10 @@ class Estimate(Result):
     method: str
     dof: float
     skewness: Number = field(default=0.0, kw_only=True)
+    confidence: float = field(default=0.95, kw_only=True)
+    notes: list[str] = field(default_factory=list, kw_only=True)
 
-    def halfwidth(self, level: float = 0.95) -> Number:
+    def halfwidth(self, level: float | None = None) -> Number:
         """How far the farther end of `interval(level)` is from the value: t stderr where skewness is 0.
 
         Raises:
@@ -52,8 +56,8 @@ class Estimate(Result):
         """
         return self._reach(level, torch.as_tensor(self.skewness, dtype=torch.float64).abs())
 
-    def interval(self, level: float = 0.95) -> tuple[Number, Number]:
-        """(low, high) that cover the truth with probability `level`.
+    def interval(self, level: float | None = None) -> tuple[Number, Number]:
+        """(low, high) that cover the truth with probability `level`, by default `confidence`.
 
         Student's t stderr to either side, but farther on the side where skewness makes that too short: an
         estimate of positive skewness s errs low more often than high, and where it does, stderr is too small
@@ -67,8 +71,8 @@ class Estimate(Result):
         skewness = torch.as_tensor(self.skewness, dtype=torch.float64)
         return self.value - self._reach(level, -skewness), self.value + self._reach(level, skewness)
 
-    def _reach(self, level: float, skewness: Tensor) -> Number:
-        t, s = student_t(level, self.dof), skewness.clamp(min=1e-6)
+    def _reach(self, level: float | None, skewness: Tensor) -> Number:
+        t, s = student_t(self.confidence if level is None else level, self.dof), skewness.clamp(min=1e-6)
         root = s * (t + s / 6) - 1
         hall = torch.where(skewness > 1e-6, 3 / s * (1 + root.sign() * root.abs() ** (1 / 3)), t)
         return plain(hall.clamp(min=t) * torch.as_tensor(self.stderr, dtype=torch.float64))
@@ -85,7 +89,10 @@ class Estimate(Result):
         return float(self.value)
 
     def __repr__(self) -> str:
-        spent = f"95 %, {self.method}, {self.samples} samples, {self.products} products"
+        spent = (
+            f"{100 * self.confidence:g} %, {self.method}, {self.samples} samples, {self.products} products"
+        )
+        spent = "; ".join([spent, *self.notes])
         if isinstance(self.value, Tensor):
             v = self.value
             shape = "x".join(map(str, v.shape))

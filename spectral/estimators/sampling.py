@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -73,6 +73,19 @@ class Budget:
                 min=self.atol if self.scale is None else self.atol / self.scale().to(target)
             )
         return torch.where(width == 0, 0.0, width / target).max().item()
+
+    def concluded(self, estimate: Estimate, excess: float | None = None) -> Estimate:
+        """The estimate a run ended with, at the confidence asked for; noted where it missed the target.
+
+        excess: where it is not that of the estimate as it stands.
+        """
+        over = self.excess(estimate) if excess is None else excess
+        notes = [*estimate.notes]
+        if self.has_target and not over <= 1:
+            notes.append(
+                f"products={self.products} did not reach the target: the error is {over:.2g} times it"
+            )
+        return replace(estimate, confidence=self.confidence, notes=notes)
 
 
 def sample(

@@ -77,7 +77,7 @@ def trace(
     A = unit_scale(A)
     budget, started = Budget(products, rtol, atol, confidence, scale=lambda: A.scale), A.count
     solve = _exact if method != "hutchinson" and _exact_is_cheap(A, budget) else METHODS[method]
-    estimate = solve(A, budget, seed)
+    estimate = budget.concluded(solve(A, budget, seed))
     return dataclasses.replace(estimate.times(A.scale), products=A.count - started)
 
 

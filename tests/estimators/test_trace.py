@@ -4,7 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectral.errors import NotFiniteError, OptionError, ShapeError
-from spectral.estimators import Estimate, diagonal, spectral_density, trace
+from spectral.estimators import (
+    Estimate,
+    asymmetry,
+    diagonal,
+    effective_rank,
+    frobenius_norm,
+    spectral_density,
+    trace,
+)
 from spectral.estimators.exchangeable import (
     Reduced,
     inflation,
@@ -246,3 +254,15 @@ def test_refusals(rotated):
     for method in ("slq", "kpm"):
         with pytest.raises(NotFiniteError):
             spectral_density(broken, method=method, probes=2, steps=5)
+
+
+def test_a_target_that_is_not_reached_is_told():
+    M = torch.randn(400, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for estimator in (trace, frobenius_norm, asymmetry, effective_rank, diagonal):
+        short = estimator(M, rtol=1e-6, products=40, confidence=0.99)
+        ends = (torch.as_tensor(short.interval(*level)[1]) for level in ((), (0.99,)))
+        assert short.confidence == 0.99 and torch.equal(*ends)
+        assert len(short.notes) == 1 and "products=40 did not reach the target" in short.notes[0]
+        assert "99 %" in repr(short) and "did not reach" in repr(short)
+        enough = estimator(M, rtol=1e-6, confidence=0.99)
+        assert not enough.notes and "did not reach" not in repr(enough)
