@@ -23,7 +23,7 @@ def asymmetry(
     model_or_operator: Any,
     y: Tensor | None = None,
     *,
-    products: int | None = 8,
+    products: int | None = None,
     rtol: float | None = None,
     confidence: float = 0.95,
     seed: int = 0,
@@ -38,7 +38,7 @@ def asymmetry(
     Args:
         model_or_operator: a square operator or matrix, or a model together with y.
         y: the noisy image.
-        products: how many to spend; with a target, the most.
+        products: how many to spend, 8 where nothing is said; with a target, the most.
         rtol: stop once the relative error is below it at `confidence`.
         confidence: of the target.
         seed: of the probes.
@@ -58,7 +58,7 @@ def asymmetry(
         size = (dots(forward, forward) + dots(backward, backward)) / 2
         return torch.stack([dots(difference, difference), size], -1)
 
-    budget = Budget(products, rtol, confidence=confidence)
+    budget = Budget(_default(products, rtol, 8), rtol, confidence=confidence)
     found = sample(A, integrand, sampler(A, seed=seed), budget, cost=2, function=_root_of_ratio)
     # Eigenpairs keep their asymmetry as value and stderr, and Student's interval holds for it.
     return dataclasses.replace(budget.concluded(found), skewness=0.0)
@@ -139,8 +139,8 @@ def _square(x: Any, y: Tensor | None, batched: bool, model_kwargs: Mapping[str, 
     return unit_scale(A)
 
 
-def _default(products: int | None, rtol: float | None) -> int | None:
-    return 100 if products is None and rtol is None else products
+def _default(products: int | None, rtol: float | None, usual: int = 100) -> int | None:
+    return usual if products is None and rtol is None else products
 
 
 def _root(traces: Tensor) -> Tensor:

@@ -264,5 +264,5 @@ def test_a_target_that_is_not_reached_is_told():
         assert short.confidence == 0.99 and torch.equal(*ends)
         assert len(short.notes) == 1 and "products=40 did not reach the target" in short.notes[0]
         assert "99 %" in repr(short) and "did not reach" in repr(short)
-        enough = estimator(M, rtol=1e-6, products=10_000, confidence=0.99)
+        enough = estimator(M, rtol=1e-6, confidence=0.99)
         assert not enough.notes and "did not reach" not in repr(enough)
