@@ -239,7 +239,8 @@ def _print(spectrum: Result, problem: Problem, denoiser: str, unit: float) -> No
     table = Table(title=f"{Path(denoiser).stem}, {rows}x{columns}, sigma {problem.sigma:g}")
     value = "sigma" if isinstance(spectrum, SingularTriplets) else "lambda"
     last, cells, residual, about = _told(spectrum, problem)
-    for name in ("k", value, "residual", "error bound", last, ""):
+    short = not bool(spectrum.converged.all())
+    for name in ("k", value, "residual", "error bound", last, *(["converged"] if short else [])):
         table.add_column(name, justify="right")
     for i, cell in enumerate(cells):
         table.add_row(
@@ -248,7 +249,7 @@ def _print(spectrum: Result, problem: Problem, denoiser: str, unit: float) -> No
             f"{spectrum.residuals[i].item():.1e}",
             f"{spectrum.errors[i].item():.1e}",
             cell,
-            "" if spectrum.converged[i] else "not converged",
+            *(["yes" if spectrum.converged[i] else "no"] if short else []),
         )
     console.print(table)
     spent = ", ".join(f"{name} {n}" for name, n in spectrum.spent.items())

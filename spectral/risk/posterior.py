@@ -59,9 +59,9 @@ class PosteriorComponents(Result):
 
     @property
     def explained(self) -> Tensor:
-        """sum of the k variances over the total variance, () or (B,)."""
+        """sum of the k variances over the total variance, () or (B,); nan where the total is not positive."""
         total = torch.as_tensor(self.total_variance.value, dtype=torch.float64)
-        return self.deviations.square().sum(-1).to(total) / total
+        return self.deviations.square().sum(-1).to(total) / torch.where(total > 0, total, math.nan)
 
     @property
     def pixel_deviation(self) -> Tensor:
@@ -119,7 +119,8 @@ class PosteriorComponents(Result):
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{s:.4f}" for s in self.deviations.reshape(-1, self.pairs.k)[0, :5].tolist())
-        share = ", ".join(f"{100 * s:.1f} %" for s in self.explained.reshape(-1)[:5].tolist())
+        shares = self.explained.reshape(-1)[:5].tolist()
+        share = ", ".join("no share" if math.isnan(s) else f"{100 * s:.1f} %" for s in shares)
         return (
             f"PosteriorComponents({self.pairs.k} of standard deviation {shown} ..., explaining {share} of "
             f"the variance {self.total_variance!r}; {self.pairs.asymmetry_text()})"
