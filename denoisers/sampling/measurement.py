@@ -95,7 +95,15 @@ class Constraint:
             raise NotFiniteError("the measured values hold NaN or infinity")
         generator = torch.Generator().manual_seed(0)
         u = torch.randn((2, *values.shape[1:]), generator=generator).to(values)
-        back = adjoint(u)
+        try:
+            back = adjoint(u)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, IndexError) as failure:
+            raise ShapeError(
+                f"the measurement's transpose does not take values of shape {tuple(u.shape[1:])}, one row an "
+                f"image: {failure}"
+            ) from failure
         self.shape = tuple(back.shape[1:])
         x = torch.randn(back.shape, generator=generator).to(values)
         again, measured = measure(back), measure(x)
