@@ -1,6 +1,7 @@
-"""Neural denoisers: networks, images, training, evaluation, and small trained networks that ship."""
+"""Neural denoisers: networks, images, training, evaluation, sampling, and small networks that ship."""
 
+from denoisers.sampling import Samples, sample, solve
 from denoisers.zoo import available, load
 from spectral.version import __version__
 
-__all__ = ["__version__", "available", "load"]
+__all__ = ["Samples", "__version__", "available", "load", "sample", "solve"]

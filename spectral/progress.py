@@ -17,8 +17,11 @@ PATIENCE = 2.0
 
 
 @contextlib.contextmanager
-def bar(shown: bool, what: str) -> Iterator[Callable[[Standing], None] | None]:
-    """A callback for a solver's `progress`, drawing on standard error; None where not shown."""
+def bar(shown: bool, what: str, unit: str = "products") -> Iterator[Callable[[Standing], None] | None]:
+    """A callback for a solver's `progress`, drawing on standard error; None where not shown.
+
+    unit: what `Standing.products` counts.
+    """
     console = _console(shown)
     if console is None:
         yield None
@@ -53,9 +56,9 @@ def bar(shown: bool, what: str) -> Iterator[Callable[[Standing], None] | None]:
         worst = math.log(max(now.worst_residual / now.tolerance, 1.0)) if now.tolerance > 0 else 0.0
         first[:] = first or [max(worst, 1e-9)]
         if now.stage == "completeness":  # nobody knows how long
-            display.update(task, total=None, state=f"looking for more, {now.products} products")
+            display.update(task, total=None, state=f"looking for more, {now.products} {unit}")
             return
-        state = f"{now.converged}/{now.wanted} at {now.worst_residual:.0e}, {now.products} products"
+        state = f"{now.converged}/{now.wanted} at {now.worst_residual:.0e}, {now.products} {unit}"
         display.update(task, total=1.0, completed=1 - min(worst / first[0], 1.0), state=state)
 
     try:

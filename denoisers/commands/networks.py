@@ -13,6 +13,7 @@ from rich.table import Table
 from denoisers import zoo
 from denoisers.card import describe, write_card
 from denoisers.commands.console import Picture, check_writable, one_line_errors, print_json
+from denoisers.commands.sampling import sample, solve
 from denoisers.evaluation import psnr_table
 from denoisers.images.calpha import synthesize
 from denoisers.images.folder import photograph, read_grey
@@ -23,6 +24,9 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Bias-free denoisers."
 )
 OUTSIDE = ("name", "out", "resume", "overwrite")  # options that are no part of a configuration
+for command in (sample, solve):
+    app.command()(command)
+
 Sigmas = Annotated[list[float] | None, typer.Option("--sigma", help="noise level; may be repeated")]
 
 

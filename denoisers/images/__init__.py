@@ -1,5 +1,24 @@
-"""Images: synthetic C^alpha images and photographs, in [0, 1], as float32 arrays (N, 1, H, W)."""
+"""Images in [0, 1], as float32 arrays (N, C, H, W): photographs, folders, and sets of known dimension."""
 
+from denoisers.images.disks import Disks
 from denoisers.images.folder import photograph, read_grey
+from denoisers.images.pictures import Folder, read_colour
+from denoisers.images.rays import Ray
+from denoisers.images.shuffled import Shuffled
+from denoisers.images.source import Source
+from denoisers.images.subsets import Subsets, disjoint
+from denoisers.images.waves import Waves
 
-__all__ = ["photograph", "read_grey"]
+__all__ = [
+    "Disks",
+    "Folder",
+    "Ray",
+    "Shuffled",
+    "Source",
+    "Subsets",
+    "Waves",
+    "disjoint",
+    "photograph",
+    "read_colour",
+    "read_grey",
+]

@@ -1,0 +1,284 @@
+"""The commands `denoisers sample` and `denoisers solve`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+from rich.console import Console
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+import denoisers
+from denoisers.commands.console import (
+    ABOVE_TOLERANCE,
+    INTERRUPTED,
+    Crop,
+    Denoiser,
+    Json,
+    Out,
+    check_writable,
+    one_line_errors,
+    print_json,
+)
+from denoisers.evaluation import psnr
+from denoisers.images.folder import photograph, read_grey
+from denoisers.images.grid import write_grid
+from denoisers.networks import NoisePredictor
+from denoisers.sampling import (
+    BlockAverage,
+    Frequencies,
+    Inpainting,
+    RandomProjections,
+    Samples,
+    ddim,
+    heun,
+    langevin,
+)
+from spectral.errors import OptionError
+from spectral.solvers.search import interrupted
+
+METHODS: dict[str, Callable[..., Samples]] = {
+    "ascent": denoisers.sample,
+    "heun": heun,
+    "ddim": ddim,
+    "langevin": langevin,
+}
+
+Count = Annotated[int, typer.Option(help="how many draws; draw i of a seed is the same in any batch")]
+Seed = Annotated[int, typer.Option(help="of the noise, and of what is measured at random")]
+H0 = Annotated[float, typer.Option(help="the first step, in (0, 1]; smaller ones are slower and better")]
+Beta = Annotated[float, typer.Option(help="share of the noise a step removes; 1 adds none")]
+SigmaStart = Annotated[float, typer.Option(help="noise level to start from, images being in [0, 1]")]
+SigmaEnd = Annotated[float, typer.Option(help="noise level to stop at")]
+MaxSteps = Annotated[int, typer.Option(help="a bound on the steps of each image")]
+
+
+def sample(
+    denoiser: Denoiser = "photos",
+    size: Annotated[int, typer.Option(help="side of the images")] = 64,
+    count: Count = 9,
+    method: Annotated[
+        Literal["ascent", "heun", "ddim", "langevin"],
+        typer.Option(help="stochastic coarse-to-fine ascent, or one with a schedule of noise levels"),
+    ] = "ascent",
+    h0: H0 = 0.01,
+    beta: Beta = 0.1,
+    sigma_start: SigmaStart = 1.0,
+    sigma_end: SigmaEnd = 0.01,
+    max_steps: MaxSteps = 5000,
+    steps: Annotated[
+        int | None, typer.Option(help="noise levels of the others", show_default="20; ddim 40")
+    ] = None,
+    every: Annotated[int, typer.Option(help="draw the way too, a frame at every so many steps")] = 0,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Images from the prior in a denoiser.
+
+    Exit codes: 0; 2 for bad input; 3 where an image stops above --sigma-end; 130 after Ctrl-C, which keeps
+    what there is.
+    """
+    options: dict[str, Any] = {"sigma_start": sigma_start, "sigma_end": sigma_end, "every": every}
+    if method == "ascent":
+        options |= {"h0": h0, "beta": beta, "max_steps": max_steps}
+    elif steps is not None:
+        options["steps"] = steps
+    with one_line_errors():
+        if method == "ascent" and steps is not None:
+            raise OptionError("--steps is for heun, ddim and langevin: the ascent takes --max-steps")
+        check_writable(out)
+        model = _model(denoiser)
+        shape = (model.channels, size, size)
+        drawn = METHODS[method](model, shape, count, seed=seed, progress=not as_json, **options)
+    pictures: dict[str, Callable[[Path], Any]] = {"sample.png": drawn.save_png}
+    if every:
+        pictures["trajectory.png"] = drawn.save_trajectory
+    _finish(drawn, "sample", {"denoiser": denoiser, "size": size, **options}, [], pictures, out, as_json)
+
+
+def solve(
+    denoiser: Denoiser = "photos",
+    picture: Annotated[
+        Path | None, typer.Option(help="a grey picture, the truth", show_default="the shipped photograph")
+    ] = None,
+    crop: Crop = None,
+    measurement: Annotated[
+        Literal["superres", "inpaint", "pixels", "random", "lowpass"],
+        typer.Option(
+            help="averages of blocks; all but a square in the middle; pixels at random; random projections; "
+            "low frequencies"
+        ),
+    ] = "superres",
+    factor: Annotated[int, typer.Option(help="superres: side of a block")] = 4,
+    hole: Annotated[
+        int | None, typer.Option(help="inpaint: side of the square", show_default="a quarter")
+    ] = None,
+    keep: Annotated[
+        float, typer.Option(help="pixels, random, lowpass: how many numbers are measured, a pixel")
+    ] = 0.1,
+    count: Count = 4,
+    h0: H0 = 0.01,
+    beta: Beta = 0.1,
+    sigma_start: SigmaStart = 1.0,
+    sigma_end: SigmaEnd = 0.01,
+    max_steps: MaxSteps = 5000,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """A picture from linear measurements of it, drawn several times, beside the truth.
+
+    The mean of the draws is nearer to the truth than any of them. Exit codes as of sample.
+    """
+    with one_line_errors():
+        check_writable(out)
+        if count < 1:
+            raise OptionError(f"--count must be >= 1, got {count}")
+        model = _model(denoiser)
+        truth = _square(picture, crop, model, denoiser)
+        task = _task(measurement, truth.shape[-1], factor, hole, keep, seed)
+        values = task.measurement.measure(truth)
+        options: dict[str, Any] = {"h0": h0, "beta": beta, "sigma_start": sigma_start, "sigma_end": sigma_end}
+        found = denoisers.solve(
+            model,
+            task.measurement,
+            values.expand(count, *values.shape[1:]),
+            max_steps=max_steps,
+            seed=seed,
+            progress=not as_json,
+            **options,
+        )
+    baseline, mean = task.baseline(values), found.images.mean(0, keepdim=True)
+    each = psnr(truth.expand_as(found.images), found.images).tolist()
+    of_mean, of_baseline = psnr(truth, mean).item(), psnr(truth, baseline).item()
+    off = (task.measurement.measure(found.images) - values).abs().max().item()
+    lines = [
+        ("measured", f"{task.words}: {values.numel()} numbers for {truth.numel()}, met to {off:.0e}"),
+        ("PSNR", f"{min(each):.2f} to {max(each):.2f} dB, the mean of the draws {of_mean:.2f} dB"),
+        (task.name, f"{of_baseline:.2f} dB"),
+    ]
+    row = torch.cat([truth, baseline, mean, found.images[:1]])
+    pictures: dict[str, Callable[[Path], Any]] = {
+        "solve.png": lambda path: write_grid(path, row, len(row)),
+        "draws.png": found.save_png,
+    }
+    if out is not None:
+        lines.append(("solve.png", f"truth, {task.name}, mean of the draws, first draw"))
+    asked = {
+        "denoiser": denoiser,
+        "picture": None if picture is None else str(picture),
+        "crop": crop,
+        "measurement": measurement,
+        "measured": task.words,
+        **options,
+        "psnr": each,
+        "psnr_of_mean": of_mean,
+        "baseline": task.name,
+        "psnr_of_baseline": of_baseline,
+        "constraint": off,
+    }
+    _finish(found, "solve", asked, lines, pictures, out, as_json)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A measurement, in words too, and an image made of its values without a denoiser, with its name."""
+
+    measurement: Any
+    words: str
+    name: str
+    baseline: Callable[[Tensor], Tensor]
+
+
+def _model(denoiser: str) -> NoisePredictor:
+    return denoisers.load(denoiser).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _square(
+    picture: Path | None, crop: tuple[int, int, int] | None, model: NoisePredictor, denoiser: str
+) -> Tensor:
+    """The truth, (1, 1, S, S): the crop, or the largest square in the middle that the network takes."""
+    if model.channels != 1:
+        raise OptionError(f"{denoiser} takes {model.channels} channels, and pictures are read as grey")
+    whole = torch.from_numpy(photograph() if picture is None else read_grey(picture))
+    height, width = whole.shape[2:]
+    side = min(height, width) // model.side_multiple * model.side_multiple
+    top, left, side = crop or ((height - side) // 2, (width - side) // 2, side)
+    if min(top, left) < 0 or side < 1 or top + side > height or left + side > width:
+        raise OptionError(f"a square of {side} at ({top}, {left}) leaves the {height}x{width} picture")
+    return whole[:, :, top : top + side, left : left + side].contiguous()
+
+
+def _task(kind: str, size: int, factor: int, hole: int | None, keep: float, seed: int) -> _Task:
+    if not 0 < keep <= 1:
+        raise OptionError(f"--keep lies in (0, 1], got {keep:g}")
+    if kind == "superres":
+        blocks = BlockAverage(factor)
+
+        def bicubic(values: Tensor) -> Tensor:
+            return interpolate(values, scale_factor=factor, mode="bicubic", align_corners=False)
+
+        return _Task(blocks, f"averages of {factor}x{factor} pixels", "bicubic", bicubic)
+    if kind in ("inpaint", "pixels"):
+        side = max(1, size // 4) if hole is None else hole
+        known = Inpainting.hole(size, side) if kind == "inpaint" else Inpainting.random(size, keep, seed)
+        words = f"all but {side}x{side} pixels" if kind == "inpaint" else f"{100 * keep:g} % of the pixels"
+
+        def grey(values: Tensor) -> Tensor:
+            return torch.where(known.mask, known.adjoint(values), values.mean())
+
+        return _Task(known, words, "mean grey", grey)
+    if kind == "random":
+        rows = RandomProjections(max(1, round(keep * size**2)), (1, size, size), seed)
+        return _Task(rows, "random projections", "least norm", rows.adjoint)
+    low = Frequencies.low_pass(size, size * math.sqrt(keep / math.pi))
+    return _Task(low, "low frequencies", "least norm", low.adjoint)
+
+
+def _finish(
+    found: Samples,
+    name: str,
+    asked: dict[str, Any],
+    lines: list[tuple[str, str]],
+    pictures: dict[str, Callable[[Path], Any]],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Tell, then write, then end with the right code: what took long is not lost for want of a disk."""
+    files = [] if out is None else [out / file for file in (*pictures, f"{name}.safetensors")]
+    if as_json:
+        told = {
+            "method": found.method,
+            "seed": found.seed,
+            "steps": found.steps.tolist(),
+            "sigmas": found.sigmas.nan_to_num(math.inf).amin(1).tolist(),
+            "converged": found.converged.tolist(),
+            "evaluations": found.evaluations,
+            "seconds": found.seconds,
+            "notes": found.notes,
+            "files": [str(path) for path in files],
+        }
+        print_json({**asked, **told})
+    else:
+        console = Console()
+        for line in (*repr(found).splitlines(), *(f"  {label:12} {text}" for label, text in lines)):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    with one_line_errors():
+        if out is not None:
+            for file, write in pictures.items():
+                write(out / file)
+            found.save(files[-1])
+    if not as_json:
+        for path in files:
+            typer.echo(f"  {'wrote':12} {path}")
+    if interrupted(found.notes):
+        raise typer.Exit(INTERRUPTED)
+    if not found.converged.all():
+        raise typer.Exit(ABOVE_TOLERANCE)

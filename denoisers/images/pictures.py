@@ -1,0 +1,103 @@
+"""A folder of pictures as a source: grey or colour, cut or reduced to one size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from denoisers.images.folder import SUFFIXES, read_grey
+from denoisers.images.source import Images, generators, side_of
+from spectral.errors import FileContentError, OptionError, ShapeError
+from spectral.options import choice
+
+
+class Folder:
+    """The pictures directly in a folder, in the order of their names, float32 (n, C, size, size) in [0, 1].
+
+    Turned upright where their EXIF data say so. `fit`: "resize" takes the largest square in the middle and
+    averages it down (or interpolates it up) to size x size; "crop" cuts size x size pixels at a place that
+    depends on (seed, i), "centre" in the middle. Image i is picture i, of which there are `count`; a picture
+    is read when it is asked for.
+
+    Raises FileNotFoundError where there are none; OptionError for an unknown fit. A call raises OptionError
+    beyond the last picture, ShapeError for one below size to be cut, and what `read_grey` and `read_colour`
+    raise.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        size: int,
+        *,
+        colour: bool = False,
+        fit: Literal["resize", "crop", "centre"] = "resize",
+    ) -> None:
+        choice("fit", fit, ("resize", "crop", "centre"))
+        self.files = sorted(p for p in Path(path).glob("*") if p.suffix.lower() in SUFFIXES)
+        if not self.files:
+            raise FileNotFoundError(f"no pictures ({', '.join(sorted(SUFFIXES))}) in {path}")
+        self.size, self.colour, self.fit = side_of(size), colour, fit
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(3 or 1, size, size)."""
+        return 3 if self.colour else 1, self.size, self.size
+
+    @property
+    def count(self) -> int:
+        """How many pictures there are."""
+        return len(self.files)
+
+    def __call__(self, n: int, *, seed: int = 0, first: int = 0) -> Images:
+        """Pictures first, ..., first + n - 1."""
+        places = generators(n, seed, first)
+        if first + n > self.count:
+            raise OptionError(f"the folder holds {self.count} pictures, and {first + n} were asked for")
+        out = np.empty((n, *self.shape), np.float32)
+        for i, rng in enumerate(places):
+            file = self.files[first + i]
+            whole = read_colour(file) if self.colour else read_grey(file, convert=True)
+            out[i] = self._fitted(whole[0], rng, file)
+        return out
+
+    def _fitted(self, picture: Images, rng: np.random.Generator, file: Path) -> Images:
+        height, width = picture.shape[1:]
+        side = min(height, width) if self.fit == "resize" else self.size
+        if side > min(height, width):
+            raise ShapeError(f"{file} is {height}x{width}, below {side}: leave it out, or fit='resize'")
+        top, left = (height - side) // 2, (width - side) // 2
+        if self.fit == "crop":
+            top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+        square = picture[:, top : top + side, left : left + side]
+        if side == self.size:
+            return square
+        # Channel by channel in floats: Pillow resizes 8 bits a pixel to 8 bits.
+        shape = (self.size, self.size)
+        rule = Image.Resampling.BOX if side > self.size else Image.Resampling.BILINEAR
+        planes = [Image.fromarray(p).resize(shape, rule) for p in square]
+        return np.stack([np.asarray(p) for p in planes]).clip(0, 1)
+
+
+def read_colour(path: str | Path) -> Images:
+    """A picture file of 8 bits a channel as float32 (1, 3, H, W) in [0, 1], turned upright; grey is repeated.
+
+    Raises FileNotFoundError for a missing file, FileContentError for a file that is no picture, or one that
+    is transparent in part.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no picture at {path}")
+    try:
+        with Image.open(path) as file:
+            picture = ImageOps.exif_transpose(file)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise FileContentError(f"{path} is not a picture that Pillow can read: {error}") from error
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return read_grey(path).repeat(3, 1)
+    if picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
+        raise FileContentError(f"{path} is transparent in part: save it on a ground")
+    rgb = np.asarray(picture.convert("RGB"), dtype=np.float32) / np.float32(255)
+    return np.ascontiguousarray(rgb.transpose(2, 0, 1))[None]

@@ -1,0 +1,82 @@
+"""The commands sample and solve: pictures out, numbers told, bad input in one line."""
+
+import json
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from denoisers.commands.networks import app
+from denoisers.sampling import Samples
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+QUICK = ("--beta", 1, "--h0", 0.2, "--sigma-end", 0.05)
+
+
+@pytest.mark.parametrize("method", ["ascent", "heun", "ddim", "langevin"])
+def test_sample_writes_a_grid(tmp_path, method):
+    more = QUICK if method == "ascent" else ("--steps", 3)
+    arguments = ("--method", method, "--size", 8, "--count", 3, "--every", 2, "--out", tmp_path, *more)
+    result = run("sample", *arguments)
+    assert result.exit_code == 0, result.output
+    side = 8 * 24
+    assert Image.open(tmp_path / "sample.png").size == (2 * side + 2, 2 * side + 2)
+    assert (tmp_path / "trajectory.png").is_file()
+    assert Samples.load(tmp_path / "sample.safetensors").images.shape == (3, 1, 8, 8)
+
+
+def test_sample_tells_json():
+    told = [
+        json.loads(run("sample", "--size", 8, "--count", 2, *QUICK, "--json", "--seed", s).stdout)
+        for s in "001"
+    ]
+    assert told[0]["sigmas"] == told[1]["sigmas"] != told[2]["sigmas"]
+    assert told[0]["evaluations"] == sum(told[0]["steps"]) and all(told[0]["converged"])
+
+
+@pytest.mark.parametrize("kind", ["superres", "inpaint", "pixels", "random", "lowpass"])
+def test_solve(tmp_path, kind):
+    crop = ("--crop", 100, 100, 16)
+    result = run("solve", "--measurement", kind, *crop, "--count", 2, *QUICK, "--json", "--out", tmp_path)
+    told = json.loads(result.stdout)
+    assert result.exit_code == (0 if all(told["converged"]) else 3)
+    assert told["constraint"] < 1e-3 and len(told["psnr"]) == 2
+    assert told["psnr_of_mean"] >= min(told["psnr"])
+    assert Image.open(tmp_path / "solve.png").size == (4 * 192 + 6, 192)
+
+
+def test_solve_prints_bicubic_beside():
+    result = run("solve", "--crop", 100, 100, 16, "--count", 1, *QUICK)
+    assert "bicubic" in result.output and "dB" in result.output
+
+
+def test_stopped_short_is_exit_code_3():
+    result = run("sample", "--size", 8, "--count", 1, "--max-steps", 2)
+    assert result.exit_code == 3 and "max_steps = 2" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sample", "--denoiser", "absent"), "no denoiser named"),
+        (("sample", "--size", 9), "multiples of 4"),
+        (("sample", "--count", 0), "count must be >= 1"),
+        (("sample", "--steps", 9), "--steps is for"),
+        (("sample", "--beta", 2), "h0 and beta lie in"),
+        (("solve", "--count", 0), "--count must be >= 1"),
+        (("solve", "--crop", 0, 0, 600), "leaves the 512x512 picture"),
+        (("solve", "--crop", 0, 0, 16, "--factor", 5), "blocks of 5 pixels do not fill"),
+        (("solve", "--crop", 0, 0, 16, "--keep", 0), "--keep lies in"),
+        (("solve", "--crop", 0, 0, 16, "--measurement", "inpaint", "--hole", 16), "hole's side"),
+        (("solve", "--picture", "absent.png"), "no picture at"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message):
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ") and message in line
