@@ -17,6 +17,7 @@ from spectral.jacobians.program.convolution import Convolution
 from spectral.jacobians.program.passes import needed, rewritten, straightened
 from spectral.jacobians.program.program import Program
 from spectral.jacobians.program.rules import PROMOTING, RULES, Seen
+from spectral.jacobians.program.rules.attention import Attention
 from spectral.jacobians.program.rules.kinds import BY_INDEX, JUMPING, SHAPES_ALONE, STRAIGHT_THROUGH
 from spectral.jacobians.program.rules.norms import Norm
 from spectral.jacobians.program.rules.pointwise import Sum
@@ -25,7 +26,7 @@ from spectral.jacobians.program.rules.shapes import as_complex, as_pairs
 from spectral.jacobians.program.slopes import channels_last
 from spectral.jacobians.program.steps import Forward, Input, Linear, Local, Operation, Step, aten, is_number
 from spectral.jacobians.program.storage import Cast, Put, Take
-from spectral.jacobians.program.trace import Geometry, Stored, Trace, in_function
+from spectral.jacobians.program.trace import Geometry, Stored, Trace, in_function, may_draw
 
 # A rule is tried on random vectors, at the inputs that it is met with.  Of maps and kernels beyond so many
 # entries only norms and maxima are: a trial holds several maps, where a forward pass holds two.
@@ -216,7 +217,7 @@ class Recorder(Trace):
             raise SpectralError("its result is not a dense tensor")
         if target is aten._local_scalar_dense.default and reached:
             self.taken = True
-        self._judge(target, list(outputs.values()), reached, discrete)
+        self._judge(target, (args, kwargs), list(outputs.values()), reached, discrete)
         if target is aten.detach.default:
             self.detached = self.detached or not in_function()
         integers = [None if is_number(t) else t for t in leaves if isinstance(t, Tensor)]
@@ -265,17 +266,14 @@ class Recorder(Trace):
     def _judge(
         self,
         target: Any,
+        arguments: Any,
         outputs: list[Tensor],
         reached: dict[int, int],
         discrete: list[Jump],
     ) -> None:
         """Tell of an operation that has no derivative, or the wrong one for what it stands for."""
         numbers = any(map(is_number, outputs))
-        if (
-            reached
-            and torch.Tag.nondeterministic_seeded in target.tags
-            and target not in _DRAWING_IN_TRAINING
-        ):
+        if reached and target not in _DRAWING_IN_TRAINING and may_draw(target, *arguments):
             raise SpectralError("it draws random numbers that depend on y")
         made = [jump.name for jump in discrete if not (jump.mask or jump.number)]
         if numbers and made and target not in BY_INDEX:
@@ -340,7 +338,7 @@ class Recorder(Trace):
                 self._jump(target)
             mask = _counts(plain or target, bool(reached), like, discrete)
             return UNREACHED, str(target) if reached or discrete else None, mask
-        self._judge(plain or target, [like], reached, discrete)
+        self._judge(plain or target, rest, [like], reached, discrete)
         if not reached:
             return UNREACHED, str(target) if discrete else None, False
         if plain is None:
@@ -492,6 +490,8 @@ class Recorder(Trace):
         alike, entries = None, [seen.like.numel(), *(x.numel() for x in seen.primals)]
         if isinstance(step, Convolution):
             alike, entries = (seen.target, *step.geometry), [*entries, step.weight.numel()]
+        if isinstance(step, Attention):  # the plain form has weights
+            entries.append(step.weights.size.numel())
         if alike in self._tried or (max(entries) > TRIED and not isinstance(step, (Norm, Gather))):
             return True
         primals = tuple(x.clone() if x.is_inference() else x for x in seen.primals)
@@ -503,7 +503,11 @@ class Recorder(Trace):
         tolerance = _tolerance(seen.like.dtype)
         pairs = [(step.apply(*(t.clone() for t in tangents)), local.apply(*tangents))]
         pairs += zip(step.transpose(g.clone()), local.transpose(g), strict=True)
-        stands = all(ours.shape == true.shape and _apart(ours, true) <= tolerance for ours, true in pairs)
+        # Where one key has all the weight the terms of attention's derivative, of o's size, cancel.
+        least = max(float(step.o.abs().max()) / 100, 1e-300) if isinstance(step, Attention) else 1e-300
+        stands = all(
+            ours.shape == true.shape and _apart(ours, true, least) <= tolerance for ours, true in pairs
+        )
         if stands and alike is not None:
             self._tried.add(alike)
         return stands
@@ -725,8 +729,8 @@ def contradiction(v: Tensor, u: Tensor, Jv: Tensor, Ju: Tensor) -> float:
     return abs(inner(u, Jv) - inner(Ju, v)) / size
 
 
-def _apart(ours: Tensor, true: Tensor) -> float:
-    """The largest difference of an entry, relative to the largest entry."""
+def _apart(ours: Tensor, true: Tensor, least: float) -> float:
+    """The largest difference of an entry, relative to the largest entry, or `least`."""
     if not true.numel():
         return 0.0
-    return float((ours - true).abs().max().double() / true.abs().max().double().clamp(min=1e-300))
+    return float((ours - true).abs().max().double() / true.abs().max().double().clamp(min=least))
