@@ -118,7 +118,8 @@ def scores(softmax: Softmax, x: Tensor, makers: Makers) -> SoftmaxOfScores | Non
         given["q"] = of_q
     if to_k:
         given["k"] = of_k
-    work, rounding = working(x.dtype), max(torch.finfo(t.dtype).eps for t in (x, q))
+    work = working(torch.promote_types(x.dtype, q.dtype))
+    rounding = max(torch.finfo(t.dtype).eps for t in (x, q))
     q, k = (t.to(work).reshape(-1, *t.shape[-2:]) for t in (q, k))
     scale = way.scale.to(q)
     met, P = (t.mT if turned else t for t in (x.to(work), softmax.value))
@@ -145,7 +146,7 @@ def attention(product: Matmul, makers: Makers) -> Found | None:
         # P v, or its transpose v' P': queries come first in P here.
         if product.scale != 1 or turned is None or (turned != (side == 1)) != softmax.turned:
             continue
-        rounding = torch.finfo(P.dtype).eps
+        rounding = max(torch.finfo(dtype).eps for dtype in (P.dtype, softmax.dtype))
         if not _alike(softmax.weights, P, rounding):
             continue
         inputs, given = softmax.sources, dict(softmax.given)

@@ -517,7 +517,8 @@ class Recorder(Trace):
         ours, theirs = fusion.back_through([step], g), fusion.back_through(steps, g)
         pairs = [(fusion.through([step], tangents), fusion.through(steps, tangents))]
         pairs += [(ours[slot], theirs[slot]) for slot in given]
-        return self._agree(step, pairs, _tolerance(step.result.dtype))
+        dtypes = {step.result.dtype, *(self.dtypes[before.output] for before in steps[:-1])}
+        return self._agree(step, pairs, max(map(_tolerance, dtypes)))
 
     @staticmethod
     def _agree(step: Step, pairs: list[tuple[Tensor, Tensor]], tolerance: float) -> bool:
