@@ -6,12 +6,14 @@ second is one pass back through a graph that is kept.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spectral.errors import SpectralError
 
@@ -31,11 +33,8 @@ def reverse(function: Function, y: Tensor) -> Pair:
     Raises:
         SpectralError: no graph leads from the output to y.
     """
-    with torch.enable_grad():
-        x = y.detach().clone().requires_grad_()
-        output = function(x)
-        if not output.requires_grad:
-            raise SpectralError("no graph leads from its output to y")
+    with torch.enable_grad(), plain_attention():
+        output, x = _graph(function, y)
         u = torch.zeros_like(output).requires_grad_()
         pull = _pull(output, x)
 
@@ -49,20 +48,30 @@ def reverse(function: Function, y: Tensor) -> Pair:
     return Pair(push, pull)
 
 
+def backwards(function: Function, y: Tensor) -> Function:
+    """J' u alone, by a graph in which attention keeps no weights.
+
+    Raises:
+        SpectralError: no graph leads from the output to y.
+    """
+    with torch.enable_grad():
+        return _pull(*_graph(function, y))
+
+
 def forward(function: Function, y: Tensor) -> Pair:
     """J v by torch's forward mode, afresh each time."""
 
     def push(v: Tensor) -> Tensor:
-        with forward_ad.dual_level():
+        with forward_ad.dual_level(), plain_attention():
             value = forward_ad.unpack_dual(function(forward_ad.make_dual(y, v)))
             return torch.zeros_like(value.primal) if value.tangent is None else value.tangent.clone()
 
-    return Pair(push, reverse(function, y).pull)
+    return Pair(push, backwards(function, y))
 
 
 def differences(function: Function, y: Tensor) -> Pair:
     """J v by central differences."""
-    return Pair(lambda v: difference(function, y, v), reverse(function, y).pull)
+    return Pair(lambda v: difference(function, y, v), backwards(function, y))
 
 
 def difference(function: Function, y: Tensor, v: Tensor, step: float = 2e-3) -> Tensor:
@@ -77,6 +86,20 @@ def difference(function: Function, y: Tensor, v: Tensor, step: float = 2e-3) -> 
 def rms(y: Tensor) -> float:
     """The root mean square of y's entries, by which steps are told; 1 where all are zero."""
     return float(y.double().square().mean().sqrt()) or 1.0
+
+
+def plain_attention() -> contextlib.AbstractContextManager[None]:
+    """Attention as products and a softmax, which torch differentiates forwards, and twice."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def _graph(function: Function, y: Tensor) -> tuple[Tensor, Tensor]:
+    """function(x) with a graph that leads to x = y, and x."""
+    x = y.detach().clone().requires_grad_()
+    output = function(x)
+    if not output.requires_grad:
+        raise SpectralError("no graph leads from its output to y")
+    return output, x
 
 
 def _pull(output: Tensor, x: Tensor) -> Function:

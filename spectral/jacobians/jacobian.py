@@ -468,7 +468,7 @@ class Jacobian(LinearOperator):
         u = self._random(self.shape[0], seed=1).reshape(self.output.shape).to(self.output.dtype)
         try:
             with self._model.ready():
-                pull = autograd.reverse(self._model, self._y).pull
+                pull = autograd.backwards(self._model, self._y)
                 declared = pull(u)
         except Exception:
             return program  # there is no other
@@ -701,7 +701,7 @@ class Jacobian(LinearOperator):
             return None
         try:
             with self._model.ready():
-                declared = autograd.reverse(self._model, self._y).pull(u.to(self.output.dtype))
+                declared = autograd.backwards(self._model, self._y)(u.to(self.output.dtype))
         except Exception:  # torch cannot, which is why there is a program
             return None
         return size_of(Ju - declared) / max(norm, size_of(Ju), 1e-300)

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import UninitializedParameter
@@ -24,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from spectral.ambient import apart
 from spectral.errors import ModelOutputError, NotDeterministicError, OptionError
+from spectral.jacobians.autograd import plain_attention
 from spectral.jacobians.kept import Kept
 from spectral.jacobians.lock import ALONE
 from spectral.jacobians.program.trace import in_function
@@ -90,6 +93,7 @@ class Model:
 
     def _called(self, y: Tensor) -> Any:
         self.plain.inside = True
+        self.plain.own = self.graph or not torch.is_grad_enabled()
         try:
             if not self.graph:
                 try:
@@ -97,7 +101,7 @@ class Model:
                 except RuntimeError as failure:
                     if torch.is_grad_enabled() or "does not require grad" not in str(failure):
                         raise
-                    self.graph = True  # as energies do, whose output is a gradient
+                    self.graph = self.plain.own = True  # as energies do, whose output is a gradient
             with torch.enable_grad():
                 return self.function(y.clone(), **self.keywords)
         finally:
@@ -123,8 +127,8 @@ class Model:
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
-        """In evaluation mode, outside of any graph, inference mode and autocast, attention in its plain form,
-        which alone torch differentiates forwards; training flags, attributes and buffers are put back.
+        """In evaluation mode, outside of any graph, inference mode and autocast, attention by kernels that
+        rules know; training flags, attributes and buffers are put back.
 
         Modules that are held where they cannot be found are met as they are called.
         """
@@ -147,7 +151,7 @@ class Model:
                     apart(),
                     torch.no_grad(),
                     _compiled(),
-                    sdpa_kernel(SDPBackend.MATH),
+                    sdpa_kernel(_KERNELS),
                     self.plain,
                 ):
                     yield
@@ -179,20 +183,22 @@ def same_random_numbers(device: torch.device) -> Iterator[None]:
 class _Plain(TorchFunctionMode):
     """Sees calls from Python, for what has no derivative forwards, and for what leaves torch.
 
-    While such a mode is on, torch leaves the fast path of its attention layers by itself.
+    While such a mode is on, torch leaves the fast path of its attention layers by itself.  Attention that the
+    model differentiates itself comes in its plain form: its kernels have no derivative of their derivative.
 
     Attributes:
         left: how values were taken out of torch, outside of autograd functions, which may tell what that does
             to derivatives.
         functions: whether some were taken out inside of such functions.
         inside: whether the model is being called.
+        own: whether a graph, where one is built, is the model's own.
         cut: whether a graph was cut, outside of such functions, while one was being built from a leaf.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.left: list[str] = []
-        self.functions = self.inside = self.cut = False
+        self.functions = self.inside = self.own = self.cut = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -209,7 +215,25 @@ class _Plain(TorchFunctionMode):
         if func is torch.lstm:  # by its cells: oneDNN's layer has no derivative forwards
             with torch.backends.mkldnn.flags(enabled=False):
                 return func(*args, **kwargs)
+        if func is functional.scaled_dot_product_attention and (
+            (self.own and _differentiates()) or kwargs.get("enable_gqa")
+        ):
+            with plain_attention():
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+# The rules of these are in `program/rules/attention.py`; what none of them takes torch forms plainly.
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+def _differentiates() -> bool:
+    """Whether torch differentiates what is called now."""
+    return (
+        torch.is_grad_enabled()
+        or forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 def _in_a_graph(args: Any) -> bool:

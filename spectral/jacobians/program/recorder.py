@@ -13,19 +13,22 @@ from torch.utils import _pytree as pytree
 
 from spectral.errors import NotFiniteError, SpectralError
 from spectral.jacobians.cpu import memory
+from spectral.jacobians.program import fusion
 from spectral.jacobians.program.convolution import Convolution
 from spectral.jacobians.program.passes import needed, rewritten, straightened
 from spectral.jacobians.program.program import Program
 from spectral.jacobians.program.rules import PROMOTING, RULES, Seen
+from spectral.jacobians.program.rules.attention import Attention
 from spectral.jacobians.program.rules.kinds import BY_INDEX, JUMPING, SHAPES_ALONE, STRAIGHT_THROUGH
 from spectral.jacobians.program.rules.norms import Norm
 from spectral.jacobians.program.rules.pointwise import Sum
 from spectral.jacobians.program.rules.pooling import Gather
+from spectral.jacobians.program.rules.products import Matmul, Softmax
 from spectral.jacobians.program.rules.shapes import as_complex, as_pairs
 from spectral.jacobians.program.slopes import in_channels_last
 from spectral.jacobians.program.steps import Forward, Input, Linear, Local, Operation, Step, aten, is_number
 from spectral.jacobians.program.storage import Cast, Put, Take
-from spectral.jacobians.program.trace import Geometry, Stored, Trace, in_function
+from spectral.jacobians.program.trace import Geometry, Stored, Trace, in_function, may_draw
 
 # A rule is tried on random vectors, at the inputs that it is met with.  Of maps and kernels beyond so many
 # entries only norms and maxima are: a trial holds several maps, where a forward pass holds two.
@@ -95,6 +98,7 @@ class Recorder(Trace):
         self.declared: list[str] = []
         self.detached = self.taken = self.bits = self.opaque = self.jumps_inside = False
         self.rounding, self.bytes = 0.0, 0
+        self._makers: dict[int, Step] = {}  # of each slot
         self._waiting: list[Stored] = []
         self._tried: set[Any] = set()  # of convolutions, which stand or fall with their geometry
         self._random = torch.Generator().manual_seed(0)
@@ -135,7 +139,7 @@ class Recorder(Trace):
 
     def _made_fast(self, steps: list[Step], v: Tensor) -> tuple[Program, Tensor]:
         result = None if self.slot == UNREACHED else self.slot
-        steps = needed(steps, result)
+        steps = [fusion.settled(step) for step in needed(steps, result)]
         memory.trim(self.bytes)
         plain = Program([_by_torch(s) for s in steps], result, self.input.shape, self.output, self.entries)
         v = v.to(self.input).unsqueeze(0)
@@ -216,7 +220,7 @@ class Recorder(Trace):
             raise SpectralError("its result is not a dense tensor")
         if target is aten._local_scalar_dense.default and reached:
             self.taken = True
-        self._judge(target, list(outputs.values()), reached, discrete)
+        self._judge(target, (args, kwargs), list(outputs.values()), reached, discrete)
         if target is aten.detach.default:
             self.detached = self.detached or not in_function()
         integers = [None if is_number(t) else t for t in leaves if isinstance(t, Tensor)]
@@ -265,17 +269,14 @@ class Recorder(Trace):
     def _judge(
         self,
         target: Any,
+        arguments: Any,
         outputs: list[Tensor],
         reached: dict[int, int],
         discrete: list[Jump],
     ) -> None:
         """Tell of an operation that has no derivative, or the wrong one for what it stands for."""
         numbers = any(map(is_number, outputs))
-        if (
-            reached
-            and torch.Tag.nondeterministic_seeded in target.tags
-            and target not in _DRAWING_IN_TRAINING
-        ):
+        if reached and target not in _DRAWING_IN_TRAINING and may_draw(target, *arguments):
             raise SpectralError("it draws random numbers that depend on y")
         made = [jump.name for jump in discrete if not (jump.mask or jump.number)]
         if numbers and made and target not in BY_INDEX:
@@ -313,7 +314,7 @@ class Recorder(Trace):
             if isinstance(step, int):
                 return step
             if step is not None and self._stands(step, seen):
-                return self._add(step, like)
+                return self._add(self._fused(step, seen), like)
         seen = Seen(target, args, kwargs, like, integers, entry, reached, self.slots, self._hold)
         primals = tuple(map(self._hold, seen.primals))
         return self._add(self._local(Local(seen.inputs, self.slots, seen.operation(), primals)), like)
@@ -340,7 +341,7 @@ class Recorder(Trace):
                 self._jump(target)
             mask = _counts(plain or target, bool(reached), like, discrete)
             return UNREACHED, str(target) if reached or discrete else None, mask
-        self._judge(plain or target, [like], reached, discrete)
+        self._judge(plain or target, rest, [like], reached, discrete)
         if not reached:
             return UNREACHED, str(target) if discrete else None, False
         if plain is None:
@@ -450,6 +451,7 @@ class Recorder(Trace):
 
     def _add(self, step: Step, like: Tensor) -> int:
         self.steps.append(step)
+        self._makers[step.output] = step
         self._count(step.output, like)
         self.slots = step.output + 1
         return step.output
@@ -464,6 +466,7 @@ class Recorder(Trace):
             return slot
         step = Cast((slot,), self.slots, source, dtype)
         self.steps.append(step)
+        self._makers[step.output] = step
         self.entries[self.slots], self.dtypes[self.slots] = self.entries[slot], dtype
         self.rounding = max(self.rounding, torch.finfo(dtype).eps)
         self.slots += 1
@@ -487,11 +490,59 @@ class Recorder(Trace):
             stored.held.append(held)
         return held
 
+    def _fused(self, step: Step, seen: Seen) -> Step:
+        """The step, or what it is as a part of attention, which needs none of the weights that it holds."""
+        other: Step | None = None
+        if isinstance(step, Softmax):
+            other = fusion.scores(step, seen.primals[0], self._makers)
+        if isinstance(step, Matmul):
+            found = fusion.attention(step, self._makers)
+            if found is not None and self._stands_for(found):
+                other = found.step
+                for t in (step.left, step.right):
+                    self._let_go(t)
+        return step if other is None else other
+
+    def _stands_for(self, found: fusion.Found) -> bool:
+        """Whether attention does what the steps do that it stands for; not tried where weights are large."""
+        step, steps = found
+        if max(step.weights.size.numel(), step.o.numel(), step.weights.q.numel(), step.v.numel()) > TRIED:
+            return True
+        given = {step.inputs[one.place]: one for one in step.given.values()}
+        of = {slot: torch.empty((), dtype=one.dtype).expand(one.size) for slot, one in given.items()}
+        tangents = {slot: self._draw(like.to(step.o.device)) for slot, like in of.items()}
+        g = self._draw(
+            torch.empty((), dtype=step.result.dtype, device=step.o.device).expand(step.result.size)
+        )
+        ours, theirs = fusion.back_through([step], g), fusion.back_through(steps, g)
+        pairs = [(fusion.through([step], tangents), fusion.through(steps, tangents))]
+        pairs += [(ours[slot], theirs[slot]) for slot in given]
+        dtypes = {step.result.dtype, *(self.dtypes[before.output] for before in steps[:-1])}
+        return self._agree(step, pairs, max(map(_tolerance, dtypes)))
+
+    @staticmethod
+    def _agree(step: Step, pairs: list[tuple[Tensor, Tensor]], tolerance: float) -> bool:
+        """Whether what a step makes is what else was made."""
+        # Where one key has all the weight the terms of attention's derivative, of o's size, cancel.
+        least = float(step.o.abs().max()) / 100 if isinstance(step, Attention) else 0.0
+        return all(
+            ours.shape == true.shape and _apart(ours, true, max(least, 1e-300)) <= tolerance
+            for ours, true in pairs
+        )
+
+    def _let_go(self, t: Tensor) -> None:
+        """Hold a tensor no longer."""
+        stored = self.stored(t)
+        if stored is not None:
+            stored.held = [held for held in stored.held if held is not t]
+
     def _stands(self, step: Step, seen: Seen) -> bool:
         """Whether a rule's step does what torch's own derivative of the operation does."""
         alike, entries = None, [seen.like.numel(), *(x.numel() for x in seen.primals)]
         if isinstance(step, Convolution):
             alike, entries = (seen.target, *step.geometry), [*entries, step.weight.numel()]
+        if isinstance(step, Attention):  # the plain form has weights
+            entries.append(step.weights.size.numel())
         if alike in self._tried or (max(entries) > TRIED and not isinstance(step, (Norm, Gather))):
             return True
         primals = tuple(x.clone() if x.is_inference() else x for x in seen.primals)
@@ -503,7 +554,7 @@ class Recorder(Trace):
         tolerance = _tolerance(seen.like.dtype)
         pairs = [(step.apply(*(t.clone() for t in tangents)), local.apply(*tangents))]
         pairs += zip(step.transpose(g.clone()), local.transpose(g), strict=True)
-        stands = all(ours.shape == true.shape and _apart(ours, true) <= tolerance for ours, true in pairs)
+        stands = self._agree(step, pairs, tolerance)
         if stands and alike is not None:
             self._tried.add(alike)
         return stands
@@ -725,8 +776,8 @@ def contradiction(v: Tensor, u: Tensor, Jv: Tensor, Ju: Tensor) -> float:
     return abs(inner(u, Jv) - inner(Ju, v)) / size
 
 
-def _apart(ours: Tensor, true: Tensor) -> float:
-    """The largest difference of an entry, relative to the largest entry."""
+def _apart(ours: Tensor, true: Tensor, least: float) -> float:
+    """The largest difference of an entry, relative to the largest entry, or `least`."""
     if not true.numel():
         return 0.0
-    return float((ours - true).abs().max().double() / true.abs().max().double().clamp(min=1e-300))
+    return float((ours - true).abs().max().double() / true.abs().max().double().clamp(min=least))

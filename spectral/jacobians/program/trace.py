@@ -152,7 +152,7 @@ class Trace(TorchDispatchMode):
             seen = self.before(func, args, kwargs, written)
             for t in written:
                 self._release(t)
-        draws = torch.Tag.nondeterministic_seeded in func.tags
+        draws = may_draw(func, args, kwargs)
         state = torch.get_rng_state() if draws else None
         out = func(*args, **kwargs)
         with _as_it_was(self._keys):
@@ -267,6 +267,21 @@ class Trace(TorchDispatchMode):
                 self.calls.append(Call(aten.copy_.default, (Value(number), values), {}, [None]))
             else:
                 self.calls.append(Call(_copied, (values,), {}, [number]))
+
+
+def may_draw(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operation may draw random numbers; kernels of attention do where they drop weights alone."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    return not (
+        func._schema.name.startswith("aten::_scaled_dot") and bound(func, args, kwargs)["dropout_p"] == 0
+    )
+
+
+def bound(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    """The arguments of an operation by name."""
+    named = {argument.name: argument.default_value for argument in func._schema.arguments}
+    return {**named, **dict(zip(named, args, strict=False)), **kwargs}
 
 
 def in_function() -> bool:

@@ -6,12 +6,21 @@ line here.  Steps that a rule makes are tried where they are recorded (`recorder
     convolutions  t -> w * t
     pointwise     t -> s t;  t_1, t_2 -> a t_1 + b t_2;  t_1, t_2 -> s_1 t_1 + s_2 t_2
     norms         t -> s (t - mean t - z mean(z t)), z the normalised input
-    attention     t_1, t_2 -> t_1 x_2 + x_1 t_2;  t -> s (t - sum s t)
+    products      t_1, t_2 -> t_1 x_2 + x_1 t_2;  t -> s (t - sum s t)
+    attention     t_q, t_k, t_v -> P t_v + (P o t_S) v - r o
     pooling       t -> t[where the maximum was]
     shapes        t -> op(t), linear as it is
 """
 
-from spectral.jacobians.program.rules import attention, convolutions, norms, pointwise, pooling, shapes
+from spectral.jacobians.program.rules import (
+    attention,
+    convolutions,
+    norms,
+    pointwise,
+    pooling,
+    products,
+    shapes,
+)
 from spectral.jacobians.program.rules.base import PROMOTING, RULES, Seen, rule
 
 __all__ = [
@@ -23,6 +32,7 @@ __all__ = [
     "norms",
     "pointwise",
     "pooling",
+    "products",
     "rule",
     "shapes",
 ]

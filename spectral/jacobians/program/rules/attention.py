@@ -1,97 +1,379 @@
-"""Products of matrices, softmax: what attention and fully connected layers are made of."""
+"""Attention as one step, of the kernels that torch has for it; written by hand it is found by `fusion`.
+
+    o = P v,   P = softmax(S),   S = s q k' + mask
+
+    J v     dS = s (dq k' + q dk'),  do = P dv + (P o dS) v - r o,     r the row sums of P o dS
+    J' u    dP = u v',  dS = P o (dP - D),                             D the row sums of u o o
+            dq = s dS k,  dk = s dS' q,  dv = P' u
+
+P is formed anew, a tile of queries and keys at a time, from q, k and the logarithms l of the sums of exp(S)
+over keys, so that memory grows as the number of tokens.  What is subtracted is one more column of a product:
+S - l = [s q, -l] [k, 1]', dP - D = [u, -D] [v, 1]', and r comes as the last of (P o dS) [v, 1].
+
+References: Dao, Fu, Ermon, Rudra, Re, FlashAttention, NeurIPS 2022; for J v the same with two products more.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from spectral.jacobians.program.rules.base import Seen, named, rule
-from spectral.jacobians.program.steps import Leading, Step, aten, cast, counts
+from spectral.jacobians.program.rules.base import INSTEAD, Seen, named, rule
+from spectral.jacobians.program.steps import Leading, Step, aten, cast, precise
+from spectral.jacobians.program.trace import bound
+
+# Entries of a tile: on a CPU what its caches hold; on a GPU enough for the launches not to show.
+TILE = {"cpu": 1 << 19, "cuda": 1 << 24}
+HIDDEN = 1e30  # for l where a query sees no key: its weights are zeros, as torch has it
+
+Role = Literal["q", "k", "v"]
+
+
+class Tile(NamedTuple):
+    """Some heads, queries and keys."""
+
+    heads: slice
+    rows: slice
+    columns: slice
 
 
 @dataclass
-class Matmul:
-    """t_1, t_2 -> t_1 x_2 + x_1 t_2, of matrices (..., n, k) and (..., k, m), as in attention."""
+class Weights:
+    """P = softmax(q k' + mask), by tiles.
+
+    Attributes:
+        q: (N, n, d + 1) queries times the scale, and -l.
+        k: (N, m, d + 1) keys, and ones.
+        batch: the axes that N counts, as the mask has them.
+        mask: broadcast to (*batch, n, m): added, or, of bools, False where a query does not see a key.
+        causal: whether query i sees the keys up to i alone.
+    """
+
+    q: Tensor
+    k: Tensor
+    batch: torch.Size
+    mask: Tensor | None = None
+    causal: bool = False
+
+    @classmethod
+    def at(cls, q: Tensor, k: Tensor, batch: torch.Size, mask: Tensor | None, causal: bool) -> Weights:
+        """The weights of queries (N, n, d), scaled, and keys (N, m, d), in float32 at least."""
+        work = working(q.dtype)
+        q, k = q.to(work), k.to(work)
+        mask = mask if mask is None or mask.dtype is torch.bool else mask.to(work)
+        weights = cls(with_column(q, 0), with_column(k, 1), batch, mask, causal)
+        total = q.new_full((*q.shape[:2], 1), -math.inf)
+        for tile in weights.tiles():
+            some = total[tile.heads, tile.rows]
+            some.copy_(torch.logaddexp(some, weights.exponents(tile).logsumexp(-1, keepdim=True)))
+        weights.q[..., -1:] = -total.masked_fill(total == -math.inf, HIDDEN)
+        return weights
+
+    @property
+    def size(self) -> torch.Size:
+        """(N, n, m)."""
+        return torch.Size((*self.q.shape[:2], self.k.shape[1]))
+
+    @property
+    def most(self) -> int:
+        """Entries of a tile, at most."""
+        return TILE.get(self.q.device.type, TILE["cuda"])
+
+    def tiles(self) -> Iterator[Tile]:
+        """All of P but what a causal mask hides; of few queries and keys, several heads together."""
+        (N, n, m), most = self.size, self.most
+        wide = min(m, math.isqrt(2 * most))
+        high = min(n, max(most // wide, 1))
+        for heads in _parts(N, most // (n * m)):
+            for rows in _parts(n, high):
+                for columns in _parts(m, wide):
+                    if not (self.causal and columns.start >= rows.stop):
+                        yield Tile(heads, rows, columns)
+
+    def exponents(self, tile: Tile, out: Tensor | None = None) -> Tensor:
+        """S - l of a tile."""
+        q, k = self.q[tile.heads, tile.rows], self.k[tile.heads, tile.columns].mT
+        out = torch.bmm(q, k, out=out) if out is not None else torch.bmm(q, k)
+        if self.mask is not None:
+            mask = self._mask(self.mask, tile)
+            out = out.masked_fill_(~mask, -math.inf) if mask.dtype is torch.bool else out.add_(mask)
+        if self.causal and tile.columns.stop > tile.rows.start + 1:
+            seen = out.new_ones(out.shape[1:], dtype=torch.bool).tril(tile.rows.start - tile.columns.start)
+            out.masked_fill_(~seen, -math.inf)
+        return out
+
+    def of(self, tile: Tile, out: Tensor | None = None) -> Tensor:
+        """P of a tile."""
+        return self.exponents(tile, out).exp_()
+
+    def whole(self) -> Tensor:
+        """P, (N, n, m)."""
+        P = self.q.new_zeros(self.size)
+        for tile in self.tiles():
+            P[tile] = self.of(tile)
+        return P
+
+    def to(self, dtype: torch.dtype) -> Weights:
+        """In another precision, or float32 where that is coarser: exp would make much of rounding."""
+        work = working(dtype)
+        mask = self.mask
+        if mask is not None and mask.is_floating_point():
+            mask = cast(mask, work)
+        return replace(self, q=cast(self.q, work), k=cast(self.k, work), mask=mask)
+
+    def _mask(self, mask: Tensor, tile: Tile) -> Tensor:
+        """The mask of a tile."""
+        shape = mask.shape[:-2]
+        n, m = self.size[1:]
+        some = mask.expand(*shape, n, m)[..., tile.rows, tile.columns]
+        if shape.numel() == 1:
+            return some.reshape(some.shape[-2:])
+        heads = torch.arange(tile.heads.start, tile.heads.stop, device=mask.device)
+        return some.expand(*self.batch, *some.shape[-2:])[torch.unravel_index(heads, self.batch)]
+
+
+class Given(NamedTuple):
+    """Where q, k, v or o comes among a step's inputs, its size there, whether as a transpose, its dtype."""
+
+    place: int
+    size: torch.Size
+    turned: bool
+    dtype: torch.dtype
+
+
+@dataclass
+class Attention:
+    """dq, dk, dv -> P dv + (P o dS) v - r o, those of them that y reaches.
+
+    Attributes:
+        weights: P.
+        v: (N, m, e + 1) values, and ones.
+        o: (N, n, e) outputs.
+        scale: s, one number or (N, 1, 1).
+        given: of each of q, k and v that y reaches, how it is given.
+        result: how o is wanted.
+    """
 
     inputs: tuple[int, ...]
     output: int
-    left: Tensor
-    right: Tensor
+    weights: Weights
+    v: Tensor
+    o: Tensor
+    scale: Tensor
+    given: dict[Role, Given]
+    result: Given
     leading: Leading = "free"
 
+    @classmethod
+    def at(
+        cls,
+        inputs: tuple[int, ...],
+        output: int,
+        weights: Weights,
+        v: Tensor,
+        scale: Tensor,
+        given: dict[Role, Given],
+        result: Given,
+    ) -> Attention:
+        """The derivative at values v (N, m, e)."""
+        v = v.to(weights.q.dtype)
+        o = v.new_zeros(*weights.size[:2], v.shape[-1])
+        for tile in weights.tiles():
+            o[tile.heads, tile.rows] += weights.of(tile) @ v[tile.heads, tile.columns]
+        return cls(inputs, output, weights, with_column(v, 1), o, scale.to(v.dtype), given, result)
+
     def apply(self, *tangents: Tensor) -> Tensor:
-        """t_1 x_2 + x_1 t_2."""
-        t, u = tangents
-        return t @ self.right + self.left @ u
+        """P dv + (P o dS) v - r o."""
+        first = next(iter(self.given.values()))
+        lead = tangents[first.place].shape[: -len(first.size)]
+        count, width = lead.numel(), self.o.shape[-1]
+        dq, dk, dv = (self._taken(role, tangents) for role in ("q", "k", "v"))
+        left, right = self._factors(dq, dk, count)
+        total = self.o.new_zeros(count * len(self.o), self.o.shape[1], width + (left is not None))
+        plain = total[..., :width]
+        for tile, span, P, room in self._tiles(count):
+            if left is not None and right is not None:
+                W = torch.bmm(left[span, tile.rows], right[span, tile.columns].mT, out=room)
+                W.view(-1, *P.shape).mul_(P)
+                total[span, tile.rows].baddbmm_(W, _repeated(self.v[tile.heads, tile.columns], len(W)))
+            if dv is not None:
+                plain[span, tile.rows].baddbmm_(_repeated(P, len(room)), dv[span, tile.columns])
+        if left is not None:
+            of_vectors = total.view(count, *self.o.shape[:2], -1)
+            plain = torch.addcmul(of_vectors[..., :width], of_vectors[..., width:], self.o, value=-1)
+        return _given(plain, self.result, lead)
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
-        """g x_2*, x_1* g."""
-        return g @ self.right.mH, self.left.mH @ g
+        """dq, dk, dv for u = g."""
+        lead = g.shape[: -len(self.result.size)]
+        count, width = lead.numel(), self.o.shape[-1]
+        u = self._flat(g, self.result)
+        D = (u.view(count, *self.o.shape) * self.o).sum(-1, keepdim=True).view(*u.shape[:2], 1)
+        u = torch.cat([u, -D], -1)
+        sizes: dict[Role, int] = {
+            "q": self.weights.size[1],
+            "k": self.weights.size[2],
+            "v": self.weights.size[2],
+        }
+        depth = self.weights.q.shape[-1] - 1
+        sums = {
+            role: u.new_zeros(len(u), sizes[role], width if role == "v" else depth) for role in self.given
+        }
+        for tile, span, P, room in self._tiles(count):
+            if "v" in sums:
+                some = u[span, tile.rows, :width]
+                sums["v"][span, tile.columns].baddbmm_(_repeated(P.mT, len(room)), some)
+            if not self._scored:
+                continue
+            v = _repeated(self.v[tile.heads, tile.columns], len(room))
+            W = torch.bmm(u[span, tile.rows], v.mT, out=room)
+            W.view(-1, *P.shape).mul_(P)
+            if "q" in sums:
+                k = self.weights.k[tile.heads, tile.columns, :depth]
+                sums["q"][span, tile.rows].baddbmm_(W, _repeated(k, len(W)))
+            if "k" in sums:
+                q = self.weights.q[tile.heads, tile.rows, :depth]
+                sums["k"][span, tile.columns].baddbmm_(W.mT, _repeated(q, len(W)))
+        if "q" in sums:
+            sums["q"].view(count, len(self.o), -1, depth).mul_(self.scale)
+        parts: dict[int, Tensor] = {}
+        for role, given in self.given.items():
+            part = _given(sums[role], given, lead)
+            parts[given.place] = parts[given.place] + part if given.place in parts else part
+        return tuple(parts[i] for i in range(len(self.inputs)))
 
-    def to(self, dtype: torch.dtype) -> Matmul:
-        """The factors in another precision."""
-        return replace(self, left=cast(self.left, dtype), right=cast(self.right, dtype))
+    def to(self, dtype: torch.dtype) -> Attention:
+        """The step for vectors of another precision; its own arithmetic is that of `Weights.to`."""
+        work = working(dtype)
+        given = {role: one._replace(dtype=precise(one.dtype, dtype)) for role, one in self.given.items()}
+        result = self.result._replace(dtype=precise(self.result.dtype, dtype))
+        v, o, scale = (cast(t, work) for t in (self.v, self.o, self.scale))
+        weights = self.weights.to(dtype)
+        return replace(self, weights=weights, v=v, o=o, scale=scale, given=given, result=result)
 
     def select(self, index: Tensor, n: int) -> None:
-        """The first axis of a stack of matrices may count heads as well."""
+        """The first axis may count heads as well."""
+
+    def _tiles(self, count: int) -> Iterator[tuple[Tile, slice, Tensor, Tensor]]:
+        """Tiles of P, each with the heads of `count` vectors that it is for, and room for a product."""
+        N, entries = len(self.o), self.weights.size.numel()
+        first, second = self.o.new_empty(2, min(self.weights.most, count * entries))
+        together = max(self.weights.most // entries, 1)
+        for tile in self.weights.tiles():
+            heads, rows, columns = (part.stop - part.start for part in tile)
+            P = self.weights.of(tile, first[: heads * rows * columns].view(heads, rows, columns))
+            for at in range(0, count, together):
+                last = min(at + together, count) - 1
+                span = slice(at * N + tile.heads.start, last * N + tile.heads.stop)
+                many = (last - at + 1) * heads
+                yield tile, span, P, second[: many * rows * columns].view(many, rows, columns)
+
+    def _factors(
+        self, dq: Tensor | None, dk: Tensor | None, count: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """L and R with dS = L R'."""
+        if dq is not None:
+            dq = dq.view(count, len(self.o), *dq.shape[1:]).mul(self.scale).flatten(0, 1)
+        if dk is None:
+            return dq, None if dq is None else _repeated(self.weights.k[..., :-1], len(dq))
+        q = _repeated(self.weights.q[..., :-1], len(dk))
+        if dq is None:
+            return q, dk
+        return torch.cat([dq, q], -1), torch.cat([_repeated(self.weights.k[..., :-1], len(dk)), dk], -1)
+
+    @property
+    def _scored(self) -> bool:
+        """Whether P changes with y: it is one where there is a single key."""
+        return self.weights.size[2] > 1 and self.given.keys() != {"v"}
+
+    def _taken(self, role: Role, tangents: tuple[Tensor, ...]) -> Tensor | None:
+        """The tangent of q, k or v, (count N, tokens, depth); None where y does not reach it."""
+        given = self.given.get(role)
+        return (
+            None
+            if given is None or (role != "v" and not self._scored)
+            else self._flat(tangents[given.place], given)
+        )
+
+    def _flat(self, t: Tensor, given: Given) -> Tensor:
+        t = (t.mT if given.turned else t).to(self.o.dtype)
+        return t.reshape(-1, *t.shape[-2:])
 
 
-@dataclass
-class Softmax:
-    """t -> s (t - sum s t), the sum over one axis, told from the last."""
-
-    inputs: tuple[int, ...]
-    output: int
-    value: Tensor
-    axis: int
-    leading: Leading = "free"
-
-    def apply(self, *tangents: Tensor) -> Tensor:
-        """s (t - sum s t)."""
-        weighted = self.value * tangents[0]
-        return weighted.sub_(self.value * weighted.sum(self.axis, keepdim=True))
-
-    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
-        """The same."""
-        return (self.apply(g),)
-
-    def to(self, dtype: torch.dtype) -> Softmax:
-        """The softmax in another precision."""
-        return replace(self, value=cast(self.value, dtype))
-
-    def select(self, index: Tensor, n: int) -> Softmax | None:
-        """That of some inputs."""
-        inside = counts(self.value.shape, n) and self.axis > -self.value.ndim
-        return replace(self, value=self.value[index]) if inside else None
+def working(dtype: torch.dtype) -> torch.dtype:
+    """The precision of arithmetic on numbers of a dtype."""
+    return torch.promote_types(dtype, torch.float32)
 
 
-@rule(aten.mm.default, aten.bmm.default)
-def _product(seen: Seen) -> Step | None:
-    if len(seen.factors) == 1:
-        return seen.linear(seen.operation())
-    if len(seen.inputs) == 1:  # a matrix times itself
+def with_column(t: Tensor, value: float) -> Tensor:
+    """t with one more column, of one value."""
+    return torch.nn.functional.pad(t, (0, 1), value=value)
+
+
+def _repeated(t: Tensor, many: int) -> Tensor:
+    """Matrices (N, ...) as often as it takes to have so many."""
+    return t if len(t) == many else t.repeat(many // len(t), 1, 1)
+
+
+def _given(t: Tensor, given: Given, lead: torch.Size) -> Tensor:
+    """(count N, tokens, depth) as it is given, and in which precision."""
+    size = (*given.size[:-2], *given.size[:-3:-1]) if given.turned else given.size
+    t = t.reshape(*lead, *size).to(given.dtype)
+    return t.mT if given.turned else t
+
+
+def _parts(n: int, most: int) -> Iterator[slice]:
+    """0 .. n in parts of about one size, no larger than `most`, or 1."""
+    count = -(-n // max(most, 1))
+    for i in range(count):
+        yield slice(n * i // count, n * (i + 1) // count)
+
+
+def _in_plain_form(target: Any) -> Callable[..., Any]:
+    """A kernel's function in operations that torch differentiates forwards as well."""
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        call = bound(target, args, kwargs)
+        mask = call.get("attn_mask", call.get("attn_bias"))
+        causal, scale = call["is_causal"], call["scale"]
+        q, k, v = call["query"], call["key"], call["value"]
+        return aten._scaled_dot_product_attention_math(q, k, v, mask, 0.0, causal, scale=scale)
+
+    return function
+
+
+_KERNELS = named(
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+)
+INSTEAD.update({target: _in_plain_form(target) for target in _KERNELS})
+
+
+@rule(*_KERNELS)
+def _attention(seen: Seen) -> Step | None:
+    call = bound(seen.target, seen.args, seen.kwargs)
+    q, k, v = call["query"], call["key"], call["value"]
+    mask = call.get("attn_mask", call.get("attn_bias"))
+    alike = q.shape[:-2] == k.shape[:-2] == v.shape[:-2] and min(q.numel(), k.numel(), v.numel()) > 0
+    if seen.entry != 0 or seen.reaches(mask) or not alike or call["dropout_p"] != 0:
         return None
-    left, right = map(seen.hold, seen.args[:2])
-    return Matmul(seen.inputs, seen.output, left, right)
-
-
-@rule(aten.addmm.default, aten.baddbmm.default, promotes=True)
-def _affine(seen: Seen) -> Step | None:
-    """bias + x w: the product alone, where y reaches one factor and not the bias."""
-    bias, *factors = seen.args[:3]
-    if seen.reaches(bias) or sum(map(seen.reaches, factors)) != 1 or seen.given(4, "alpha", 1) != 1:
-        return None
-    product = aten.mm.default if seen.target is aten.addmm.default else aten.bmm.default
-    return seen.linear(seen.operation(product, tuple(factors)))
-
-
-@rule(*named("_softmax", "_safe_softmax"))
-def _softmax(seen: Seen) -> Step | None:
-    (x,) = seen.primals
-    dim = seen.given(1, "dim")
-    if not x.ndim or seen.like.dtype != x.dtype:
-        return None
-    axis = dim - x.ndim if dim >= 0 else dim
-    return Softmax(seen.inputs, seen.output, seen.operation()(x), axis)
+    scale = call["scale"] or q.shape[-1] ** -0.5
+    roles: dict[Role, Tensor] = {"q": q, "k": k, "v": v}
+    given = {
+        role: Given(seen.places[id(t)], t.shape, False, t.dtype)
+        for role, t in roles.items()
+        if seen.reaches(t)
+    }
+    work = working(q.dtype)
+    mask = None if mask is None else seen.hold(mask)[(None,) * (q.ndim - mask.ndim)]
+    q, k, v = (t.to(work).flatten(0, -3) for t in (q, k, v))
+    weights = Weights.at(q * scale, k, seen.like.shape[:-2], mask, call["is_causal"])
+    result = Given(-1, seen.like.shape, False, seen.like.dtype)
+    scale = torch.tensor(scale, dtype=work, device=q.device)
+    return Attention.at(seen.inputs, seen.output, weights, v, scale, given, result)

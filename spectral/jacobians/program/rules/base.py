@@ -80,7 +80,7 @@ class Seen:
         args = self.args if args is None else args
         kwargs = self.kwargs if kwargs is None and target is None else kwargs or {}
         arguments = pytree.tree_map_only(Tensor, argument, (args, kwargs))
-        return Operation(target or self.target, arguments, self.entry)
+        return Operation(target or INSTEAD.get(self.target, self.target), arguments, self.entry)
 
     def linear(self, function: Operation, images: bool = False, back: Back | None = None) -> Linear:
         """The step of an operation that is linear in what y reaches."""
@@ -93,6 +93,10 @@ Back = Callable[[Tensor, tuple[torch.Size, ...]], tuple[Tensor, ...]]
 
 
 RULES: dict[Any, Rule] = {}
+
+
+# Operations that torch differentiates in another form alone: a function of the same arguments.
+INSTEAD: dict[Any, Callable[..., Any]] = {}
 
 
 # Operations whose inputs torch first brings to one precision, that of the output.

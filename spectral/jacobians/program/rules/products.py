@@ -1,0 +1,121 @@
+"""Products of matrices, softmax: what fully connected layers are made of, and attention written by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from spectral.jacobians.program.rules.base import Seen, named, rule
+from spectral.jacobians.program.steps import Leading, Step, aten, cast, counts
+
+
+@dataclass
+class Matmul:
+    """t_1, t_2 -> a (t_1 x_2 + x_1 t_2), of matrices (..., n, k) and (..., k, m); or one of the two alone.
+
+    `reached` says of which factors there are tangents; both are kept, for attention to be made of them.
+    """
+
+    inputs: tuple[int, ...]
+    output: int
+    left: Tensor
+    right: Tensor
+    reached: tuple[bool, bool] = (True, True)
+    scale: float = 1.0
+    leading: Leading = "free"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """a (t_1 x_2 + x_1 t_2)."""
+        if self.reached == (True, True):
+            total = (tangents[0] @ self.right).add_(self.left @ tangents[1])
+        else:
+            total = tangents[0] @ self.right if self.reached[0] else self.left @ tangents[0]
+        return total if self.scale == 1 else total.mul_(self.scale)
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """a g x_2*, a x_1* g."""
+        g = g if self.scale == 1 else self.scale * g
+        first, second = self.reached
+        parts = (g @ self.right.mH if first else None, self.left.mH @ g if second else None)
+        return tuple(part for part in parts if part is not None)
+
+    def to(self, dtype: torch.dtype) -> Matmul:
+        """The factors in another precision."""
+        return replace(self, left=cast(self.left, dtype), right=cast(self.right, dtype))
+
+    def lean(self) -> Matmul:
+        """Without a factor that products do not need."""
+        first, second = self.reached
+        left = self.left if second else self.left.new_empty(0)
+        return replace(self, left=left, right=self.right if first else self.right.new_empty(0))
+
+    def select(self, index: Tensor, n: int) -> None:
+        """The first axis of a stack of matrices may count heads as well."""
+
+
+@dataclass
+class Softmax:
+    """t -> s (t - sum s t), the sum over one axis, told from the last."""
+
+    inputs: tuple[int, ...]
+    output: int
+    value: Tensor
+    axis: int
+    leading: Leading = "free"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """s (t - sum s t)."""
+        weighted = self.value * tangents[0]
+        return weighted.sub_(self.value * weighted.sum(self.axis, keepdim=True))
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """The same."""
+        return (self.apply(g),)
+
+    def to(self, dtype: torch.dtype) -> Softmax:
+        """The softmax in another precision."""
+        return replace(self, value=cast(self.value, dtype))
+
+    def select(self, index: Tensor, n: int) -> Softmax | None:
+        """That of some inputs."""
+        inside = counts(self.value.shape, n) and self.axis > -self.value.ndim
+        return replace(self, value=self.value[index]) if inside else None
+
+
+@rule(aten.mm.default, aten.bmm.default)
+def _product(seen: Seen) -> Step | None:
+    if seen.target is aten.mm.default and len(seen.factors) == 1:
+        return seen.linear(seen.operation())
+    return _of_factors(seen, *seen.args[:2])
+
+
+def _of_factors(seen: Seen, left: Tensor, right: Tensor, scale: float = 1.0) -> Step | None:
+    """The product of two matrices, unless they are one and the same."""
+    if left is right:
+        return None
+    reached = seen.reaches(left), seen.reaches(right)
+    return Matmul(seen.inputs, seen.output, seen.hold(left), seen.hold(right), reached, scale)
+
+
+@rule(aten.addmm.default, aten.baddbmm.default, promotes=True)
+def _affine(seen: Seen) -> Step | None:
+    """b bias + a x w: the product alone, where y does not reach the bias."""
+    bias, *factors = seen.args[:3]
+    scale = seen.given(4, "alpha", 1)
+    if seen.reaches(bias) or isinstance(scale, complex):
+        return None
+    if seen.target is aten.addmm.default and sum(map(seen.reaches, factors)) == 1 and scale == 1:
+        return seen.linear(seen.operation(aten.mm.default, tuple(factors)))
+    return _of_factors(seen, factors[0], factors[1], float(scale))
+
+
+@rule(*named("_softmax", "_safe_softmax"))
+def _softmax(seen: Seen) -> Step | None:
+    (x,) = seen.primals
+    dim = seen.given(1, "dim")
+    if not x.ndim or seen.like.dtype != x.dtype:
+        return None
+    axis = dim - x.ndim if dim >= 0 else dim
+    return Softmax(seen.inputs, seen.output, seen.operation()(x), axis)

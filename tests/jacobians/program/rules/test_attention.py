@@ -1,0 +1,176 @@
+"""Attention as one step: J v and J' u by tiles, against torch's dense Jacobian in float64."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+import spectral
+from spectral.jacobians.model import Model
+from spectral.jacobians.program import Recorder
+from spectral.jacobians.program.rules import attention
+from spectral.jacobians.program.rules.attention import Attention
+from tests.helpers.dense_programs import dense_of, program_of, tensors_in
+
+attend = nn.functional.scaled_dot_product_attention
+HEADS = (2, 3)
+
+
+def constant(*size):
+    return torch.linspace(-2, 2, torch.Size(size).numel(), dtype=torch.float64).sin().view(size)
+
+
+def function(n, m, depth=4, reached="qkv", **options):
+    """y -> attention whose queries, keys and values are parts of y, or constant, and y's size."""
+    sizes = {"q": n, "k": m, "v": m}
+
+    def model(y):
+        parts = dict(zip(reached, y.split([sizes[role] for role in reached], -2), strict=True))
+        q, k, v = (
+            parts[role] if role in parts else constant(*HEADS, size, depth).to(y)
+            for role, size in sizes.items()
+        )
+        return attend(q, k, v, **options)
+
+    return model, (*HEADS, sum(sizes[role] for role in reached), depth)
+
+
+def check(model, size, dtype=torch.float64, tolerance=1e-12):
+    """The program, once it is one step of attention whose blocks and transposes are torch's."""
+    y = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    program = program_of(model, y)
+    assert sum(isinstance(step, Attention) for step in program.steps) == 1
+    exact, ahead, back = dense_of(model, y, program)
+    torch.testing.assert_close(ahead, exact, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(back, exact, atol=tolerance, rtol=tolerance)
+    return program
+
+
+SIZES = [(1, 1), (1, 4), (3, 1), (5, 5), (4, 7)]
+TILES = [1 << 19, 5, 16, 90]
+
+
+@pytest.mark.parametrize(("size", "tile"), itertools.product(SIZES, TILES))
+def test_tokens_and_tiles(size, tile, monkeypatch):
+    """Tiles smaller than the queries, than the keys, of several heads, of several vectors."""
+    monkeypatch.setitem(attention.TILE, "cpu", tile)
+    check(*function(*size))
+
+
+def test_a_tile_of_one_entry(monkeypatch):
+    monkeypatch.setitem(attention.TILE, "cpu", 1)
+    check(*function(2, 3, depth=2))
+
+
+@pytest.mark.parametrize("reached", ["q", "k", "v", "qk", "qv", "kv"])
+def test_what_y_reaches(reached, monkeypatch):
+    monkeypatch.setitem(attention.TILE, "cpu", 16)
+    check(*function(4, 5, reached=reached))
+
+
+MASKS = {
+    "causal": {"is_causal": True},
+    "scale": {"scale": 0.3},
+    "bools": {"attn_mask": constant(4, 5) > -0.5},
+    "bools of each head": {"attn_mask": constant(2, 3, 4, 5) > -0.8},
+    "of keys": {"attn_mask": constant(2, 1, 1, 5) > -0.8},
+    "a bias of each head": {"attn_mask": constant(1, 3, 4, 5)},
+    "a query that sees nothing": {"attn_mask": torch.arange(4)[:, None].expand(4, 5) > 0},
+    "infinities": {"attn_mask": torch.where(constant(4, 5) > 0.5, -torch.inf, constant(4, 5))},
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("tile", [1 << 19, 6])
+def test_masks(name, tile, monkeypatch):
+    monkeypatch.setitem(attention.TILE, "cpu", tile)
+    check(*function(4, 5, **MASKS[name]))
+
+
+def test_one_tensor_in_every_place():
+    check(lambda y: attend(y, y, y), (1, 2, 5, 3))
+
+
+def test_queries_in_groups():
+    check(lambda y: attend(y, y[:, :2].sin(), y[:, :2].cos(), enable_gqa=True), (1, 4, 3, 4))
+
+
+def test_layer():
+    layer = nn.MultiheadAttention(8, 2, batch_first=True).double().eval()
+    for weights in (True, False):
+        check(lambda y, w=weights: layer(y, y, y, need_weights=w)[0], (2, 5, 8))
+
+
+def test_single_precision(monkeypatch):
+    monkeypatch.setitem(attention.TILE, "cpu", 40)
+    check(*function(6, 9), dtype=torch.float32, tolerance=2e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
+def test_half_precision(dtype, tolerance):
+    """Of vectors and results alone: the arithmetic inside of the step is finer."""
+    model, size = function(6, 9)
+    program = check(model, size)
+    v = torch.randn(2, *size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    coarse, fine = program.to(dtype).apply(v.to(dtype)), program.apply(v)
+    assert coarse.dtype == dtype
+    assert (coarse - fine).norm() < tolerance * fine.norm()
+    u = torch.randn(2, *program.output.shape, dtype=torch.float64)
+    coarse, fine = program.to(dtype).transpose(u.to(dtype)), program.transpose(u)
+    assert coarse.dtype == dtype
+    assert (coarse - fine).norm() < tolerance * fine.norm()
+
+
+def test_a_large_block_is_its_vectors(monkeypatch):
+    """Several vectors go through one tile of weights, as many as there is room for."""
+    model, size = function(3, 4)
+    program = check(model, size)
+    V = torch.randn(7, *size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    U = torch.randn(7, *program.output.shape, dtype=torch.float64)
+    for tile in (1 << 19, 3 * 72, 72, 30):
+        monkeypatch.setitem(attention.TILE, "cpu", tile)
+        torch.testing.assert_close(program.apply(V), torch.cat([program.apply(v[None]) for v in V]))
+        torch.testing.assert_close(program.transpose(U), torch.cat([program.transpose(u[None]) for u in U]))
+
+
+class Attending(nn.Module):
+    """A denoiser of rows of pixels that attend to each other, by torch's kernel or by hand."""
+
+    def __init__(self, by_hand):
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv, self.out = nn.Linear(4, 24), nn.Linear(8, 4)
+        self.by_hand = by_hand
+
+    def forward(self, y):
+        t = y.flatten(1).unflatten(1, (-1, 4))
+        q, k, v = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in self.qkv(t).chunk(3, -1))
+        mixed = ((q * 0.5) @ k.mT).softmax(-1) @ v if self.by_hand else attend(q, k, v)
+        return y + self.out(mixed.transpose(1, 2).flatten(2)).view_as(y)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_no_step_keeps_tokens_by_tokens(by_hand):
+    tokens = 96
+    model, y = Attending(by_hand), torch.rand(1, 1, tokens, 4)
+    program = program_of(model, y)
+    assert any(isinstance(step, Attention) for step in program.steps)
+    assert max(t.numel() for t in tensors_in(program)) < tokens**2
+    # Nor does the record, before what is not needed is left out.
+    ready = Model(model, {})
+    with ready.ready():
+        record = Recorder.of(ready, y)
+    held = [t for step in record.steps for t in tensors_in(step)]
+    held += [t for stored in record.storages.values() for t in stored.held]
+    assert max(t.numel() for t in held) < tokens**2
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_eigenpairs_of_a_network_that_attends(by_hand):
+    model, y = Attending(by_hand).double(), torch.rand(1, 1, 12, 4).double()
+    pairs = spectral.top_eigs(model, y, k=3)
+    J = torch.func.jacrev(model)(y).detach().reshape(48, 48)
+    exact = torch.linalg.eigvalsh((J + J.T) / 2).flip(0)[:3]
+    torch.testing.assert_close(pairs.values, exact, atol=1e-5, rtol=1e-4)
+    assert spectral.jacobian(model, y).method == "frozen"
