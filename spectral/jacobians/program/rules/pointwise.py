@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spectral.jacobians.program.rules.base import Seen, named, rule
 from spectral.jacobians.program.slopes import channels_last, gate, shape_of, times
-from spectral.jacobians.program.steps import Leading, Step, aten, cast, counts, pulled, some
+from spectral.jacobians.program.steps import Leading, Step, aten, cast, counts, pulled, some, unchanged
 
 
 @dataclass
@@ -53,6 +53,8 @@ class Diagonal:
 
     def select(self, index: Tensor, n: int) -> Diagonal | None:
         """With the slopes of some inputs."""
+        if self.keeps_size and self.slope.numel() == 1 and self.input_size and self.input_size[0] % n == 0:
+            return replace(self, input_size=some(self.input_size, index, n))
         if not (self.keeps_size and counts(self.input_size, n)):
             return None
         whole = self.slope.ndim == len(self.input_size) and len(self.slope) == n
@@ -200,7 +202,7 @@ def _pair(seen: Seen) -> Step | None:
 
 @rule(*named("mul", "div", overload="Scalar"), promotes=True)
 def _scalar(seen: Seen) -> Step | None:
-    return seen.linear(seen.operation()) if seen.first_alone else None
+    return seen.linear(seen.operation(), narrow=unchanged) if seen.first_alone else None
 
 
 @rule(aten.neg.default)

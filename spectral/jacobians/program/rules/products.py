@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spectral.jacobians.program.rules.base import Seen, named, rule
-from spectral.jacobians.program.steps import Leading, Step, aten, cast, counts
+from spectral.jacobians.program.steps import Leading, Step, aten, cast, unchanged, within
 
 
 @dataclass
@@ -51,8 +51,13 @@ class Matmul:
         left = self.left if second else self.left.new_empty(0)
         return replace(self, left=left, right=self.right if first else self.right.new_empty(0))
 
-    def select(self, index: Tensor, n: int) -> None:
-        """The first axis of a stack of matrices may count heads as well."""
+    def select(self, index: Tensor, n: int) -> Matmul | None:
+        """That of some inputs, each with its heads, where a stack of matrices counts them."""
+        factors = [t for t in (self.left, self.right) if t.numel()]
+        if not all(t.ndim == 3 and len(t) % n == 0 for t in factors):
+            return None
+        left, right = (t[within(index, n, len(t))] if t.numel() else t for t in (self.left, self.right))
+        return replace(self, left=left, right=right)
 
 
 @dataclass
@@ -80,14 +85,16 @@ class Softmax:
 
     def select(self, index: Tensor, n: int) -> Softmax | None:
         """That of some inputs."""
-        inside = counts(self.value.shape, n) and self.axis > -self.value.ndim
-        return replace(self, value=self.value[index]) if inside else None
+        size = self.value.shape
+        inside = len(size) > 1 and size[0] % n == 0 and self.axis > -len(size)
+        return replace(self, value=self.value[within(index, n, size[0])]) if inside else None
 
 
 @rule(aten.mm.default, aten.bmm.default)
 def _product(seen: Seen) -> Step | None:
     if seen.target is aten.mm.default and len(seen.factors) == 1:
-        return seen.linear(seen.operation())
+        rows = unchanged if seen.reaches(seen.args[0]) else None
+        return seen.linear(seen.operation(), narrow=rows)
     return _of_factors(seen, *seen.args[:2])
 
 
@@ -107,7 +114,8 @@ def _affine(seen: Seen) -> Step | None:
     if seen.reaches(bias) or isinstance(scale, complex):
         return None
     if seen.target is aten.addmm.default and sum(map(seen.reaches, factors)) == 1 and scale == 1:
-        return seen.linear(seen.operation(aten.mm.default, tuple(factors)))
+        rows = unchanged if seen.reaches(factors[0]) else None
+        return seen.linear(seen.operation(aten.mm.default, tuple(factors)), narrow=rows)
     return _of_factors(seen, factors[0], factors[1], float(scale))
 
 

@@ -174,3 +174,32 @@ def test_eigenpairs_of_a_network_that_attends(by_hand):
     exact = torch.linalg.eigvalsh((J + J.T) / 2).flip(0)[:3]
     torch.testing.assert_close(pairs.values, exact, atol=1e-5, rtol=1e-4)
     assert spectral.jacobian(model, y).method == "frozen"
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_some_images(by_hand):
+    """Heads come with their images, and nothing is recorded again."""
+    model, y = Attending(by_hand).double(), torch.rand(3, 1, 6, 4).double()
+    J = spectral.jacobian(model, y, batched=True)
+    index = torch.tensor([2, 0])
+    assert J._program.select(index) is not None
+    part, alone = J.select([2, 0]), spectral.jacobian(model, y[index], batched=True)
+    V = torch.randn(2, 3, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(part.apply(V), alone.apply(V))
+    torch.testing.assert_close(part.T.apply(V), alone.T.apply(V))
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_some_images_with_masks(images):
+    """Of each image its own mask, where each has one."""
+    mask = constant(images, 1, 4, 4)[:, :, :, :] > -0.5
+
+    def model(y):
+        q, k, v = (t.unflatten(-1, (3, 2)).transpose(1, 2) for t in (y, y.sin(), y.cos()))
+        return attend(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+    y = torch.rand(2, 4, 6, dtype=torch.float64)
+    J = spectral.jacobian(model, y, batched=True)
+    assert J._program.select(torch.tensor([1])) is not None
+    V = torch.randn(1, 3, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(J.select([1]).apply(V)[0], J.apply(V.expand(2, 3, 24))[1])
