@@ -107,6 +107,35 @@ def _summed(t: Tensor, size: torch.Size) -> Tensor:
 
 
 @dataclass
+class Halves:
+    """t -> a + b of s t = (a, b), two halves of one axis, told from the last."""
+
+    inputs: tuple[int, ...]
+    output: int
+    slope: Tensor
+    axis: int
+    leading: Leading = "free"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """a + b."""
+        first, second = (self.slope * tangents[0]).chunk(2, self.axis)
+        return first + second
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """s (g, g)."""
+        return (torch.cat([g, g], self.axis).mul_(self.slope),)
+
+    def to(self, dtype: torch.dtype) -> Halves:
+        """The slopes in another precision."""
+        return replace(self, slope=cast(self.slope, dtype))
+
+    def select(self, index: Tensor, n: int) -> Halves | None:
+        """With the slopes of some inputs."""
+        inside = counts(self.slope.shape, n) and self.axis > -self.slope.ndim
+        return replace(self, slope=self.slope[index]) if inside else None
+
+
+@dataclass
 class Sum:
     """t_1, t_2 -> a_1 t_1 + a_2 t_2, broadcast; or one of them alone."""
 
@@ -168,6 +197,17 @@ def _pointwise(seen: Seen) -> Step | None:
 def _relu(seen: Seen) -> Step:
     (x,) = seen.primals
     return Diagonal(seen.inputs, seen.output, gate(x), x.shape)
+
+
+@rule(aten.glu.default)
+def _gated(seen: Seen) -> Step:
+    """x_1 sigmoid(x_2), halves of x: its slopes are sigmoid(x_2) and x_1 sigmoid'(x_2)."""
+    (x,) = seen.primals
+    axis = int(seen.given(1, "dim", -1)) % x.ndim - x.ndim
+    first, second = x.chunk(2, axis)
+    open_by = second.sigmoid()
+    slope = torch.cat([open_by, first * open_by * (1 - open_by)], axis)
+    return Halves(seen.inputs, seen.output, slope, axis)
 
 
 @rule(aten.mul.Tensor, aten.div.Tensor, promotes=True)

@@ -90,6 +90,19 @@ class Softmax:
         return replace(self, value=self.value[within(index, n, size[0])]) if inside else None
 
 
+@dataclass
+class LogSoftmax(Softmax):
+    """t -> t - sum s t, and back g -> g - s sum g."""
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """t - sum s t."""
+        return tangents[0] - (self.value * tangents[0]).sum(self.axis, keepdim=True)
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """g - s sum g."""
+        return (g - self.value * g.sum(self.axis, keepdim=True),)
+
+
 @rule(aten.mm.default, aten.bmm.default)
 def _product(seen: Seen) -> Step | None:
     if seen.target is aten.mm.default and len(seen.factors) == 1:
@@ -119,11 +132,14 @@ def _affine(seen: Seen) -> Step | None:
     return _of_factors(seen, factors[0], factors[1], float(scale))
 
 
-@rule(*named("_softmax", "_safe_softmax"))
+@rule(*named("_softmax", "_safe_softmax", "_log_softmax"))
 def _softmax(seen: Seen) -> Step | None:
     (x,) = seen.primals
     dim = seen.given(1, "dim")
     if not x.ndim or seen.like.dtype != x.dtype:
         return None
     axis = dim - x.ndim if dim >= 0 else dim
-    return Softmax(seen.inputs, seen.output, seen.operation()(x), axis)
+    value = seen.operation()(x)
+    if seen.target is aten._log_softmax.default:
+        return LogSoftmax(seen.inputs, seen.output, value.exp(), axis)
+    return Softmax(seen.inputs, seen.output, value, axis)
