@@ -50,7 +50,7 @@ class Weights:
         q: (N, n, d + 1) queries times the scale, and -l.
         k: (N, m, d + 1) keys, and ones.
         batch: the axes that N counts, as the mask has them.
-        mask: broadcast to (*batch, n, m): added, or, of bools, False where a query does not see a key.
+        mask: as broadcast to (*batch, n, m): added, or, of bools, False where a query does not see a key.
         causal: whether query i sees the keys up to i alone.
     """
 
@@ -141,8 +141,11 @@ class Weights:
         part = mask.expand(*shape, n, m)[..., tile.rows, tile.columns]
         if shape.numel() == 1:
             return part.reshape(part.shape[-2:])
-        heads = torch.arange(tile.heads.start, tile.heads.stop, device=mask.device)
-        return part.expand(*self.batch, *part.shape[-2:])[torch.unravel_index(heads, self.batch)]
+        heads, places = torch.arange(tile.heads.start, tile.heads.stop, device=mask.device), []
+        for size in reversed(self.batch):
+            places.append(heads % size)
+            heads = heads // size
+        return part.expand(*self.batch, *part.shape[-2:])[tuple(reversed(places))]
 
 
 class Given(NamedTuple):
@@ -354,6 +357,13 @@ def _parts(n: int, most: int) -> Iterator[slice]:
         yield slice(n * i // count, n * (i + 1) // count)
 
 
+def _once(mask: Tensor) -> Tensor:
+    """A mask without what it was expanded by, which a copy would write out."""
+    for axis in range(mask.ndim):
+        mask = mask.narrow(axis, 0, 1) if mask.stride(axis) == 0 else mask
+    return mask
+
+
 def _in_plain_form(target: Any) -> Callable[..., Any]:
     """A kernel's function in operations that torch differentiates forwards as well."""
 
@@ -391,7 +401,7 @@ def _attention(seen: Seen) -> Step | None:
         if seen.reaches(t)
     }
     work = working(q.dtype)
-    mask = None if mask is None else seen.hold(mask)[(None,) * (q.ndim - mask.ndim)]
+    mask = None if mask is None else _once(seen.hold(mask))
     q, k, v = (t.to(work).flatten(0, -3) for t in (q, k, v))
     weights = Weights.at(q * scale, k, seen.like.shape[:-2], mask, call["is_causal"])
     result = Given(-1, seen.like.shape, False, seen.like.dtype)

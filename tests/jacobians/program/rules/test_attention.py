@@ -203,3 +203,10 @@ def test_some_images_with_masks(images):
     assert J._program.select(torch.tensor([1])) is not None
     V = torch.randn(1, 3, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.testing.assert_close(J.select([1]).apply(V)[0], J.apply(V.expand(2, 3, 24))[1])
+
+
+def test_a_mask_is_kept_as_it_was_before_it_was_expanded():
+    mask = constant(1, 1, 1, 5).expand(2, 3, 4, 5)
+    program = check(*function(4, 5, attn_mask=mask))
+    (step,) = (step for step in program.steps if isinstance(step, Attention))
+    assert step.weights.mask.shape == (1, 1, 1, 5)
