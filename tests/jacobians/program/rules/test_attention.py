@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import spectral
 from spectral.jacobians.model import Model
@@ -210,3 +211,41 @@ def test_a_mask_is_kept_as_it_was_before_it_was_expanded():
     program = check(*function(4, 5, attn_mask=mask))
     (step,) = (step for step in program.steps if isinstance(step, Attention))
     assert step.weights.mask.shape == (1, 1, 1, 5)
+
+
+def of_rows(y):
+    q = y.view(1, 2, 6, 4)
+    return attend(q, q.sin(), q.cos()).view(48)
+
+
+def gradient_of_attention(y):
+    with torch.enable_grad():
+        x = y if y.requires_grad else y.detach().requires_grad_()
+        return x - torch.autograd.grad(of_rows(x).square().sum(), x, create_graph=True)[0]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        gradient_of_attention,
+        lambda y: y - torch.func.grad(lambda x: of_rows(x).square().sum())(y),
+        lambda y: torch.func.jvp(of_rows, (y,), (y.sin(),))[1],
+    ],
+    ids=["autograd", "grad", "jvp"],
+)
+def test_models_that_differentiate_attention_themselves(model):
+    """Its kernels have no second derivative: there it comes in its plain form."""
+    y = torch.rand(48, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    J = spectral.jacobian(model, y)
+    assert J.method == "frozen"
+    with sdpa_kernel(SDPBackend.MATH):
+        exact = torch.autograd.functional.jacobian(model, y)
+    torch.testing.assert_close(J.dense(), exact)
+
+
+@pytest.mark.parametrize("method", ["jvp", "double-backward", "differences"])
+def test_other_ways(method):
+    y = torch.rand(48, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    J = spectral.jacobian(of_rows, y, method=method)
+    expected = spectral.jacobian(of_rows, y, method="frozen").dense()
+    torch.testing.assert_close(J.dense(), expected, atol=1e-6, rtol=1e-6)
