@@ -91,12 +91,21 @@ class Operation:
         return Operation(self.target, pytree.tree_unflatten(leaves, self.structure), self.entry)
 
 
+Narrow = Callable[[Operation, int, int], "Operation | None"]
+
+
+def unchanged(function: Operation, n: int, m: int) -> Operation:
+    """The function for m of n inputs of what does not tell them apart."""
+    return function
+
+
 @dataclass
 class Linear:
     """t -> op(t) for an operation that is linear, without constant, in what y reaches.
 
     `images` says that it does the same to each of the images that the first axis counts; `back` is its
-    transpose (g, sizes of the inputs), where that is known.
+    transpose (g, sizes of the inputs), where that is known; `narrow` makes of it the function for m of n
+    inputs, where it leaves these, and what is inside of them, in the order in which the first axis counts.
     """
 
     inputs: tuple[int, ...]
@@ -106,6 +115,7 @@ class Linear:
     dtypes: tuple[torch.dtype, ...]
     images: bool = False
     back: Callable[[Tensor, tuple[torch.Size, ...]], tuple[Tensor, ...]] | None = None
+    narrow: Narrow | None = None
 
     @property
     def leading(self) -> Leading:
@@ -135,7 +145,12 @@ class Linear:
         return replace(self, function=self.function.to(dtype), dtypes=dtypes)
 
     def select(self, index: Tensor, n: int) -> Linear | None:
-        """With other sizes, for an operation on images."""
+        """With other sizes, for an operation on images, or on what stays in its place."""
+        if self.narrow is not None:
+            function = self.narrow(self.function, n, len(index))
+            if function is None or not all(len(size) and size[0] % n == 0 for size in self.sizes):
+                return None
+            return replace(self, function=function, sizes=tuple(some(size, index, n) for size in self.sizes))
         if not (self.images and all(counts(size, n) for size in self.sizes)):
             return None
         return replace(self, sizes=tuple(some(size, index) for size in self.sizes))
@@ -250,6 +265,13 @@ def counts(size: torch.Size, n: int) -> bool:
     return len(size) > 1 and size[0] == n
 
 
-def some(size: torch.Size, index: Tensor) -> torch.Size:
-    """The size of some of the inputs that its first axis counts."""
-    return torch.Size((len(index), *size[1:]))
+def some(size: torch.Size, index: Tensor, n: int | None = None) -> torch.Size:
+    """The size of some of the inputs that its first axis counts; of n, also with what is inside of each."""
+    inside = 1 if n is None else size[0] // n
+    return torch.Size((len(index) * inside, *size[1:]))
+
+
+def within(index: Tensor, n: int, length: int) -> Tensor:
+    """Where some of n inputs lie along an axis that counts what is inside of them, such as heads."""
+    inside = torch.arange(length // n, device=index.device)
+    return (index.unsqueeze(1) * (length // n) + inside).flatten()

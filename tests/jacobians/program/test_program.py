@@ -381,6 +381,11 @@ PRODUCTS = {
     "attention": lambda x: torch.softmax(x @ x.mT / 2, -1) @ x,
     "rms norm": lambda x: x * (x.square().mean(-1, keepdim=True) + 1e-3).rsqrt(),
     "gated unit": lambda x: x[:, :2] * torch.nn.functional.gelu(x[:, 2:]),
+    "log of softmax": lambda x: torch.log_softmax(x, 1) * torch.log_softmax(x, -1),
+    "gated linear unit": lambda x: nn.functional.glu(x, 1) + nn.functional.glu(x, -1).mean((1, 2, 3), True),
+    "gated by silu": lambda x: nn.functional.silu(x.chunk(2, -1)[0]) * x.chunk(2, -1)[1],
+    "modulated by y": lambda x: nn.functional.layer_norm(x, (6,)) * (1 + x.mean(2, keepdim=True)) + x.sin(),
+    "normalised in groups": lambda x: nn.functional.group_norm(x, 2),
     "rotary attention": lambda x: torch.softmax(rotated_by_angles(x) @ rotated_by_angles(x).mT, -1) @ x,
     "affine maps": lambda x: torch.nn.functional.linear(x, torch.eye(6).to(x)[:3], torch.ones(3).to(x)),
 }
@@ -406,7 +411,9 @@ def test_products_in_complex_numbers_and_other_precisions():
     torch.testing.assert_close(J.apply(v), fine.apply(v.double()).float(), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["product", "broadcast product", "softmax", "gated unit"])
+@pytest.mark.parametrize(
+    "name", ["product", "broadcast product", "softmax", "gated unit", "gated linear unit"]
+)
 def test_products_of_some_images(name):
     y = torch.rand(4, 4, 5, 6, generator=torch.Generator().manual_seed(0)).double()
     J = spectral.jacobian(PRODUCTS[name], y, batched=True)

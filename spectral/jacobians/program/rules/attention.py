@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from spectral.jacobians.program.rules.base import INSTEAD, Seen, named, rule
-from spectral.jacobians.program.steps import Leading, Step, aten, cast, precise
+from spectral.jacobians.program.steps import Leading, Step, aten, cast, precise, some, within
 from spectral.jacobians.program.trace import bound
 
 # Entries of a tile: on a CPU what its caches hold; on a GPU enough for the launches not to show.
@@ -50,7 +50,7 @@ class Weights:
         q: (N, n, d + 1) queries times the scale, and -l.
         k: (N, m, d + 1) keys, and ones.
         batch: the axes that N counts, as the mask has them.
-        mask: broadcast to (*batch, n, m): added, or, of bools, False where a query does not see a key.
+        mask: as broadcast to (*batch, n, m): added, or, of bools, False where a query does not see a key.
         causal: whether query i sees the keys up to i alone.
     """
 
@@ -69,8 +69,8 @@ class Weights:
         weights = cls(with_column(q, 0), with_column(k, 1), batch, mask, causal)
         total = q.new_full((*q.shape[:2], 1), -math.inf)
         for tile in weights.tiles():
-            some = total[tile.heads, tile.rows]
-            some.copy_(torch.logaddexp(some, weights.exponents(tile).logsumexp(-1, keepdim=True)))
+            part = total[tile.heads, tile.rows]
+            part.copy_(torch.logaddexp(part, weights.exponents(tile).logsumexp(-1, keepdim=True)))
         weights.q[..., -1:] = -total.masked_fill(total == -math.inf, HIDDEN)
         return weights
 
@@ -126,15 +126,26 @@ class Weights:
             mask = cast(mask, work)
         return replace(self, q=cast(self.q, work), k=cast(self.k, work), mask=mask)
 
+    def select(self, index: Tensor, n: int) -> Weights:
+        """Those of some inputs, each with its heads."""
+        heads, mask = within(index, n, len(self.q)), self.mask
+        if mask is not None and mask.ndim == len(self.batch) + 2 and len(mask) > 1:
+            mask = mask[within(index, n, len(mask))]
+        batch = some(self.batch, index, n)
+        return replace(self, q=self.q[heads], k=self.k[heads], batch=batch, mask=mask)
+
     def _mask(self, mask: Tensor, tile: Tile) -> Tensor:
         """The mask of a tile."""
         shape = mask.shape[:-2]
         n, m = self.size[1:]
-        some = mask.expand(*shape, n, m)[..., tile.rows, tile.columns]
+        part = mask.expand(*shape, n, m)[..., tile.rows, tile.columns]
         if shape.numel() == 1:
-            return some.reshape(some.shape[-2:])
-        heads = torch.arange(tile.heads.start, tile.heads.stop, device=mask.device)
-        return some.expand(*self.batch, *some.shape[-2:])[torch.unravel_index(heads, self.batch)]
+            return part.reshape(part.shape[-2:])
+        heads, places = torch.arange(tile.heads.start, tile.heads.stop, device=mask.device), []
+        for size in reversed(self.batch):
+            places.append(heads % size)
+            heads = heads // size
+        return part.expand(*self.batch, *part.shape[-2:])[tuple(reversed(places))]
 
 
 class Given(NamedTuple):
@@ -211,41 +222,43 @@ class Attention:
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """dq, dk, dv for u = g."""
         lead = g.shape[: -len(self.result.size)]
-        count, width = lead.numel(), self.o.shape[-1]
+        count = lead.numel()
         u = self._flat(g, self.result)
         D = (u.view(count, *self.o.shape) * self.o).sum(-1, keepdim=True).view(*u.shape[:2], 1)
-        u = torch.cat([u, -D], -1)
-        sizes: dict[Role, int] = {
-            "q": self.weights.size[1],
-            "k": self.weights.size[2],
-            "v": self.weights.size[2],
-        }
-        depth = self.weights.q.shape[-1] - 1
-        sums = {
-            role: u.new_zeros(len(u), sizes[role], width if role == "v" else depth) for role in self.given
-        }
-        for tile, span, P, room in self._tiles(count):
-            if "v" in sums:
-                some = u[span, tile.rows, :width]
-                sums["v"][span, tile.columns].baddbmm_(_repeated(P.mT, len(room)), some)
-            if not self._scored:
-                continue
-            v = _repeated(self.v[tile.heads, tile.columns], len(room))
-            W = torch.bmm(u[span, tile.rows], v.mT, out=room)
-            W.view(-1, *P.shape).mul_(P)
-            if "q" in sums:
-                k = self.weights.k[tile.heads, tile.columns, :depth]
-                sums["q"][span, tile.rows].baddbmm_(W, _repeated(k, len(W)))
-            if "k" in sums:
-                q = self.weights.q[tile.heads, tile.rows, :depth]
-                sums["k"][span, tile.columns].baddbmm_(W.mT, _repeated(q, len(W)))
+        sums = self._pulled(torch.cat([u, -D], -1), count)
         if "q" in sums:
-            sums["q"].view(count, len(self.o), -1, depth).mul_(self.scale)
+            sums["q"].view(count, *self.o.shape[:2], -1).mul_(self.scale)
         parts: dict[int, Tensor] = {}
         for role, given in self.given.items():
             part = _given(sums[role], given, lead)
             parts[given.place] = parts[given.place] + part if given.place in parts else part
         return tuple(parts[i] for i in range(len(self.inputs)))
+
+    def _pulled(self, u: Tensor, count: int) -> dict[Role, Tensor]:
+        """dq / s, dk and dv of [u, -D] (count N, n, e + 1).
+
+        Sums over queries are formed as transposes, u' P: P' u would read P across its rows.
+        """
+        depth, width = self.weights.q.shape[-1] - 1, self.o.shape[-1]
+        _, n, m = self.weights.size
+        sizes: dict[Role, tuple[int, int]] = {"q": (n, depth), "k": (depth, m), "v": (width, m)}
+        sums = {role: u.new_zeros(len(u), *sizes[role]) for role in self.given}
+        for tile, span, P, room in self._tiles(count):
+            g = u[span, tile.rows]
+            if "v" in sums:
+                sums["v"][span, :, tile.columns].baddbmm_(g[..., :-1].mT, _repeated(P, len(g)))
+            if not self._scored:
+                continue
+            v = _repeated(self.v[tile.heads, tile.columns], len(g))
+            W = torch.bmm(g, v.mT, out=room)
+            W.view(-1, *P.shape).mul_(P)
+            if "q" in sums:
+                k = self.weights.k[tile.heads, tile.columns, :-1]
+                sums["q"][span, tile.rows].baddbmm_(W, _repeated(k, len(W)))
+            if "k" in sums:
+                q = self.weights.q[tile.heads, tile.rows, :-1]
+                sums["k"][span, :, tile.columns].baddbmm_(_repeated(q, len(W)).mT, W)
+        return {role: total if role == "q" else total.mT for role, total in sums.items()}
 
     def to(self, dtype: torch.dtype) -> Attention:
         """The step for vectors of another precision; its own arithmetic is that of `Weights.to`."""
@@ -256,8 +269,18 @@ class Attention:
         weights = self.weights.to(dtype)
         return replace(self, weights=weights, v=v, o=o, scale=scale, given=given, result=result)
 
-    def select(self, index: Tensor, n: int) -> None:
-        """The first axis may count heads as well."""
+    def select(self, index: Tensor, n: int) -> Attention | None:
+        """That of some inputs, each with its heads."""
+        sizes = [self.result.size, *(one.size for one in self.given.values())]
+        batch = self.weights.batch
+        if not batch or batch[0] % n or not all(len(size) > 2 and size[0] % n == 0 for size in sizes):
+            return None
+        weights, heads = self.weights.select(index, n), within(index, n, len(self.o))
+        given = {role: one._replace(size=some(one.size, index, n)) for role, one in self.given.items()}
+        result = self.result._replace(size=some(self.result.size, index, n))
+        scale = self.scale[heads] if self.scale.ndim else self.scale
+        v, o = self.v[heads], self.o[heads]
+        return replace(self, weights=weights, v=v, o=o, scale=scale, given=given, result=result)
 
     def _tiles(self, count: int) -> Iterator[tuple[Tile, slice, Tensor, Tensor]]:
         """Tiles of P, each with the heads of `count` vectors that it is for, and room for a product."""
@@ -334,6 +357,13 @@ def _parts(n: int, most: int) -> Iterator[slice]:
         yield slice(n * i // count, n * (i + 1) // count)
 
 
+def _once(mask: Tensor) -> Tensor:
+    """A mask without what it was expanded by, which a copy would write out."""
+    for axis in range(mask.ndim):
+        mask = mask.narrow(axis, 0, 1) if mask.stride(axis) == 0 else mask
+    return mask
+
+
 def _in_plain_form(target: Any) -> Callable[..., Any]:
     """A kernel's function in operations that torch differentiates forwards as well."""
 
@@ -371,7 +401,7 @@ def _attention(seen: Seen) -> Step | None:
         if seen.reaches(t)
     }
     work = working(q.dtype)
-    mask = None if mask is None else seen.hold(mask)[(None,) * (q.ndim - mask.ndim)]
+    mask = None if mask is None else _once(seen.hold(mask))
     q, k, v = (t.to(work).flatten(0, -3) for t in (q, k, v))
     weights = Weights.at(q * scale, k, seen.like.shape[:-2], mask, call["is_causal"])
     result = Given(-1, seen.like.shape, False, seen.like.dtype)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from spectral.jacobians.program.steps import Input, Linear, Operation, Step, aten
+from spectral.jacobians.program.steps import Input, Linear, Narrow, Operation, Step, aten
 
 
 @dataclass
@@ -82,10 +82,16 @@ class Seen:
         arguments = pytree.tree_map_only(Tensor, argument, (args, kwargs))
         return Operation(target or INSTEAD.get(self.target, self.target), arguments, self.entry)
 
-    def linear(self, function: Operation, images: bool = False, back: Back | None = None) -> Linear:
+    def linear(
+        self,
+        function: Operation,
+        images: bool = False,
+        back: Back | None = None,
+        narrow: Narrow | None = None,
+    ) -> Linear:
         """The step of an operation that is linear in what y reaches."""
         dtypes = tuple(self.like.dtype if self.promoted else x.dtype for x in self.primals)
-        return Linear(self.inputs, self.output, function, self.sizes, dtypes, images, back)
+        return Linear(self.inputs, self.output, function, self.sizes, dtypes, images, back, narrow)
 
 
 Rule = Callable[[Seen], "Step | int | None"]

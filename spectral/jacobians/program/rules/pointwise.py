@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spectral.jacobians.program.rules.base import Seen, named, rule
 from spectral.jacobians.program.slopes import gate, in_channels_last, shape_of, times
-from spectral.jacobians.program.steps import Leading, Step, aten, cast, counts, pulled, some
+from spectral.jacobians.program.steps import Leading, Step, aten, cast, counts, pulled, some, unchanged
 
 
 @dataclass
@@ -53,6 +53,8 @@ class Diagonal:
 
     def select(self, index: Tensor, n: int) -> Diagonal | None:
         """With the slopes of some inputs."""
+        if self.keeps_size and self.slope.numel() == 1 and self.input_size and self.input_size[0] % n == 0:
+            return replace(self, input_size=some(self.input_size, index, n))
         if not (self.keeps_size and counts(self.input_size, n)):
             return None
         whole = self.slope.ndim == len(self.input_size) and len(self.slope) == n
@@ -102,6 +104,35 @@ def _summed(t: Tensor, size: torch.Size) -> Tensor:
     """t (..., *whole) summed to (..., *size), axes that were broadcast alone; as many of both."""
     axes = tuple(i for i in range(-len(size), 0) if size[i] == 1 and t.shape[i] != 1)
     return t.sum(axes, keepdim=True) if axes else t
+
+
+@dataclass
+class Halves:
+    """t -> a + b of s t = (a, b), two halves of one axis, told from the last."""
+
+    inputs: tuple[int, ...]
+    output: int
+    slope: Tensor
+    axis: int
+    leading: Leading = "free"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """a + b."""
+        first, second = (self.slope * tangents[0]).chunk(2, self.axis)
+        return first + second
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """s (g, g)."""
+        return (torch.cat([g, g], self.axis).mul_(self.slope),)
+
+    def to(self, dtype: torch.dtype) -> Halves:
+        """The slopes in another precision."""
+        return replace(self, slope=cast(self.slope, dtype))
+
+    def select(self, index: Tensor, n: int) -> Halves | None:
+        """With the slopes of some inputs."""
+        inside = counts(self.slope.shape, n) and self.axis > -self.slope.ndim
+        return replace(self, slope=self.slope[index]) if inside else None
 
 
 @dataclass
@@ -168,6 +199,17 @@ def _relu(seen: Seen) -> Step:
     return Diagonal(seen.inputs, seen.output, gate(x), x.shape)
 
 
+@rule(aten.glu.default)
+def _gated(seen: Seen) -> Step:
+    """x_1 sigmoid(x_2), halves of x: its slopes are sigmoid(x_2) and x_1 sigmoid'(x_2)."""
+    (x,) = seen.primals
+    axis = int(seen.given(1, "dim", -1)) % x.ndim - x.ndim
+    first, second = x.chunk(2, axis)
+    open_by = second.sigmoid()
+    slope = torch.cat([open_by, first * open_by * (1 - open_by)], axis)
+    return Halves(seen.inputs, seen.output, slope, axis)
+
+
 @rule(aten.mul.Tensor, aten.div.Tensor, promotes=True)
 def _scale(seen: Seen) -> Step | None:
     if len(seen.args) != 2 or seen.kwargs:
@@ -200,7 +242,7 @@ def _pair(seen: Seen) -> Step | None:
 
 @rule(*named("mul", "div", overload="Scalar"), promotes=True)
 def _scalar(seen: Seen) -> Step | None:
-    return seen.linear(seen.operation()) if seen.first_alone else None
+    return seen.linear(seen.operation(), narrow=unchanged) if seen.first_alone else None
 
 
 @rule(aten.neg.default)

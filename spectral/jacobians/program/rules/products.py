@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spectral.jacobians.program.rules.base import Seen, named, rule
-from spectral.jacobians.program.steps import Leading, Step, aten, cast, counts
+from spectral.jacobians.program.steps import Leading, Step, aten, cast, unchanged, within
 
 
 @dataclass
@@ -51,8 +51,13 @@ class Matmul:
         left = self.left if second else self.left.new_empty(0)
         return replace(self, left=left, right=self.right if first else self.right.new_empty(0))
 
-    def select(self, index: Tensor, n: int) -> None:
-        """The first axis of a stack of matrices may count heads as well."""
+    def select(self, index: Tensor, n: int) -> Matmul | None:
+        """That of some inputs, each with its heads, where a stack of matrices counts them."""
+        factors = [t for t in (self.left, self.right) if t.numel()]
+        if not all(t.ndim == 3 and len(t) % n == 0 for t in factors):
+            return None
+        left, right = (t[within(index, n, len(t))] if t.numel() else t for t in (self.left, self.right))
+        return replace(self, left=left, right=right)
 
 
 @dataclass
@@ -80,14 +85,29 @@ class Softmax:
 
     def select(self, index: Tensor, n: int) -> Softmax | None:
         """That of some inputs."""
-        inside = counts(self.value.shape, n) and self.axis > -self.value.ndim
-        return replace(self, value=self.value[index]) if inside else None
+        size = self.value.shape
+        inside = len(size) > 1 and size[0] % n == 0 and self.axis > -len(size)
+        return replace(self, value=self.value[within(index, n, size[0])]) if inside else None
+
+
+@dataclass
+class LogSoftmax(Softmax):
+    """t -> t - sum s t, and back g -> g - s sum g."""
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """t - sum s t."""
+        return tangents[0] - (self.value * tangents[0]).sum(self.axis, keepdim=True)
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """g - s sum g."""
+        return (g - self.value * g.sum(self.axis, keepdim=True),)
 
 
 @rule(aten.mm.default, aten.bmm.default)
 def _product(seen: Seen) -> Step | None:
     if seen.target is aten.mm.default and len(seen.factors) == 1:
-        return seen.linear(seen.operation())
+        rows = unchanged if seen.reaches(seen.args[0]) else None
+        return seen.linear(seen.operation(), narrow=rows)
     return _of_factors(seen, *seen.args[:2])
 
 
@@ -107,15 +127,19 @@ def _affine(seen: Seen) -> Step | None:
     if seen.reaches(bias) or isinstance(scale, complex):
         return None
     if seen.target is aten.addmm.default and sum(map(seen.reaches, factors)) == 1 and scale == 1:
-        return seen.linear(seen.operation(aten.mm.default, tuple(factors)))
+        rows = unchanged if seen.reaches(factors[0]) else None
+        return seen.linear(seen.operation(aten.mm.default, tuple(factors)), narrow=rows)
     return _of_factors(seen, factors[0], factors[1], float(scale))
 
 
-@rule(*named("_softmax", "_safe_softmax"))
+@rule(*named("_softmax", "_safe_softmax", "_log_softmax"))
 def _softmax(seen: Seen) -> Step | None:
     (x,) = seen.primals
     dim = seen.given(1, "dim")
     if not x.ndim or seen.like.dtype != x.dtype:
         return None
     axis = dim - x.ndim if dim >= 0 else dim
-    return Softmax(seen.inputs, seen.output, seen.operation()(x), axis)
+    value = seen.operation()(x)
+    if seen.target is aten._log_softmax.default:
+        return LogSoftmax(seen.inputs, seen.output, value.exp(), axis)
+    return Softmax(seen.inputs, seen.output, value, axis)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from spectral.jacobians.program.rules.base import Back, Seen, named, rule
 from spectral.jacobians.program.slopes import in_channels_last
-from spectral.jacobians.program.steps import Step, aten
+from spectral.jacobians.program.steps import Input, Narrow, Operation, Step, aten, unchanged
 
 
 @rule(*named("alias", "detach", "clone", "lift_fresh", "lift", "contiguous", "positive"))
@@ -96,7 +97,7 @@ def _linear(seen: Seen) -> Step | None:
     if target in (aten.cat.default, aten.slice.Tensor):
         every = [x for x in pytree.tree_leaves(args) if isinstance(x, Tensor)]
         images = images and _dim(seen) % 4 > 0 and len(every) == len(seen.inputs)
-    return seen.linear(function, images, _back(seen, images))
+    return seen.linear(function, images, _back(seen, images), None if images else _narrow(seen, target))
 
 
 def as_complex(t: Tensor) -> Tensor:
@@ -131,6 +132,49 @@ def _padded(seen: Seen) -> Step:
 @rule(aten.index.Tensor, aten.gather.default, aten.index_select.default)
 def _indexed(seen: Seen) -> Step | None:
     return seen.linear(seen.operation()) if seen.first_alone else None
+
+
+def _narrow(seen: Seen, target: Any) -> Narrow | None:
+    """How the operation is that of some inputs: with another shape, or as it is where it acts inside."""
+    if len(seen.inputs) != 1 or not seen.first_alone or not seen.sizes[0]:
+        return None
+    if target in (aten.reshape.default, aten.expand.default):
+        shape = list(seen.like.shape)
+        grows = target is aten.expand.default and (
+            len(shape) > len(seen.sizes[0]) or shape[0] != seen.sizes[0][0]
+        )
+        return None if grows or not shape else functools.partial(_reshaped, shape)
+    axes = len(seen.sizes[0])
+    if target is aten.permute.default:
+        return unchanged if seen.args[1][0] % axes == 0 else None
+    if target is aten.transpose.int:
+        return unchanged if all(d % axes for d in seen.args[1:3]) else None
+    if target is aten.unsqueeze.default:
+        return unchanged if seen.args[1] % (axes + 1) else None
+    return unchanged if target in _INSIDE and _axis(seen) % axes else None
+
+
+# Operations along one axis, their second argument, or third for those that cut first.
+_INSIDE = {
+    aten.squeeze.dim,
+    aten.select.int,
+    aten.slice.Tensor,
+    aten.unbind.int,
+    aten.split.Tensor,
+    aten.split_with_sizes.default,
+}
+
+
+def _axis(seen: Seen) -> int:
+    """The axis of an operation along one, by default the first."""
+    cuts = seen.target in (aten.split.Tensor, aten.split_with_sizes.default)
+    return int(seen.given(2 if cuts else 1, "dim", 0))
+
+
+def _reshaped(shape: list[int], function: Operation, n: int, m: int) -> Operation | None:
+    if shape[0] % n:
+        return None
+    return Operation(function.target, ((Input(0), [shape[0] // n * m, *shape[1:]]), {}), function.entry)
 
 
 def _dim(seen: Seen) -> int:

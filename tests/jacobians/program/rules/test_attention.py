@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import spectral
 from spectral.jacobians.model import Model
@@ -174,3 +175,77 @@ def test_eigenpairs_of_a_network_that_attends(by_hand):
     exact = torch.linalg.eigvalsh((J + J.T) / 2).flip(0)[:3]
     torch.testing.assert_close(pairs.values, exact, atol=1e-5, rtol=1e-4)
     assert spectral.jacobian(model, y).method == "frozen"
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_some_images(by_hand):
+    """Heads come with their images, and nothing is recorded again."""
+    model, y = Attending(by_hand).double(), torch.rand(3, 1, 6, 4).double()
+    J = spectral.jacobian(model, y, batched=True)
+    index = torch.tensor([2, 0])
+    assert J._program.select(index) is not None
+    part, alone = J.select([2, 0]), spectral.jacobian(model, y[index], batched=True)
+    V = torch.randn(2, 3, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(part.apply(V), alone.apply(V))
+    torch.testing.assert_close(part.T.apply(V), alone.T.apply(V))
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_some_images_with_masks(images):
+    """Of each image its own mask, where each has one."""
+    mask = constant(images, 1, 4, 4)[:, :, :, :] > -0.5
+
+    def model(y):
+        q, k, v = (t.unflatten(-1, (3, 2)).transpose(1, 2) for t in (y, y.sin(), y.cos()))
+        return attend(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+    y = torch.rand(2, 4, 6, dtype=torch.float64)
+    J = spectral.jacobian(model, y, batched=True)
+    assert J._program.select(torch.tensor([1])) is not None
+    V = torch.randn(1, 3, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(J.select([1]).apply(V)[0], J.apply(V.expand(2, 3, 24))[1])
+
+
+def test_a_mask_is_kept_as_it_was_before_it_was_expanded():
+    mask = constant(1, 1, 1, 5).expand(2, 3, 4, 5)
+    program = check(*function(4, 5, attn_mask=mask))
+    (step,) = (step for step in program.steps if isinstance(step, Attention))
+    assert step.weights.mask.shape == (1, 1, 1, 5)
+
+
+def of_rows(y):
+    q = y.view(1, 2, 6, 4)
+    return attend(q, q.sin(), q.cos()).view(48)
+
+
+def gradient_of_attention(y):
+    with torch.enable_grad():
+        x = y if y.requires_grad else y.detach().requires_grad_()
+        return x - torch.autograd.grad(of_rows(x).square().sum(), x, create_graph=True)[0]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        gradient_of_attention,
+        lambda y: y - torch.func.grad(lambda x: of_rows(x).square().sum())(y),
+        lambda y: torch.func.jvp(of_rows, (y,), (y.sin(),))[1],
+    ],
+    ids=["autograd", "grad", "jvp"],
+)
+def test_models_that_differentiate_attention_themselves(model):
+    """Its kernels have no second derivative: there it comes in its plain form."""
+    y = torch.rand(48, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    J = spectral.jacobian(model, y)
+    assert J.method == "frozen"
+    with sdpa_kernel(SDPBackend.MATH):
+        exact = torch.autograd.functional.jacobian(model, y)
+    torch.testing.assert_close(J.dense(), exact)
+
+
+@pytest.mark.parametrize("method", ["jvp", "double-backward", "differences"])
+def test_other_ways(method):
+    y = torch.rand(48, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    J = spectral.jacobian(of_rows, y, method=method)
+    expected = spectral.jacobian(of_rows, y, method="frozen").dense()
+    torch.testing.assert_close(J.dense(), expected, atol=1e-6, rtol=1e-6)
