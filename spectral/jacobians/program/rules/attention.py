@@ -27,8 +27,9 @@ from spectral.jacobians.program.rules.base import INSTEAD, Seen, named, rule
 from spectral.jacobians.program.steps import Leading, Step, aten, cast, precise, some, within
 from spectral.jacobians.program.trace import bound
 
-# Entries of a tile: on a CPU what its caches hold; on a GPU enough for the launches not to show.
-TILE = {"cpu": 1 << 19, "cuda": 1 << 24}
+# Entries of a tile: on a CPU what its caches hold, and enough for threads that wait for each other not to
+# show; on a GPU enough for the launches not to.
+TILE = {"cpu": 1 << 20, "cuda": 1 << 24}
 HIDDEN = 1e30  # for l where a query sees no key: its weights are zeros, as torch has it
 
 Role = Literal["q", "k", "v"]
