@@ -34,6 +34,11 @@ def read_grey(path: str | Path, *, convert: bool = False) -> Grey:
     no picture, a colour picture without `convert`, one that is transparent, of several frames, or beyond
     that range.
     """
+    return _grey(opened(path), str(path), convert)[None, None]
+
+
+def opened(path: str | Path) -> Image.Image:
+    """A picture file, upright. Raises as `read_grey` of a file that is missing, no picture, or of several."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no picture at {path}")
@@ -45,7 +50,21 @@ def read_grey(path: str | Path, *, convert: bool = False) -> Grey:
         raise FileContentError(f"{path} is not a picture that Pillow can read: {error}") from error
     if frames > 1:
         raise FileContentError(f"{path} holds {frames} frames: save the one that is meant")
-    return _grey(picture, str(path), convert)[None, None]
+    return picture
+
+
+def check_opaque(picture: Image.Image, name: str) -> None:
+    """Raises FileContentError for a picture that is transparent in part."""
+    if picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
+        raise FileContentError(f"{name} is transparent in part: save it on a ground")
+
+
+def pictures_in(path: str | Path) -> list[Path]:
+    """The pictures directly in a folder, by their names. Raises FileNotFoundError where there are none."""
+    files = sorted(p for p in Path(path).glob("*") if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"no pictures ({', '.join(sorted(SUFFIXES))}) in {path}")
+    return files
 
 
 def read_folder(path: str | Path) -> list[Grey]:
@@ -53,10 +72,7 @@ def read_folder(path: str | Path) -> list[Grey]:
 
     Colour is turned into luminance. Raises FileNotFoundError where the folder holds none.
     """
-    files = sorted(p for p in Path(path).glob("*") if p.suffix.lower() in SUFFIXES)
-    if not files:
-        raise FileNotFoundError(f"no pictures ({', '.join(sorted(SUFFIXES))}) in {path}")
-    return [read_grey(file, convert=True)[0, 0] for file in files]
+    return [read_grey(file, convert=True)[0, 0] for file in pictures_in(path)]
 
 
 def training_photographs() -> list[Grey]:
@@ -111,8 +127,7 @@ def _grey(picture: Image.Image, name: str, convert: bool) -> Grey:
         if not (pixels.min() >= 0 and pixels.max() <= 1):  # NaN neither
             raise FileContentError(f"{name} has pixels outside [0, {top}], where grey is: scale it")
         return pixels
-    if picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
-        raise FileContentError(f"{name} is transparent in part: save it on a ground")
+    check_opaque(picture, name)
     if picture.mode not in ("1", "L"):
         rgb = np.asarray(picture.convert("RGB"))
         if not convert and (rgb != rgb[..., :1]).any():

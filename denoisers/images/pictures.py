@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from denoisers.images.folder import SUFFIXES, read_grey
+from denoisers.images.folder import check_opaque, opened, pictures_in, read_grey
 from denoisers.images.source import Images, generators, side_of
-from spectral.errors import FileContentError, OptionError, ShapeError
+from spectral.errors import OptionError, ShapeError
 from spectral.options import choice
 
 
@@ -36,9 +36,7 @@ class Folder:
         fit: Literal["resize", "crop", "centre"] = "resize",
     ) -> None:
         choice("fit", fit, ("resize", "crop", "centre"))
-        self.files = sorted(p for p in Path(path).glob("*") if p.suffix.lower() in SUFFIXES)
-        if not self.files:
-            raise FileNotFoundError(f"no pictures ({', '.join(sorted(SUFFIXES))}) in {path}")
+        self.files = pictures_in(path)
         self.size, self.colour, self.fit = side_of(size), colour, fit
 
     @property
@@ -84,20 +82,12 @@ class Folder:
 def read_colour(path: str | Path) -> Images:
     """A picture file of 8 bits a channel as float32 (1, 3, H, W) in [0, 1], turned upright; grey is repeated.
 
-    Raises FileNotFoundError for a missing file, FileContentError for a file that is no picture, or one that
-    is transparent in part.
+    Raises FileNotFoundError for a missing file, FileContentError for a file that is no picture, one that is
+    transparent in part, or of several frames.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no picture at {path}")
-    try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise FileContentError(f"{path} is not a picture that Pillow can read: {error}") from error
+    picture = opened(path)
     if picture.mode.startswith("I") or picture.mode == "F":
         return read_grey(path).repeat(3, 1)
-    if picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
-        raise FileContentError(f"{path} is transparent in part: save it on a ground")
+    check_opaque(picture, str(path))
     rgb = np.asarray(picture.convert("RGB"), dtype=np.float32) / np.float32(255)
     return np.ascontiguousarray(rgb.transpose(2, 0, 1))[None]

@@ -140,7 +140,10 @@ def test_colour_is_turned_upright_and_grey_repeated(tmp_path):
     assert read_colour(tmp_path / "deep.png").shape == (1, 3, 4, 6)
     Image.fromarray(np.zeros((4, 4, 4), np.uint8)).save(tmp_path / "glass.png")
     (tmp_path / "text.png").write_text("none")
+    page = Image.fromarray(pixels)
+    page.save(tmp_path / "pages.png", save_all=True, append_images=[Image.fromarray(255 - pixels)])
     for name, error in [
+        ("pages", FileContentError),
         ("glass", FileContentError),
         ("text", FileContentError),
         ("absent", FileNotFoundError),
