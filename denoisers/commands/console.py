@@ -9,7 +9,7 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,8 @@ import denoisers
 from denoisers.images import folder
 from spectral.errors import OptionError, SpectralError
 from spectral.options import seed_of
+from spectral.progress import working
+from spectral.solvers.search import interrupted
 
 SIGMA_AT_MOST = 1e6  # beyond, float32 noise buries the picture
 INTERRUPTED, ABOVE_TOLERANCE = 130, 3  # exit codes
@@ -153,6 +155,27 @@ def one_line_errors() -> Iterator[None]:
         size = f": {int(wanted[1]) / 1e9:.3g} GB were asked for at once" if wanted else ""
         typer.echo(f"error: out of memory{size}; give a smaller --crop, or fewer pairs", err=True)
         raise typer.Exit(2) from None
+
+
+def write_files(
+    files: list[Path], as_json: bool, write: Callable[[], object], label: str = f"{'wrote':13}"
+) -> None:
+    """Write what was asked for, after the answer, which is not lost where it cannot be written."""
+    with one_line_errors():
+        if files:
+            with working(not as_json, "writing"):
+                write()
+    if not as_json:
+        for path in files:
+            typer.echo(f"{label} {path}")
+
+
+def end(notes: list[str], converged: Tensor) -> None:
+    """End with the exit code of an interruption, or of results above their tolerance, if there are any."""
+    if interrupted(notes):
+        raise typer.Exit(INTERRUPTED)
+    if not converged.all():
+        raise typer.Exit(ABOVE_TOLERANCE)
 
 
 def check_writable(out: Path | None) -> None:

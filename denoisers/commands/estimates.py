@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +27,7 @@ from denoisers.commands.console import (
     load_problem,
     one_line_errors,
     print_json,
+    write_files,
 )
 from spectral.eigs import top_eigs
 from spectral.errors import OptionError
@@ -78,7 +78,7 @@ def trace(
     else:
         rows = [("tr J", _interval(found)), ("tr J / d", f"{float(found) / d:.4f}")]
         _print(f"trace of J, {_title(denoiser, problem)}", rows, found, seconds, unit, problem)
-    _write(files, as_json, lambda: _write_diagonal(problem, denoiser, products, seed, *files))
+    write_files(files, as_json, lambda: _write_diagonal(problem, denoiser, products, seed, *files))
     if rtol is not None and float(found.halfwidth()) > rtol * abs(float(found)):
         raise typer.Exit(ABOVE_TOLERANCE)
 
@@ -148,7 +148,7 @@ def sure(
             ("tr J", _interval(found.divergence)),
         ]
         _print(f"SURE, {_title(denoiser, problem)}", rows, found, seconds, unit, problem)
-    _write(files, as_json, lambda: _write_risk(problem, denoiser, products, seed, *files))
+    write_files(files, as_json, lambda: _write_risk(problem, denoiser, products, seed, *files))
     divergence = found.divergence
     if rtol is not None and float(divergence.halfwidth()) > rtol * abs(float(divergence)):
         raise typer.Exit(ABOVE_TOLERANCE)
@@ -232,18 +232,7 @@ def density(
     if not as_json:
         _print(f"{name}, {_title(denoiser, problem)}", rows, count, seconds, unit, problem)
     title = f"{part} part, {_title(denoiser, problem)}"
-    _write(files, as_json, lambda: _write_density(found, threshold, title, *files))
-
-
-def _write(files: list[Path], as_json: bool, write: Callable[[], None]) -> None:
-    """Write what was asked for, after the answer, which is not lost where it cannot be written."""
-    with one_line_errors():
-        if files:
-            with working(not as_json, "writing"):
-                write()
-    if not as_json:
-        for path in files:
-            typer.echo(f"{'wrote':13} {path}")
+    write_files(files, as_json, lambda: _write_density(found, threshold, title, *files))
 
 
 def _write_diagonal(

@@ -16,15 +16,15 @@ from torch.nn.functional import interpolate
 
 import denoisers
 from denoisers.commands.console import (
-    ABOVE_TOLERANCE,
-    INTERRUPTED,
     Crop,
     Denoiser,
     Json,
     Out,
     check_writable,
+    end,
     one_line_errors,
     print_json,
+    write_files,
 )
 from denoisers.evaluation import psnr
 from denoisers.images.folder import photograph, read_grey
@@ -41,7 +41,6 @@ from denoisers.sampling import (
     langevin,
 )
 from spectral.errors import OptionError
-from spectral.solvers.search import interrupted
 
 METHODS: dict[str, Callable[..., Samples]] = {
     "ascent": denoisers.sample,
@@ -270,15 +269,11 @@ def _finish(
         console = Console()
         for line in (*repr(found).splitlines(), *(f"  {label:12} {text}" for label, text in lines)):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
-    with one_line_errors():
-        if out is not None:
-            for file, write in pictures.items():
-                write(out / file)
-            found.save(files[-1])
-    if not as_json:
-        for path in files:
-            typer.echo(f"  {'wrote':12} {path}")
-    if interrupted(found.notes):
-        raise typer.Exit(INTERRUPTED)
-    if not found.converged.all():
-        raise typer.Exit(ABOVE_TOLERANCE)
+
+    def write_all() -> None:
+        for draw, file in zip(pictures.values(), files, strict=False):
+            draw(file)
+        found.save(files[-1])
+
+    write_files(files, as_json, write_all, label=f"  {'wrote':12}")
+    end(found.notes, found.converged)

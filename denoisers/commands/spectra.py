@@ -16,8 +16,6 @@ from torch import Tensor
 
 from denoisers.commands import estimates
 from denoisers.commands.console import (
-    ABOVE_TOLERANCE,
-    INTERRUPTED,
     Crop,
     Denoiser,
     Json,
@@ -27,10 +25,12 @@ from denoisers.commands.console import (
     Seed,
     Sigma,
     check_writable,
+    end,
     forward_seconds,
     load_problem,
     one_line_errors,
     print_json,
+    write_files,
 )
 from spectral import eigs as symmetric
 from spectral import eigs_full as full
@@ -38,7 +38,6 @@ from spectral import svd as singular
 from spectral.errors import OptionError
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets, number
 from spectral.solvers.control import PRODUCTS
-from spectral.solvers.search import interrupted
 
 Result = EigenPairs | FullEigenPairs | SingularTriplets
 
@@ -206,16 +205,8 @@ def _solve(
         print_json(_summary(spectrum, problem, unit, files))
     else:
         _print(spectrum, problem, denoiser, unit)
-    with one_line_errors():
-        if files:
-            _write(spectrum, problem, denoiser, *files)
-    if not as_json:
-        for path in files:
-            typer.echo(f"{'wrote':13} {path}")
-    if interrupted(spectrum.notes):
-        raise typer.Exit(INTERRUPTED)
-    if not spectrum.converged.all():
-        raise typer.Exit(ABOVE_TOLERANCE)
+    write_files(files, as_json, lambda: _write(spectrum, problem, denoiser, *files))
+    end(spectrum.notes, spectrum.converged)
 
 
 def _write(spectrum: Result, problem: Problem, denoiser: str, picture: Path, result: Path) -> None:

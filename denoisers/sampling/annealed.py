@@ -10,7 +10,7 @@ from torch import Tensor
 
 from denoisers.sampling.result import Samples
 from denoisers.sampling.scheduled import falling, follow
-from denoisers.sampling.start import Caller, begin, levels_of
+from denoisers.sampling.start import Caller, levels_of, noisy
 from spectral.errors import OptionError
 from spectral.options import number, whole
 
@@ -57,8 +57,7 @@ def langevin(
         raise OptionError(f"per_level must be >= 1 and epsilon lie in (0, 2), got {repeats} and {step:g}")
     told = falling(levels) if levels is not None else _geometric(*levels_of(sigma_start, sigma_end), steps)
     caller = Caller(model, sigma_keyword, model_kwargs)
-    _, _, noise = begin(caller, shape, count, seed, first)
-    start = number("mean", mean) + told[0] * noise()
+    start, noise = noisy(caller, shape, count, mean, told[0], (seed, first))
 
     def path(y: Tensor) -> Iterator[tuple[float, Tensor]]:
         for s in told:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from denoisers.sampling.result import Samples
 from denoisers.sampling.scheduled import falling, follow, levels_between
-from denoisers.sampling.start import Caller, begin, levels_of
-from spectral.options import number
+from denoisers.sampling.start import Caller, levels_of, noisy
 
 
 def heun(
@@ -62,7 +61,8 @@ def heun(
         yield told[-1], caller(y, told[-1])
 
     origin, told = (seed, first), _levels(levels, sigma_start, sigma_end, steps, rho)
-    caller, y = _begin(model, shape, count, mean, *origin, told[0], sigma_keyword, model_kwargs)
+    caller = Caller(model, sigma_keyword, model_kwargs)
+    y, _ = noisy(caller, shape, count, mean, told[0], origin)
     name = f"Heun's rule, {len(told)} levels"
     return follow(path(caller, y, told), caller, name, told[-1], origin, every, progress)
 
@@ -100,7 +100,8 @@ def ddim(
         yield told[-1], caller(y, told[-1])
 
     origin, told = (seed, first), _levels(levels, sigma_start, sigma_end, steps, rho)
-    caller, y = _begin(model, shape, count, mean, *origin, told[0], sigma_keyword, model_kwargs)
+    caller = Caller(model, sigma_keyword, model_kwargs)
+    y, _ = noisy(caller, shape, count, mean, told[0], origin)
     return follow(
         path(caller, y, told), caller, f"DDIM, {len(told)} levels", told[-1], origin, every, progress
     )
@@ -108,19 +109,3 @@ def ddim(
 
 def _levels(levels: Sequence[float] | None, start: float, end: float, steps: int, rho: float) -> list[float]:
     return falling(levels) if levels is not None else levels_between(*levels_of(start, end), steps, rho)
-
-
-def _begin(
-    model: Callable[..., Any],
-    shape: Sequence[int],
-    count: int,
-    mean: float,
-    seed: int,
-    first: int,
-    sigma: float,
-    sigma_keyword: str | None,
-    model_kwargs: Mapping[str, Any] | None,
-) -> tuple[Caller, Tensor]:
-    caller = Caller(model, sigma_keyword, model_kwargs)
-    _, _, noise = begin(caller, shape, count, seed, first)
-    return caller, number("mean", mean) + sigma * noise()

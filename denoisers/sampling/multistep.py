@@ -10,7 +10,7 @@ from torch import Tensor
 
 from denoisers.sampling.result import Samples
 from denoisers.sampling.scheduled import falling, follow
-from denoisers.sampling.start import Caller, begin
+from denoisers.sampling.start import Caller, noisy
 from spectral.errors import OptionError
 from spectral.options import number
 
@@ -55,8 +55,7 @@ def consistency(
         raise OptionError(
             "a consistency function f(x, sigma) is told the level: name the keyword, as in sigma_keyword='t'"
         )
-    _, _, noise = begin(caller, shape, count, seed, first)
-    start = number("mean", mean) + told[0] * noise()
+    start, noise = noisy(caller, shape, count, mean, told[0], (seed, first))
 
     def path(y: Tensor) -> Iterator[tuple[float, Tensor]]:
         x = caller(y, told[0])

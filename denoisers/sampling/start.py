@@ -101,6 +101,17 @@ def begin(
     return sides, count, Noise(seed_of(seed), first, count, sides, caller.dtype, caller.device)
 
 
+def noisy(
+    caller: Caller, shape: Sequence[int], count: Any, mean: Any, sigma: float, origin: tuple[Any, Any]
+) -> tuple[Tensor, Noise]:
+    """Images from N(mean, sigma^2 I) to start from, and the noise that they go on with.
+
+    origin: (seed, first). Raises what `begin` does.
+    """
+    _, _, noise = begin(caller, shape, count, *origin)
+    return number("mean", mean) + sigma * noise(), noise
+
+
 def levels_of(start: Any, end: Any) -> tuple[float, float]:
     """Noise levels to start and to end at.
 

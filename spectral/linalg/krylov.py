@@ -125,8 +125,8 @@ class Relation:
         Raises:
             NotFiniteError: a product holds NaN or infinity.
         """
-        W = A.apply(X)
-        self.norm = max(self.norm, largest(A.codomain.norms(W), A))
+        W, norm = product(A, X)
+        self.norm = max(self.norm, norm)
         return W
 
     def held(self) -> dict[str, Tensor]:
@@ -318,15 +318,14 @@ class KrylovBasis(Relation):
         return self._solved[1:]
 
 
-def finite(A: LinearOperator, X: Tensor) -> Tensor:
-    """A x for each row of (B, b, n).
+def product(A: LinearOperator, X: Tensor) -> tuple[Tensor, float]:
+    """A x for each row of (B, b, n), and the largest norm of one.
 
     Raises:
         NotFiniteError: a product holds NaN or infinity.
     """
     W = A.apply(X)
-    largest(A.codomain.norms(W), A)
-    return W
+    return W, largest(A.codomain.norms(W), A)
 
 
 def largest(norms: Tensor, A: LinearOperator) -> float:

@@ -24,7 +24,7 @@ from spectral.errors import OptionError
 from spectral.linalg.blocks import fresh_seed, stream
 from spectral.linalg.bounds import BOUND_STEPS, SpectralBounds, spectral_bounds
 from spectral.linalg.chebyshev import ChebyshevFilter, Window
-from spectral.linalg.krylov import finite
+from spectral.linalg.krylov import product
 from spectral.linalg.unseen import rounding
 from spectral.operators.base import LinearOperator
 from spectral.operators.space import Space
@@ -129,7 +129,7 @@ class _Solve:
             spent += sum(found.spent.values())
             interrupted = INTERRUPTED in found.notes
             if found.vectors.shape[1]:
-                rows, AV = found.vectors, finite(self.A, found.vectors)
+                rows, AV = found.vectors, product(self.A, found.vectors)[0]
                 spent += rows.shape[1]
         most = spent if interrupted else self.control.budget
         rest = replace(self.control, seed=self.seeds[2], max_products=most)
@@ -264,7 +264,7 @@ class _Solve:
         """Rows with fresh products, nothing unseen inside the interval."""
         complete = Completeness(torch.zeros(len(rows), dtype=torch.float64), confidence, 0)
         spent = dict.fromkeys(STAGES, 0) | {"residuals": rows.shape[1]}
-        return RitzPairs(rows, finite(self.A, rows), complete, spent, 0.0)
+        return RitzPairs(rows, product(self.A, rows)[0], complete, spent, 0.0)
 
 
 def _applications(pairs: float) -> float:

@@ -464,13 +464,8 @@ class Recorder(Trace):
         source = self.dtypes[slot]
         if source == dtype or not (dtype.is_floating_point or dtype.is_complex):
             return slot
-        step = Cast((slot,), self.slots, source, dtype)
-        self.steps.append(step)
-        self._makers[step.output] = step
-        self.entries[self.slots], self.dtypes[self.slots] = self.entries[slot], dtype
-        self.rounding = max(self.rounding, torch.finfo(dtype).eps)
-        self.slots += 1
-        return step.output
+        like = torch.empty((), dtype=dtype).expand(self.entries[slot])
+        return self._add(Cast((slot,), self.slots, source, dtype), like)
 
     def _resolve(self, stored: Stored) -> None:
         if stored.pending is not None:
