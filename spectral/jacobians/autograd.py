@@ -110,10 +110,8 @@ def _pull(output: Tensor, x: Tensor) -> Function:
     return pull
 
 
-def declared_functions(function: Function, y: Tensor) -> tuple[Tensor, list[str]]:
-    """function(y), and the names of the torch.autograd.Functions in its graph, of which nothing is kept."""
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda t: None, lambda t: t):
-        output = function(y.detach().clone().requires_grad_())
+def declared_functions(output: Tensor) -> list[str]:
+    """The names of the torch.autograd.Functions in the graph of an output."""
     names: set[str] = set()
     visited: set[Any] = set()
     pending = [output.grad_fn]
@@ -125,4 +123,4 @@ def declared_functions(function: Function, y: Tensor) -> tuple[Tensor, list[str]
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             names.add(type(node).__name__.removesuffix("Backward"))
         pending += [following for following, _ in node.next_functions]
-    return output.detach(), sorted(names)
+    return sorted(names)

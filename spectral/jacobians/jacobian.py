@@ -32,7 +32,7 @@ from spectral.jacobians.cpu.denormals import flushed
 from spectral.jacobians.keywords import keywords_of
 from spectral.jacobians.model import Model, same_random_numbers
 from spectral.jacobians.precision import Precision, arithmetic, own, tf32
-from spectral.jacobians.program import Program, Recorder, Replayed
+from spectral.jacobians.program import Program, Recorder, Repeat, Replayed
 from spectral.jacobians.program.recorder import contradiction, half_along, inner, size_of
 from spectral.jacobians.weights import Weights
 from spectral.operators.base import LinearOperator
@@ -40,7 +40,8 @@ from spectral.options import choice
 
 # Differences of the model are the last word on a derivative; those that differ by more, relative, say none.
 DIFFERENCES = 0.05
-FAR = 0.03  # of y's size: how far off the record is tried, for what is kept constant to show
+NEAR = 2e-4  # of y's size: how far off the model is run again, for its difference too
+FAR = 0.03  # of y's size: how far off the record is played, for what is kept constant to show
 # Up to so much memory of a graph, vectors that are returned are multiplied once by autograd.
 GRAPH_BYTES = 1 << 30
 
@@ -352,54 +353,75 @@ class Jacobian(LinearOperator):
         Raises:
             NotDeterministicError: another call at y gives something else.
         """
-        self._functions: list[str] = []
+        self._functions: list[str] = []  # of the model's own, in autograd's graph
         self._coarsest = max(torch.finfo(self.output.dtype).eps, self._arithmetic.eps)
         generator = torch.Generator().manual_seed(2)
         fine, size = torch.finfo(self._y.dtype).eps < 1e-4, autograd.rms(self._y)
         shift = 1 + torch.randn(self._y.shape, generator=generator, device="cpu").to(self._y)
-        away = self._y + (FAR if fine else 0.05) * size * shift
+        # Short, for few units to switch on the way; rounding in float32 is some 1e-3 of the difference.
+        step = (NEAR if fine else 0.05) * size
         with self._model.ready():
             if isinstance(record, SpectralError):
                 self._model.check_deterministic(self._y, self.output)
                 return None
             self._coarsest = max(self._coarsest, record.rounding)
-            played = record.play(away)
-            within = (10 if fine else 0.3) * torch.finfo(played.dtype).eps
             self._jumps = record.jumps
-            try:
-                value, self._functions = autograd.declared_functions(self._model, away)
-            except Exception:  # it works in ways that a graph does not allow, and needs none
-                value = self._model(away)
-            # Short, for few units to switch on the way; rounding in float32 is some 1e-3 of the difference.
-            step = 2e-4 * size
-            D = (self._model(self._y + step * shift) - self.output) / step if fine else None
-            self._secant = shift, D
-            apart = _apart(value, played)
-            if apart <= within and self._reads_numbers(record):
-                apart = self._furthest(record, generator)
-            if apart > within:
-                if not self._reads_numbers(record):
-                    counts = set(self._model.plain.left)
-                    if counts and counts <= {"item", "__int__"}:  # which jump within a step so long
-                        away = self._y + 1e-6 * size * shift
-                        played = record.play(away)
-                    # With a graph some go another way than without.
-                    apart = _apart(self._model(away), played)
-                self._model.check_deterministic(self._y, self.output)
-            if apart > within:
-                record.failure = f"the record gives at another input something else, by {apart:.1e}, relative"
-                left = self._model.plain.left
-                if left or not self._model.plain.functions:
-                    how = f" ({', '.join(left)})" if left else ", or is kept from call to call,"
-                    return (
-                        f"a value made from y leaves torch{how} and comes back as a constant, so that its "
-                        "part of the derivative is lost: keep it a tensor, or write a torch.autograd.Function"
-                    )
+            near = self._repeated(record, self._y + step * shift)
+            if near is None:
+                lost = self._played(record, self._y + (FAR if fine else 0.05) * size * shift, generator)
+                if lost is not None:
+                    return lost
+                near = self._model(self._y + step * shift) if fine else self.output
+            self._secant = shift, (near - self.output) / step if fine else None
         if record.contradicted is not None:
             return record.contradicted
         if record.integers and (record.bits or not (self._functions or record.detached)):
             return f"{record.integers[0]}: they have no derivative"
         return None
+
+    def _repeated(self, record: Recorder, near: Tensor) -> Tensor | None:
+        """The model at an input close to y, where what it does there is the record to the last constant."""
+        repeat = Repeat()
+        try:
+            output = repeat.run(self._model, near)
+        except Exception:  # it works in ways that a graph does not allow, and needs none
+            self._functions = []
+            return None
+        self._functions = autograd.declared_functions(output)
+        if self._model.plain.left or not repeat.is_that_of(record):
+            return None
+        return output.detach()
+
+    def _played(self, record: Recorder, away: Tensor, generator: torch.Generator) -> str | None:
+        """Hold the record against the model at inputs that are not near; what it has lost, if anything.
+
+        Raises:
+            NotDeterministicError: another call at y gives something else.
+        """
+        played = record.play(away)
+        within = (10 if torch.finfo(self._y.dtype).eps < 1e-4 else 0.3) * torch.finfo(played.dtype).eps
+        apart = _apart(self._model(away), played)
+        if apart <= within and self._reads_numbers(record):
+            apart = self._furthest(record, generator)
+        if apart <= within:
+            return None
+        if not self._reads_numbers(record):
+            counts = set(self._model.plain.left)
+            if counts and counts <= {"item", "__int__"}:  # which jump within a step so long
+                away = self._y + (away - self._y) * (1e-6 / FAR)
+                apart = _apart(self._model(away), record.play(away))
+        self._model.check_deterministic(self._y, self.output)
+        if apart <= within:
+            return None
+        record.failure = f"the record gives at another input something else, by {apart:.1e}, relative"
+        left = self._model.plain.left
+        if not left and self._model.plain.functions:
+            return None
+        how = f" ({', '.join(left)})" if left else ", or is kept from call to call,"
+        return (
+            f"a value made from y leaves torch{how} and comes back as a constant, so that its part of the "
+            "derivative is lost: keep it a tensor, or write a torch.autograd.Function"
+        )
 
     def _reads_numbers(self, record: Recorder) -> bool:
         """Whether numbers that depend on y were read out of torch, and may have come back as constants."""

@@ -5,10 +5,10 @@ from dataclasses import fields, is_dataclass
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
 
 from spectral.jacobians.model import Model
 from spectral.jacobians.program import Program, Recorder
+from spectral.jacobians.program.trees import leaves
 
 
 def program_of(function, y: Tensor) -> Program:
@@ -34,5 +34,5 @@ def tensors_in(thing: object) -> list[Tensor]:
     if is_dataclass(thing):
         return [t for field in fields(thing) for t in tensors_in(getattr(thing, field.name))]
     if isinstance(thing, (list, tuple, dict)):
-        return [t for leaf in pytree.tree_leaves(thing) for t in tensors_in(leaf) if leaf is not thing]
-    return tensors_in(thing.leaves) if hasattr(thing, "leaves") else []
+        return [t for leaf in leaves(thing) for t in tensors_in(leaf) if leaf is not thing]
+    return tensors_in(thing.arguments) if hasattr(thing, "arguments") else []

@@ -23,6 +23,10 @@ from spectral.kernels import cpu
 A, B = 21 / 32, 3 / 2
 AA, BB = A**2, B**2
 SUM, PRODUCT = AA + BB, AA * BB
+_POINTS = [(0.0, PRODUCT)]
+_POINTS += [(sign * A, 2 * AA * (AA - BB)) for sign in (1, -1)]
+_POINTS += [(sign * B, 2 * BB * (BB - AA)) for sign in (1, -1)]
+G = (*((1 / scale, p / scale, p**2 / scale) for p, scale in _POINTS), (0.0, 0.0, 1.0))
 
 _CACHE = 2**19  # bytes of transformed tiles at a time: they and the weights stay in a core's second cache
 _MOST = 36 * 256**2 * 4  # bytes of transformed weights: four times what they come from
@@ -36,6 +40,13 @@ _FIELDS = (
 TASK = np.dtype(
     [(name, "i8") for name in ("taken", "workers", "tiles", "blocks", "block", "size", *_FIELDS.split())]
 )
+
+RUN = 16  # channels, whose 36 entries each are written in one go: their places lie powers of two apart
+FORMED = 9 + 18 + 36 * RUN  # numbers, for each filter, on the way from g to G g G'
+_WEIGHT_FIELDS = (
+    "taken workers groups channels filter_step channel_step row_step column_step weight out workspace"
+)
+WEIGHTS = np.dtype([(name, "i8") for name in _WEIGHT_FIELDS.split()])
 
 REAL = {torch.float32: np.float32, torch.float64: np.float64}
 
@@ -202,13 +213,13 @@ def unpacked(bits: Tensor) -> Tensor:
 
 def _transformed(weight: Tensor) -> Tensor:
     """G g G' as 36 matrices (C, K), their columns in groups of two vectors: (36, K / group, C, group)."""
-    points = [(0.0, PRODUCT)]
-    points += [(sign * A, 2 * AA * (AA - BB)) for sign in (1, -1)]
-    points += [(sign * B, 2 * BB * (BB - AA)) for sign in (1, -1)]
-    rows = [[p**j / scale for j in range(3)] for p, scale in points] + [[0.0, 0.0, 1.0]]
     filters, channels = weight.shape[:2]
     group = 2 * _simd().BYTES // weight.itemsize
-    matrices = torch.empty(36, filters // group, channels, group, dtype=weight.dtype)
-    taps = weight.permute(2, 3, 1, 0).contiguous()
-    _kernels().transform(taps.numpy(), np.array(rows), matrices.numpy())
+    matrices = memory.touched_faster((36, filters // group, channels, group), weight.dtype)
+    groups = filters // group
+    threads = max(1, min(torch.get_num_threads(), groups))
+    workspace = torch.empty(threads * FORMED * group, dtype=torch.float64)
+    places = (t.data_ptr() for t in (weight, matrices, workspace))
+    task = np.array([0, 0, groups, channels, *weight.stride(), *places], np.int64)
+    openmp.run(_kernels().transformer(weight.dtype).address, task.ctypes.data, threads)
     return matrices

@@ -14,6 +14,7 @@ from spectral.jacobians.program.rules.pointwise import Diagonal, Sum
 from spectral.jacobians.program.slopes import factor, is_gate, product, shape_of
 from spectral.jacobians.program.steps import Input, Linear, Step, aten
 from spectral.jacobians.program.storage import Cast
+from spectral.jacobians.program.trees import leaves
 
 GATES_AS_FLOATS = 1 << 24  # entries; more stay gates: a small part of the memory, and slower to apply
 
@@ -138,7 +139,7 @@ def _channels_of_parts(step: Step) -> list[slice] | None:
     """Where each input of a concatenation of images' channels comes to lie; None for any other step."""
     if not (isinstance(step, Linear) and step.function.target is aten.cat.default):
         return None
-    *parts, dim = step.function.leaves
+    *parts, dim = leaves(step.function.arguments)
     if dim not in (1, -3) or any(len(size) != 4 for size in step.sizes):
         return None
     channels, at = {}, 0

@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from spectral.errors import NotFiniteError, SpectralError
 from spectral.jacobians.cpu import memory
@@ -29,6 +28,7 @@ from spectral.jacobians.program.slopes import in_channels_last
 from spectral.jacobians.program.steps import Forward, Input, Linear, Local, Operation, Step, aten, is_number
 from spectral.jacobians.program.storage import Cast, Put, Take
 from spectral.jacobians.program.trace import Geometry, Stored, Trace, in_function, may_draw
+from spectral.jacobians.program.trees import leaves
 
 # A rule is tried on random vectors, at the inputs that it is met with.  Of maps and kernels beyond so many
 # entries only norms and maxima are: a trial holds several maps, where a forward pass holds two.
@@ -213,8 +213,8 @@ class Recorder(Trace):
         if not (reached or discrete):
             return
         single = isinstance(out, Tensor)
-        leaves = pytree.tree_leaves(out)
-        outputs = {i: t for i, t in enumerate(leaves) if isinstance(t, Tensor)}
+        every = leaves(out)
+        outputs = {i: t for i, t in enumerate(every) if isinstance(t, Tensor)}
         if any(t.layout is not torch.strided for t in outputs.values()):
             self.opaque = True
             raise SpectralError("its result is not a dense tensor")
@@ -223,7 +223,7 @@ class Recorder(Trace):
         self._judge(target, (args, kwargs), list(outputs.values()), reached, discrete)
         if target is aten.detach.default:
             self.detached = self.detached or not in_function()
-        integers = [None if is_number(t) else t for t in leaves if isinstance(t, Tensor)]
+        integers = [None if is_number(t) else t for t in every if isinstance(t, Tensor)]
         for entry, t in outputs.items():
             stored, geometry = self.stored(t), Geometry.of(t)
             assert stored is not None  # the trace has numbered it
@@ -253,7 +253,7 @@ class Recorder(Trace):
         discrete: list[Jump] = []
         if target in SHAPES_ALONE:
             return reached, discrete
-        for leaf in pytree.tree_leaves((args, kwargs)):
+        for leaf in leaves((args, kwargs)):
             stored = self.stored(leaf) if isinstance(leaf, Tensor) else None
             if stored is None:
                 continue

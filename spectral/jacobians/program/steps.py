@@ -16,10 +16,10 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from spectral.errors import SpectralError
 from spectral.jacobians.lock import ALONE
+from spectral.jacobians.program.trees import mapped
 
 aten = torch.ops.aten
 Leading = Literal["free", "merged", "mapped"]
@@ -69,12 +69,10 @@ class Operation:
 
     def __init__(self, target: Callable[..., Any], arguments: Any, entry: int | None = None) -> None:
         self.target, self.arguments, self.entry = target, arguments, entry
-        self.leaves, self.structure = pytree.tree_flatten(arguments)
 
     def __call__(self, *primals: Tensor) -> Tensor:
         """The operation's output."""
-        leaves = [primals[x.i] if isinstance(x, Input) else x for x in self.leaves]
-        args, kwargs = pytree.tree_unflatten(leaves, self.structure)
+        args, kwargs = mapped(lambda x: primals[x.i] if isinstance(x, Input) else x, self.arguments)
         value = self.target(*args, **kwargs)
         return value if self.entry is None else value[self.entry]
 
@@ -87,8 +85,8 @@ class Operation:
         return self._holding(lambda t: t.new_zeros(()).expand(t.shape) if is_number(t) else t)
 
     def _holding(self, change: Callable[[Tensor], Tensor]) -> Operation:
-        leaves = [change(x) if isinstance(x, Tensor) else x for x in self.leaves]
-        return Operation(self.target, pytree.tree_unflatten(leaves, self.structure), self.entry)
+        arguments = mapped(lambda x: change(x) if isinstance(x, Tensor) else x, self.arguments)
+        return Operation(self.target, arguments, self.entry)
 
 
 Narrow = Callable[[Operation, int, int], "Operation | None"]

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from spectral.jacobians.program.trees import leaves, mapped
 
 aten = torch.ops.aten
 
@@ -76,6 +77,7 @@ class Stored:
         held: aliases that a program keeps, which get a copy of their own before the storage is written to.
         owner: keeps a tensor alive that the function did not make, until it is written to.
         outside: whether the function did not make it.
+        total: the sum of what came from outside and is no parameter, when it was first looked at.
     """
 
     reference: StorageWeakRef
@@ -90,6 +92,7 @@ class Stored:
     held: list[Tensor] = field(default_factory=list)
     owner: Tensor | None = None
     outside: bool = False
+    total: complex | None = None
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,15 @@ class Trace(TorchDispatchMode):
         self.others: dict[int, Tensor] = {}  # of other layouts, which are not followed
 
     def run(self, function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
-        """function(y), recorded."""
-        x = y.clone()
+        """function(y), recorded, without a graph."""
+        with torch.no_grad():
+            return self.traced(function, y.clone())
+
+    def traced(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """function(x), recorded."""
         self.enter(x)
         self._keys = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
-        with torch.no_grad(), self:
+        with self:
             output = function(x)
         self.result = self.number(output)
         return output
@@ -148,7 +155,7 @@ class Trace(TorchDispatchMode):
         kwargs = kwargs or {}
         with _as_it_was(self._keys):
             written = _written(func, args, kwargs)
-            arguments = pytree.tree_map_only(Tensor, self._argument, (args, kwargs))
+            arguments = mapped(self._argument, (args, kwargs))
             seen = self.before(func, args, kwargs, written)
             for t in written:
                 self._release(t)
@@ -156,13 +163,13 @@ class Trace(TorchDispatchMode):
         state = torch.get_rng_state() if draws else None
         out = func(*args, **kwargs)
         with _as_it_was(self._keys):
-            leaves = pytree.tree_leaves(out)
-            tensors = [t for t in leaves if isinstance(t, Tensor) and t.layout is torch.strided]
+            every = leaves(out)
+            tensors = [t for t in every if isinstance(t, Tensor) and t.layout is torch.strided]
             if draws and not self._drew_nothing(tensors + written, state, kwargs):
                 self._fix(written or tensors, bool(written))
             elif (tensors or written) and torch.Tag.inplace_view not in func.tags:
                 made = {id(t): self.number(t, made=True) for t in tensors}
-                self.calls.append(Call(func, arguments[0], arguments[1], [made.get(id(t)) for t in leaves]))
+                self.calls.append(Call(func, arguments[0], arguments[1], [made.get(id(t)) for t in every]))
             self.after(func, args, kwargs, written, out, seen)
         return out
 
@@ -174,8 +181,12 @@ class Trace(TorchDispatchMode):
 
     def outside(self) -> list[Tensor]:
         """What the function looked at and did not make, and has not written to."""
-        owners = [stored.owner for stored in self.storages.values() if stored.owner is not None]
+        owners = [one.owner for one in self.constants().values() if one.owner is not None]
         return [*owners, *self.others.values()]
+
+    def constants(self) -> dict[int, Stored]:
+        """Of these the dense ones' storages, by their numbers among the values."""
+        return {one.values[one.first]: one for one in self.storages.values() if one.owner is not None}
 
     def stored(self, t: Tensor) -> Stored | None:
         """What is known of the storage that t shows."""
@@ -191,48 +202,50 @@ class Trace(TorchDispatchMode):
             first, number = stored.values[stored.first], self._next()
             stored.values[geometry] = number
             if not made:
-                self.calls.append(Call(_seen_at, (Value(first), geometry), {}, [number]))
+                self.calls.append(Call(seen_at, (Value(first), geometry), {}, [number]))
         return stored.values[geometry]
 
     def play(self, y: Tensor) -> Tensor:
         """What the recorded operations give at y, random numbers and all values from outside as they were."""
         last: dict[int | None, int] = {}
-        arguments = [pytree.tree_flatten((call.args, call.kwargs)) for call in self.calls]
-        for i, (leaves, _) in enumerate(arguments):
-            last.update((leaf.number, i) for leaf in leaves if isinstance(leaf, Value))
+        for i, call in enumerate(self.calls):
+            given = leaves((call.args, call.kwargs))
+            last.update((leaf.number, i) for leaf in given if isinstance(leaf, Value))
         last[self.result] = len(self.calls)
         dead: dict[int, list[int | None]] = {}
         for used, i in last.items():
             dead.setdefault(i, []).append(used)
         values: dict[int | None, Tensor] = {0: y.clone()}
-        originals: dict[int | None, Tensor] = {}
-        for stored in self.storages.values():
-            if stored.owner is not None:
-                originals[stored.values[stored.first]] = stored.owner
+        constants = self.constants().items()
+        originals: dict[int | None, Tensor] = {i: s.owner for i, s in constants if s.owner is not None}
         values.update(originals)
         with torch.no_grad():
             for i, call in enumerate(self.calls):
-                leaves, spec = arguments[i]
-                args, kwargs = pytree.tree_unflatten(
-                    [values[leaf.number] if isinstance(leaf, Value) else leaf for leaf in leaves], spec
+                args, kwargs = mapped(
+                    lambda leaf: values[leaf.number] if isinstance(leaf, Value) else leaf,
+                    (call.args, call.kwargs),
                 )
-                leaves = pytree.tree_leaves(call.function(*args, **kwargs))
-                for output, leaf in zip(call.outputs, leaves, strict=True):
+                made = leaves(call.function(*args, **kwargs))
+                for output, leaf in zip(call.outputs, made, strict=True):
                     if output in last and output not in originals:
                         values[output] = leaf
-                del args, kwargs, leaves
+                del args, kwargs, made
                 for number in dead.get(i, ()):
                     values.pop(number, None)
             return values[self.result]
 
-    def _argument(self, t: Tensor) -> Any:
+    def _argument(self, t: Any) -> Any:
         """t as the record keeps it."""
+        if not isinstance(t, Tensor):
+            return t
         if t.layout is not torch.strided:
             self.others.setdefault(id(t), t)
             return t
         if self.stored(t) is None:
             stored = self._new(t)
             stored.owner, stored.outside = t, True
+            if not isinstance(t, nn.Parameter) and t.device.type != "meta":
+                stored.total = total(t, stored.first)
         return Value(self.number(t))
 
     def _new(self, t: Tensor) -> Stored:
@@ -298,7 +311,21 @@ def _copied(t: Tensor) -> Tensor:
     return t.clone()
 
 
-def _seen_at(t: Tensor, geometry: Geometry) -> Tensor:
+def total(t: Tensor, geometry: Geometry) -> complex:
+    """The sum of what t's storage shows at a geometry; half precision might overflow.
+
+    As a number: tensors so small, kept between large ones, would break the heap into pieces.
+    """
+    with torch.no_grad():
+        whole = t.detach()
+        if Geometry.of(t) != geometry:
+            whole = seen_at(whole, geometry)
+        half = whole.dtype in (torch.float16, torch.bfloat16)
+        result: complex = (whole.sum(dtype=torch.float32) if half else whole.sum()).item()
+        return result
+
+
+def seen_at(t: Tensor, geometry: Geometry) -> Tensor:
     """The storage of t at another geometry."""
     seen = torch.empty(0, dtype=geometry.dtype, device=t.device)
     seen.set_(t.untyped_storage(), geometry.offset, geometry.size, geometry.stride)
@@ -316,7 +343,7 @@ def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     for i, argument in enumerate(schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             given = kwargs.get(argument.name) if i >= len(args) else args[i]
-            written += [t for t in pytree.tree_leaves(given) if isinstance(t, Tensor)]
+            written += [t for t in leaves(given) if isinstance(t, Tensor)]
     return written
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from spectral.jacobians.program.steps import Input, Linear, Narrow, Operation, Step, aten
+from spectral.jacobians.program.trees import leaves, mapped
 
 
 @dataclass
@@ -43,8 +43,7 @@ class Seen:
     promoted: bool = False
 
     def __post_init__(self) -> None:
-        leaves = (x for x in pytree.tree_leaves((self.args, self.kwargs)) if self.reaches(x))
-        values = {id(x): x for x in leaves}
+        values = {id(x): x for x in leaves((self.args, self.kwargs)) if self.reaches(x)}
         self.places = {key: i for i, key in enumerate(values)}
         self.inputs = tuple(self.reached[key] for key in values)
         self.primals = tuple(values.values())
@@ -62,8 +61,8 @@ class Seen:
     @property
     def first_alone(self) -> bool:
         """Whether y reaches the first argument and no other."""
-        leaves = pytree.tree_leaves((self.args, self.kwargs))
-        return self.reaches(self.args[0]) and sum(self.reaches(x) for x in leaves) == 1
+        every = leaves((self.args, self.kwargs))
+        return self.reaches(self.args[0]) and sum(self.reaches(x) for x in every) == 1
 
     def given(self, i: int, name: str, default: Any = None) -> Any:
         """An argument by its place or its name."""
@@ -72,15 +71,15 @@ class Seen:
     def operation(self, target: Any = None, args: Any = None, kwargs: Any = None) -> Operation:
         """The operation, or another with these arguments, as a function of what y reaches, all else held."""
 
-        def argument(x: Tensor) -> Any:
-            if id(x) in self.reached:
-                return Input(self.places[id(x)])
-            return self.hold(x)
+        def argument(x: Any) -> Any:
+            if not isinstance(x, Tensor):
+                return x
+            return Input(self.places[id(x)]) if id(x) in self.reached else self.hold(x)
 
         args = self.args if args is None else args
         kwargs = self.kwargs if kwargs is None and target is None else kwargs or {}
-        arguments = pytree.tree_map_only(Tensor, argument, (args, kwargs))
-        return Operation(target or INSTEAD.get(self.target, self.target), arguments, self.entry)
+        target = target or INSTEAD.get(self.target, self.target)
+        return Operation(target, mapped(argument, (args, kwargs)), self.entry)
 
     def linear(
         self,

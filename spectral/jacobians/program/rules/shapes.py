@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from spectral.jacobians.program.rules.base import Back, Seen, named, rule
 from spectral.jacobians.program.slopes import in_channels_last
 from spectral.jacobians.program.steps import Input, Narrow, Operation, Step, aten, unchanged
+from spectral.jacobians.program.trees import leaves
 
 
 @rule(*named("alias", "detach", "clone", "lift_fresh", "lift", "contiguous", "positive"))
@@ -95,7 +95,7 @@ def _linear(seen: Seen) -> Step | None:
     function = seen.operation(target, args, kwargs).without_held()
     images = target in _IMAGES and all(len(size) == 4 for size in seen.sizes)
     if target in (aten.cat.default, aten.slice.Tensor):
-        every = [x for x in pytree.tree_leaves(args) if isinstance(x, Tensor)]
+        every = [x for x in leaves(args) if isinstance(x, Tensor)]
         images = images and _dim(seen) % 4 > 0 and len(every) == len(seen.inputs)
     return seen.linear(function, images, _back(seen, images), None if images else _narrow(seen, target))
 
