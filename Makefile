@@ -49,7 +49,7 @@ bench: $(STAMP)  ## the timed suites; NAME=solvers: one of them
 	$(BIN)/python -m pytest benchmarks -k "$(NAME)" --benchmark-only -o addopts="--import-mode=importlib"
 
 docs: $(STAMP)  ## the tables and figures of README and docs, measured anew: hours
-	test -f runs/unet.safetensors || $(BIN)/denoisers train unet
+	test -f runs/unet/weights.safetensors || $(BIN)/denoisers train unet
 	$(BIN)/spectral eigs --denoiser photos --crop 60 180 128 --sigma 0.15 -k 20 --out docs/figures
 	$(BIN)/spectral eigs --denoiser photos --crop 60 180 64 --part full --left -k 12 --out docs/figures
 	for page in sketch whole many solvers nonsymmetric quality operations; do \

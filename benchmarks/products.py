@@ -35,9 +35,8 @@ from torch import Tensor, nn
 
 import denoisers
 import spectral
-from benchmarks.conditional import ConditionalUNet
 from benchmarks.page import LAB, ROOT, insert, table
-from denoisers.networks import BFCNN, UNet
+from denoisers.networks import BFCNN, ConditionalUNet, UNet
 from spectral.jacobians.cpu.memory import SMALL, trim
 from spectral.kernels import cpu
 

@@ -29,7 +29,7 @@ from benchmarks.products import resident
 from denoisers.commands.console import forward_seconds, load_problem
 
 K, TOL, SIGMA = 20, 1e-3, 0.15
-UNET = ROOT / "runs/unet.safetensors"
+UNET = ROOT / "runs/unet/weights.safetensors"
 
 
 def by_eigsh(model: nn.Module, y: Tensor) -> tuple[np.ndarray, int]:

@@ -5,15 +5,11 @@ import shlex
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from denoisers import weights
 from denoisers.evaluation import PSNR, psnr_table
-from denoisers.images.calpha import synthesize
-from denoisers.images.folder import photograph
-from denoisers.networks import NoisePredictor
-from denoisers.training import RECIPES, TrainConfig
+from denoisers.networks import Consistency, Denoiser
+from denoisers.training import RECIPES, TrainConfig, where
+from denoisers.training.validation import held_out
 
 SIGMAS = (0.05, 25 / 255, 0.1, 0.3, 0.5)
 
@@ -29,50 +25,76 @@ SOURCES = {
 
 
 def write_card(path: Path) -> Path:
-    """Write NAME.md beside NAME.safetensors, with a PSNR table measured now; returns its path."""
-    model, metadata = weights.read(path)
-    config = TrainConfig(**json.loads(metadata["training"]))
-    images, described = held_out(config)
-    noise = f"{config.sigma_max:g} x {'U' if config.noise == 'uniform' else 'U^2'}"
+    """Write the card of a run's folder, card.md, or NAME.md beside NAME.safetensors; returns its path.
+
+    With a PSNR table measured now.
+    """
+    model, metadata = weights.read(where(path))
+    name = path.stem if path.suffix else path.name
+    config = TrainConfig.from_json(metadata.get("training", ""), str(path))
+    images, described = held_out(config, model.channels)
     minutes = float(metadata["training_seconds"]) / 60
     lines = [
-        f"# {path.stem}",
+        f"# {name}",
         "",
-        f"{describe(model)}, float32; denoises images in [0, 1] at any noise level, sides multiples of "
-        f"{model.side_multiple}. MIT, as the package.",
+        f"{describe(model)}, float32; {_does(model)}, sides multiples of {model.side_multiple}. MIT, as the "
+        "package.",
         "",
-        f"- Data: {SOURCES.get(config.data, 'pictures of the folder ' + config.data)}",
-        f"- Patches: {config.batch} of {config.size}x{config.size} pixels a step"
+        f"- Data: {SOURCES.get(config.data, 'pictures of the folder ' + config.data)}{_part(config)}",
+        f"- Images: {config.batch} of {config.size}x{config.size} pixels a step"
         f"{f', alpha = {config.alpha:g}' if config.data == 'calpha' else ''}.",
-        f"- Noise: Gaussian of standard deviation {noise}, U uniform on [0, 1], drawn for each patch.",
-        f"- Training: {config.steps} steps of Adam from {config.learning_rate:g}, halved {config.halvings} "
-        f"times; squared error; {minutes:.0f} minutes of wall clock.",
-        f"- Command: `{command(path.stem, config)}`",
+        f"- Noise: Gaussian, of a standard deviation drawn for each image: {_law(config)}.",
+        f"- Training: {config.steps} steps of Adam from {config.learning_rate:g}, {_schedule(config)}; "
+        f"{OBJECTIVES[config.objective]}; {minutes:.0f} minutes of wall clock.",
+        f"- Command: `{command(name, config)}`",
         "",
         f"PSNR in dB, peak 1, nothing clipped, mean over {described}:",
         "",
         markdown(psnr_table(model.eval(), images, SIGMAS)),
         "",
     ]
-    card = path.with_suffix(".md")
+    card = path / "card.md" if path.is_dir() else path.with_suffix(".md")
     card.write_text("\n".join(lines))
     return card
 
 
-def describe(model: NoisePredictor) -> str:
+OBJECTIVES = {"denoise": "squared error", "consistency": "easy consistency tuning"}
+
+
+def _does(model: Denoiser) -> str:
+    if isinstance(model, Consistency):
+        return "takes images in [0, 1] with noise of a level that it is told to the end of their flow"
+    level = "a noise level that it is told" if model.told else "any noise level"
+    return f"denoises images in [0, 1] at {level}"
+
+
+def _part(config: TrainConfig) -> str:
+    return f" The {config.half} of two disjoint sets of {config.images}." if config.images else ""
+
+
+def _law(config: TrainConfig) -> str:
+    least, most = f"{config.sigma_min:g}", f"{config.sigma_max:g}"
+    return {
+        "uniform": f"{most} x U, U uniform on [0, 1]",
+        "squared": f"{most} x U^2, U uniform on [0, 1]",
+        "log-uniform": f"log-uniform on [{least}, {most}]",
+        "log-normal": f"exp({config.log_mean:g} + {config.log_sd:g} N(0, 1)), cut to [{least}, {most}]",
+        "fixed": most,
+    }[config.noise]
+
+
+def _schedule(config: TrainConfig) -> str:
+    return {
+        "halvings": f"halved {config.halvings} times",
+        "cosine": "falling as a cosine",
+        "constant": "constant",
+    }[config.schedule]
+
+
+def describe(model: Denoiser) -> str:
     """Class, configuration and number of parameters of a network in a line."""
     arguments = ", ".join(f"{key}={value}" for key, value in model.config.items())
     return f"{type(model).__name__}({arguments}), {sum(p.numel() for p in model.parameters()):,} parameters"
-
-
-def held_out(config: TrainConfig) -> tuple[Tensor, str]:
-    """Images that a configuration never trains on, (N, 1, H, W), and what they are in words."""
-    if config.data == "calpha":
-        images = synthesize(64, size=config.size, alpha=config.alpha, seed=0)
-        return torch.from_numpy(
-            images
-        ), f"64 fresh images of {config.size}x{config.size}, alpha = {config.alpha:g}"
-    return torch.from_numpy(photograph()), "the shipped photograph"
 
 
 def command(name: str, config: TrainConfig) -> str:

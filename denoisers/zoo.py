@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from denoisers import weights
-from denoisers.networks import BFCNN, BiasFreeNorm, NoisePredictor
+from denoisers.networks import BFCNN, BiasFreeNorm, Denoiser
 from spectral.errors import FileContentError
 
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -22,13 +22,13 @@ def available() -> list[str]:
     return sorted(path.stem for path in weights.FOLDER.glob("*.safetensors"))
 
 
-def load(name_or_path: str | Path) -> NoisePredictor:
+def load(name_or_path: str | Path) -> Denoiser:
     """A trained denoiser in evaluation mode, whose parameters do not require gradients.
 
-    name_or_path: a name in `available()`; a .safetensors file written by training; or a .npz file in one of
-    the two layouts of the Laboratory for Computational Vision (NYU): the 21-layer BF-CNN of arXiv 2310.02557
-    (keys conv_layers.*, BN_layers.*) and the 20-layer bias-free DnCNN of arXiv 1906.05478 (keys
-    first_layer.*, hidden_layer_list.*, bn_layer_list.*, last_layer.*). Both predict the noise; what is
+    name_or_path: a name in `available()`; the folder of a training run, or the .safetensors file in it; or a
+    .npz file in one of the two layouts of the Laboratory for Computational Vision (NYU): the 21-layer BF-CNN
+    of arXiv 2310.02557 (keys conv_layers.*, BN_layers.*) and the 20-layer bias-free DnCNN of arXiv 1906.05478
+    (keys first_layer.*, hidden_layer_list.*, bn_layer_list.*, last_layer.*). Both predict the noise; what is
     returned denoises.
 
     The weights are float32 on the CPU.
@@ -45,10 +45,12 @@ def _find(name_or_path: str | Path) -> Path:
     if str(name_or_path) in names:
         return weights.FOLDER / f"{name_or_path}.safetensors"
     path = Path(name_or_path)
+    if path.is_dir():
+        path = path / "weights.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
             f"no denoiser named {str(name_or_path)!r}, and no such file: "
-            f"give one of {', '.join(names)}, or the path of a .safetensors or .npz file"
+            f"give one of {', '.join(names)}, or a run's folder, or the path of a .safetensors or .npz file"
         )
     if path.suffix not in (".safetensors", ".npz"):
         raise FileContentError(f"{path} is neither a .safetensors nor a .npz file")

@@ -29,7 +29,7 @@ from denoisers.commands.console import (
 from denoisers.evaluation import psnr
 from denoisers.images.folder import photograph, read_grey
 from denoisers.images.grid import write_grid
-from denoisers.networks import NoisePredictor
+from denoisers.networks import Denoiser as Network
 from denoisers.sampling import (
     BlockAverage,
     Frequencies,
@@ -196,13 +196,11 @@ class _Task:
     baseline: Callable[[Tensor], Tensor]
 
 
-def _model(denoiser: str) -> NoisePredictor:
+def _model(denoiser: str) -> Network:
     return denoisers.load(denoiser).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _square(
-    picture: Path | None, crop: tuple[int, int, int] | None, model: NoisePredictor, denoiser: str
-) -> Tensor:
+def _square(picture: Path | None, crop: tuple[int, int, int] | None, model: Network, denoiser: str) -> Tensor:
     """The truth, (1, 1, S, S): the crop, or the largest square in the middle that the network takes."""
     if model.channels != 1:
         raise OptionError(f"{denoiser} takes {model.channels} channels, and pictures are read as grey")

@@ -67,14 +67,6 @@ def pictures_in(path: str | Path) -> list[Path]:
     return files
 
 
-def read_folder(path: str | Path) -> list[Grey]:
-    """Every picture directly in a folder, in the order of their names, each float32 (H, W) in [0, 1].
-
-    Colour is turned into luminance. Raises FileNotFoundError where the folder holds none.
-    """
-    return [read_grey(file, convert=True)[0, 0] for file in pictures_in(path)]
-
-
 def training_photographs() -> list[Grey]:
     """The photographs that `photos` is trained on, each float32 (H, W) in [0, 1], always in the same order.
 
@@ -98,19 +90,20 @@ def training_photographs() -> list[Grey]:
 
 
 def patches(images: Sequence[Grey], size: int, count: int, rng: np.random.Generator) -> Grey:
-    """`count` random patches, float32 (count, 1, size, size): an image, a place and one of 8 symmetries each.
+    """`count` random patches, float32 (count, C, size, size): an image, a place and one of 8 symmetries each.
 
-    Every image is equally likely, every place in it as well, and every rotation and reflection of the square.
-    Raises ShapeError where an image is smaller than the patch.
+    images: (C, H, W) each. Every image is equally likely, every place in it as well, and every rotation and
+    reflection of the square. Raises ShapeError where an image is smaller than the patch.
     """
-    if any(min(image.shape) < size for image in images):
+    if any(min(image.shape[1:]) < size for image in images):
         raise ShapeError(f"an image has a side below the patch size {size}: leave it out, or ask for less")
-    out = np.empty((count, 1, size, size), dtype=np.float32)
-    for patch in out[:, 0]:
+    out = np.empty((count, len(images[0]), size, size), dtype=np.float32)
+    for patch in out:
         image = images[int(rng.integers(len(images)))]
-        row, column = (rng.integers(side - size + 1) for side in image.shape)
-        square = np.rot90(image[row : row + size, column : column + size], int(rng.integers(4)))
-        patch[:] = square.T if rng.integers(2) else square
+        row, column = (rng.integers(side - size + 1) for side in image.shape[1:])
+        square = image[:, row : row + size, column : column + size]
+        square = np.rot90(square, int(rng.integers(4)), axes=(1, 2))
+        patch[:] = square.swapaxes(1, 2) if rng.integers(2) else square
     return out
 
 

@@ -1,21 +1,24 @@
-"""What every network of this package is: a denoiser that subtracts the noise it predicts."""
+"""What every network of this package is: a denoiser that a weights file can describe."""
+
+from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from spectral.errors import ShapeError
+from spectral.errors import OptionError, ShapeError
 
 
-class NoisePredictor(nn.Module):
-    """A denoiser f(y) = y - noise(y), where `noise` is a bias-free network.
+class Denoiser(nn.Module):
+    """A network from noisy images (N, channels, H, W) to denoised ones, same shape, in the units of y.
 
-    forward: (N, channels, H, W) -> the DENOISED images, same shape, in the units of y. The noise level is not
-    an input. A subclass writes `noise` and states:
+    A subclass states:
 
     - config: the keyword arguments that build it again, so that a weights file describes its network;
     - channels: channels of the images;
-    - side_multiple: H and W must be multiples of it.
+    - side_multiple: H and W must be multiples of it;
+    - told: whether forward(y, sigma) is told the noise level, a number or one an image (N,).
 
     Raises ShapeError where y has another number of axes or channels, or sides that the network does not take.
     """
@@ -23,19 +26,16 @@ class NoisePredictor(nn.Module):
     config: dict[str, Any]
     channels: int
     side_multiple: int = 1
-    registry: ClassVar[dict[str, type["NoisePredictor"]]] = {}
+    told: ClassVar[bool] = False
+    registry: ClassVar[dict[str, type[Denoiser]]] = {}
 
-    def __init_subclass__(cls) -> None:
-        NoisePredictor.registry[cls.__name__] = cls
+    def __init_subclass__(cls, abstract: bool = False) -> None:
+        if not abstract:
+            Denoiser.registry[cls.__name__] = cls
 
-    def noise(self, y: Tensor) -> Tensor:
-        """The noise predicted in y, of the shape of y."""
-        raise NotImplementedError(f"{type(self).__name__} must define noise(y)")
-
-    def forward(self, y: Tensor) -> Tensor:
-        """y - noise(y)."""
-        self._check(y)
-        return y - self.noise(y)
+    def weight(self, sigma: Tensor) -> Tensor:
+        """What training multiplies the squared errors of images at noise levels (N,) by."""
+        return torch.ones_like(sigma)
 
     def _check(self, y: Tensor) -> None:
         name = type(self).__name__
@@ -49,3 +49,30 @@ class NoisePredictor(nn.Module):
                 f"{name} takes sides that are multiples of {self.side_multiple}, got "
                 f"{y.shape[2]} x {y.shape[3]}: crop the image, or pad it with torch.nn.functional.pad"
             )
+
+
+class NoisePredictor(Denoiser, abstract=True):
+    """A denoiser f(y) = y - noise(y), where `noise` is a network that is not told the noise level."""
+
+    def noise(self, y: Tensor) -> Tensor:
+        """The noise predicted in y, of the shape of y."""
+        raise NotImplementedError(f"{type(self).__name__} must define noise(y)")
+
+    def forward(self, y: Tensor) -> Tensor:
+        """y - noise(y)."""
+        self._check(y)
+        return y - self.noise(y)
+
+
+def levels(sigma: Tensor | float, y: Tensor) -> Tensor:
+    """Noise levels of images y as (N,), of y's precision.
+
+    Raises:
+        OptionError: they are neither one number nor one an image.
+    """
+    given = torch.as_tensor(sigma, dtype=y.dtype, device=y.device)
+    if given.ndim > 1 or (given.ndim == 1 and len(given) not in (1, len(y))):
+        raise OptionError(
+            f"sigma is one number, or one for each of {len(y)} images, got {tuple(given.shape)}"
+        )
+    return given.expand(len(y))

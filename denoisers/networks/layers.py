@@ -1,18 +1,22 @@
-"""The layers that bias-free networks are made of: nothing here adds a constant."""
+"""The layers of the paper's networks; where they are bias-free nothing adds a constant."""
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 
-def convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
-    """A 3x3 convolution, zero padding, no bias: (N, channels_in, H, W) -> (N, channels_out, H, W).
+def convolution(channels_in: int, channels_out: int, biased: bool = False) -> nn.Conv2d:
+    """A 3x3 convolution, zero padding: (N, channels_in, H, W) -> (N, channels_out, H, W).
 
-    Weights start as Kaiming normal with fan-in: variance 2 / (9 channels_in).
+    Weights start as Kaiming normal with fan-in, variance 2 / (9 channels_in); a bias, where there is one,
+    at 0.
     """
-    layer = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+    layer = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=biased)
     nn.init.kaiming_normal_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -25,7 +29,7 @@ class BiasFreeNorm(nn.Module):
 
     In evaluation it is linear and diagonal in the channels: a network of such layers is homogeneous of degree
     one. gamma starts as N(0, 2 / (9 * 64)) clamped to +-0.025, as in the released training code of
-    Kadkhodaie et al. (arXiv 2310.02557).
+    Kadkhodaie et al. (arXiv 2310.02557). Several processes share the variance of all their images.
 
     Shapes: x (N, channels, H, W); gamma and running_sd (channels,).
     """
@@ -45,9 +49,9 @@ class BiasFreeNorm(nn.Module):
         return x * (self.gamma / sd)[:, None, None]
 
     def _batch_sd(self, x: Tensor) -> Tensor:
-        sd = (x.var((0, 2, 3), correction=0) + 1e-5).sqrt()
+        sd = (_variance(x) + 1e-5).sqrt()
         with torch.no_grad():
-            self.running_sd.lerp_(sd, self.momentum)
+            self.running_sd.lerp_(sd.to(self.running_sd.dtype), self.momentum)
         return sd
 
     def extra_repr(self) -> str:
@@ -55,6 +59,30 @@ class BiasFreeNorm(nn.Module):
         return str(self.gamma.numel())
 
 
-def conv_norm_relu(channels_in: int, channels_out: int) -> list[nn.Module]:
-    """Convolution, bias-free norm, ReLU: the unit that both networks repeat."""
-    return [convolution(channels_in, channels_out), BiasFreeNorm(channels_out), nn.ReLU()]
+def _variance(x: Tensor) -> Tensor:
+    """The biased variance of each channel, over the images of all processes."""
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return x.var((0, 2, 3), correction=0)
+    mean = _Mean.apply(x.mean((0, 2, 3)))
+    return _Mean.apply((x - mean[:, None, None]).square().mean((0, 2, 3)))
+
+
+class _Mean(torch.autograd.Function):
+    """The mean over processes, and so is its transpose."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.detach().clone()
+        distributed.all_reduce(total)
+        return total / distributed.get_world_size()
+
+    @staticmethod
+    def backward(ctx: Any, *g: Tensor) -> Tensor:
+        return _Mean.forward(ctx, g[0])
+
+
+def conv_norm_relu(channels_in: int, channels_out: int, biased: bool = False) -> list[nn.Module]:
+    """Convolution, norm, ReLU: the unit that the paper's networks repeat; biased, with batch norm."""
+    norm = nn.BatchNorm2d(channels_out) if biased else BiasFreeNorm(channels_out)
+    # The norm that follows has a bias already.
+    return [convolution(channels_in, channels_out), norm, nn.ReLU()]

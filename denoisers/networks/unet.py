@@ -16,14 +16,14 @@ class UNet(NoisePredictor):
     then 2x2 average pooling. A middle block of twice the last width. Block b of the decoder: 2x2 transposed
     convolution of stride 2, concatenation [up, skip], twice (convolution, norm, ReLU); in the last one the
     second convolution is bare and gives the predicted noise. Nothing adds a constant, so f(s y) = s f(y) for
-    s >= 0 in evaluation mode.
+    s >= 0 in evaluation mode; `biased` is the twin with biases and batch norm, for which that is not so.
 
     Parameters at width 64, one channel, for blocks 1, 2, 3, 4: 366,080, 1,825,024, 7,659,264, 30,993,152
     (the paper's Table 1). For blocks = 3 a pixel sees 92 to 100 pixels a side, by its place in the
     8x8 grid. Sides must be multiples of 2^blocks.
     """
 
-    def __init__(self, blocks: int = 3, width: int = 64, channels: int = 1) -> None:
+    def __init__(self, blocks: int = 3, width: int = 64, channels: int = 1, biased: bool = False) -> None:
         if min(blocks, width, channels) < 1:
             raise OptionError(
                 "UNet needs blocks, width and channels >= 1, "
@@ -31,18 +31,19 @@ class UNet(NoisePredictor):
             )
         super().__init__()
         self.config = {"blocks": blocks, "width": width, "channels": channels}
+        self.config |= {"biased": True} if biased else {}
         self.channels = channels
         self.side_multiple = 2**blocks
         widths = [width * 2**b for b in range(blocks)]
 
-        first = [convolution(channels, width), nn.ReLU(), *conv_norm_relu(width, width)]
-        deeper = [_double(w // 2, w) for w in widths[1:]]
+        first = [convolution(channels, width, biased), nn.ReLU(), *conv_norm_relu(width, width, biased)]
+        deeper = [_double(w // 2, w, biased) for w in widths[1:]]
         self.encoder = nn.ModuleList([nn.Sequential(*first), *deeper])
-        self.middle = _double(widths[-1], 2 * widths[-1])
+        self.middle = _double(widths[-1], 2 * widths[-1], biased)
 
-        last = [*conv_norm_relu(2 * width, width), convolution(width, channels)]
-        shallower = [_double(2 * w, w) for w in reversed(widths[1:])]
-        self.up = nn.ModuleList([_upsample(w) for w in reversed(widths)])
+        last = [*conv_norm_relu(2 * width, width, biased), convolution(width, channels, biased)]
+        shallower = [_double(2 * w, w, biased) for w in reversed(widths[1:])]
+        self.up = nn.ModuleList([_upsample(w, biased) for w in reversed(widths)])
         self.decoder = nn.ModuleList([*shallower, nn.Sequential(*last)])
 
     def noise(self, y: Tensor) -> Tensor:
@@ -59,14 +60,17 @@ class UNet(NoisePredictor):
         return x
 
 
-def _double(channels_in: int, channels_out: int) -> nn.Sequential:
+def _double(channels_in: int, channels_out: int, biased: bool) -> nn.Sequential:
     return nn.Sequential(
-        *conv_norm_relu(channels_in, channels_out), *conv_norm_relu(channels_out, channels_out)
+        *conv_norm_relu(channels_in, channels_out, biased),
+        *conv_norm_relu(channels_out, channels_out, biased),
     )
 
 
-def _upsample(width: int) -> nn.ConvTranspose2d:
-    layer = nn.ConvTranspose2d(2 * width, width, 2, stride=2, bias=False)
+def _upsample(width: int, biased: bool) -> nn.ConvTranspose2d:
+    layer = nn.ConvTranspose2d(2 * width, width, 2, stride=2, bias=biased)
     # An output pixel sees one weight of each input channel: the fan-in is 2 width (torch counts 4 width).
     nn.init.normal_(layer.weight, std=(2 * width) ** -0.5)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from denoisers.evaluation import CHUNK_PIXELS
+from denoisers.chunks import CHUNK_PIXELS
 from spectral.errors import NotFiniteError, NotSymmetricError, OptionError, ShapeError
 from spectral.operators import LinearOperator
 

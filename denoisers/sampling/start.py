@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoisers.evaluation import CHUNK_PIXELS
+from denoisers.chunks import CHUNK_PIXELS
 from denoisers.sampling.noise import Noise
 from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.jacobians.keywords import keywords_of

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from denoisers.images.folder import patches, photograph, read_folder, read_grey, training_photographs
+from denoisers.images.folder import patches, photograph, pictures_in, read_grey, training_photographs
 from spectral.errors import FileContentError, ShapeError
 
 
@@ -97,10 +97,11 @@ def test_folders_are_read_in_the_order_of_names(tmp_path):
     for name, value in [("b.png", 2), ("a.PNG", 1)]:
         Image.fromarray(np.full((3, 3), value, dtype=np.uint8)).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no picture")
-    assert [round(255 * float(image[0, 0])) for image in read_folder(tmp_path)] == [1, 2]
+    read = [read_grey(file)[0, 0] for file in pictures_in(tmp_path)]
+    assert [round(255 * float(image[0, 0])) for image in read] == [1, 2]
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no pictures"):
-        read_folder(tmp_path / "empty")
+        pictures_in(tmp_path / "empty")
 
 
 @settings(max_examples=30, deadline=None)
@@ -108,7 +109,7 @@ def test_folders_are_read_in_the_order_of_names(tmp_path):
 def test_every_patch_is_a_square_of_an_image_up_to_symmetry(size, rows, columns, seed):
     # Every pixel has its own value, so a patch's values tell where it was cut.
     images = [np.arange(rows * columns, dtype=np.float32).reshape(rows, columns) + 1000 * i for i in range(3)]
-    for patch in patches(images, size, 8, np.random.default_rng(seed))[:, 0]:
+    for patch in patches([x[None] for x in images], size, 8, np.random.default_rng(seed))[:, 0]:
         values = patch.astype(int)
         image = images[values.flat[0] // 1000]
         top, left = divmod(values.min() % 1000, columns)
@@ -119,13 +120,13 @@ def test_every_patch_is_a_square_of_an_image_up_to_symmetry(size, rows, columns,
 
 def test_patches_use_every_image_place_and_symmetry():
     images = [np.arange(6, dtype=np.float32).reshape(2, 3) + 10 * i for i in range(2)]
-    seen = {tuple(p.ravel()) for p in patches(images, 2, 2000, np.random.default_rng(0))}
+    seen = {tuple(p.ravel()) for p in patches([x[None] for x in images], 2, 2000, np.random.default_rng(0))}
     assert len(seen) == 2 * 2 * 8
 
 
 def test_patches_refuse_images_below_their_size():
     with pytest.raises(ShapeError, match="below the patch size 5"):
-        patches([np.zeros((9, 4), dtype=np.float32)], 5, 1, np.random.default_rng(0))
+        patches([np.zeros((1, 9, 4), dtype=np.float32)], 5, 1, np.random.default_rng(0))
 
 
 def test_training_photographs_are_fifty_and_hold_no_test_image():

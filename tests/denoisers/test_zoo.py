@@ -45,9 +45,10 @@ def test_a_saved_network_comes_back(tmp_path_factory, model):
 
 def test_what_training_wrote_loads(tmp_path):
     config = TrainConfig(data="calpha", network_config={"blocks": 1, "width": 2}, size=8, batch=2, steps=2)
-    model = train(config, tmp_path / "a.safetensors")
+    model = train(config, tmp_path / "a")
     y = torch.rand(1, 1, 8, 8)
-    torch.testing.assert_close(denoisers.load(tmp_path / "a.safetensors")(y), model(y))
+    for path in (tmp_path / "a", tmp_path / "a/weights.safetensors"):
+        torch.testing.assert_close(denoisers.load(path)(y), model(y))
 
 
 def released_arrays(rng, layers, width):
@@ -130,7 +131,7 @@ def test_the_labs_bfcnn_is_read_as_published():
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no denoiser named 'photo'.*calpha, photos, or the path"):
+    with pytest.raises(FileNotFoundError, match=r"no denoiser named 'photo'.*calpha, photos, or a run's"):
         denoisers.load("photo")
     with pytest.raises(FileNotFoundError, match=r"absent\.npz"):
         denoisers.load(tmp_path / "absent.npz")

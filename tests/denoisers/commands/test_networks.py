@@ -15,8 +15,8 @@ import denoisers.evaluation
 import denoisers.images.calpha
 import denoisers.networks
 import denoisers.weights
-from denoisers import training
 from denoisers.commands.networks import app
+from denoisers.training import data
 
 TRAIN = [
     *("train", "tiny", "--data", "calpha", "--network-config", '{"blocks": 1, "width": 2}'),
@@ -42,15 +42,15 @@ def test_list_shows_every_shipped_network(run):
 def test_train_writes_weights_and_a_card_that_repeats_the_command(run):
     result = run(*TRAIN)
     assert result.exit_code == 0, result.output
-    model = denoisers.load("runs/tiny.safetensors")
+    model = denoisers.load("runs/tiny")
     assert model.config == {"blocks": 1, "width": 2, "channels": 1}
-    text = Path("runs/tiny.md").read_text()
+    text = Path("runs/tiny/card.md").read_text()
     assert "denoisers train tiny --data calpha" in text
     assert "--noise uniform" in text
 
 
 def test_interrupted_training_resumes(run, monkeypatch):
-    original = training.clean_batches
+    original = data.clean_batches
 
     def stopping(config):
         batches = original(config)
@@ -63,26 +63,26 @@ def test_interrupted_training_resumes(run, monkeypatch):
         return wrapped
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "clean_batches", stopping)
+        patch.setattr(data, "clean_batches", stopping)
         result = run(*TRAIN)
     assert result.exit_code == 130
     assert "stopped at step 3" in result.stdout
     result = run(*TRAIN, "--resume")
     assert result.exit_code == 0, result.output
-    resumed = denoisers.load("runs/tiny.safetensors").state_dict()
+    resumed = denoisers.load("runs/tiny").state_dict()
     assert run(*TRAIN, "--overwrite").exit_code == 0
-    whole = denoisers.load("runs/tiny.safetensors").state_dict()
+    whole = denoisers.load("runs/tiny").state_dict()
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
 def test_evaluate_agrees_with_psnr_table(run):
     run(*TRAIN)
-    result = run("evaluate", "runs/tiny.safetensors", "--alpha", 2, "--size", 16, "--sigma", 0.2, "--json")
+    result = run("evaluate", "runs/tiny", "--alpha", 2, "--size", 16, "--sigma", 0.2, "--json")
     (row,) = json.loads(result.stdout)
     images = torch.from_numpy(denoisers.images.calpha.synthesize(64, size=16, alpha=2.0, seed=0))
-    (expected,) = denoisers.evaluation.psnr_table(denoisers.load("runs/tiny.safetensors"), images, [0.2])
+    (expected,) = denoisers.evaluation.psnr_table(denoisers.load("runs/tiny"), images, [0.2])
     assert row == vars(expected)
-    assert "0.2" in run("evaluate", "runs/tiny.safetensors", "--sigma", 0.2).stdout
+    assert "0.2" in run("evaluate", "runs/tiny", "--sigma", 0.2).stdout
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,12 @@ def test_evaluate_agrees_with_psnr_table(run):
         (["train", "other"], "no recipe named 'other'"),
         (["train", "other", "--data", "absent-folder"], "no pictures"),
         (["train", "calpha", "--steps", 0], "steps must be >= 1"),
-        (["train", "calpha", "--out", "w.md"], "to a .safetensors file"),
-        (["train", "calpha", "--out", "w.checkpoint"], "to a .safetensors file"),
-        (["train", "calpha", "--out", "w"], "to a .safetensors file"),
-        (["train", "calpha", "--out", "net.safetensors"], "net.safetensors exists: overwrite it"),
+        (["train", "calpha", "--out", "w.safetensors"], "a run is a folder"),
+        (["train", "calpha", "--out", "odd.png"], "a run is a folder"),
+        (["train", "calpha", "--out", "run"], "exists: overwrite it"),
+        (["train", "calpha", "--device", "tpu"], "device is 'auto'"),
+        (["train", "consistency", "--start", "absent"], "no weights to start from at absent"),
+        (["train", "calpha", "--images", 5, "--batch", 6], "larger than the data"),
         ([*TRAIN, "--learning-rate", 1e30], "lower the learning rate"),
         (["train", "calpha", "--resume"], "no checkpoint at"),
         (["train", "calpha", "--network-config", "{"], "--network-config is not JSON"),
@@ -110,7 +112,9 @@ def test_evaluate_agrees_with_psnr_table(run):
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, arguments, message):
-    denoisers.weights.save(denoisers.networks.UNet(1, 2), tmp_path / "net.safetensors", {})
+    (tmp_path / "run").mkdir()
+    for file in ("net.safetensors", "run/weights.safetensors"):
+        denoisers.weights.save(denoisers.networks.UNet(1, 2), tmp_path / file, {})
     Image.fromarray(np.zeros((7, 8), dtype=np.uint8)).save("odd.png")
     Image.fromarray(np.eye(24, dtype=np.uint8).reshape(8, 24, 3)).save("colour.png")
     result = run(*arguments)

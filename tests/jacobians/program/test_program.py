@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import spectral
-from benchmarks.conditional import ConditionalUNet
-from denoisers.networks import BFCNN, UNet
+from denoisers.networks import BFCNN, ConditionalUNet, UNet
 from spectral.jacobians.cpu import openmp, simd
 from spectral.jacobians.cpu.winograd import unpacked
 from spectral.jacobians.model import Model

@@ -1,0 +1,138 @@
+"""`denoisers train`: its options are the fields of a training configuration."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from rich.console import Console
+
+from denoisers.card import write_card
+from denoisers.commands.console import check_writable, one_line_errors
+from denoisers.training import RECIPES, TrainConfig, train
+from spectral.errors import OptionError
+
+HELP = {
+    "data": "photos, calpha, disks, waves, or a folder of pictures",
+    "network": "UNet, BFCNN, ConditionalUNet, EDM or Consistency",
+    "network_config": 'as JSON: {"blocks": 2, "width": 32}',
+    "start": "weights, or a run's folder, to go on from",
+    "objective": "what is minimised",
+    "alpha": "exponents of the calpha images",
+    "images": "this many images again and again; 0: without end",
+    "half": "which of two disjoint sets of so many",
+    "size": "side of the images",
+    "batch": "images a step, over all processes",
+    "steps": "steps of Adam",
+    "learning_rate": "Adam's step size",
+    "schedule": "how it falls",
+    "halvings": "how often it is halved",
+    "warmup": "steps in which it rises",
+    "clip": "norm that gradients are cut to",
+    "ema": "decay of the mean of the weights that is written",
+    "noise": "law of the noise levels: sigma_max U, sigma_max U^2, ...",
+    "sigma_min": "the smallest noise level",
+    "sigma_max": "the largest noise level",
+    "log_mean": "log-normal: mean of the logarithm",
+    "log_sd": "log-normal: its deviation",
+    "precision": "of the network's arithmetic",
+    "seed": "of weights, order and noise",
+    "data_seed": "of the images",
+}
+
+
+def _with_fields(function: Callable[..., None]) -> Callable[..., None]:
+    """A command with an option for each field of `TrainConfig` in the place of **chosen."""
+    hints = get_type_hints(TrainConfig) | {"network_config": str}
+    extra = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[hints[field.name] | None, typer.Option(help=HELP[field.name])],
+        )
+        for field in fields(TrainConfig)
+    ]
+    own = get_type_hints(function, include_extras=True)
+    given = [
+        p.replace(annotation=own[p.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    signature = inspect.Signature([given[0], *extra, *given[1:]])
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    function.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    return function
+
+
+@_with_fields
+def train_command(
+    name: Annotated[str, typer.Argument(help=f"a recipe ({', '.join(RECIPES)}), or a new name with --data")],
+    out: Annotated[Path | None, typer.Option(help="folder of the run", show_default="runs/NAME")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace weights that exist")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto")] = "auto",
+    compile: Annotated[bool, typer.Option("--compile", help="by torch.compile")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write events too")] = False,
+    checkpoint_every: Annotated[int, typer.Option(help="in steps")] = 200,
+    validate_every: Annotated[int, typer.Option(help="in steps")] = 500,
+    **chosen: Any,
+) -> None:
+    """Train a network; Ctrl-C stops it with a checkpoint, --resume goes on.
+
+    Several processes: torchrun --nproc-per-node 2 -m denoisers train NAME ...
+    """
+    chosen = {key: value for key, value in chosen.items() if value is not None}
+    path = out or Path("runs") / name
+    console = Console()
+    with one_line_errors():
+        if min(checkpoint_every, validate_every) < 1:
+            raise OptionError("--checkpoint-every and --validate-every must be >= 1")
+        if "network_config" in chosen:
+            chosen["network_config"] = _json_object(chosen["network_config"])
+        config = _recipe(name, chosen)
+        check_writable(path.parent)
+        try:
+            model = train(
+                config,
+                path,
+                resume=resume,
+                overwrite=overwrite,
+                checkpoint_every=checkpoint_every,
+                validate_every=validate_every,
+                device=device,
+                compile=compile,
+                tensorboard=tensorboard,
+                console=None,
+            )
+        except KeyboardInterrupt as stop:
+            console.print(f"[yellow]{stop or 'stopped'}")
+            raise typer.Exit(130) from None
+        del model
+        if (path / "weights.safetensors").is_file():
+            console.print(f"wrote {path / 'weights.safetensors'} and {write_card(path)}")
+
+
+def _recipe(name: str, chosen: dict[str, Any]) -> TrainConfig:
+    if name in RECIPES:
+        return replace(RECIPES[name], **chosen)
+    if "data" not in chosen:
+        raise OptionError(
+            f"no recipe named {name!r}: give one of {', '.join(RECIPES)}, or --data for a new one"
+        )
+    return TrainConfig(**chosen)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise OptionError(f"--network-config is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise OptionError(f"--network-config must be a JSON object, got {text}")
+    return value

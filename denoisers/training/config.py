@@ -1,0 +1,165 @@
+"""Everything that a training run depends on, and the runs that have a name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from spectral.errors import FileContentError, OptionError
+from spectral.options import choice
+
+Law = Literal["uniform", "squared", "log-uniform", "log-normal", "fixed"]
+Schedule = Literal["halvings", "cosine", "constant"]
+Objective = Literal["denoise", "consistency"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that the weights of a run depend on.
+
+    data: "photos" (patches of the training photographs), the path of a folder of pictures (patches of them),
+        or images without end: "calpha" (`released`, exponents alpha), "disks", "waves".
+    images, half: with `images` = N the same N images again and again, of the two disjoint sets of N that
+        `denoisers.images.disjoint` makes by data_seed the "first" or the "second"; the pictures of a folder
+        are then taken whole, averaged to `size`.  0: no such set.
+    network, network_config: the class and its keyword arguments; two or more channels read pictures in
+        colour.
+    start: a weights file to go on from, "" for new weights.
+    objective: "denoise", weighted squared error at the noise levels of `noise`; "consistency", as
+        `denoisers.training.objective.consistency_loss` says.
+    size, batch: side of the images in pixels, and how many a step, over all processes.
+    steps, learning_rate, schedule, warmup: Adam's step rises for `warmup` steps and then is "constant", falls
+        to 0 by a "cosine", or by "halvings": halved `halvings` times at equal distances in the run.
+    clip: norm that gradients are cut to, 0 for none.
+    ema: decay of the mean of the weights that is written in their place, 0 for none.
+    noise: a level for each image, U uniform on [0, 1]: "uniform", sigma_max U (as arXiv 2310.02557 says);
+        "squared", sigma_max U^2 (as its code does, favouring small noise); "log-uniform" between sigma_min
+        and sigma_max; "log-normal", exp(log_mean + log_sd N(0, 1)) cut to these; "fixed", sigma_max.
+    precision: of the network's arithmetic: "bfloat16" by autocast.
+    seed: of weights, order and noise; data_seed: of the images.
+    """
+
+    data: str
+    network: str = "UNet"
+    network_config: dict[str, Any] | None = None
+    start: str = ""
+    objective: Objective = "denoise"
+    alpha: float = 2.0
+    images: int = 0
+    half: Literal["first", "second"] = "first"
+    size: int = 48
+    batch: int = 32
+    steps: int = 4000
+    learning_rate: float = 1e-3
+    schedule: Schedule = "halvings"
+    halvings: int = 5
+    warmup: int = 0
+    clip: float = 0.0
+    ema: float = 0.0
+    noise: Law = "squared"
+    sigma_min: float = 0.001
+    sigma_max: float = 1.0
+    log_mean: float = -1.9
+    log_sd: float = 1.2
+    precision: Precision = "float32"
+    seed: int = 1
+    data_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.size, self.batch, self.steps) < 1 or min(self.halvings, self.warmup, self.images) < 0:
+            raise OptionError("size, batch and steps must be >= 1, and halvings, warmup and images >= 0")
+        choice("noise", self.noise, get_args(Law))
+        choice("schedule", self.schedule, get_args(Schedule))
+        choice("objective", self.objective, get_args(Objective))
+        choice("precision", self.precision, get_args(Precision))
+        choice("half", self.half, ("first", "second"))
+        if not (self.sigma_max > 0 and self.learning_rate > 0):
+            raise OptionError("sigma_max and learning_rate must be positive")
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise OptionError(f"sigma_min must lie in (0, {self.sigma_max:g}), got {self.sigma_min}")
+        if not (0 <= self.ema < 1 and self.clip >= 0 and self.log_sd >= 0):
+            raise OptionError("ema must lie in [0, 1), clip and log_sd be >= 0")
+        if not (0 <= self.seed < 2**31 and 0 <= self.data_seed < 2**31):
+            raise OptionError(
+                f"seeds must lie in [0, 2^31), got seed={self.seed}, data_seed={self.data_seed}"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Of the images."""
+        return int((self.network_config or {}).get("channels", 1))
+
+    def to_json(self) -> str:
+        """As `from_json` reads it."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, name: str) -> TrainConfig:
+        """The configuration in the text of file `name`.
+
+        Raises:
+            FileContentError: there is none.
+        """
+        try:
+            values = json.loads(text)
+            return cls(**{key: values[key] for key in values if key in {f.name for f in fields(cls)}})
+        except (ValueError, TypeError, KeyError) as error:
+            raise FileContentError(f"{name} holds no training configuration: {error}") from error
+
+
+RECIPES = {
+    "calpha": TrainConfig(data="calpha", network_config={"blocks": 3, "width": 16}, steps=3600),
+    "photos": TrainConfig(
+        data="photos", network_config={"blocks": 2, "width": 32}, steps=5000, sigma_max=0.5
+    ),
+    # The paper's network, 7.7 M parameters: too many to ship, a quarter of an hour to a denoiser of use.
+    "unet": TrainConfig(
+        data="photos",
+        network_config={"blocks": 3, "width": 64},
+        size=40,
+        batch=8,
+        steps=1500,
+        sigma_max=0.5,
+    ),
+    # Told the noise level, and to be tuned into a consistency function.
+    "edm": TrainConfig(
+        data="calpha",
+        network="EDM",
+        network_config={"width": 32, "scales": 3},
+        size=32,
+        batch=32,
+        steps=3000,
+        schedule="cosine",
+        warmup=100,
+        clip=1.0,
+        ema=0.999,
+        noise="log-normal",
+        sigma_max=40.0,
+    ),
+    "consistency": TrainConfig(
+        data="calpha",
+        network="Consistency",
+        network_config={"width": 32, "scales": 3},
+        start="runs/edm",
+        objective="consistency",
+        size=32,
+        batch=32,
+        steps=3000,
+        learning_rate=3e-4,
+        schedule="cosine",
+        warmup=100,
+        clip=1.0,
+        ema=0.999,
+        noise="log-normal",
+        sigma_max=40.0,
+    ),
+}
+
+
+def where(path: str | Path) -> Path:
+    """The weights in a run's folder, or the file itself."""
+    path = Path(path)
+    return path / "weights.safetensors" if path.is_dir() else path

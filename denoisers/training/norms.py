@@ -1,0 +1,31 @@
+"""What norms divide by once training is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from denoisers.networks import BiasFreeNorm, Denoiser
+
+
+@torch.no_grad()
+def calibrate(model: Denoiser, noisy: Iterable[Tensor]) -> None:
+    """Set each norm's running_sd to the mean, over the batches, of the standard deviation it divides by.
+
+    The moving average of training follows the noise levels of its last ten batches. In the shipped networks
+    evaluation mode lost 0.3 to 3 dB by it at sigma = 0.05 early in training, and less than 0.1 dB at the end.
+    Leaves the model in training mode; one without such norms is left alone.
+    """
+    norms = [module for module in model.modules() if isinstance(module, BiasFreeNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    model.train()
+    for count, batch in enumerate(noisy, 1):
+        for norm in norms:
+            norm.momentum = 1 / count
+        model(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

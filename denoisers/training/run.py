@@ -1,0 +1,305 @@
+"""A run: its folder, its loop, and what of it is kept when it is stopped."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from threading import current_thread, main_thread
+from types import FrameType
+from typing import cast
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from denoisers.networks import Denoiser
+from denoisers.training import checkpoint, data
+from denoisers.training.config import TrainConfig, where
+from denoisers.training.engine import Engine, compiled, engine_of
+from denoisers.training.log import Log
+from denoisers.training.norms import calibrate
+from denoisers.training.objective import loss_of
+from denoisers.training.validation import held_out, validated
+from denoisers.weights import build, read, save
+from spectral.errors import CheckpointError, NotFiniteError, OptionError
+
+CALIBRATION_BATCHES = 100
+TRIAL_BATCHES = 10  # for what is validated while training
+
+
+def train(
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    checkpoint_every: int = 200,
+    validate_every: int = 500,
+    device: str = "auto",
+    compile: bool = False,
+    tensorboard: bool = False,
+    console: Console | None = None,
+) -> Denoiser:
+    """Train a network into a folder of its own; returned in evaluation mode.
+
+    Every batch is drawn from generators of its own, keyed by (seed, step), so a resumed run and an
+    uninterrupted one give the same bits (same machine, same number of threads).  At the end the norms are
+    calibrated (`calibrate`) on the batches that would have come next.  Under torchrun each process takes its
+    share of the same batches.
+
+    The folder holds config.json, weights.safetensors (at the end), checkpoint.safetensors (until then; every
+    `checkpoint_every` steps, and at Ctrl-C or SIGTERM, after which KeyboardInterrupt is raised), and, every
+    `validate_every` steps, log.csv and psnr.png: loss, images a second, PSNR at three noise levels on images
+    that are not trained on.
+
+    Args:
+        config: the run.
+        folder: made where it is missing.
+        resume: go on from the checkpoint; a run may change its device and number of processes on the way.
+        overwrite: replace weights that exist.
+        checkpoint_every, validate_every: in steps.
+        device: "cpu", "cuda", or "auto", a GPU where there is one.
+        compile: by torch.compile.
+        tensorboard: write events too.
+        console: where progress is shown.
+
+    Raises:
+        FileExistsError: a checkpoint exists and `resume` is not set, or weights exist and neither it nor
+            `overwrite` is.
+        FileNotFoundError: `resume` is set and there is no checkpoint; no pictures; no weights to start from.
+        CheckpointError: it is of another configuration, or damaged.
+        OptionError: a combination that cannot be; see `TrainConfig` and `engine_of`.
+        NotFiniteError: the loss or a weight is NaN or infinite; no weights are written.
+    """
+    folder = Path(folder)
+    if folder.suffix == ".safetensors" or folder.is_file():
+        raise OptionError(f"a run is a folder, and its weights a file in it: name {folder.with_suffix('')}")
+    if where(folder).exists() and folder.is_dir() and not (resume or overwrite):
+        raise FileExistsError(f"{where(folder)} exists: overwrite it, or write elsewhere")
+    engine = engine_of(config, device)
+    folder.mkdir(parents=True, exist_ok=True)
+    run = _Run(config, folder / "checkpoint.safetensors", engine, compile)
+    run.start(resume)
+    batches = data.clean_batches(config)
+    first = engine.rank == 0
+    if first:
+        (folder / "config.json").write_text(config.to_json())
+    log = Log(folder, run.step, tensorboard) if first else None
+    console = console or Console(quiet=not first)
+    stop_asked = _StopAsked()
+    with _progress(console) as progress, _signals(stop_asked):
+        task = progress.add_task("training", total=config.steps, completed=run.step, loss=float("nan"))
+        while run.step < config.steps:
+            loss = run.advance(batches)
+            if not math.isfinite(loss):
+                raise NotFiniteError(f"the loss is {loss} at step {run.step}: lower the learning rate")
+            progress.update(task, completed=run.step, loss=loss)
+            stop = engine.any(bool(stop_asked))
+            due = run.step % checkpoint_every == 0 or stop
+            failure = run.checkpoint() if due and first else None
+            if run.step % validate_every == 0 or run.step == config.steps:
+                row = run.row(loss, batches)
+                failure = failure or (None if log is None else log.add(row))
+                if not console.is_terminal:
+                    console.print("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+            if failure and not stop:
+                console.print(f"could not be written, and training goes on: {failure}")
+            if stop:
+                left = (
+                    f"the checkpoint could not be written: {failure}" if failure else f"resume from {folder}"
+                )
+                raise KeyboardInterrupt(f"stopped at step {run.step}; {left}")
+    model = run.finished(batches)
+    if not all(t.isfinite().all() for t in model.state_dict().values()):
+        raise NotFiniteError("the weights are not finite: lower the learning rate")
+    if first:
+        told = {"training": json.dumps(asdict(config)), "training_seconds": f"{run.seconds:.0f}"}
+        save(model, folder / "weights.safetensors", told)
+        run.file.unlink(missing_ok=True)
+    return model
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Adam's step size at a step."""
+    rate = config.learning_rate * (min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0)
+    if config.schedule == "cosine":
+        return rate * (1 + math.cos(math.pi * step / config.steps)) / 2
+    if config.schedule == "halvings":
+        return rate * 0.5 ** ((config.halvings + 1) * step // config.steps)
+    return rate
+
+
+class _Run:
+    """The state of a run: network, mean of its weights, optimiser, step, seconds; and its checkpoint file."""
+
+    def __init__(self, config: TrainConfig, file: Path, engine: Engine, compile: bool) -> None:
+        self.config, self.file, self.engine = config, file, engine
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = build(config.network, config.network_config or {}).train()
+        if config.start:
+            _start_from(config.start, self.model)
+        self.loss = loss_of(config, self.model)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
+        called, self._steps = engine.setup(self.model, self.optimizer)
+        self.called = compiled(called, compile)
+        self.mean = (
+            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+            if config.ema
+            else None
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self._clock = 0, 0.0  # step and seconds of the last row
+
+    def start(self, resume: bool) -> None:
+        """Load the checkpoint if asked to, and refuse what would lose one."""
+        if not resume and self.file.exists():
+            raise FileExistsError(f"{self.file} holds an unfinished run: resume it, or delete it")
+        if not resume:
+            return
+        if not self.file.exists():
+            raise FileNotFoundError(f"no checkpoint at {self.file}: start without resume")
+        state = checkpoint.read(self.file)
+        if state["config"] != json.loads(json.dumps(asdict(self.config))):
+            raise CheckpointError(f"{self.file} was written by another configuration: {state['config']}")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.mean is not None:
+            self.mean.load_state_dict(state["mean"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self._clock = self.step, self.seconds
+
+    def advance(self, batches: Callable[[int], data.Batch]) -> float:
+        """One step of Adam; returns the loss."""
+        begin = time.perf_counter()
+        x, sigma, z = self._share(batches, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.step)
+        self.optimizer.zero_grad()
+        loss = self.loss(self.called, x, sigma, z, self.step)
+        self.engine.backward(loss)
+        if self.config.clip:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self._steps.step()
+        if self.mean is not None:
+            self.mean.update_parameters(self.model)
+        self.step += 1
+        value = self.engine.mean(loss.detach())
+        self.seconds += time.perf_counter() - begin
+        return value
+
+    def row(self, loss: float, batches: Callable[[int], data.Batch]) -> dict[str, float]:
+        """What the log tells at this step."""
+        steps, seconds = self.step - self._clock[0], self.seconds - self._clock[1]
+        self._clock = self.step, self.seconds
+        row = {"step": float(self.step), "seconds": self.seconds, "loss": loss}
+        row["learning_rate"] = learning_rate(self.config, self.step - 1)
+        row["images_per_second"] = steps * self.config.batch / max(seconds, 1e-9)
+        network = self._calibrated(batches, self.step, TRIAL_BATCHES)
+        if self.engine.rank == 0:
+            images, _ = held_out(self.config, network.channels)
+            row |= validated(network.eval(), images)
+        return row
+
+    def finished(self, batches: Callable[[int], data.Batch]) -> Denoiser:
+        """The network as it is written, on the CPU in float32."""
+        model = self._calibrated(batches, self.config.steps, CALIBRATION_BATCHES)
+        return model.cpu().eval().requires_grad_(False)
+
+    def checkpoint(self) -> str | None:
+        """Write the state; why not, where it cannot be written."""
+        state = {
+            "config": asdict(self.config),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "mean": None if self.mean is None else self.mean.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        return checkpoint.write(self.file, state)
+
+    def _calibrated(self, batches: Callable[[int], data.Batch], step: int, count: int) -> Denoiser:
+        """A copy of the network, or of the mean of its weights, its norms set on batches from a step on."""
+        trained = self.model if self.mean is None else self.mean.module
+        model = cast(Denoiser, copy.deepcopy(trained))
+        later = (data.noisy_batch(self.config, batches(s), s) for s in range(step, step + count))
+        device = self.engine.device
+        calibrate(model, ((x + sigma[:, None, None, None] * z).to(device) for x, sigma, z in later))
+        return model
+
+    def _share(self, batches: Callable[[int], data.Batch], step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """This process's part of a batch, on its device."""
+        whole = data.noisy_batch(self.config, batches(step), step)
+        count = self.config.batch // self.engine.world
+        some = slice(self.engine.rank * count, (self.engine.rank + 1) * count)
+        x, sigma, z = (part[some].to(self.engine.device, non_blocking=True) for part in whole)
+        return x, sigma, z
+
+
+def _start_from(path: str, model: Denoiser) -> None:
+    """Copy weights: of a network of the same class, or the body F of another that is told the level."""
+    file = where(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no weights to start from at {path}: train them first")
+    other, _ = read(file)
+    try:
+        if type(other) is type(model):
+            model.load_state_dict(other.state_dict())
+        else:
+            model.body.load_state_dict(other.body.state_dict())  # type: ignore[union-attr]
+    except (AttributeError, RuntimeError) as error:
+        raise OptionError(f"the weights of {path} do not fit {type(model).__name__}: {error}") from error
+
+
+class _StopAsked:
+    """False until a signal arrives."""
+
+    asked = False
+
+    def __bool__(self) -> bool:
+        return self.asked
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+
+@contextmanager
+def _signals(handler: _StopAsked) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM ask for a stop between steps, where the state is whole."""
+    # Python gives signals to the main thread alone.
+    numbers = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4g}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )

@@ -1,0 +1,135 @@
+"""The commands evaluate and compare: numbers told, figures written, bad input in one line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import denoisers
+import denoisers.images.calpha
+import denoisers.networks
+import denoisers.weights
+from denoisers.commands.networks import app
+from denoisers.evaluation import Comparison, PSNRCurve, nearest, psnr_curve
+from denoisers.evaluation.spread import told as told_in_words
+from denoisers.images import Folder
+
+SQUARES = ("--alpha", 2, "--size", 16, "--count", 6)
+QUICK = ("--beta", 1, "--h0", 0.3, "--sigma-end", 0.3, "--count", 2)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def net(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "net.safetensors"
+    denoisers.weights.save(denoisers.networks.UNet(1, 2), path, {})
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, count in (("even", 3), ("odd", 4)):
+        (tmp_path / name).mkdir()
+        for i in range(count):
+            picture = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(picture).save(tmp_path / name / f"{i}.png")
+    return "--data", tmp_path / "even", "--data", tmp_path / "odd"
+
+
+def test_a_curve_its_slope_and_a_figure(run, net, tmp_path):
+    window = ("--window", 12, 26)
+    result = run("evaluate", net, *SQUARES, "--curve", *window, "--json", "--out", "figures")
+    told = json.loads(result.stdout)
+    images = denoisers.images.calpha.synthesize(6, size=16, alpha=2.0, seed=0)
+    expected = psnr_curve(denoisers.load(net), images, told["curve"]["sigmas"])
+    slope = expected.slope(12, 26)
+    assert told["curve"]["slope"]["value"] == pytest.approx(float(slope))
+    assert told["curve"]["slope"]["low95"] == pytest.approx(slope.interval()[0])
+    assert told["curve"]["denoised"]["value"] == pytest.approx(expected.mean().value.tolist())
+    assert len(told["psnr"]) == 9 and told["count"] == 6
+    assert min(Image.open("figures/curve.png").size) > 600
+    assert torch.equal(PSNRCurve.load("figures/curve.safetensors").denoised, expected.denoised)
+    assert told["files"] == ["figures/curve.png", "figures/curve.safetensors"]
+    text = run("evaluate", net, *SQUARES, "--curve", *window).stdout
+    assert f"{told_in_words(slope)} from 12 to 26 dB" in text
+
+
+def test_homogeneity_and_sure(run, net):
+    more = (*SQUARES, "--sigma", 0.1, "--sigma", 0.3, "--homogeneity", "--sure")
+    told = json.loads(run("evaluate", net, *more, "--json", "--out", "figures").stdout)
+    assert 0 < told["homogeneity"]["worst"] == max(told["homogeneity"]["errors"]) < 1e-5
+    assert told["sure"]["sigmas"] == [0.1, 0.3] and len(told["sure"]["covered"]) == 2
+    for true, sure, off in zip(
+        *(told["sure"][k]["value"] for k in ("true", "sure", "difference")), strict=True
+    ):
+        assert sure - true == pytest.approx(off)
+    assert Image.open("figures/sure.png").size > (400, 400)
+    text = run("evaluate", net, *more).stdout
+    assert "homogeneity" in text and "SURE - true" in text
+
+
+def test_folders_and_patches_are_the_images(run, net, folders):
+    told = json.loads(run("evaluate", net, *folders[:2], "--size", 8, "--homogeneity", "--json").stdout)
+    assert told["count"] == 3
+    rows = json.loads(run("evaluate", net, *folders[:2], "--size", 8, "--json").stdout)
+    expected = psnr_curve(denoisers.load(net), Folder("even", 8)(3), [0.05, 0.1, 0.3])
+    assert [row["denoised"] for row in rows] == pytest.approx(expected.denoised.mean(1).tolist())
+    picture = np.arange(12 * 20, dtype=np.uint8).reshape(12, 20)
+    Image.fromarray(picture).save("picture.png")
+    patches = ("evaluate", net, "--image", "picture.png", "--patches", 6, "--sigma", 0.2)
+    told = json.loads(run(*patches, "--homogeneity", "--json").stdout)
+    assert told["count"] == 6 and told["images"] == "6 patches of 6x6 of picture.png"
+    cut = [picture[r : r + 6, c : c + 6] for r in (0, 6) for c in (0, 6, 12)]
+    images = torch.from_numpy(np.stack(cut)[:, None].astype(np.float32) / 255)
+    expected = psnr_curve(denoisers.load(net), images, [0.2])
+    assert told["psnr"][0]["denoised"] == pytest.approx(float(expected.denoised.mean()))
+
+
+def test_compare_tells_what_it_draws(run, net, folders):
+    result = run("compare", net, net, *folders, "--size", 8, *QUICK, "--json", "--out", "figures")
+    told = json.loads(result.stdout)
+    converged = [all(of) for of in told["converged"]]
+    assert result.exit_code == (0 if all(converged) else 3)
+    assert told["uncentred"]["between"]["value"] == pytest.approx(1)
+    assert told["training_images"] == [3, 4]
+    found = Comparison.load("figures/compare.safetensors")
+    near = nearest(found.second.images, Folder("odd", 8)(4))
+    assert told["uncentred"]["second"]["each"] == near.similarity.tolist()
+    assert told["nearest"][1] == [f"{j}.png" for j in near.index.tolist()]
+    assert min(Image.open("figures/compare.png").size) > 300
+    text = run("compare", net, net, *folders, "--size", 8, *QUICK).stdout
+    assert "A to its nearest" in text and "1.000 (1.000)" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "net.safetensors", "--out", "x"], "figures of --curve and --sure"),
+        (["evaluate", "net.safetensors", "--window", 1, 2], "--window is for --curve"),
+        (["evaluate", "net.safetensors", "--curve", "--window", 1, 2, *SQUARES], "at least two noise levels"),
+        (["evaluate", "net.safetensors", "--data", "even", "--alpha", 2], "not both"),
+        (["evaluate", "net.safetensors", "--data", "even", "--patches", 2], "--patches is for one picture"),
+        (["evaluate", "net.safetensors", "--patches", 0], "--patches lies between"),
+        (["evaluate", "net.safetensors", "--data", "absent"], "no pictures"),
+        (["compare", "net.safetensors", "net.safetensors", "--data", "even"], "--data is given twice"),
+        (["compare", "net.safetensors", "absent", "--data", "even", "--data", "odd"], "no denoiser named"),
+        (["compare", "net.safetensors", "rgb.safetensors", "--data", "even", "--data", "odd"], "channels"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(run, net, folders, tmp_path, arguments, message):
+    denoisers.weights.save(denoisers.networks.UNet(1, 2, channels=3), tmp_path / "rgb.safetensors", {})
+    result = run(*arguments)
+    assert result.exit_code == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ") and message in line

@@ -1,0 +1,99 @@
+"""Processes and precision, by Lightning Fabric."""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import denoisers
+from denoisers.training import TrainConfig, checkpoint
+from denoisers.training.engine import Plain, engine_of
+from spectral.errors import OptionError
+
+WORDS = [
+    *("-m", "denoisers", "train", "tiny", "--data", "calpha"),
+    *("--network-config", '{"blocks": 1, "width": 4}'),
+    *("--size", "8", "--batch", "4", "--steps", "12", "--validate-every", "3"),
+]
+
+
+def command(folder, *words, processes=1):
+    start = [sys.executable]
+    if processes > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [*start, *WORDS, *words, "--out", folder]
+
+
+def environment():
+    path = os.pathsep.join(p for p in sys.path if p)
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def trained(*given, **more):
+    subprocess.run(command(*given, **more), check=True, capture_output=True, env=environment())
+
+
+def losses(folder):
+    return [float(row["loss"]) for row in csv.DictReader((folder / "log.csv").open())]
+
+
+def test_a_process_on_the_cpu_needs_nothing():
+    assert isinstance(engine_of(TrainConfig(data="calpha"), "cpu"), Plain)
+    with pytest.raises(OptionError, match="device is"):
+        engine_of(TrainConfig(data="calpha"), "tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(OptionError, match="no GPU"):
+            engine_of(TrainConfig(data="calpha"), "cuda")
+
+
+def test_what_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightning_fabric", None)
+    with pytest.raises(OptionError, match=r"pip install 'jacobian-spectra\[training\]'"):
+        engine_of(TrainConfig(data="calpha", precision="bfloat16"), "cpu")
+
+
+def test_a_batch_is_shared_out_evenly(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(OptionError, match="shared out evenly over 3"):
+        engine_of(TrainConfig(data="calpha", batch=4), "cpu")
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    pytest.importorskip("lightning_fabric")
+    trained(tmp_path / "one")
+    trained(tmp_path / "two", processes=2)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    one, two = (denoisers.load(tmp_path / name).state_dict() for name in ("one", "two"))
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_from_two_that_were_stopped(tmp_path):
+    """They leave the loop at one step, and what is left is whole."""
+    pytest.importorskip("lightning_fabric")
+    many = ("--steps", "300", "--validate-every", "50", "--checkpoint-every", "10")
+    trained(tmp_path / "whole", *many)
+    file = tmp_path / "parts/checkpoint.safetensors"
+    process = subprocess.Popen(command(tmp_path / "parts", *many, processes=2), env=environment())
+    until = time.time() + 120
+    while not file.exists() and process.poll() is None and time.time() < until:
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(60) != 0
+    assert 10 <= checkpoint.read(file)["step"] < 300
+    trained(tmp_path / "parts", *many, "--resume")
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-2)
+
+
+@pytest.mark.slow
+def test_bfloat16(tmp_path):
+    pytest.importorskip("lightning_fabric")
+    trained(tmp_path / "half", "--precision", "bfloat16")
+    trained(tmp_path / "whole")
+    half, whole = losses(tmp_path / "half"), losses(tmp_path / "whole")
+    assert half != whole and half == pytest.approx(whole, rel=0.1)
+    assert all(t.dtype == torch.float32 for t in denoisers.load(tmp_path / "half").parameters())

@@ -1,0 +1,301 @@
+"""Runs: bits that survive interruption, schedules, what is refused, and that it learns."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+
+import denoisers
+from denoisers.evaluation import psnr_table
+from denoisers.images.calpha import synthesize
+from denoisers.networks import BiasFreeNorm, UNet
+from denoisers.training import TrainConfig, calibrate, checkpoint, data, learning_rate, run, train
+from spectral.errors import CheckpointError, OptionError
+
+TINY = TrainConfig(
+    data="calpha", network_config={"blocks": 1, "width": 4}, size=8, batch=4, steps=12, halvings=2
+)
+NETWORKS = {
+    "UNet": {"blocks": 1, "width": 4},
+    "BFCNN": {"layers": 3, "width": 4, "biased": True},
+    "EDM": {"width": 8, "scales": 1},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setattr(run, "CALIBRATION_BATCHES", 3)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def same_bits(a, b):
+    return all(
+        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+def interrupted_at(step, monkeypatch, number=signal.SIGINT):
+    """Send a signal while the batch of a step is made."""
+    original = data.clean_batches
+
+    def patched(config):
+        batches = original(config)
+
+        def wrapped(s):
+            if s == step:
+                os.kill(os.getpid(), number)
+            return batches(s)
+
+        return wrapped
+
+    monkeypatch.setattr(data, "clean_batches", patched)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_interrupted_and_resumed_is_bit_identical(tmp_path, monkeypatch, number, network):
+    more = {"ema": 0.9, "clip": 1.0, "schedule": "cosine", "warmup": 3} if network == "EDM" else {}
+    config = replace(TINY, network=network, network_config=NETWORKS[network], **more)
+    whole = train(config, tmp_path / "whole", validate_every=5)
+    with monkeypatch.context() as patch:
+        interrupted_at(6, patch, number)
+        with pytest.raises(KeyboardInterrupt, match=r"stopped at step [67]; resume from"):
+            train(config, tmp_path / "parts", validate_every=5)
+    assert not (tmp_path / "parts/weights.safetensors").exists()
+    parts = train(config, tmp_path / "parts", resume=True, validate_every=5)
+    assert same_bits(whole, parts)
+    assert same_bits(whole, denoisers.load(tmp_path / "parts"))
+    assert not (tmp_path / "parts/checkpoint.safetensors").exists()
+    tables = [list(csv.DictReader((tmp_path / f"{p}/log.csv").open())) for p in ("whole", "parts")]
+    assert [row["step"] for row in tables[0]] == ["5.0", "10.0", "12.0"]
+    for row, other in zip(*tables, strict=True):
+        assert all(row[name] == other[name] for name in row if "second" not in name)
+
+
+@pytest.mark.slow
+def test_killed_at_random_and_resumed_is_bit_identical(tmp_path):
+    """kill -9 at ten moments, whatever was being written then."""
+    config = ["--data", "calpha", "--network-config", json.dumps(TINY.network_config), "--size", "8"]
+    words = [sys.executable, "-m", "denoisers", "train", "tiny", *config, "--batch", "4", "--steps", "3000"]
+    words += ["--checkpoint-every", "20", "--validate-every", "500"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*words, "--out", tmp_path / "whole"], check=True, capture_output=True, env=environment)
+    parts, kills = tmp_path / "parts", 0
+    generator = torch.Generator().manual_seed(0)
+    while not (parts / "weights.safetensors").exists():
+        resume = ["--resume"] if (parts / "checkpoint.safetensors").exists() else []
+        process = subprocess.Popen(
+            [*words, "--out", parts, *resume],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        if kills < 10:
+            until = time.time() + 120
+            before = _stamp(parts)
+            while _stamp(parts) == before and time.time() < until and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(float(torch.rand((), generator=generator)) / 2)
+            process.kill()
+            kills += 1
+        process.wait()
+    assert kills == 10
+    assert same_bits(denoisers.load(tmp_path / "whole"), denoisers.load(parts))
+
+
+def _stamp(folder):
+    file = folder / "checkpoint.safetensors"
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def test_signal_handlers_are_put_back(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    train(TINY, tmp_path / "a")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_crash_loses_no_more_than_the_steps_since_the_last_checkpoint(tmp_path, monkeypatch):
+    whole = train(TINY, tmp_path / "whole")
+    original = data.clean_batches
+
+    def failing(config):
+        batches = original(config)
+        return lambda step: batches(step) if step != 7 else 1 / 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "clean_batches", failing)
+        with pytest.raises(ZeroDivisionError):
+            train(TINY, tmp_path / "a", checkpoint_every=5)
+    assert checkpoint.read(tmp_path / "a/checkpoint.safetensors")["step"] == 5
+    assert same_bits(whole, train(TINY, tmp_path / "a", resume=True))
+
+
+def test_another_seed_gives_another_network(tmp_path):
+    a = train(TINY, tmp_path / "a")
+    assert same_bits(a, train(TINY, tmp_path / "b"))
+    assert not same_bits(a, train(replace(TINY, seed=2), tmp_path / "c"))
+
+
+def test_training_leaves_torchs_generator_alone(tmp_path):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    train(TINY, tmp_path / "a")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_resuming_asks_for_the_same_configuration(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupted_at(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(TINY, tmp_path / "a")
+    with pytest.raises(FileExistsError, match="unfinished run"):
+        train(TINY, tmp_path / "a")
+    with pytest.raises(CheckpointError, match="another configuration"):
+        train(replace(TINY, batch=5), tmp_path / "a", resume=True)
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        train(TINY, tmp_path / "b", resume=True)
+
+
+def test_it_learns(tmp_path):
+    config = replace(
+        TINY, network_config={"blocks": 1, "width": 16}, size=16, batch=16, steps=150, sigma_max=0.5
+    )
+    model = train(config, tmp_path / "a", validate_every=50)
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    (row,) = psnr_table(model, synthesize(32, size=16, alpha=2), [0.2])
+    assert row.denoised > row.noisy + 3
+    assert (tmp_path / "a/psnr.png").stat().st_size > 5000
+    assert TrainConfig.from_json((tmp_path / "a/config.json").read_text(), "it") == config
+
+
+def begun(config):
+    """The network of a run at its start."""
+    return run._Run(config, None, run.engine_of(config, "cpu"), False).model
+
+
+def test_the_mean_of_the_weights_is_what_is_written(tmp_path):
+    plain, mean = (train(replace(TINY, ema=e), tmp_path / str(e)) for e in (0.0, 0.99))
+    weights = [next(m.parameters()).detach() for m in (begun(TINY), mean, plain)]
+    assert torch.dist(weights[0], weights[1]) < torch.dist(weights[0], weights[2]) / 3
+
+
+def test_weights_to_start_from(tmp_path):
+    edm = replace(TINY, network="EDM", network_config={"width": 8, "scales": 1}, steps=2)
+    first = train(edm, tmp_path / "edm")
+    tuned = replace(edm, network="Consistency", objective="consistency", start=str(tmp_path / "edm"))
+    assert same_bits(begun(tuned).body, first.body)
+    assert same_bits(begun(replace(edm, start=str(tmp_path / "edm"))), first)
+    assert not same_bits(train(tuned, tmp_path / "tuned").body, first.body)
+    with pytest.raises(OptionError, match="do not fit UNet"):
+        train(replace(TINY, start=str(tmp_path / "edm")), tmp_path / "b")
+    with pytest.raises(FileNotFoundError, match="no weights to start from"):
+        train(replace(TINY, start=str(tmp_path / "nothing")), tmp_path / "b")
+
+
+def test_the_learning_rate():
+    config = replace(TINY, steps=12, halvings=2, learning_rate=1.0)
+    assert [learning_rate(config, s) for s in range(12)] == [1.0] * 4 + [0.5] * 4 + [0.25] * 4
+    cosine = replace(config, schedule="cosine")
+    assert [learning_rate(cosine, s) for s in (0, 6, 12)] == pytest.approx([1, 0.5, 0])
+    rising = replace(config, schedule="constant", warmup=4)
+    assert [learning_rate(rising, s) for s in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+
+
+def test_the_schedule_and_the_cut_reach_the_optimiser(tmp_path):
+    plain = train(TINY, tmp_path / "plain")
+    for i, other in enumerate(({"halvings": 0}, {"schedule": "cosine"}, {"warmup": 6}, {"clip": 1e-9})):
+        assert not same_bits(plain, train(replace(TINY, **other), tmp_path / str(i)))
+
+
+def test_calibration_is_the_mean_of_the_batches_deviations():
+    torch.manual_seed(0)
+    model = UNet(1, 4).train()
+    batches = list(torch.rand(5, 3, 1, 8, 8))
+    first = next(m for m in model.modules() if isinstance(m, BiasFreeNorm))
+    inputs = []
+    handle = first.register_forward_pre_hook(lambda _, x: inputs.append(x[0].clone()))
+    calibrate(model, batches)
+    handle.remove()
+    sds = [(x.var((0, 2, 3), correction=0) + 1e-5).sqrt() for x in inputs]
+    torch.testing.assert_close(first.running_sd, torch.stack(sds).mean(0))
+    assert first.momentum == 0.1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"steps": 0},
+        {"batch": 0},
+        {"halvings": -1},
+        {"noise": "gaussian"},
+        {"sigma_max": 0.0},
+        {"seed": -1},
+        {"schedule": "linear"},
+        {"ema": 1.0},
+        {"sigma_min": 2.0},
+        {"precision": "float16"},
+        {"half": "third"},
+    ],
+)
+def test_configurations_that_make_no_sense_are_refused(bad):
+    with pytest.raises(OptionError, match=next(iter(bad))):
+        replace(TINY, **bad)
+
+
+def test_unknown_networks_are_refused(tmp_path):
+    with pytest.raises(OptionError, match=r"no network class 'ResNet'; there are: BFCNN, .*UNet"):
+        train(replace(TINY, network="ResNet"), tmp_path / "a")
+    with pytest.raises(OptionError, match="UNet does not take"):
+        train(replace(TINY, network_config={"depth": 3}), tmp_path / "a")
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    said = io.StringIO()
+    train(TINY, tmp_path / "a", checkpoint_every=5, console=Console(file=said, width=200))
+    told = "could not be written, and training goes on: [Errno 28] No space left on device"
+    assert said.getvalue().count(told) == 2
+    assert (tmp_path / "a/weights.safetensors").exists()
+    assert not list((tmp_path / "a").glob("*checkpoint*"))
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    good = {"step": 3, "x": torch.arange(4)}
+    path = tmp_path / "checkpoint.safetensors"
+    assert checkpoint.write(path, good) is None
+
+    def cut_short(tensors, file, header):
+        file.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", cut_short)
+    assert "No space left" in checkpoint.write(path, {"step": 4, "x": torch.arange(4)})
+    assert checkpoint.read(path)["step"] == 3 and list(tmp_path.iterdir()) == [path]
+
+
+def test_weights_are_not_overwritten_unasked(tmp_path):
+    train(TINY, tmp_path / "a")
+    with pytest.raises(FileExistsError, match="overwrite it"):
+        train(TINY, tmp_path / "a")
+    train(replace(TINY, seed=2), tmp_path / "a", overwrite=True)
+    with pytest.raises(OptionError, match="a run is a folder"):
+        train(TINY, tmp_path / "a.safetensors")
