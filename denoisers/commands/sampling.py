@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -29,6 +30,7 @@ from denoisers.commands.console import (
 from denoisers.evaluation import psnr
 from denoisers.images.folder import photograph, read_grey
 from denoisers.images.grid import write_grid
+from denoisers.networks import Consistency
 from denoisers.networks import Denoiser as Network
 from denoisers.sampling import (
     BlockAverage,
@@ -36,6 +38,7 @@ from denoisers.sampling import (
     Inpainting,
     RandomProjections,
     Samples,
+    consistency,
     ddim,
     heun,
     langevin,
@@ -44,6 +47,7 @@ from spectral.errors import OptionError
 
 METHODS: dict[str, Callable[..., Samples]] = {
     "ascent": denoisers.sample,
+    "consistency": consistency,
     "heun": heun,
     "ddim": ddim,
     "langevin": langevin,
@@ -63,8 +67,11 @@ def sample(
     size: Annotated[int, typer.Option(help="side of the images")] = 64,
     count: Count = 9,
     method: Annotated[
-        Literal["ascent", "heun", "ddim", "langevin"],
-        typer.Option(help="stochastic coarse-to-fine ascent, or one with a schedule of noise levels"),
+        Literal["ascent", "heun", "ddim", "langevin", "consistency"],
+        typer.Option(
+            help="stochastic coarse-to-fine ascent; one with a schedule of noise levels; or a consistency "
+            "function's, in --steps steps"
+        ),
     ] = "ascent",
     h0: H0 = 0.01,
     beta: Beta = 0.1,
@@ -72,7 +79,7 @@ def sample(
     sigma_end: SigmaEnd = 0.01,
     max_steps: MaxSteps = 5000,
     steps: Annotated[
-        int | None, typer.Option(help="noise levels of the others", show_default="20; ddim 40")
+        int | None, typer.Option(help="noise levels of the others", show_default="20; ddim 40; consistency 1")
     ] = None,
     every: Annotated[int, typer.Option(help="draw the way too, a frame at every so many steps")] = 0,
     seed: Seed = 0,
@@ -91,10 +98,15 @@ def sample(
         options["steps"] = steps
     with one_line_errors():
         if method == "ascent" and steps is not None:
-            raise OptionError("--steps is for heun, ddim and langevin: the ascent takes --max-steps")
+            raise OptionError("--steps is for the other methods: the ascent takes --max-steps")
         check_writable(out)
         model = _model(denoiser)
         shape = (model.channels, size, size)
+        if method == "consistency":
+            if not isinstance(model, Consistency):
+                raise OptionError(f"{denoiser} is a {type(model).__name__}, and no consistency function")
+            levels = np.geomspace(sigma_start, sigma_end, (steps or 1) + 1)[:-1].tolist()
+            options = {"levels": levels, "sigma_min": model.sigma_min, "every": every}
         drawn = METHODS[method](model, shape, count, seed=seed, progress=not as_json, **options)
     pictures: dict[str, Callable[[Path], Any]] = {"sample.png": drawn.save_png}
     if every:

@@ -24,6 +24,7 @@ HELP = {
     "start": "weights, or a run's folder, to go on from",
     "objective": "what is minimised",
     "alpha": "exponents of the calpha images",
+    "shuffled": "pixels in another order, the same for all images",
     "images": "this many images again and again; 0: without end",
     "half": "which of two disjoint sets of so many",
     "size": "side of the images",

@@ -1,7 +1,9 @@
 """Images in [0, 1], as float32 arrays (N, C, H, W): photographs, folders, and sets of known dimension."""
 
 from denoisers.images.disks import Disks
+from denoisers.images.duplicates import distinct
 from denoisers.images.folder import photograph, read_grey
+from denoisers.images.patches import Patches
 from denoisers.images.pictures import Folder, read_colour
 from denoisers.images.rays import Ray
 from denoisers.images.shuffled import Shuffled
@@ -12,12 +14,14 @@ from denoisers.images.waves import Waves
 __all__ = [
     "Disks",
     "Folder",
+    "Patches",
     "Ray",
     "Shuffled",
     "Source",
     "Subsets",
     "Waves",
     "disjoint",
+    "distinct",
     "photograph",
     "read_colour",
     "read_grey",

@@ -1,6 +1,5 @@
 """Photographs: the one that ships, files of the user, and the training set that other packages carry."""
 
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from spectral.errors import FileContentError, ShapeError
+from spectral.errors import FileContentError
 
 Grey = NDArray[np.float32]
 
@@ -87,24 +86,6 @@ def training_photographs() -> list[Grey]:
     arrays = [getattr(skimage_data, name)() for name in SCIKIT_IMAGE]
     arrays += [sklearn_data.load_sample_image(name) for name in SCIKIT_LEARN]
     return grey + [_grey(Image.fromarray(a), "", True) for a in arrays]
-
-
-def patches(images: Sequence[Grey], size: int, count: int, rng: np.random.Generator) -> Grey:
-    """`count` random patches, float32 (count, C, size, size): an image, a place and one of 8 symmetries each.
-
-    images: (C, H, W) each. Every image is equally likely, every place in it as well, and every rotation and
-    reflection of the square. Raises ShapeError where an image is smaller than the patch.
-    """
-    if any(min(image.shape[1:]) < size for image in images):
-        raise ShapeError(f"an image has a side below the patch size {size}: leave it out, or ask for less")
-    out = np.empty((count, len(images[0]), size, size), dtype=np.float32)
-    for patch in out:
-        image = images[int(rng.integers(len(images)))]
-        row, column = (rng.integers(side - size + 1) for side in image.shape[1:])
-        square = image[:, row : row + size, column : column + size]
-        square = np.rot90(square, int(rng.integers(4)), axes=(1, 2))
-        patch[:] = square.swapaxes(1, 2) if rng.integers(2) else square
-    return out
 
 
 def _reduced(file: str) -> Grey:

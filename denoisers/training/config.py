@@ -22,6 +22,7 @@ class TrainConfig:
 
     data: "photos" (patches of the training photographs), the path of a folder of pictures (patches of them),
         or images without end: "calpha" (`released`, exponents alpha), "disks", "waves".
+    shuffled: whether pixels are in another order, the same for all images (`denoisers.images.Shuffled`).
     images, half: with `images` = N the same N images again and again, of the two disjoint sets of N that
         `denoisers.images.disjoint` makes by data_seed the "first" or the "second"; the pictures of a folder
         are then taken whole, averaged to `size`.  0: no such set.
@@ -48,6 +49,7 @@ class TrainConfig:
     start: str = ""
     objective: Objective = "denoise"
     alpha: float = 2.0
+    shuffled: bool = False
     images: int = 0
     half: Literal["first", "second"] = "first"
     size: int = 48

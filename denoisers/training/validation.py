@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from denoisers.evaluation import psnr_table
-from denoisers.images import Disks, Waves, photograph
-from denoisers.images.calpha import synthesize
+from denoisers.images import Shuffled, photograph
 from denoisers.networks import Denoiser
 from denoisers.training.config import TrainConfig
+from denoisers.training.data import source_of
 
 LEVELS = (0.05, 25 / 255, 0.3)
 SIDE = 256  # of the part of the photograph that is looked at while training
@@ -18,16 +18,11 @@ SIDE = 256  # of the part of the photograph that is looked at while training
 
 def held_out(config: TrainConfig, channels: int) -> tuple[Tensor, str]:
     """Images that a configuration never trains on, (N, channels, H, W), and what they are in words."""
-    made = {
-        "calpha": lambda: synthesize(64, size=config.size, alpha=config.alpha, seed=0),
-        "disks": lambda: Disks(config.size)(64),
-        "waves": lambda: Waves(config.size)(64),
-    }
-    if config.data in made:
+    if config.data in ("calpha", "disks", "waves"):
+        source = source_of(config)
+        images = (Shuffled(source) if config.shuffled else source)(64, seed=0)
         exponent = f", alpha = {config.alpha:g}" if config.data == "calpha" else ""
-        return torch.from_numpy(made[config.data]()), (
-            f"64 fresh images of {config.size}x{config.size}{exponent}"
-        )
+        return torch.from_numpy(images), f"64 fresh images of {config.size}x{config.size}{exponent}"
     grey = np.repeat(photograph(), channels, axis=1)
     return torch.from_numpy(grey), "the shipped photograph" + (", grey in all channels" * (channels > 1))
 

@@ -2,12 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from denoisers.images.folder import patches, photograph, pictures_in, read_grey, training_photographs
-from spectral.errors import FileContentError, ShapeError
+from denoisers.images.folder import photograph, pictures_in, read_grey, training_photographs
+from spectral.errors import FileContentError
 
 
 def test_the_shipped_photograph_is_scikit_images_camera():
@@ -102,31 +100,6 @@ def test_folders_are_read_in_the_order_of_names(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no pictures"):
         pictures_in(tmp_path / "empty")
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 6), st.integers(6, 12), st.integers(6, 12), st.integers(0, 2**32))
-def test_every_patch_is_a_square_of_an_image_up_to_symmetry(size, rows, columns, seed):
-    # Every pixel has its own value, so a patch's values tell where it was cut.
-    images = [np.arange(rows * columns, dtype=np.float32).reshape(rows, columns) + 1000 * i for i in range(3)]
-    for patch in patches([x[None] for x in images], size, 8, np.random.default_rng(seed))[:, 0]:
-        values = patch.astype(int)
-        image = images[values.flat[0] // 1000]
-        top, left = divmod(values.min() % 1000, columns)
-        square = image[top : top + size, left : left + size]
-        turned = [np.rot90(s, k) for s in (square, square.T) for k in range(4)]
-        assert any(np.array_equal(patch, s) for s in turned)
-
-
-def test_patches_use_every_image_place_and_symmetry():
-    images = [np.arange(6, dtype=np.float32).reshape(2, 3) + 10 * i for i in range(2)]
-    seen = {tuple(p.ravel()) for p in patches([x[None] for x in images], 2, 2000, np.random.default_rng(0))}
-    assert len(seen) == 2 * 2 * 8
-
-
-def test_patches_refuse_images_below_their_size():
-    with pytest.raises(ShapeError, match="below the patch size 5"):
-        patches([np.zeros((1, 9, 4), dtype=np.float32)], 5, 1, np.random.default_rng(0))
 
 
 def test_training_photographs_are_fifty_and_hold_no_test_image():

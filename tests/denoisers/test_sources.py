@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from denoisers.images import Disks, Folder, Ray, Shuffled, Source, Waves, disjoint, read_colour
+from denoisers.images import Disks, Folder, Patches, Ray, Shuffled, Source, Waves, disjoint, read_colour
 from denoisers.images.calpha import CAlpha
 from spectral.errors import FileContentError, OptionError, ShapeError
 
@@ -15,6 +15,7 @@ SOURCES = {
     "waves": Waves(12, (1, 2)),
     "ray": Ray(ONE),
     "shuffled": Shuffled(Disks(12), 3),
+    "patches": Patches([np.random.default_rng(1).random((1, 60, 70), dtype=np.float32)], 12),
     "calpha": CAlpha(12, alpha=2, beta=1),
 }
 

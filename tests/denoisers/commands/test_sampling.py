@@ -3,10 +3,13 @@
 import json
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from denoisers import weights
 from denoisers.commands.networks import app
+from denoisers.networks import Consistency
 from denoisers.sampling import Samples
 
 
@@ -27,6 +30,16 @@ def test_sample_writes_a_grid(tmp_path, method):
     assert Image.open(tmp_path / "sample.png").size == (2 * side + 2, 2 * side + 2)
     assert (tmp_path / "trajectory.png").is_file()
     assert Samples.load(tmp_path / "sample.safetensors").images.shape == (3, 1, 8, 8)
+
+
+def test_a_consistency_function_takes_few_steps(tmp_path):
+    torch.manual_seed(0)
+    weights.save(Consistency(8, 1).eval(), tmp_path / "f.safetensors", {})
+    words = ("sample", "--method", "consistency", "--size", 8, "--count", 2, "--json")
+    for steps in (1, 3):
+        told = json.loads(run(*words, "--denoiser", tmp_path / "f.safetensors", "--steps", steps).stdout)
+        assert told["evaluations"] == 2 * steps and len(told["levels"]) == steps
+    assert "no consistency function" in run(*words).stderr
 
 
 def test_sample_tells_json():

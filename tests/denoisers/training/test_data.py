@@ -7,7 +7,7 @@ from PIL import Image
 
 from denoisers.training import TrainConfig, clean_batches, noisy_batch
 from denoisers.training.data import generator
-from spectral.errors import FileContentError, OptionError
+from spectral.errors import FileContentError, OptionError, ShapeError
 
 TINY = TrainConfig(data="calpha", network_config={"blocks": 1, "width": 4}, size=8, batch=4, steps=12)
 
@@ -75,7 +75,7 @@ def test_pictures_that_cannot_be_used(tmp_path):
     with pytest.raises(FileContentError, match=r"broken\.png is not a picture"):
         clean_batches(config)
     (tmp_path / "broken.png").unlink()
-    with pytest.raises(FileContentError, match=r"0\.png is 20x30, and patches have 24"):
+    with pytest.raises(ShapeError, match=r"0\.png is 20x30, and patches have 24"):
         clean_batches(replace(config, size=24))
 
 
@@ -100,10 +100,10 @@ def test_two_finite_sets(tmp_path, where):
             clean_batches(replace(config, images=11))
 
 
-def test_patches_and_noise_share_no_stream():
+def test_order_and_noise_share_no_stream():
     draws = {
         (step, purpose): float(generator(1, step, purpose).random())
         for step in range(50)
-        for purpose in ("patches", "noise")
+        for purpose in ("order", "noise")
     }
     assert len(set(draws.values())) == 100

@@ -1,0 +1,63 @@
+"""Patches of large pictures: without end, each at a place and in a symmetry of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from denoisers.images.folder import pictures_in, read_grey
+from denoisers.images.pictures import read_colour
+from denoisers.images.source import Images, generators, side_of
+from spectral.errors import OptionError, ShapeError
+
+
+class Patches:
+    """size x size pixels of pictures (C, H, W), float32 (n, C, size, size).
+
+    Every picture is equally likely, every place in it as well, and every rotation and reflection of the
+    square.  Raises OptionError for no picture, ShapeError for one below size, or pictures of different
+    numbers of channels.
+    """
+
+    def __init__(self, pictures: Sequence[Images], size: int, names: Sequence[object] = ()) -> None:
+        self.pictures, self.size = [*pictures], side_of(size)
+        if not self.pictures:
+            raise OptionError("there are no pictures to take patches of")
+        for i, picture in enumerate(self.pictures):
+            name = names[i] if names else f"picture {i}"
+            if picture.ndim != 3 or len(picture) != len(self.pictures[0]):
+                raise ShapeError(f"{name} has shape {picture.shape}, not (C, H, W) with C as the first has")
+            if min(picture.shape[1:]) < size:
+                height, width = picture.shape[1:]
+                raise ShapeError(
+                    f"{name} is {height}x{width}, and patches have {size}: leave it out, or take smaller ones"
+                )
+
+    @classmethod
+    def of_folder(cls, path: str | Path, size: int, *, colour: bool = False) -> Patches:
+        """Of the pictures directly in a folder, all of which are read now.
+
+        Raises what the class, `read_grey` and `read_colour` raise; FileNotFoundError where there are none.
+        """
+        files = pictures_in(path)
+        read = (read_colour(f) if colour else read_grey(f, convert=True) for f in files)
+        return cls([picture[0] for picture in read], size, files)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, size, size)."""
+        return len(self.pictures[0]), self.size, self.size
+
+    def __call__(self, n: int, *, seed: int = 0, first: int = 0) -> Images:
+        """Images first, ..., first + n - 1."""
+        drawn = generators(n, seed, first)
+        out = np.empty((n, *self.shape), dtype=np.float32)
+        for patch, rng in zip(out, drawn, strict=True):
+            picture = self.pictures[int(rng.integers(len(self.pictures)))]
+            row, column = (rng.integers(side - self.size + 1) for side in picture.shape[1:])
+            square = picture[:, row : row + self.size, column : column + self.size]
+            square = np.rot90(square, int(rng.integers(4)), axes=(1, 2))
+            patch[:] = square.swapaxes(1, 2) if rng.integers(2) else square
+        return out
