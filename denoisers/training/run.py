@@ -94,7 +94,7 @@ def train(
         raise FileExistsError(f"{where(folder)} exists: overwrite it, or write elsewhere")
     engine = engine_of(config, device)
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(config, folder / "checkpoint.safetensors", engine, compile)
+    run = Run(config, folder / "checkpoint.safetensors", engine, compile)
     run.start(resume)
     batches = data.clean_batches(config)
     first = engine.rank == 0
@@ -145,7 +145,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return rate
 
 
-class _Run:
+class Run:
     """The state of a run: network, mean of its weights, optimiser, step, seconds; and its checkpoint file."""
 
     def __init__(self, config: TrainConfig, file: Path, engine: Engine, compile: bool) -> None:

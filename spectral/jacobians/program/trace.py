@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -321,7 +322,10 @@ def total(t: Tensor, geometry: Geometry) -> complex:
         if Geometry.of(t) != geometry:
             whole = seen_at(whole, geometry)
         half = whole.dtype in (torch.float16, torch.bfloat16)
-        result: complex = (whole.sum(dtype=torch.float32) if half else whole.sum()).item()
+        try:
+            result: complex = (whole.sum(dtype=torch.float32) if half else whole.sum()).item()
+        except RuntimeError:  # eight bits, and quantised ones, cannot be added up: like nothing else
+            return math.nan
         return result
 
 

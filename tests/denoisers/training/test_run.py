@@ -186,7 +186,7 @@ def test_it_learns(tmp_path):
 
 def begun(config):
     """The network of a run at its start."""
-    return run._Run(config, None, run.engine_of(config, "cpu"), False).model
+    return run.Run(config, None, run.engine_of(config, "cpu"), False).model
 
 
 def test_the_mean_of_the_weights_is_what_is_written(tmp_path):

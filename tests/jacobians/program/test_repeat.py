@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 import spectral
 from spectral.errors import SpectralError
+from spectral.jacobians.autograd import declared_functions
 from spectral.jacobians.program import Recorder, Repeat
 from spectral.jacobians.program.trees import leaves, mapped
 
@@ -135,6 +136,25 @@ def test_values_behind_torchs_back_are_refused(weight):
 
     with pytest.raises(SpectralError):
         spectral.jacobian(function, image())
+
+
+def test_what_cannot_be_added_up_tells_nothing():
+    """And functions of the model's own are seen all the same."""
+    eight = lambda y: y.to(torch.float8_e4m3fn).to(y.dtype)  # noqa: E731
+    assert not repeats(eight, image())
+    again = Repeat()
+    output = again.run(lambda y: Doubled.apply(y) + eight(y), image())
+    assert declared_functions(output) == ["Doubled"]
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, y):
+        return 2 * y
+
+    @staticmethod
+    def backward(ctx, g):
+        return g
 
 
 def test_a_network_is_run_twice_where_that_tells_all():
