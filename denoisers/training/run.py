@@ -156,7 +156,7 @@ class Run:
         if config.start:
             _start_from(config.start, self.model)
         self.loss = loss_of(config, self.model)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate, fused=True)
         called, self._steps = engine.setup(self.model, self.optimizer)
         self.called = compiled(called, compile)
         self.mean = (
