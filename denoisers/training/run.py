@@ -181,6 +181,10 @@ class Run:
             raise CheckpointError(f"{self.file} was written by another configuration: {state['config']}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for weight, moments in self.optimizer.state.items():
+            for name, t in moments.items():
+                if t.shape == weight.shape:  # as weights lie in memory: Adam's kernel goes through both alike
+                    moments[name] = torch.empty_like(weight).copy_(t)
         if self.mean is not None:
             self.mean.load_state_dict(state["mean"])
         self.step, self.seconds = state["step"], state["seconds"]
