@@ -177,7 +177,8 @@ class Run:
         if not self.file.exists():
             raise FileNotFoundError(f"no checkpoint at {self.file}: start without resume")
         state = checkpoint.read(self.file)
-        if state["config"] != json.loads(json.dumps(asdict(self.config))):
+        # What a later version can be told besides is as it was.
+        if TrainConfig.from_json(json.dumps(state["config"]), str(self.file)) != self.config:
             raise CheckpointError(f"{self.file} was written by another configuration: {state['config']}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -169,6 +169,11 @@ def test_resuming_asks_for_the_same_configuration(tmp_path, monkeypatch):
         train(replace(TINY, batch=5), tmp_path / "a", resume=True)
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         train(TINY, tmp_path / "b", resume=True)
+    # One of a version that knew fewer options.
+    state = checkpoint.read(tmp_path / "a/checkpoint.safetensors")
+    del state["config"]["shuffled"]
+    checkpoint.write(tmp_path / "a/checkpoint.safetensors", state)
+    train(TINY, tmp_path / "a", resume=True)
 
 
 def test_it_learns(tmp_path):
