@@ -359,48 +359,60 @@ class Jacobian(LinearOperator):
         fine, size = torch.finfo(self._y.dtype).eps < 1e-4, autograd.rms(self._y)
         shift = 1 + torch.randn(self._y.shape, generator=generator, device="cpu").to(self._y)
         # Short, for few units to switch on the way; rounding in float32 is some 1e-3 of the difference.
-        step = (NEAR if fine else 0.05) * size
+        step = (NEAR if fine else 0.02) * size
         with self._model.ready():
             if isinstance(record, SpectralError):
                 self._model.check_deterministic(self._y, self.output)
                 return None
             self._coarsest = max(self._coarsest, record.rounding)
             self._jumps = record.jumps
-            near = self._repeated(record, self._y + step * shift)
-            if near is None:
-                lost = self._played(record, self._y + (FAR if fine else 0.05) * size * shift, generator)
+            near = self._y + step * shift
+            value, proved = self._repeated(record, near)
+            self._played_at = (self._y + (FAR if fine else 0.05) * size * shift), near, value, generator
+            # Where differences tell nothing, another input does.
+            self._unplayed = record if proved and self._coarsest <= 1e-4 else None
+            if self._unplayed is None:
+                lost = self._played(record)
                 if lost is not None:
                     return lost
-                near = self._model(self._y + step * shift) if fine else self.output
-            self._secant = shift, (near - self.output) / step if fine else None
+            if value is None and fine:
+                value = self._model(near)
+            self._secant = shift, None if value is None or not fine else (value - self.output) / step
         if record.contradicted is not None:
             return record.contradicted
         if record.integers and (record.bits or not (self._functions or record.detached)):
             return f"{record.integers[0]}: they have no derivative"
         return None
 
-    def _repeated(self, record: Recorder, near: Tensor) -> Tensor | None:
-        """The model at an input close to y, where what it does there is the record to the last constant."""
+    def _repeated(self, record: Recorder, near: Tensor) -> tuple[Tensor | None, bool]:
+        """The model at an input close to y, with a graph, and whether what it does there is the record.
+
+        None where a graph cannot be: it works in ways that one does not allow, and needs none.
+        """
         repeat = Repeat()
         try:
             output = repeat.run(self._model, near)
-        except Exception:  # it works in ways that a graph does not allow, and needs none
+        except Exception:
             self._functions = []
-            return None
+            return None, False
         self._functions = autograd.declared_functions(output)
-        if self._model.plain.left or not repeat.is_that_of(record):
-            return None
-        return output.detach()
+        plain = self._model.plain
+        proved = not (plain.left or plain.looked) and repeat.is_that_of(record)
+        return output.detach(), proved
 
-    def _played(self, record: Recorder, away: Tensor, generator: torch.Generator) -> str | None:
+    def _played(self, record: Recorder) -> str | None:
         """Hold the record against the model at inputs that are not near; what it has lost, if anything.
 
         Raises:
             NotDeterministicError: another call at y gives something else.
         """
+        away, near, value, generator = self._played_at
         played = record.play(away)
         within = (10 if torch.finfo(self._y.dtype).eps < 1e-4 else 0.3) * torch.finfo(played.dtype).eps
         apart = _apart(self._model(away), played)
+        if apart <= within and value is not None and _apart(value, record.play(near)) > within:
+            # With a graph some go another way than without, and what alternates comes back now.
+            apart = _apart(self._model(near), record.play(near))
         if apart <= within and self._reads_numbers(record):
             apart = self._furthest(record, generator)
         if apart <= within:
@@ -445,16 +457,21 @@ class Jacobian(LinearOperator):
         Raises:
             SpectralError: it is off, and differences by several steps agree with one another.
         """
-        shift, D = self._secant
+        (shift, D), record = self._secant, self._unplayed
         del self._secant  # two images
-        if D is None or not self._differences_tell:
-            return
-        scale = max(size_of(Jv), size_of(D), 1e-300)
-        if size_of(Jv - D) <= self._finest * scale:
-            return
-        off = self._off_differences(shift, Jv, scale)
+        off: float | None = None
+        if D is not None and self._differences_tell:
+            scale = max(size_of(Jv), size_of(D), 1e-300)
+            if size_of(Jv - D) <= self._finest * scale:
+                return
+            off = self._off_differences(shift, Jv, scale)
         if off:
             raise SpectralError(f"J v is off by {off:.1e} |J v| from differences of the model")
+        if off is None and record is not None:
+            with self._model.ready():
+                lost = self._played(record)
+            if lost is not None:
+                raise SpectralError(lost)
 
     def _recorded(self, record: Recorder | SpectralError) -> tuple[Program, Tensor]:
         """The recorded program, unless the model declares another derivative; and J v, v the shift."""

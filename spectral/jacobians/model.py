@@ -187,6 +187,7 @@ class _Plain(TorchFunctionMode):
     model differentiates itself comes in its plain form: its kernels have no derivative of their derivative.
 
     Attributes:
+        looked: whether values were looked at from Python, or may have been changed, in ways that are no exit.
         left: how values were taken out of torch, outside of autograd functions, which may tell what that does
             to derivatives.
         functions: whether some were taken out inside of such functions.
@@ -198,7 +199,7 @@ class _Plain(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.left: list[str] = []
-        self.functions = self.inside = self.own = self.cut = False
+        self.functions = self.inside = self.own = self.cut = self.looked = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -208,6 +209,8 @@ class _Plain(TorchFunctionMode):
                 self.functions = True
             elif name not in self.left:
                 self.left.append(name)
+        if self.inside and name in _LOOKING:
+            self.looked = True
         if self.inside and not self.cut:
             cutting = name in ("detach", "detach_") or func == torch.Tensor.data.__get__  # type: ignore[attr-defined]
             if (cutting or not torch.is_grad_enabled()) and _in_a_graph(args) and not in_function():
@@ -242,6 +245,10 @@ def _in_a_graph(args: Any) -> bool:
     return any(isinstance(t, Tensor) and t.grad_fn is not None for t in flat)
 
 
+_LOOKING = {
+    *("__format__", "__repr__", "__str__", "__bool__", "__index__", "__contains__", "is_nonzero"),
+    *("untyped_storage", "storage", "apply_", "map_", "map2_", "equal", "allclose", "__reduce_ex__"),
+}
 _LEAVING = {"numpy", "__array__", "item", "tolist", "__float__", "__int__", "data_ptr", "__dlpack__"}
 
 

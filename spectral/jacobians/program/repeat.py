@@ -8,17 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.jacobians.program.trace import Geometry, Stored, Trace, Value, aten, total
+from spectral.jacobians.program.trace import EMPTY, Geometry, Stored, Trace, Value, aten, checksum
 from spectral.jacobians.program.trees import leaves
 
-# What these make has no content, until it is written to.
-_EMPTY = {
-    aten.empty.memory_format,
-    aten.empty_like.default,
-    aten.empty_strided.default,
-    aten.new_empty.default,
-    aten.new_empty_strided.default,
+# Of what these write to they read nothing.
+_OVERWRITING = {
+    aten.copy_.default,
+    aten.fill_.Scalar,
+    aten.fill_.Tensor,
+    aten.zero_.default,
+    aten.normal_.default,
+    aten.uniform_.default,
 }
+SHARE = 50  # times what was made may be read; a model that reads more is not watched to the end
 
 
 class Repeat(Trace):
@@ -27,15 +29,16 @@ class Repeat(Trace):
     Where it has the first one's operations, on the same values and the same constants to the last bit, and
     nothing was written to a value that no operation wrote, then the record is the function at both inputs: a
     value that left torch and came back as a constant would be another one here, however little it weighs.
-    What is written unseen, by an extension or through a pointer, shows in sums of each value where it is made
-    and where it is read.
+    What is written unseen, by an extension, another thread or through a pointer, shows in checksums of each
+    storage where it is made and wherever it is read.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._sums: dict[int, complex | None] = {}  # of each value's storage; None where it has no content
+        self._sums: dict[int, complex | None] = {}  # of each storage; None where it has no content
         self._pairs: list[tuple[complex, complex]] = []
-        self._unwritten = False
+        self._lost = False
+        self._made, self._looked_at = 1 << 20, 0  # bytes
 
     def run(self, function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
         """function(y), with a graph that keeps no values."""
@@ -47,33 +50,40 @@ class Repeat(Trace):
         return output
 
     def before(self, target: Any, args: Any, kwargs: Any, written: list[Tensor]) -> None:
-        """Sum what is read, for what was written unseen; a view reads nothing."""
+        """Look at what is read; a view reads nothing, and an operation not what it overwrites as a whole."""
         if not written and _views(target):
             return
+        fresh = [t for t in written if (target in _OVERWRITING or "out" in kwargs) and _is_whole(t)]
         for t in leaves((args, kwargs)):
-            if isinstance(t, Tensor) and not (len(written) == 1 and t is written[0]):
+            if isinstance(t, Tensor) and not any(t is one for one in fresh):
                 self._read(t)
 
     def after(self, target: Any, args: Any, kwargs: Any, written: list[Tensor], out: Any, seen: Any) -> None:
-        """Sum what was made."""
+        """Look at what was made."""
         for t in written or leaves(out):
             stored = self.stored(t) if isinstance(t, Tensor) else None
             if stored is not None and (written or id(stored) not in self._sums):
-                self._sums[id(stored)] = None if target in _EMPTY else total(t, stored.first)
+                self._made += t.untyped_storage().nbytes()
+                self._sums[id(stored)] = None if target in EMPTY else checksum(t)
 
     def _read(self, t: Tensor) -> None:
         stored = self.stored(t)
-        if stored is None or id(stored) not in self._sums:
+        if stored is None or self._lost:
+            return
+        if id(stored) not in self._sums:
+            if stored.total is not None:  # from outside, and looked at this moment
+                self._sums[id(stored)] = stored.total
             return
         before = self._sums[id(stored)]
-        if before is None:
-            self._unwritten = True
+        self._looked_at += t.untyped_storage().nbytes()
+        if before is None or self._looked_at > SHARE * self._made:
+            self._lost = True
         else:
-            self._pairs.append((before, total(t, stored.first)))
+            self._pairs.append((before, checksum(t)))
 
     def is_that_of(self, first: Trace) -> bool:
         """Whether the function did what it did in another trace, and nothing else."""
-        if self._unwritten or self.result != first.result or len(self.calls) != len(first.calls):
+        if self._lost or self.result != first.result or len(self.calls) != len(first.calls):
             return False
         same = all(
             mine.function == its.function
@@ -83,7 +93,7 @@ class Repeat(Trace):
         )
         mine, its = self.constants(), first.constants()
         same = same and mine.keys() == its.keys() and all(_kept(mine[i], its[i]) for i in mine)
-        return same and all(then == now for then, now in self._pairs)
+        return same and self.fixed == first.fixed and all(then == now for then, now in self._pairs)
 
 
 def _views(target: Any) -> bool:
@@ -91,9 +101,17 @@ def _views(target: Any) -> bool:
     return any(one.alias_info is not None for one in target._schema.arguments)
 
 
+def _is_whole(t: Tensor) -> bool:
+    """Whether t shows all of its storage."""
+    return t.numel() * t.element_size() == t.untyped_storage().nbytes() and t.is_contiguous()
+
+
 def _kept(mine: Stored, its: Stored) -> bool:
     """Whether what came from outside is what it was."""
-    return mine.total == its.total and _alike(mine.owner, its.owner)
+    a, b = mine.owner, its.owner
+    if a is None or b is None or Geometry.of(a) != Geometry.of(b) or a.device != b.device:
+        return False
+    return mine.total == its.total and (a.data_ptr() == b.data_ptr() or torch.equal(a, b))
 
 
 def _alike(a: Any, b: Any) -> bool:
@@ -101,9 +119,8 @@ def _alike(a: Any, b: Any) -> bool:
     if a is b:
         return True
     if isinstance(a, Tensor):
-        if not isinstance(b, Tensor) or a.layout is not torch.strided or Geometry.of(a) != Geometry.of(b):
-            return False
-        return a.device == b.device and (a.data_ptr() == b.data_ptr() or torch.equal(a, b))
+        dense = isinstance(b, Tensor) and a.layout is torch.strided and b.layout is torch.strided
+        return dense and a.device == b.device and Geometry.of(a) == Geometry.of(b) and torch.equal(a, b)
     if type(a) is not type(b):
         return False
     if isinstance(a, Value):

@@ -19,13 +19,23 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spectral.jacobians.program.trees import leaves, mapped
 
 aten = torch.ops.aten
+
+ROW = 1 << 14
+# What these make has no content, until it is written to.
+EMPTY = {
+    aten.empty.memory_format,
+    aten.empty_like.default,
+    aten.empty_strided.default,
+    aten.new_empty.default,
+    aten.new_empty_strided.default,
+}
 
 
 class Geometry(NamedTuple):
@@ -78,7 +88,7 @@ class Stored:
         held: aliases that a program keeps, which get a copy of their own before the storage is written to.
         owner: keeps a tensor alive that the function did not make, until it is written to.
         outside: whether the function did not make it.
-        total: the sum of what came from outside and is no parameter, when it was first looked at.
+        total: the checksum of what came from outside, when it was first looked at.
     """
 
     reference: StorageWeakRef
@@ -127,6 +137,8 @@ class Trace(TorchDispatchMode):
         self.calls: list[Call] = []
         self.numbers = 0
         self.others: dict[int, Tensor] = {}  # of other layouts, which are not followed
+        self.fixed: list[complex] = []  # checksums of what operations made that y does not reach
+        self._touched: set[int] = set()  # storages that y may reach
 
     def run(self, function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
         """function(y), recorded, without a graph."""
@@ -144,7 +156,9 @@ class Trace(TorchDispatchMode):
 
     def enter(self, y: Tensor) -> Stored:
         """Make y the input of the record, value 0."""
-        return self._new(y)
+        stored = self._new(y)
+        self._touched.add(id(stored))
+        return stored
 
     def before(self, target: Any, args: Any, kwargs: Any, written: list[Tensor]) -> Any:
         """Look at an operation before it is carried out; what is returned comes back in `after`."""
@@ -171,8 +185,22 @@ class Trace(TorchDispatchMode):
             elif (tensors or written) and torch.Tag.inplace_view not in func.tags:
                 made = {id(t): self.number(t, made=True) for t in tensors}
                 self.calls.append(Call(func, arguments[0], arguments[1], [made.get(id(t)) for t in every]))
+            self._follow(func, args, kwargs, tensors, written)
             self.after(func, args, kwargs, written, out, seen)
         return out
+
+    def _follow(self, func: Any, args: Any, kwargs: Any, made: list[Tensor], written: list[Tensor]) -> None:
+        """What y may reach, and a checksum of what it does not: it is to be the same in every run."""
+        given = (self.stored(t) for t in leaves((args, kwargs)) if isinstance(t, Tensor))
+        reached = any(id(stored) in self._touched for stored in given if stored is not None)
+        for t in made + written:
+            stored = self.stored(t)
+            if stored is None:
+                continue
+            if reached:
+                self._touched.add(id(stored))
+            elif any(t is w for w in written) or (len(stored.values) == 1 and func not in EMPTY):
+                self.fixed.append(checksum(t))
 
     @staticmethod
     def _drew_nothing(tensors: list[Tensor], state: Tensor | None, kwargs: Any) -> bool:
@@ -245,8 +273,7 @@ class Trace(TorchDispatchMode):
         if self.stored(t) is None:
             stored = self._new(t)
             stored.owner, stored.outside = t, True
-            if not isinstance(t, nn.Parameter) and t.device.type != "meta":
-                stored.total = total(t, stored.first)
+            stored.total = checksum(t)
         return Value(self.number(t))
 
     def _new(self, t: Tensor) -> Stored:
@@ -312,21 +339,36 @@ def _copied(t: Tensor) -> Tensor:
     return t.clone()
 
 
-def total(t: Tensor, geometry: Geometry) -> complex:
-    """The sum of what t's storage shows at a geometry; half precision might overflow.
+def checksum(t: Tensor) -> complex:
+    """A number that tells the content of t's whole storage, and the order of it.
 
-    As a number: tensors so small, kept between large ones, would break the heap into pieces.
+    Entries are weighed by two random vectors, one within rows of `ROW` and one for the rows: matrix products,
+    as fast as memory.  Not a number where the content holds one, or cannot be multiplied: like nothing else.
     """
+    entry = torch.float32 if t.dtype in (torch.float16, torch.bfloat16, torch.float32) else torch.float64
+    storage = t.untyped_storage()
     with torch.no_grad():
-        whole = t.detach()
-        if Geometry.of(t) != geometry:
-            whole = seen_at(whole, geometry)
-        half = whole.dtype in (torch.float16, torch.bfloat16)
         try:
-            result: complex = (whole.sum(dtype=torch.float32) if half else whole.sum()).item()
-        except RuntimeError:  # eight bits, and quantised ones, cannot be added up: like nothing else
+            flat = torch.empty(0, dtype=t.dtype, device=t.device)
+            flat = flat.set_(storage, 0, (storage.nbytes() // t.dtype.itemsize,), (1,))
+            if flat.is_complex():
+                flat = torch.view_as_real(flat).flatten()
+            flat = flat.to(entry)
+            whole = len(flat) // ROW
+            within, across = _weights(entry, t.device, whole + 1)
+            rows = flat[: whole * ROW].view(whole, ROW) @ within
+            rest = flat[whole * ROW :]
+            return float(rows @ across[:whole] + (rest @ within[: len(rest)]) * across[whole])
+        except RuntimeError:  # eight bits, and quantised ones
             return math.nan
-        return result
+
+
+def _weights(dtype: torch.dtype, device: torch.device, rows: int) -> tuple[Tensor, Tensor]:
+    """The random weights of `checksum`: within a row, and of so many rows."""
+    generator = torch.Generator().manual_seed(7)
+    drawn = torch.rand(ROW + rows, generator=generator, dtype=torch.float64, device="cpu") + 0.5
+    drawn = drawn.to(device, dtype)
+    return drawn[:ROW], drawn[ROW:]
 
 
 def seen_at(t: Tensor, geometry: Geometry) -> Tensor:
