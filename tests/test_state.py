@@ -1,5 +1,6 @@
 """What a call leaves behind: nothing.  Not in torch, not in the model, not in y, whatever became of it."""
 
+import copy
 import warnings
 
 import pytest
@@ -290,3 +291,26 @@ def test_the_watch_itself(model, y):
         pytest.raises(AssertionError, match="sdpa"),
     ):
         assert_same(whole, of_torch())
+
+
+def test_what_a_model_writes_to_keeps_no_graph():
+    """A second call, at which a graph is built, leaves none in buffers; deepcopy and backward work after it."""
+
+    class Writes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("held", torch.zeros(6, 6))
+            self.other = torch.zeros(6, 6)
+
+        def forward(self, y):
+            self.held.copy_(y.sin())
+            self.other.copy_(y)
+            return y + self.held + self.other
+
+    model, y = Writes(), torch.rand(6, 6)
+    spectral.jacobian(model, y)
+    assert not model.held.requires_grad and not model.other.requires_grad and not model.held.any()
+    copy.deepcopy(model)
+    x = y.clone().requires_grad_()
+    model(x).sum().backward()
+    torch.testing.assert_close(x.grad, 2 + y.cos())

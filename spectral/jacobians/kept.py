@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from array import array
 from collections import OrderedDict, UserDict, deque
@@ -38,7 +39,7 @@ class Kept:
         self.containers = [(c, _content(c)) for c in containers]
         self.generators = [(g, _state(g)) for g in others if isinstance(g, _GENERATORS)]
         self.tensors = [
-            (t, t._version, t.detach().clone())
+            (t, t._version, t.detach().clone(), t.requires_grad)
             for t in others
             if isinstance(t, Tensor) and not isinstance(t, nn.Parameter) and not t.is_inference()
         ]
@@ -58,7 +59,10 @@ class Kept:
             _put_back(container, before)
         for generator, state in self.generators:
             _restore(generator, state)
-        for t, version, before in self.tensors:
+        for t, version, before, graph in self.tensors:
+            if t.requires_grad and not graph:  # written to with a graph, which goes with the call
+                with contextlib.suppress(RuntimeError):
+                    t.detach_()
             # Writes through `.data` are not counted.
             with torch.no_grad():
                 if t.shape != before.shape or t.dtype != before.dtype:
