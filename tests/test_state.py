@@ -294,7 +294,7 @@ def test_the_watch_itself(model, y):
 
 
 def test_what_a_model_writes_to_keeps_no_graph():
-    """A second call, at which a graph is built, leaves none in buffers; deepcopy and backward work after it."""
+    """The call with a graph leaves none in buffers: deepcopy and backward work after it."""
 
     class Writes(nn.Module):
         def __init__(self):
