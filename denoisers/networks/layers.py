@@ -83,6 +83,5 @@ class _Mean(torch.autograd.Function):
 
 def conv_norm_relu(channels_in: int, channels_out: int, biased: bool = False) -> list[nn.Module]:
     """Convolution, norm, ReLU: the unit that the paper's networks repeat; biased, with batch norm."""
-    norm = nn.BatchNorm2d(channels_out) if biased else BiasFreeNorm(channels_out)
-    # The norm that follows has a bias already.
-    return [convolution(channels_in, channels_out), norm, nn.ReLU()]
+    first = convolution(channels_in, channels_out)  # the norm that follows has a bias, where there is one
+    return [first, nn.BatchNorm2d(channels_out) if biased else BiasFreeNorm(channels_out), nn.ReLU()]

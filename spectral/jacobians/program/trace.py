@@ -12,6 +12,7 @@ can be played again: at another y it must give what the function gives there.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator
@@ -355,7 +356,7 @@ def checksum(t: Tensor) -> complex:
                 flat = torch.view_as_real(flat).flatten()
             flat = flat.to(entry)
             whole = len(flat) // ROW
-            within, across = _weights(entry, t.device, whole + 1)
+            within, across = _weights(entry, t.device, 1 << whole.bit_length())
             rows = flat[: whole * ROW].view(whole, ROW) @ within
             rest = flat[whole * ROW :]
             return float(rows @ across[:whole] + (rest @ within[: len(rest)]) * across[whole])
@@ -363,6 +364,7 @@ def checksum(t: Tensor) -> complex:
             return math.nan
 
 
+@functools.lru_cache(8)
 def _weights(dtype: torch.dtype, device: torch.device, rows: int) -> tuple[Tensor, Tensor]:
     """The random weights of `checksum`: within a row, and of so many rows."""
     generator = torch.Generator().manual_seed(7)
