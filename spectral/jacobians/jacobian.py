@@ -14,6 +14,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -117,6 +118,28 @@ class WrongProductsError(SpectralError):
         super().__init__(f"products of {jacobian!r} are wrong: {reason}")
 
 
+@dataclass
+class _Trial:
+    """Where a model and its record are tried, while J is made.
+
+    Attributes:
+        shift: the direction from y.
+        near, away: inputs a short and a long step along it.
+        generator: for further ones.
+        value: the model at `near`, with a graph; None where there can be none.
+        difference: of the model along the shift, from y to `near`; None in half precision.
+        unplayed: the record, where `near` alone has proved it.
+    """
+
+    shift: Tensor
+    near: Tensor
+    away: Tensor
+    generator: torch.Generator
+    value: Tensor | None = None
+    difference: Tensor | None = None
+    unplayed: Recorder | None = None
+
+
 class Jacobian(LinearOperator):
     """J at one input; made by `jacobian`.
 
@@ -168,7 +191,9 @@ class Jacobian(LinearOperator):
             self._declared = False  # whether J is a derivative that the model declares, and not its own
             self._hidden = False  # whether autograd's derivative is another, and settled not to be the one
             self._ways = WAYS if method == "auto" else (method,)
+            self._trial: _Trial | None = None
             self.method = self._prepare(record, self._ways)
+            self._trial = None  # images, and the record
             others = record.outside() if isinstance(record, Recorder) else []
             self._weights = Weights(self._model.function, others)
         if batched and len(y) > 1:
@@ -356,28 +381,28 @@ class Jacobian(LinearOperator):
         self._functions: list[str] = []  # of the model's own, in autograd's graph
         self._coarsest = max(torch.finfo(self.output.dtype).eps, self._arithmetic.eps)
         generator = torch.Generator().manual_seed(2)
-        fine, size = torch.finfo(self._y.dtype).eps < 1e-4, autograd.rms(self._y)
+        size = autograd.rms(self._y)
         shift = 1 + torch.randn(self._y.shape, generator=generator, device="cpu").to(self._y)
         # Short, for few units to switch on the way; rounding in float32 is some 1e-3 of the difference.
-        step = (NEAR if fine else 0.02) * size
+        step, far = ((NEAR if self._fine else 0.02) * size, (FAR if self._fine else 0.05) * size)
         with self._model.ready():
             if isinstance(record, SpectralError):
                 self._model.check_deterministic(self._y, self.output)
                 return None
             self._coarsest = max(self._coarsest, record.rounding)
             self._jumps = record.jumps
-            near = self._y + step * shift
-            value, proved = self._repeated(record, near)
-            self._played_at = (self._y + (FAR if fine else 0.05) * size * shift), near, value, generator
+            trial = _Trial(shift, self._y + step * shift, self._y + far * shift, generator)
+            self._trial = trial
+            trial.value, proved = self._repeated(record, trial.near)
             # Where differences tell nothing, another input does.
-            self._unplayed = record if proved and self._coarsest <= 1e-4 else None
-            if self._unplayed is None:
-                lost = self._played(record)
+            trial.unplayed = record if proved and self._coarsest <= 1e-4 else None
+            if trial.unplayed is None:
+                lost = self._played(record, trial)
                 if lost is not None:
                     return lost
-            if value is None and fine:
-                value = self._model(near)
-            self._secant = shift, None if value is None or not fine else (value - self.output) / step
+            if self._fine:
+                value = self._model(trial.near) if trial.value is None else trial.value
+                trial.difference = (value - self.output) / step
         if record.contradicted is not None:
             return record.contradicted
         if record.integers and (record.bits or not (self._functions or record.detached)):
@@ -400,27 +425,28 @@ class Jacobian(LinearOperator):
         proved = not (plain.left or plain.looked) and repeat.is_that_of(record)
         return output.detach(), proved
 
-    def _played(self, record: Recorder) -> str | None:
+    def _played(self, record: Recorder, trial: _Trial) -> str | None:
         """Hold the record against the model at inputs that are not near; what it has lost, if anything.
 
         Raises:
             NotDeterministicError: another call at y gives something else.
         """
-        away, near, value, generator = self._played_at
-        played = record.play(away)
-        within = (10 if torch.finfo(self._y.dtype).eps < 1e-4 else 0.3) * torch.finfo(played.dtype).eps
-        apart = _apart(self._model(away), played)
-        if apart <= within and value is not None and _apart(value, record.play(near)) > within:
-            # With a graph some go another way than without, and what alternates comes back now.
-            apart = _apart(self._model(near), record.play(near))
+        played = record.play(trial.away)
+        within = (10 if self._fine else 0.3) * torch.finfo(played.dtype).eps
+        apart = _apart(self._model(trial.away), played)
+        if apart <= within and trial.value is not None:
+            played = record.play(trial.near)
+            if _apart(trial.value, played) > within:
+                # With a graph some go another way than without, and what alternates comes back now.
+                apart = _apart(self._model(trial.near), played)
         if apart <= within and self._reads_numbers(record):
-            apart = self._furthest(record, generator)
+            apart = self._furthest(record, trial.generator)
         if apart <= within:
             return None
         if not self._reads_numbers(record):
             counts = set(self._model.plain.left)
             if counts and counts <= {"item", "__int__"}:  # which jump within a step so long
-                away = self._y + (away - self._y) * (1e-6 / FAR)
+                away = self._y + (trial.away - self._y) * (1e-6 / FAR)
                 apart = _apart(self._model(away), record.play(away))
         self._model.check_deterministic(self._y, self.output)
         if apart <= within:
@@ -457,19 +483,19 @@ class Jacobian(LinearOperator):
         Raises:
             SpectralError: it is off, and differences by several steps agree with one another.
         """
-        (shift, D), record = self._secant, self._unplayed
-        del self._secant  # two images
-        off: float | None = None
+        trial = self._trial
+        assert trial is not None  # until J is made
+        D, off = trial.difference, None
         if D is not None and self._differences_tell:
             scale = max(size_of(Jv), size_of(D), 1e-300)
             if size_of(Jv - D) <= self._finest * scale:
                 return
-            off = self._off_differences(shift, Jv, scale)
+            off = self._off_differences(trial.shift, Jv, scale)
         if off:
             raise SpectralError(f"J v is off by {off:.1e} |J v| from differences of the model")
-        if off is None and record is not None:
+        if off is None and trial.unplayed is not None:
             with self._model.ready():
-                lost = self._played(record)
+                lost = self._played(trial.unplayed, trial)
             if lost is not None:
                 raise SpectralError(lost)
 
@@ -479,7 +505,8 @@ class Jacobian(LinearOperator):
             raise record
         if record.integers:
             raise SpectralError(record.integers[0])
-        program, Jv = record.program(self._secant[0])
+        assert self._trial is not None  # until J is made
+        program, Jv = record.program(self._trial.shift)
         self.eps = max(self._arithmetic.eps, record.rounding)
         self._graph_bytes = record.bytes
         if record.jumps or self._functions:
@@ -686,6 +713,11 @@ class Jacobian(LinearOperator):
         with _aside(self.device):
             other.method = other._first_right(wrong, rest, [f"not {self.method} ({wrong.reason})"])
         return other
+
+    @property
+    def _fine(self) -> bool:
+        """Whether y is of single precision at least."""
+        return torch.finfo(self._y.dtype).eps < 1e-4
 
     @property
     def _differences_tell(self) -> bool:

@@ -35,8 +35,8 @@ class Repeat(Trace):
 
     def __init__(self) -> None:
         super().__init__()
-        self._sums: dict[int, complex | None] = {}  # of each storage; None where it has no content
-        self._pairs: list[tuple[complex, complex]] = []
+        self._sums: dict[int, float | None] = {}  # of each storage; None where it has no content
+        self._pairs: list[tuple[float, float]] = []
         self._lost = False
         self._made, self._looked_at = 1 << 20, 0  # bytes
 

@@ -104,7 +104,7 @@ class Stored:
     held: list[Tensor] = field(default_factory=list)
     owner: Tensor | None = None
     outside: bool = False
-    total: complex | None = None
+    total: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Trace(TorchDispatchMode):
         self.calls: list[Call] = []
         self.numbers = 0
         self.others: dict[int, Tensor] = {}  # of other layouts, which are not followed
-        self.fixed: list[complex] = []  # checksums of what operations made that y does not reach
+        self.fixed: list[float] = []  # checksums of what operations made that y does not reach
         self._touched: set[int] = set()  # storages that y may reach
 
     def run(self, function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ class Trace(TorchDispatchMode):
             first, number = stored.values[stored.first], self._next()
             stored.values[geometry] = number
             if not made:
-                self.calls.append(Call(seen_at, (Value(first), geometry), {}, [number]))
+                self.calls.append(Call(_seen_at, (Value(first), geometry), {}, [number]))
         return stored.values[geometry]
 
     def play(self, y: Tensor) -> Tensor:
@@ -340,7 +340,7 @@ def _copied(t: Tensor) -> Tensor:
     return t.clone()
 
 
-def checksum(t: Tensor) -> complex:
+def checksum(t: Tensor) -> float:
     """A number that tells the content of t's whole storage, and the order of it.
 
     Entries are weighed by two random vectors, one within rows of `ROW` and one for the rows: matrix products,
@@ -373,7 +373,7 @@ def _weights(dtype: torch.dtype, device: torch.device, rows: int) -> tuple[Tenso
     return drawn[:ROW], drawn[ROW:]
 
 
-def seen_at(t: Tensor, geometry: Geometry) -> Tensor:
+def _seen_at(t: Tensor, geometry: Geometry) -> Tensor:
     """The storage of t at another geometry."""
     seen = torch.empty(0, dtype=geometry.dtype, device=t.device)
     seen.set_(t.untyped_storage(), geometry.offset, geometry.size, geometry.stride)
