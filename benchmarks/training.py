@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.page import ROOT, insert, table
+from denoisers.networks.base import by_image
 from denoisers.training import RECIPES, TrainConfig, clean_batches, noisy_batch
 from denoisers.training.engine import engine_of
 from denoisers.training.run import Run
@@ -34,7 +35,7 @@ def row(name: str, config: TrainConfig, rounds: int = 12) -> list[str]:
         run = Run(config, Path(folder) / "checkpoint", engine_of(config, "cpu"), False)
         batches = clean_batches(config)
         x, sigma, z = noisy_batch(config, batches(0), 0)
-        y = x + sigma[:, None, None, None] * z
+        y = x + by_image(sigma) * z
         given = (y, sigma) if run.model.told else (y,)
         steps, passes = [], []
         for _ in range(rounds):

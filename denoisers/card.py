@@ -8,7 +8,7 @@ from pathlib import Path
 from denoisers import weights
 from denoisers.evaluation import PSNR, psnr_table
 from denoisers.networks import Consistency, Denoiser
-from denoisers.training import RECIPES, TrainConfig, where
+from denoisers.training import RECIPES, TrainConfig
 from denoisers.training.validation import held_out
 
 SIGMAS = (0.05, 25 / 255, 0.1, 0.3, 0.5)
@@ -29,7 +29,7 @@ def write_card(path: Path) -> Path:
 
     With a PSNR table measured now.
     """
-    model, metadata = weights.read(where(path))
+    model, metadata = weights.read(weights.where(path))
     name = path.stem if path.suffix else path.name
     config = TrainConfig.from_json(metadata.get("training", ""), str(path))
     images, described = held_out(config, model.channels)

@@ -44,9 +44,7 @@ def _find(name_or_path: str | Path) -> Path:
     names = available()
     if str(name_or_path) in names:
         return weights.FOLDER / f"{name_or_path}.safetensors"
-    path = Path(name_or_path)
-    if path.is_dir():
-        path = path / "weights.safetensors"
+    path = weights.where(name_or_path)
     if not path.is_file():
         raise FileNotFoundError(
             f"no denoiser named {str(name_or_path)!r}, and no such file: "

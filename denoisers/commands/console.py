@@ -40,6 +40,11 @@ Out = Annotated[Path | None, typer.Option(help="folder for the figure and the sa
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
+def device_at_hand() -> str:
+    """A GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @dataclass(frozen=True)
 class Problem:
     """A denoiser and an image: clean x, noisy y = x + sigma z and denoised f(y), each (1, channels, H, W).
@@ -100,7 +105,7 @@ def load_problem(
             f"picture of {_size(clean)} continued by reflection to {_size(padded)}: "
             f"{denoiser} takes sides that are multiples of {model.side_multiple}"
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_at_hand()
     # Convolutions run up to twice as fast with channels last, on CPUs and GPUs alike.
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     noise = torch.randn(padded.shape, generator=torch.Generator().manual_seed(seed), device="cpu")

@@ -21,6 +21,7 @@ from denoisers.commands.console import (
     Out,
     Picture,
     check_writable,
+    device_at_hand,
     end,
     one_line_errors,
     print_json,
@@ -95,7 +96,7 @@ def evaluate(
         model = denoisers.load(denoiser)
         images, about = _images(model, image, patches, alpha, data, count, size, seed)
         levels = sigma or (CURVE_LEVELS if curve else LEVELS)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = device_at_hand()
         model, images = model.to(device), images.to(device)
         scaled, checked, slope = None, None, None
         with working(not as_json, "denoising"):
@@ -155,7 +156,7 @@ def compare(
         check_writable(out)
         if len(data) != 2:
             raise OptionError(f"--data is given twice, for A and for B; got {len(data)}")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = device_at_hand()
         models = [denoisers.load(name).to(device) for name in (first, second)]
         if models[0].channels != models[1].channels:
             raise OptionError(

@@ -22,6 +22,7 @@ from denoisers.commands.console import (
     Json,
     Out,
     check_writable,
+    device_at_hand,
     end,
     one_line_errors,
     print_json,
@@ -209,7 +210,7 @@ class _Task:
 
 
 def _model(denoiser: str) -> Network:
-    return denoisers.load(denoiser).to("cuda" if torch.cuda.is_available() else "cpu")
+    return denoisers.load(denoiser).to(device_at_hand())
 
 
 def _square(picture: Path | None, crop: tuple[int, int, int] | None, model: Network, denoiser: str) -> Tensor:

@@ -99,7 +99,7 @@ def train_command(
         config = _recipe(name, chosen)
         check_writable(path.parent)
         try:
-            model = train(
+            train(
                 config,
                 path,
                 resume=resume,
@@ -109,12 +109,10 @@ def train_command(
                 device=device,
                 compile=compile,
                 tensorboard=tensorboard,
-                console=None,
             )
         except KeyboardInterrupt as stop:
             console.print(f"[yellow]{stop or 'stopped'}")
             raise typer.Exit(130) from None
-        del model
         if (path / "weights.safetensors").is_file():
             console.print(f"wrote {path / 'weights.safetensors'} and {write_card(path)}")
 

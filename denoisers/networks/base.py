@@ -64,6 +64,11 @@ class NoisePredictor(Denoiser, abstract=True):
         return y - self.noise(y)
 
 
+def by_image(c: Tensor) -> Tensor:
+    """A factor for each image, (N,), as one of images (N, C, H, W)."""
+    return c[:, None, None, None]
+
+
 def levels(sigma: Tensor | float, y: Tensor) -> Tensor:
     """Noise levels of images y as (N,), of y's precision.
 

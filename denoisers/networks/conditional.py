@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from denoisers.networks.base import Denoiser, levels
+from denoisers.networks.base import Denoiser, by_image, levels
 from spectral.errors import OptionError
 
 Body = Callable[[Tensor, Tensor], Tensor]
@@ -84,7 +84,7 @@ class ConditionalUNet(Denoiser):
         """y minus the noise predicted in it, told its level."""
         self._check(y)
         level = levels(sigma, y)
-        return y - _images(level) * self.body(y, level.log())
+        return y - by_image(level) * self.body(y, level.log())
 
     def weight(self, sigma: Tensor) -> Tensor:
         """1 / sigma^2: F is trained on noise of deviation one."""
@@ -130,7 +130,7 @@ class Preconditioned(Denoiser, abstract=True):
         """The formula of the class."""
         self._check(y)
         c, x = self.coefficients(levels(sigma, y)), y - self.mean
-        return self.mean + _images(c.skip) * x + _images(c.out) * self.body(_images(c.into) * x, c.noise)
+        return self.mean + by_image(c.skip) * x + by_image(c.out) * self.body(by_image(c.into) * x, c.noise)
 
     def weight(self, sigma: Tensor) -> Tensor:
         """1 / c_out^2: F is trained on targets of deviation one."""
@@ -186,11 +186,6 @@ class Consistency(Preconditioned):
         tiny = torch.finfo(sigma.dtype).tiny  # 1e-44 is none in float32
         label = 250 * (sigma + tiny).log()
         return Coefficients(s**2 / (above**2 + s**2), above * s / whole.sqrt(), whole.rsqrt(), label)
-
-
-def _images(c: Tensor) -> Tensor:
-    """A factor (N,) for images."""
-    return c[:, None, None, None]
 
 
 class _Block(nn.Module):

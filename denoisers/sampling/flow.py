@@ -12,6 +12,9 @@ from denoisers.sampling.result import Samples
 from denoisers.sampling.scheduled import falling, follow, levels_between
 from denoisers.sampling.start import Caller, levels_of, noisy
 
+Step = Callable[[Tensor, Tensor, float, float], Tensor]
+"""(y, f(y, s), s, s') -> y at s'."""
+
 
 def heun(
     model: Callable[..., Any],
@@ -51,20 +54,16 @@ def heun(
         OptionError, ShapeError, NotFiniteError: as `denoisers.sample`.
     """
 
-    def path(caller: Caller, y: Tensor, told: list[float]) -> Iterator[tuple[float, Tensor]]:
-        for s, after in pairwise(told):
-            f = caller(y, s)
-            yield s, f
-            a = (y - f) / s
-            ahead = y + (after - s) * a
-            y = y + (after - s) * (a + (ahead - caller(ahead, after)) / after) / 2
-        yield told[-1], caller(y, told[-1])
+    def step(y: Tensor, f: Tensor, s: float, after: float) -> Tensor:
+        a = (y - f) / s
+        ahead = y + (after - s) * a
+        return y + (after - s) * (a + (ahead - caller(ahead, after)) / after) / 2
 
     origin, told = (seed, first), _levels(levels, sigma_start, sigma_end, steps, rho)
     caller = Caller(model, sigma_keyword, model_kwargs)
     y, _ = noisy(caller, shape, count, mean, told[0], origin)
     name = f"Heun's rule, {len(told)} levels"
-    return follow(path(caller, y, told), caller, name, told[-1], origin, every, progress)
+    return follow(_along(step, caller, y, told), caller, name, told[-1], origin, every, progress)
 
 
 def ddim(
@@ -92,19 +91,23 @@ def ddim(
     One evaluation a level. Arguments, the end and errors are those of `heun`.
     """
 
-    def path(caller: Caller, y: Tensor, told: list[float]) -> Iterator[tuple[float, Tensor]]:
-        for s, after in pairwise(told):
-            f = caller(y, s)
-            yield s, f
-            y = f + (after / s) * (y - f)
-        yield told[-1], caller(y, told[-1])
+    def step(y: Tensor, f: Tensor, s: float, after: float) -> Tensor:
+        return f + (after / s) * (y - f)
 
     origin, told = (seed, first), _levels(levels, sigma_start, sigma_end, steps, rho)
     caller = Caller(model, sigma_keyword, model_kwargs)
     y, _ = noisy(caller, shape, count, mean, told[0], origin)
-    return follow(
-        path(caller, y, told), caller, f"DDIM, {len(told)} levels", told[-1], origin, every, progress
-    )
+    name = f"DDIM, {len(told)} levels"
+    return follow(_along(step, caller, y, told), caller, name, told[-1], origin, every, progress)
+
+
+def _along(step: Step, caller: Caller, y: Tensor, told: list[float]) -> Iterator[tuple[float, Tensor]]:
+    """Each level and the images denoised there, y going from one to the next by a rule."""
+    for s, after in pairwise(told):
+        f = caller(y, s)
+        yield s, f
+        y = step(y, f, s, after)
+    yield told[-1], caller(y, told[-1])
 
 
 def _levels(levels: Sequence[float] | None, start: float, end: float, steps: int, rho: float) -> list[float]:

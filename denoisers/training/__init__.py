@@ -1,6 +1,6 @@
 """Training of denoisers: a run is a pure function of its configuration, stopped and resumed at will."""
 
-from denoisers.training.config import RECIPES, TrainConfig, where
+from denoisers.training.config import RECIPES, TrainConfig
 from denoisers.training.data import clean_batches, noisy_batch
 from denoisers.training.norms import calibrate
 from denoisers.training.run import learning_rate, train
@@ -13,5 +13,4 @@ __all__ = [
     "learning_rate",
     "noisy_batch",
     "train",
-    "where",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from spectral.errors import FileContentError, OptionError
@@ -159,9 +158,3 @@ RECIPES = {
         sigma_max=40.0,
     ),
 }
-
-
-def where(path: str | Path) -> Path:
-    """The weights in a run's folder, or the file itself."""
-    path = Path(path)
-    return path / "weights.safetensors" if path.is_dir() else path

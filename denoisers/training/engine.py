@@ -9,7 +9,6 @@ huggingface_hub nor a configuration file.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -124,8 +123,3 @@ def engine_of(config: TrainConfig, device: str) -> Engine:
         raise OptionError(f"a batch of {config.batch} cannot be shared out evenly over {world} processes")
     plain = device == "cpu" and world == 1 and config.precision == "float32"
     return Plain() if plain else ByFabric(config, device)
-
-
-def compiled(network: Callable[..., Tensor], wanted: bool) -> Callable[..., Tensor]:
-    """The network, compiled where that is wanted."""
-    return torch.compile(network) if wanted else network

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from denoisers.networks import Consistency, Denoiser
+from denoisers.networks.base import by_image
 from denoisers.training.config import TrainConfig
 from spectral.errors import OptionError
 
@@ -42,7 +43,7 @@ def denoising_loss(
 
     w is the network's `weight`, 1 for those that are not told the level; those that are told it are.
     """
-    y = x + sigma[:, None, None, None] * z
+    y = x + by_image(sigma) * z
     estimate = f(y, sigma) if network.told else f(y)
     return (network.weight(sigma) * (estimate - x).square().flatten(1).sum(1)).mean()
 
@@ -69,10 +70,10 @@ def consistency_loss(
     ratio = 1 - (1 + 8 * torch.sigmoid(-t * 0.5 / network.sigma_data)) / 2 ** (stage + 1)
     t = t.clamp(min=2 * network.sigma_min)
     r = (ratio * t).clamp(min=network.sigma_min)
-    ahead = f(x + t[:, None, None, None] * z, t)
+    ahead = f(x + by_image(t) * z, t)
     with torch.no_grad():
         # What is drawn and what norms see is the same in both: the network has no dropout.
-        behind = network(x + r[:, None, None, None] * z, r)
+        behind = network(x + by_image(r) * z, r)
     c = 0.00054 * math.sqrt(x[0].numel())
     squares = (ahead - behind).square().flatten(1).sum(1)
     return (((squares + c**2).sqrt() - c) / (t - r)).mean()

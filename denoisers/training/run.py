@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from threading import current_thread, main_thread
 from types import FrameType
@@ -29,14 +30,16 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from denoisers.networks import Denoiser
+from denoisers.networks.base import by_image
 from denoisers.training import checkpoint, data
-from denoisers.training.config import TrainConfig, where
-from denoisers.training.engine import Engine, compiled, engine_of
+from denoisers.training.config import TrainConfig
+from denoisers.training.engine import Engine, engine_of
 from denoisers.training.log import Log
 from denoisers.training.norms import calibrate
 from denoisers.training.objective import loss_of
 from denoisers.training.validation import held_out, validated
-from denoisers.weights import build, read, save
+from denoisers.weights import build, read, save, where
+from spectral import storage
 from spectral.errors import CheckpointError, NotFiniteError, OptionError
 
 CALIBRATION_BATCHES = 100
@@ -158,7 +161,7 @@ class Run:
         self.loss = loss_of(config, self.model)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate, fused=True)
         called, self._steps = engine.setup(self.model, self.optimizer)
-        self.called = compiled(called, compile)
+        self.called = torch.compile(called) if compile else called
         self.mean = (
             AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
             if config.ema
@@ -170,6 +173,8 @@ class Run:
 
     def start(self, resume: bool) -> None:
         """Load the checkpoint if asked to, and refuse what would lose one."""
+        if self.engine.rank == 0:
+            storage.sweep(self.file)
         if not resume and self.file.exists():
             raise FileExistsError(f"{self.file} holds an unfinished run: resume it, or delete it")
         if not resume:
@@ -219,8 +224,7 @@ class Run:
         row["images_per_second"] = steps * self.config.batch / max(seconds, 1e-9)
         network = self._calibrated(batches, self.step, TRIAL_BATCHES)
         if self.engine.rank == 0:
-            images, _ = held_out(self.config, network.channels)
-            row |= validated(network.eval(), images)
+            row |= validated(network.eval(), self._held_out)
         return row
 
     def finished(self, batches: Callable[[int], data.Batch]) -> Denoiser:
@@ -240,13 +244,17 @@ class Run:
         }
         return checkpoint.write(self.file, state)
 
+    @cached_property
+    def _held_out(self) -> Tensor:
+        return held_out(self.config, self.model.channels)[0]
+
     def _calibrated(self, batches: Callable[[int], data.Batch], step: int, count: int) -> Denoiser:
         """A copy of the network, or of the mean of its weights, its norms set on batches from a step on."""
         trained = self.model if self.mean is None else self.mean.module
         model = cast(Denoiser, copy.deepcopy(trained))
         later = (data.noisy_batch(self.config, batches(s), s) for s in range(step, step + count))
         device = self.engine.device
-        calibrate(model, ((x + sigma[:, None, None, None] * z).to(device) for x, sigma, z in later))
+        calibrate(model, ((x + by_image(sigma) * z).to(device) for x, sigma, z in later))
         return model
 
     def _share(self, batches: Callable[[int], data.Batch], step: int) -> tuple[Tensor, Tensor, Tensor]:

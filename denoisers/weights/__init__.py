@@ -19,6 +19,12 @@ from spectral.errors import FileContentError, OptionError
 FOLDER = Path(__file__).parent
 
 
+def where(path: str | Path) -> Path:
+    """The weights in a training run's folder, or the file itself."""
+    path = Path(path)
+    return path / "weights.safetensors" if path.is_dir() else path
+
+
 def build(network: str, config: dict[str, Any]) -> Denoiser:
     """A network by the name of its class and its keyword arguments, new and on the CPU.
 

@@ -19,6 +19,7 @@ from denoisers.evaluation import psnr_table
 from denoisers.images.calpha import synthesize
 from denoisers.networks import BiasFreeNorm, UNet
 from denoisers.training import TrainConfig, calibrate, checkpoint, data, learning_rate, run, train
+from spectral import storage
 from spectral.errors import CheckpointError, OptionError
 
 TINY = TrainConfig(
@@ -271,10 +272,10 @@ def test_unknown_networks_are_refused(tmp_path):
 
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(storage, "save_file", full)
     said = io.StringIO()
     train(TINY, tmp_path / "a", checkpoint_every=5, console=Console(file=said, width=200))
     told = "could not be written, and training goes on: [Errno 28] No space left on device"
@@ -288,11 +289,11 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.safetensors"
     assert checkpoint.write(path, good) is None
 
-    def cut_short(tensors, file, header):
+    def cut_short(tensors, file, metadata):
         file.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", cut_short)
+    monkeypatch.setattr(storage, "save_file", cut_short)
     assert "No space left" in checkpoint.write(path, {"step": 4, "x": torch.arange(4)})
     assert checkpoint.read(path)["step"] == 3 and list(tmp_path.iterdir()) == [path]
 
