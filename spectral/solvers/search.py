@@ -100,7 +100,7 @@ class _Group:
 
     index: which problems of the batch, (b,).  stage: what comes next, one of STAGES, or "done".  block,
     failure: vectors a probe starts from, and the chance of error left to it.  probed: whether a probe has
-    ended.  polishes: how often verification may still send the group back.  threshold, wanted, most: of the
+    ended.  misses: probes that found something.  polishes: how often verification may still send the group back.  threshold, wanted, most: of the
     probe under way: what a missed value exceeds (b,), pairs locked, products it may reach.  unseen,
     confidence: the bound (b,) on what was not seen.  before: the state as it was when the search was stopped,
     which is what is kept on disk: verifying what it had then is no step on the way.
@@ -112,6 +112,7 @@ class _Group:
     failure: float
     stage: str = "solve"
     probed: bool = False
+    misses: int = 0
     polishes: int = POLISHES
     threshold: Tensor | None = None
     wanted: int = 0
@@ -157,7 +158,7 @@ class _Group:
         tensors |= {"index": self.index, "unseen": self.unseen}
         if self.threshold is not None:
             tensors["threshold"] = self.threshold
-        plain = ("block", "failure", "stage", "probed", "polishes", "wanted", "most", "confidence")
+        plain = ("block", "failure", "stage", "probed", "misses", "polishes", "wanted", "most", "confidence")
         return tensors, {name: getattr(self, name) for name in plain} | {"spent": dict(self.spent)}
 
     @classmethod
@@ -251,7 +252,7 @@ def search(
         if not groups:
             groups = [_Group(torch.arange(basis.problems), basis, block, failure)]
             groups[0].spent["solve"] = spent
-        groups = _Search(target, control, limit, checkpoint).run(groups)
+        groups = _Search(target, control, block, limit, checkpoint).run(groups)
         return Found(groups, [] if checkpoint is None else checkpoint.notes)
 
 
@@ -264,9 +265,10 @@ class _Search:
     """The stages, each taking a group from one to the next; problems that get there first go as a group."""
 
     def __init__(
-        self, target: Target, control: Control, limit: int | None, checkpoint: Checkpoint | None
+        self, target: Target, control: Control, block: int, limit: int | None, checkpoint: Checkpoint | None
     ) -> None:
-        self.target, self.control, self.limit, self.checkpoint = target, control, limit, checkpoint
+        self.target, self.control, self.checkpoint = target, control, checkpoint
+        self.block, self.limit = block, limit
         self.groups: list[_Group] = []
 
     def run(self, groups: list[_Group]) -> list[_Group]:
@@ -345,6 +347,12 @@ class _Search:
             wanted = target.wanted(theta, basis.rounding)
             threshold = target.threshold(theta, residual, wanted, basis.rounding)
             unseen = torch.full_like(threshold, math.inf)
+            if wanted < theta.shape[-1] and not g.spent["completeness"] and not self._blind(g):
+                # The next Ritz value is near what will be seen, and tells whether rounding will blind a start.
+                # No wider than twice: what was missed, if anything, narrow starts find with fewer products.
+                next_one = target.height(theta[:, wanted])
+                if self._wide_enough(g, next_one, threshold, g.failure / 2) == 2 * g.block:
+                    g.block *= 2
             basis.restart_afresh(wanted, g.block)
             long = 16 * g.block if self._blind(g) else max(64, 16 * g.block, g.spent["solve"] // 2)
             most = g.spent["completeness"] + long
@@ -367,8 +375,9 @@ class _Search:
             missed = seen > g.threshold
             if missed.any():
                 parts = [g] if missed.all() else [g.part(~missed), g.part(missed)]
-                wider = min(2 * g.block, WIDEST_PROBE)
-                parts[-1].stage, parts[-1].threshold, parts[-1].block = "solve", None, wider
+                late = parts[-1]
+                late.stage, late.threshold, late.misses = "solve", None, late.misses + 1
+                late.block = min(max(late.block, self.block << late.misses), WIDEST_PROBE)
                 return parts
             clear = g.unseen <= g.threshold
             if clear.all():
@@ -378,7 +387,8 @@ class _Search:
             if ((rounded & (before - g.unseen <= 0.1 * over)) | clear).all():
                 if self._blind(g) or g.block >= min(WIDEST_PROBE, basis.n - g.wanted):
                     break
-                g.block, g.threshold = self._wider(g, seen), None
+                wider = self._wide_enough(g, seen, g.threshold, g.failure / 2)
+                g.block, g.threshold = wider or min(WIDEST_PROBE, basis.n - g.wanted), None
                 return [g]
             if self._may_part(clear):
                 return [g.part(~clear), self._probed(g.part(clear))]
@@ -390,15 +400,14 @@ class _Search:
         return g.basis.A.eps > COARSE
 
     @staticmethod
-    def _wider(g: _Group, seen: Tensor) -> int:
-        """The narrowest block whose start holds so much of any eigenvector that rounding hides none."""
-        assert g.threshold is not None
-        width, most = g.block, min(WIDEST_PROBE, g.basis.n - g.wanted)
-        while width < most:
-            width = min(2 * width, most)
-            if (seen + 2 * g.basis.resolution(g.wanted, width, g.failure / 2) <= g.threshold).all():
-                break
-        return width
+    def _wide_enough(g: _Group, seen: Tensor, threshold: Tensor, failure: float) -> int | None:
+        """The narrowest block whose start holds so much of any eigenvector that rounding hides none, if any."""
+        width = g.block
+        while width <= min(WIDEST_PROBE, g.basis.n - g.wanted):
+            if (seen + 2 * g.basis.resolution(g.wanted, width, failure) <= threshold).all():
+                return width
+            width *= 2
+        return None
 
     def _probed(self, g: _Group) -> _Group:
         unseen = self.target.honest(g.unseen, g.basis.rounding)

@@ -64,6 +64,15 @@ def test_cluster_trap(dtype):
         assert found.spent["completeness"] < 150
 
 
+def test_a_probe_starts_as_wide_as_rounding_asks():
+    """A single start of 200,000 float32 entries is blind below the gap of 1e-3: two vectors from the outset."""
+    values = 0.97 * torch.rand(200_000, generator=torch.Generator().manual_seed(0))
+    values[:40] = torch.linspace(1.2, 0.98, 40)
+    for seed in range(3):
+        found = lanczos(diagonal(values), 10, tol=1e-3, seed=seed)
+        assert found.spent["completeness"] <= 64
+
+
 @pytest.mark.slow
 def test_cluster_trap_over_100_seeds():
     spent = []
