@@ -27,4 +27,5 @@ def with_respect_to(
     def output(value: Tensor) -> Any:
         return model(y, **{name: value}, **keywords)
 
+    output.__name__ = f"{getattr(model, '__name__', type(model).__name__)}({name})"
     return output
