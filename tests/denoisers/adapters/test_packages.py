@@ -1,11 +1,14 @@
 """Adapters of the packages themselves, where they are installed: small networks of random weights."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
 import spectral
+from denoisers import adapters
 from denoisers.adapters import at_layer, decoded, from_azula, from_deepinv, from_diffusers, with_respect_to
 from tests.helpers.diffusion_standin import dense, matrix
 
@@ -46,6 +49,13 @@ def unet(diffusers, **options):
         kind, down, up = diffusers.UNet2DModel, "AttnDownBlock2D", "AttnUpBlock2D"
     blocks = {"down_block_types": ("DownBlock2D", down), "up_block_types": (up, "UpBlock2D")}
     return kind(**shared, **blocks, attention_head_dim=4, **options)
+
+
+def small_vae(diffusers):
+    ends = {"in_channels": 3, "out_channels": 3, "latent_channels": 4, "norm_num_groups": 4}
+    down, up = ("DownEncoderBlock2D",) * 2, ("UpDecoderBlock2D",) * 2
+    blocks = {"down_block_types": down, "up_block_types": up, "block_out_channels": (8, 16)}
+    return ready(diffusers.AutoencoderKL(**ends, **blocks))
 
 
 def vp(scheduler, t):
@@ -145,15 +155,7 @@ def test_unet_with_a_prompt(diffusers, streams):
 
 def test_latents(diffusers):
     net = ready(unet(diffusers, in_channels=4, out_channels=4))
-    ends = {"in_channels": 3, "out_channels": 3, "latent_channels": 4}
-    down, up = ("DownEncoderBlock2D",) * 2, ("UpDecoderBlock2D",) * 2
-    blocks = {
-        "down_block_types": down,
-        "up_block_types": up,
-        "block_out_channels": (8, 16),
-        "norm_num_groups": 4,
-    }
-    vae = ready(diffusers.AutoencoderKL(**ends, **blocks))
+    vae = small_vae(diffusers)
     f = from_diffusers(net, diffusers.DDPMScheduler(), units=None).at(timestep=300)
     y = random(1, 4, 4, 4)
     same(decoded(f, vae), lambda y: (vae.decode(f(y) / vae.config.scaling_factor).sample + 1) / 2, y)
@@ -240,3 +242,20 @@ def test_azula():
     same(f.at(timestep=0.3), lambda y: (net(alpha * (2 * y - 1), t).mean + 1) / 2, y)
     sigma = f.at(timestep=0.3).sigma
     torch.testing.assert_close(f(y, sigma), f.at(timestep=0.3)(y), rtol=0, atol=1e-10)
+
+
+def test_recipes_of_the_page(diffusers):
+    """Blocks of docs/adapters.md that need a package, on pixels and latents of four channels."""
+    page = (Path(__file__).parents[3] / "docs" / "adapters.md").read_text()
+    blocks = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    pixels, *others, last = blocks
+    assert len(others) == 4 and "from_azula" in last
+    scheduler, net = diffusers.DDPMScheduler(), unet(diffusers, in_channels=4, out_channels=4)
+    session = {"torch": torch, "spectral": spectral, "adapters": adapters, "scheduler": scheduler}
+    exec(pixels, session | {"unet": ready(net, torch.float32), "x": torch.rand(1, 4, 4, 4)})
+    net = unet(diffusers, in_channels=4, out_channels=4, cross_attention_dim=6)
+    session |= {"unet": ready(net), "latents": random(1, 4, 4, 4), "vae": small_vae(diffusers)}
+    session |= {"prompt": random(1, 5, 6), "negative": random(1, 5, 6).flip(1)}
+    for block in others:
+        exec(block, session)
+    assert session["steer"].right.shape == (3, 1, 5, 6) and session["steer"].left.shape == (3, 1, 4, 4, 4)
