@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from denoisers.adapters.diffusion import Condition, Diffusion
 from denoisers.adapters.schedule import Discrete, Exploding, Flow, Schedule
-from spectral.errors import OptionError
+from spectral.errors import OptionError, ShapeError
 from spectral.options import number
 
 PROMPT = "encoder_hidden_states"
@@ -91,7 +91,7 @@ def schedule_of(scheduler: Any, between: str = "interpolate") -> tuple[Schedule,
     config, name = getattr(scheduler, "config", None), type(scheduler).__name__
     signal = getattr(scheduler, "alphas_cumprod", None)
     kind = _of(config, "prediction_type")
-    if "FlowM" in name or kind == "flow_prediction" or _of(config, "use_flow_sigmas"):
+    if "FlowMatch" in name or kind == "flow_prediction" or _of(config, "use_flow_sigmas"):
         if _of(config, "invert_sigmas"):
             raise OptionError(
                 f"{name} counts time the other way (invert_sigmas): build a Diffusion of your own"
@@ -124,6 +124,7 @@ class TimeKeyword(nn.Module):
 
     Raises:
         OptionError: a keyword that the network needs is not given.
+        ShapeError: images have another number of channels than its config says.
     """
 
     def __init__(self, model: Any, time_scale: float = 1.0) -> None:
@@ -134,6 +135,12 @@ class TimeKeyword(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor, prompt: Tensor | None = None, **condition: Any) -> Any:
         """What the network returns."""
+        channels = _of(getattr(self.model, "config", None), "in_channels")
+        if z.ndim == 4 and isinstance(channels, int) and z.shape[1] != channels:
+            raise ShapeError(
+                f"{type(self.model).__name__} takes images of shape (N, {channels}, H, W), "
+                f"got {tuple(z.shape)}"
+            )
         if prompt is not None:
             condition[PROMPT] = prompt
         for name in self.needs:

@@ -180,6 +180,7 @@ class AtLevel(nn.Module):
 
     def forward(self, y: Tensor, **condition: Any) -> Tensor:
         """E[x | y]."""
+        _check_fixed(condition)
         return self.denoiser.denoised(y, [self.level], condition)
 
 
@@ -203,6 +204,7 @@ class Seen(nn.Module):
 
     def forward(self, z: Tensor, **condition: Any) -> Tensor:
         """E[w | z]."""
+        _check_fixed(condition)
         _check_images(z)
         return self.denoiser.mean(z, [self.level], condition)
 
@@ -213,6 +215,11 @@ class Seen(nn.Module):
     def y_of(self, z: Tensor) -> Tensor:
         """(z / alpha - low) / (high - low), the inverse."""
         return (z / self.level.alpha - self.denoiser.low) / self.denoiser.width
+
+
+def _check_fixed(condition: Condition) -> None:
+    if "sigma" in condition:
+        raise OptionError("the noise level is fixed here: leave sigma out, or take the denoiser without at()")
 
 
 def _check_images(y: Tensor) -> None:

@@ -14,7 +14,7 @@ class Network(nn.Module):
 
     def __init__(self, channels: int = 2, out: int | None = None, tokens: int = 5) -> None:
         super().__init__()
-        self.config = SimpleNamespace(cross_attention_dim=tokens)
+        self.config = SimpleNamespace(cross_attention_dim=tokens, in_channels=channels)
         self.conv_in = nn.Conv2d(channels, 4, 3, padding=1)
         self.mid_block = nn.Sequential(nn.SiLU(), nn.Conv2d(4, 4, 3, padding=1), nn.SiLU())
         self.text = nn.Linear(tokens, 4)

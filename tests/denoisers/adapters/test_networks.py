@@ -242,6 +242,10 @@ def test_errors():
         f.at(timestep=1000)
     with pytest.raises(ShapeError, match="first axis"):
         f(y[0, 0, 0], 0.1)
+    with pytest.raises(ShapeError, match=r"takes images of shape \(N, 2, H, W\), got \(1, 1, 4, 4\)"):
+        f(y[:, :1], 0.1)
+    with pytest.raises(OptionError, match="level is fixed here"):
+        spectral.posterior(f.at(timestep=T), y, 0.1, sigma_keyword="sigma")
     with pytest.raises(OptionError, match="prediction is one of"):
         from_diffusers(network, scheduler(), prediction="noise level")
     with pytest.raises(OptionError, match="prediction is one of"):
