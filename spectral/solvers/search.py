@@ -98,12 +98,13 @@ class Basis(Protocol):
 class _Group:
     """Problems that stand at one point of the search.
 
-    index: which problems of the batch, (b,).  stage: what comes next, one of STAGES, or "done".  block,
-    failure: vectors a probe starts from, and the chance of error left to it.  probed: whether a probe has
-    ended.  misses: probes that found something.  polishes: how often verification may still send the group back.  threshold, wanted, most: of the
-    probe under way: what a missed value exceeds (b,), pairs locked, products it may reach.  unseen,
-    confidence: the bound (b,) on what was not seen.  before: the state as it was when the search was stopped,
-    which is what is kept on disk: verifying what it had then is no step on the way.
+    index: which problems of the batch, (b,). stage: what comes next, one of STAGES, or "done". block,
+    failure: vectors a probe starts from, and the chance of error left to it. probed: whether a probe has
+    ended. misses: probes that found something. polishes: how often verification may still send the group
+    back. threshold, wanted, most: of the probe under way: what a missed value exceeds (b,), pairs locked,
+    products it may reach. unseen, confidence: the bound (b,) on what was not seen. before: the state as it
+    was when the search was stopped, which is what is kept on disk: verifying what it had then is no step on
+    the way.
     """
 
     index: Tensor
@@ -348,7 +349,7 @@ class _Search:
             threshold = target.threshold(theta, residual, wanted, basis.rounding)
             unseen = torch.full_like(threshold, math.inf)
             if wanted < theta.shape[-1] and not g.spent["completeness"] and not self._blind(g):
-                # The next Ritz value is near what will be seen, and tells whether rounding will blind a start.
+                # The next Ritz value is near what will be seen, and tells whether rounding blinds a start.
                 # No wider than twice: what was missed, if anything, narrow starts find with fewer products.
                 next_one = target.height(theta[:, wanted])
                 if self._wide_enough(g, next_one, threshold, g.failure / 2) == 2 * g.block:
@@ -401,7 +402,7 @@ class _Search:
 
     @staticmethod
     def _wide_enough(g: _Group, seen: Tensor, threshold: Tensor, failure: float) -> int | None:
-        """The narrowest block whose start holds so much of any eigenvector that rounding hides none, if any."""
+        """The narrowest block, if any, whose start holds so much of an eigenvector that rounding hides none."""
         width = g.block
         while width <= min(WIDEST_PROBE, g.basis.n - g.wanted):
             if (seen + 2 * g.basis.resolution(g.wanted, width, failure) <= threshold).all():

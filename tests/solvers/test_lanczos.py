@@ -65,7 +65,7 @@ def test_cluster_trap(dtype):
 
 
 def test_a_probe_starts_as_wide_as_rounding_asks():
-    """A single start of 200,000 float32 entries is blind below the gap of 1e-3: two vectors from the outset."""
+    """One start of 200,000 float32 entries is blind to a gap of 1e-3: two vectors from the outset."""
     values = 0.97 * torch.rand(200_000, generator=torch.Generator().manual_seed(0))
     values[:40] = torch.linspace(1.2, 0.98, 40)
     for seed in range(3):
