@@ -402,7 +402,7 @@ class _Search:
 
     @staticmethod
     def _wide_enough(g: _Group, seen: Tensor, threshold: Tensor, failure: float) -> int | None:
-        """The narrowest block, if any, whose start holds so much of an eigenvector that rounding hides none."""
+        """The narrowest block, if any, with a share of any eigenvector that rounding does not hide."""
         width = g.block
         while width <= min(WIDEST_PROBE, g.basis.n - g.wanted):
             if (seen + 2 * g.basis.resolution(g.wanted, width, failure) <= threshold).all():
