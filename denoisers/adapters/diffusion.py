@@ -39,7 +39,8 @@ class Diffusion(nn.Module):
 
     Args:
         network: F(z, t, **condition), t (N,) the time of each image. Of a wrapped output `.sample` or the
-            first tensor is taken, of twice the channels of z the first half (the rest are variances).
+            first tensor is taken, of twice the channels of z the first half (the rest are variances). It
+            is called in the precision of its weights; all else keeps that of y.
         schedule: the levels that it was trained at, and what it is told of them.
         prediction: what F is: "epsilon", "v", "sample", "flow", "score" or "edm".
         units: (low, high), what 0 and 1 are to the network; None for latents, which stay as they are.
@@ -145,9 +146,16 @@ class Diffusion(nn.Module):
             without, with_it = self._called(torch.cat([z, z]), torch.cat([t, t]), told).chunk(2)
         return without + g * (with_it - without)
 
+    def _precision(self, z: Tensor) -> torch.dtype:
+        """That of the network's weights, where they have one."""
+        weights = self.network.parameters() if isinstance(self.network, nn.Module) else ()
+        own = {w.dtype for w in weights if w.is_floating_point()}
+        return own.pop() if len(own) == 1 else z.dtype
+
     def _called(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        told = {name: _placed(value, z) for name, value in condition.items()}
-        out = _tensor(self.network(z, t, **told), type(self.network).__name__)
+        own = z.to(self._precision(z))
+        told = {name: _placed(value, own) for name, value in condition.items()}
+        out = _tensor(self.network(own, t, **told), type(self.network).__name__).to(z.dtype)
         if out.ndim == z.ndim and out.shape[1] == 2 * z.shape[1]:
             out = out[:, : z.shape[1]]  # beside them, learned variances
         if out.shape != z.shape:

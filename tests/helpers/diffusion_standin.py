@@ -23,7 +23,8 @@ class Network(nn.Module):
     def forward(
         self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, return_dict: bool = True
     ) -> Any:
-        shift = self.text(encoder_hidden_states).tanh().mean(1) + (timestep[:, None] / 300).sin()
+        shift = self.text(encoder_hidden_states).tanh().mean(1)
+        shift = shift + (timestep[:, None] / 300).sin().to(shift.dtype)
         h = self.mid_block(self.conv_in(sample) * (1 + shift[:, :, None, None]))
         out = self.conv_out(h)
         return SimpleNamespace(sample=out) if return_dict else (out,)

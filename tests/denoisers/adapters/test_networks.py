@@ -44,6 +44,22 @@ def textbook(kind, network, told=prompt):
 KINDS = ("epsilon", "v_prediction", "sample", "flow_prediction")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_networks_in_half_precision(dtype):
+    """What surrounds the network stays in the precision of y: at little noise J is nearly all of that."""
+    for t, least in ((5, 1e-3), (T, 0.03)):
+        network = ready(Network())
+        truth = dense(from_diffusers(network, scheduler(), prompt=prompt).at(timestep=t), y)
+        half = from_diffusers(ready(Network(), dtype), scheduler(), prompt=prompt.float()).at(timestep=t)
+        image = y.float()
+        assert half(image).dtype is torch.float32
+        J = spectral.jacobian(half, image)
+        assert J.dtype is torch.float32 and J.eps >= torch.finfo(dtype).eps
+        assert (matrix(J).double() - truth).abs().max() <= least * truth.abs().max()
+        sigma_1 = spectral.top_svd(half, image, 1).values[0]
+        assert abs(sigma_1 - torch.linalg.svdvals(truth)[0]) <= least * sigma_1
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_jacobians(kind):
     network, expected = ready(Network()), textbook(kind, ready(Network()))

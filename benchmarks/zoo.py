@@ -1,0 +1,470 @@
+"""Products with the Jacobians of networks that people have, beside torch's ways, in one run.
+
+    python -m benchmarks.zoo [--write] [--networks PART ...] [--seconds 10]
+
+Networks of diffusers, deepinv, azula, monai, timm and transformers, where they are installed, with random
+weights: small in width, of the published shape otherwise, and with nothing that is zero at the start.  Each
+row is a process of its own.  J v and J' u are held against autograd in float64, and timed beside a kept vjp,
+torch.func.linearize and a fresh torch.func.jvp, interleaved with the forward pass (eval, no_grad) that they
+are measured in.  --write puts the table into docs/zoo.md.
+"""
+
+import argparse
+import functools
+import importlib.util
+import json
+import logging
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import spectral
+from benchmarks.operations import way
+from benchmarks.page import ROOT, insert, table
+from benchmarks.products import medians
+from denoisers import adapters
+from denoisers.networks import EDM, ConditionalUNet
+
+Made = tuple[Callable[[Tensor], Tensor], tuple[int, ...]]
+
+
+class Called(nn.Module):
+    """A network as a function of its first argument, or of the keyword `first`."""
+
+    def __init__(self, network: nn.Module, *others: Any, first: str | None = None, **keywords: Any) -> None:
+        super().__init__()
+        self.network, self.first, self.others, self.keywords = network, first, others, keywords
+
+    def forward(self, y: Tensor) -> Any:
+        """network(y, ...)."""
+        dtype = y.dtype
+
+        def like(value: Any) -> Any:
+            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        keywords = {name: like(value) for name, value in self.keywords.items()}
+        if self.first is not None:
+            return self.network(**{self.first: y}, **keywords)
+        return self.network(y, *(like(value) for value in self.others), **keywords)
+
+
+def _drawn(*size: int) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(3))
+
+
+def _unet2d() -> Made:
+    from diffusers import UNet2DModel
+
+    widths = (64, 64, 128, 128)
+    down = ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "DownBlock2D")
+    up = ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D")
+    network = UNet2DModel(64, block_out_channels=widths, down_block_types=down, up_block_types=up)
+    return Called(network, torch.tensor(300)), (1, 3, 64, 64)
+
+
+def _unet2d_condition() -> Made:
+    from diffusers import UNet2DConditionModel
+
+    widths = (64, 128, 128)
+    down = ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
+    up = ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D")
+    network = UNet2DConditionModel(
+        32, block_out_channels=widths, down_block_types=down, up_block_types=up, cross_attention_dim=64
+    )
+    return Called(network, torch.tensor(300), _drawn(1, 77, 64)), (1, 4, 32, 32)
+
+
+def _dit() -> Made:
+    from diffusers import DiTTransformer2DModel
+
+    network = DiTTransformer2DModel(4, 64, in_channels=4, out_channels=8, num_layers=6, sample_size=32)
+    return Called(network, timestep=torch.tensor([300]), class_labels=torch.tensor([3])), (1, 4, 32, 32)
+
+
+def _sd3() -> Made:
+    from diffusers import SD3Transformer2DModel
+
+    network = SD3Transformer2DModel(
+        32,
+        2,
+        4,
+        num_layers=4,
+        attention_head_dim=64,
+        num_attention_heads=4,
+        joint_attention_dim=64,
+        caption_projection_dim=256,
+        pooled_projection_dim=32,
+        out_channels=4,
+        pos_embed_max_size=32,
+    )
+    others = {"pooled_projections": _drawn(1, 32), "timestep": torch.tensor([300.0])}
+    return Called(network, encoder_hidden_states=_drawn(1, 77, 64), **others), (1, 4, 32, 32)
+
+
+def _flux() -> Made:
+    from diffusers import FluxTransformer2DModel
+
+    network = FluxTransformer2DModel(
+        1,
+        16,
+        num_layers=2,
+        num_single_layers=4,
+        attention_head_dim=64,
+        num_attention_heads=4,
+        joint_attention_dim=64,
+        pooled_projection_dim=32,
+        axes_dims_rope=(8, 28, 28),
+    )
+    places = torch.zeros(256, 3)
+    places[:, 1], places[:, 2] = torch.arange(256) // 16, torch.arange(256) % 16
+    others = {"txt_ids": torch.zeros(77, 3), "img_ids": places, "timestep": torch.tensor([0.3])}
+    keywords = {"encoder_hidden_states": _drawn(1, 77, 64), "pooled_projections": _drawn(1, 32)}
+    return Called(network, first="hidden_states", **keywords, **others), (1, 256, 16)
+
+
+def _pixart() -> Made:
+    from diffusers import PixArtTransformer2DModel
+
+    network = PixArtTransformer2DModel(
+        4, 64, 4, 8, num_layers=6, sample_size=32, cross_attention_dim=256, caption_channels=64
+    )
+    keywords = {"resolution": None, "aspect_ratio": None}
+    others = {"encoder_hidden_states": _drawn(1, 77, 64), "timestep": torch.tensor([300])}
+    return Called(network, added_cond_kwargs=keywords, **others), (1, 4, 32, 32)
+
+
+def _sana() -> Made:
+    from diffusers import SanaTransformer2DModel
+
+    network = SanaTransformer2DModel(
+        4,
+        4,
+        num_attention_heads=8,
+        attention_head_dim=32,
+        num_layers=4,
+        num_cross_attention_heads=4,
+        cross_attention_head_dim=64,
+        cross_attention_dim=256,
+        caption_channels=64,
+        sample_size=32,
+        patch_size=1,
+    )
+    others = {"encoder_hidden_states": _drawn(1, 77, 64), "timestep": torch.tensor([300])}
+    return Called(network, **others), (1, 4, 32, 32)
+
+
+def _autoencoder(which: str) -> Made:
+    import diffusers
+
+    blocks = {
+        "block_out_channels": (32, 64, 64),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+    }
+    if which == "decoder":
+        network = diffusers.AutoencoderKL(latent_channels=4, norm_num_groups=8, **blocks)
+        return Called(network.decoder), (1, 4, 16, 16)
+    if which == "vq":
+        network = diffusers.VQModel(latent_channels=4, norm_num_groups=8, num_vq_embeddings=64, **blocks)
+        return Called(network), (1, 3, 64, 64)
+    network = diffusers.AutoencoderKL(latent_channels=4, norm_num_groups=8, **blocks)
+    return Called(network), (1, 3, 64, 64)
+
+
+def _audio() -> Made:
+    from diffusers import UNet1DModel
+
+    network = UNet1DModel(
+        sample_size=4096,
+        in_channels=2,
+        out_channels=2,
+        extra_in_channels=16,
+        block_out_channels=(32, 32, 64, 64),
+        down_block_types=("DownBlock1DNoSkip", "DownBlock1D", "DownBlock1D", "AttnDownBlock1D"),
+        up_block_types=("AttnUpBlock1D", "UpBlock1D", "UpBlock1D", "UpBlock1DNoSkip"),
+    )
+    return Called(network, torch.tensor([300])), (1, 2, 4096)
+
+
+def _deepinv(name: str, channels: int = 1, side: int = 64, told: bool = False, **options: Any) -> Made:
+    from deepinv import models
+
+    network = getattr(models, name)(pretrained=None, **options)
+    return Called(network, 0.1) if told else Called(network), (1, channels, side, side)
+
+
+def _ram() -> Made:
+    from deepinv import models
+    from deepinv.physics import Denoising, GaussianNoise
+
+    network = models.RAM(pretrained=False)
+    physics = Denoising(GaussianNoise(0.1))
+    return Called(network, physics), (1, 1, 64, 64)
+
+
+def _azula_unet() -> Made:
+    from azula.nn.unet import UNet
+
+    network = UNet(3, 3, mod_features=32, hid_channels=(32, 64, 128), hid_blocks=(2, 2, 2))
+    return Called(network, _drawn(1, 32)), (1, 3, 64, 64)
+
+
+def _azula_vit() -> Made:
+    from azula.nn.vit import ViT
+
+    network = ViT(3, 3, mod_features=32, hid_channels=256, hid_blocks=4, attention_heads=4, patch_size=(4, 4))
+    return Called(network, _drawn(1, 32)), (1, 3, 64, 64)
+
+
+def _monai(name: str, side: int = 32, **options: Any) -> Made:
+    from monai.networks import nets
+
+    network = getattr(nets, name)(**options)
+    return Called(network), (1, 1, side, side, side)
+
+
+def _monai_diffusion() -> Made:
+    from monai.networks.nets import DiffusionModelUNet
+
+    network = DiffusionModelUNet(
+        2, 1, 1, channels=(32, 64, 64), attention_levels=(False, True, True), num_res_blocks=1, num_head_channels=32
+    )
+    return Called(network, torch.tensor([300])), (1, 1, 64, 64)
+
+
+def _vit() -> Made:
+    import timm
+
+    network = timm.create_model("vit_tiny_patch16_224", img_size=128, num_classes=0, global_pool="")
+    return Called(network), (1, 3, 128, 128)
+
+
+def _swin2sr() -> Made:
+    from transformers import Swin2SRConfig, Swin2SRForImageSuperResolution
+
+    settings = Swin2SRConfig(
+        image_size=48, embed_dim=48, depths=[2, 2], num_heads=[4, 4], num_channels=1, upscale=1, upsampler=""
+    )
+    return Called(Swin2SRForImageSuperResolution(settings)), (1, 1, 48, 48)
+
+
+def _edm() -> Made:
+    return Called(EDM(), sigma=0.1), (1, 1, 80, 80)
+
+
+def _conditional(side: int = 80) -> Made:
+    return Called(ConditionalUNet(), sigma=0.1), (1, 1, side, side)
+
+
+def _adapted() -> Made:
+    from diffusers import DDPMScheduler
+
+    network, size = _unet2d()
+    assert isinstance(network, Called)
+    return adapters.from_diffusers(network.network, DDPMScheduler()).at(timestep=300), size
+
+
+UNET3D = {"spatial_dims": 3, "in_channels": 1, "out_channels": 1, "channels": (16, 32, 64), "strides": (2, 2)}
+SWIN = {"in_channels": 1, "out_channels": 1, "feature_size": 12, "spatial_dims": 3}
+
+NETWORKS: dict[str, tuple[str, Callable[[], Made]]] = {
+    "conditional UNet": ("denoisers", _conditional),
+    "conditional UNet, 256": ("denoisers", lambda: _conditional(256)),
+    "EDM UNet": ("denoisers", _edm),
+    "UNet2DModel": ("diffusers", _unet2d),
+    "UNet2DModel, adapted": ("diffusers", _adapted),
+    "UNet2DConditionModel": ("diffusers", _unet2d_condition),
+    "DiT": ("diffusers", _dit),
+    "PixArt": ("diffusers", _pixart),
+    "SD3": ("diffusers", _sd3),
+    "Flux": ("diffusers", _flux),
+    "Sana": ("diffusers", _sana),
+    "AutoencoderKL": ("diffusers", lambda: _autoencoder("kl")),
+    "AutoencoderKL's decoder": ("diffusers", lambda: _autoencoder("decoder")),
+    "VQModel": ("diffusers", lambda: _autoencoder("vq")),
+    "UNet1DModel, audio": ("diffusers", _audio),
+    "DnCNN": ("deepinv", lambda: _deepinv("DnCNN", in_channels=1, out_channels=1)),
+    "DRUNet": (
+        "deepinv",
+        lambda: _deepinv("DRUNet", told=True, in_channels=1, out_channels=1, nc=[32, 64, 128, 128]),
+    ),
+    "GSDRUNet": (
+        "deepinv",
+        lambda: _deepinv("GSDRUNet", told=True, in_channels=1, out_channels=1, nc=[32, 64, 64, 64]),
+    ),
+    "SwinIR": (
+        "deepinv",
+        lambda: _deepinv(
+            "SwinIR", in_chans=1, img_size=64, embed_dim=60, depths=[2, 2], num_heads=[6, 6], upsampler=None
+        ),
+    ),
+    "SCUNet": ("deepinv", lambda: _deepinv("SCUNet", in_nc=1, config=[2, 2, 2, 2, 2, 2, 2], dim=32)),
+    "Restormer": (
+        "deepinv",
+        lambda: _deepinv("Restormer", in_channels=1, out_channels=1, dim=24, num_blocks=(2, 2, 2, 2)),
+    ),
+    "DiffUNet": (
+        "deepinv",
+        lambda: _deepinv("DiffUNet", told=True, channels=3, in_channels=3, out_channels=3),
+    ),
+    "RAM": ("deepinv", _ram),
+    "azula UNet": ("azula", _azula_unet),
+    "azula ViT": ("azula", _azula_vit),
+    "monai UNet, 3-D": ("monai", lambda: _monai("UNet", **UNET3D)),
+    "monai SwinUNETR, 3-D": ("monai", lambda: _monai("SwinUNETR", **SWIN)),
+    "monai DiffusionModelUNet": ("monai", _monai_diffusion),
+    "timm ViT": ("timm", _vit),
+    "Swin2SR": ("transformers", _swin2sr),
+}
+
+
+def build(name: str) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """A network in eval mode with nothing at zero, and an input."""
+    torch.manual_seed(0)
+    function, size = NETWORKS[name][1]()
+    assert isinstance(function, nn.Module)
+    function.eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(1)
+    for weight in function.parameters():
+        if weight.ndim > 1 and float(weight.abs().max()) == 0:
+            weight.copy_(torch.randn(weight.shape, generator=generator) / weight[0].numel() ** 0.5)
+    return function, torch.rand(size, generator=torch.Generator().manual_seed(0))
+
+
+def first(output: Any) -> Tensor:
+    """The tensor that `spectral.jacobian` takes of a wrapped output."""
+    if isinstance(output, Tensor):
+        return output
+    found = getattr(output, "sample", None)
+    if isinstance(found, Tensor):
+        return found
+    values = output.values() if hasattr(output, "values") else output
+    return next(value for value in values if isinstance(value, Tensor))
+
+
+def row(name: str, seconds: float) -> list[str]:
+    """Network, way, error, forward pass in ms, then products in forward passes."""
+    function, y = build(name)
+    module = function
+    assert isinstance(module, nn.Module)
+
+    def f(x: Tensor) -> Tensor:
+        return first(module(x))
+
+    with torch.no_grad():
+        size = f(y).shape
+    v = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    u = torch.randn(size, generator=torch.Generator().manual_seed(2))
+    J = spectral.jacobian(module, y)
+    ours = J.apply(v.view(1, -1)), J.apply_transpose(u.view(1, -1))
+    x = y.clone().requires_grad_()
+    output = f(x)
+
+    def kept() -> Tensor:
+        return torch.autograd.grad(output, x, u, retain_graph=True)[0]
+
+    ways: dict[str, Callable[[], Tensor]] = {"kept vjp": kept}
+    for label, make in {
+        "linearize": lambda: torch.func.linearize(f, y)[1],
+        "jvp": lambda: lambda v: torch.func.jvp(f, (y,), (v,))[1],
+    }.items():
+        try:
+            with sdpa_kernel(SDPBackend.MATH):  # the one form of attention that torch differentiates forwards
+                call = make()
+                call(v)
+        except Exception:
+            continue
+        ways[label] = functools.partial(_plainly, call, v)
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return f(y)
+
+    calls = [forward, lambda: J.apply(v.view(1, -1)), lambda: J.apply_transpose(u.view(1, -1)), *ways.values()]
+    unit, forwards, back, *others = medians(calls, seconds)
+    by = dict(zip(ways, others, strict=True))
+    told = {label: f"{by[label] / unit:.2f}" if label in by else "fails" for label in ("kept vjp", "linearize", "jvp")}
+    best = min(by[label] for label in by if label != "kept vjp") if len(by) > 1 else None
+    del output
+    error = _error(name, J.dtype, v, u, ours)
+    return [
+        name,
+        way(J),
+        error,
+        f"{1e3 * unit:.1f}",
+        f"{forwards / unit:.2f}",
+        "" if best is None else f"{forwards / best:.2f}",
+        f"{back / unit:.2f}",
+        f"{back / by['kept vjp']:.2f}",
+        *told.values(),
+    ]
+
+
+def _plainly(call: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+    with sdpa_kernel(SDPBackend.MATH):
+        return call(v)
+
+
+def _error(name: str, dtype: torch.dtype, v: Tensor, u: Tensor, ours: tuple[Tensor, Tensor]) -> str:
+    """The larger relative error of J v and J' u against autograd in float64; J v by two passes back."""
+    function, y = build(name)
+    assert isinstance(function, nn.Module)
+    function.double()
+    x = y.double().requires_grad_()
+    with sdpa_kernel(SDPBackend.MATH):
+        output = first(function(x))
+    w = torch.zeros_like(output, requires_grad=True)
+    (pull,) = torch.autograd.grad(output, x, w, create_graph=True)
+    true = torch.autograd.grad(pull, w, v.double())[0], torch.autograd.grad(output, x, u.double())[0]
+    return f"{max(float((a.double().flatten() - t.flatten()).norm() / t.norm()) for a, t in zip(ours, true, strict=True)):.0e}"
+
+
+HEAD = [
+    *("network", "way", "error", "forward, ms", "**J v**", "to torch's best", "**J' u**", "to a kept vjp"),
+    *("kept vjp J' u", "linearize J v", "jvp J v"),
+]
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/zoo.md")
+    parser.add_argument("--networks", nargs="+", default=[""], help="parts of the names to take")
+    parser.add_argument("--seconds", type=float, default=10, help="to spend on the times of a network, about")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.row:
+        print(json.dumps(row(options.row, options.seconds)))
+        return
+    rows = []
+    for name, (package, _) in NETWORKS.items():
+        if not any(part in name for part in options.networks):
+            continue
+        if importlib.util.find_spec(package) is None:
+            rows.append([name, f"{package} is not installed", *[""] * (len(HEAD) - 2)])
+            continue
+        command = [sys.executable, "-m", "benchmarks.zoo", "--row", name, "--seconds", str(options.seconds)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        if done.returncode:
+            reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "killed"
+            rows.append([name, f"fails: {reason[:150]}".replace("|", "/"), *[""] * (len(HEAD) - 2)])
+        else:
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+        print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+    threads = torch.get_num_threads()
+    text = f"torch {torch.__version__}, {threads} threads, float32.\n\n{table(HEAD, rows)}"
+    print(text)
+    if options.write:
+        insert(ROOT / "docs/zoo.md", "zoo", text)
+
+
+if __name__ == "__main__":
+    main()
