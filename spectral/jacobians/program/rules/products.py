@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spectral.jacobians.program.rules.base import Seen, named, rule
-from spectral.jacobians.program.steps import Leading, Step, aten, cast, unchanged, within
+from spectral.jacobians.program.steps import Leading, Step, aten, cast, within
 
 
 @dataclass
@@ -52,7 +52,9 @@ class Matmul:
         return replace(self, left=left, right=self.right if first else self.right.new_empty(0))
 
     def select(self, index: Tensor, n: int) -> Matmul | None:
-        """That of some inputs, each with its heads, where a stack of matrices counts them."""
+        """That of some inputs: rows, beside a matrix of weights; or a stack of matrices, each with heads."""
+        if self.reached == (True, False) and self.right.ndim == 2:
+            return self
         factors = [t for t in (self.left, self.right) if t.numel()]
         if not all(t.ndim == 3 and len(t) % n == 0 for t in factors):
             return None
@@ -105,9 +107,6 @@ class LogSoftmax(Softmax):
 
 @rule(aten.mm.default, aten.bmm.default)
 def _product(seen: Seen) -> Step | None:
-    if seen.target is aten.mm.default and len(seen.factors) == 1:
-        rows = unchanged if seen.reaches(seen.args[0]) else None
-        return seen.linear(seen.operation(), narrow=rows)
     return _of_factors(seen, *seen.args[:2])
 
 
@@ -115,6 +114,8 @@ def _of_factors(seen: Seen, left: Tensor, right: Tensor, scale: float = 1.0) -> 
     """The product of two matrices, unless they are one and the same."""
     if left is right:
         return None
+    if not left.layout is right.layout is torch.strided:  # of a sparse matrix torch knows the way back
+        return seen.linear(seen.operation(aten.mm.default, (left, right))) if scale == 1 else None
     reached = seen.reaches(left), seen.reaches(right)
     return Matmul(seen.inputs, seen.output, seen.hold(left), seen.hold(right), reached, scale)
 
@@ -126,9 +127,6 @@ def _affine(seen: Seen) -> Step | None:
     scale = seen.given(4, "alpha", 1)
     if seen.reaches(bias) or isinstance(scale, complex):
         return None
-    if seen.target is aten.addmm.default and sum(map(seen.reaches, factors)) == 1 and scale == 1:
-        rows = unchanged if seen.reaches(factors[0]) else None
-        return seen.linear(seen.operation(aten.mm.default, tuple(factors)), narrow=rows)
     return _of_factors(seen, factors[0], factors[1], float(scale))
 
 
