@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import torch
@@ -154,20 +155,16 @@ def _narrow(seen: Seen, target: Any) -> Narrow | None:
     return unchanged if target in _INSIDE and _axis(seen) % axes else None
 
 
+_SPLITTING = {aten.unbind.int, aten.split.Tensor, aten.split_with_sizes.default, aten.unsafe_split.Tensor}
+
+
 # Operations along one axis, their second argument, or third for those that cut first.
-_INSIDE = {
-    aten.squeeze.dim,
-    aten.select.int,
-    aten.slice.Tensor,
-    aten.unbind.int,
-    aten.split.Tensor,
-    aten.split_with_sizes.default,
-}
+_INSIDE = {aten.squeeze.dim, aten.select.int, aten.slice.Tensor, *_SPLITTING}
 
 
 def _axis(seen: Seen) -> int:
     """The axis of an operation along one, by default the first."""
-    cuts = seen.target in (aten.split.Tensor, aten.split_with_sizes.default)
+    cuts = seen.target in _SPLITTING - {aten.unbind.int}
     return int(seen.given(2 if cuts else 1, "dim", 0))
 
 
@@ -180,6 +177,47 @@ def _reshaped(shape: list[int], function: Operation, n: int, m: int) -> Operatio
 def _dim(seen: Seen) -> int:
     """The axis along which an operation slices or concatenates."""
     return int(seen.given(1, "dim", 0))
+
+
+_CUTTING = {aten.select.int, aten.slice.Tensor, *_SPLITTING}
+
+
+def _put_back(seen: Seen) -> Back:
+    """Into zeros, where an operation along one axis took it from."""
+    axis, length = _axis(seen), seen.sizes[0][_axis(seen)]
+    if seen.target in (aten.select.int, aten.unbind.int):
+        index = seen.entry if seen.target is aten.unbind.int else int(seen.given(2, "index"))
+        return lambda g, sizes: (aten.select_backward(g, sizes[0], axis, index),)
+    if seen.target is aten.slice.Tensor:
+        start, end, step = (seen.given(2 + i, name) for i, name in enumerate(("start", "end", "step")))
+        within = range(length)[slice(start, end, step)]
+        start, end, step = within.start, within.stop, within.step
+    else:
+        assert seen.entry is not None
+        given, step = seen.args[1], 1
+        if seen.target in (aten.split.Tensor, aten.unsafe_split.Tensor):
+            start, end = seen.entry * given, min((seen.entry + 1) * given, length)
+        else:
+            start = sum(given[: seen.entry])
+            end = start + given[seen.entry]
+    return lambda g, sizes: (aten.slice_backward(g, sizes[0], axis, start, end, step),)
+
+
+def _spread(seen: Seen) -> Back:
+    """Over all that a sum or a mean was taken of."""
+    size = seen.sizes[0]
+    axes = sorted(axis % len(size) for axis in seen.given(1, "dim"))
+    kept = seen.given(2, "keepdim", False)
+    share = 1.0
+    if seen.target is aten.mean.dim:
+        share /= math.prod(size[axis] for axis in axes)
+
+    def spread(g: Tensor, sizes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
+        for axis in () if kept else axes:
+            g = g.unsqueeze(axis)
+        return ((g if share == 1 else share * g).expand(sizes[0]),)
+
+    return spread
 
 
 def _back(seen: Seen, images: bool) -> Back | None:
@@ -195,11 +233,18 @@ def _back(seen: Seen, images: bool) -> Back | None:
         ndim = max(len(seen.sizes[0]), 1)
         first, second = (d % ndim for d in args[1:])
         return lambda g, sizes: (g.transpose(first, second) if sizes[0] else g,)
+    if target in (aten.cat.default, aten.stack.default) and len(args[0]) == len(seen.inputs):
+        dim = _dim(seen)
+        if target is aten.stack.default:
+            return lambda g, sizes: g.unbind(dim)
+        if all(len(size) == seen.like.ndim for size in seen.sizes):  # torch lets empty ones of one axis pass
+            return lambda g, sizes: g.split([size[dim] for size in sizes], dim)
+    if target in _CUTTING and seen.sizes[0] and seen.like.dtype == seen.primals[0].dtype:
+        return _put_back(seen)
+    if target in (aten.mean.dim, aten.sum.dim_IntList) and seen.given(1, "dim"):
+        return _spread(seen)
     if not images:
         return None
-    if target is aten.cat.default and len(args[0]) == len(seen.inputs):
-        dim = _dim(seen)
-        return lambda g, sizes: g.split([size[dim] for size in sizes], dim)
     if target is aten.avg_pool2d.default:
         given: list[Any] = [*args[1:]]
         given += [[], [0, 0], False, True, None][len(given) - 1 :]
