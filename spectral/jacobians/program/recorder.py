@@ -18,6 +18,7 @@ from spectral.jacobians.program.passes import needed, rewritten, straightened
 from spectral.jacobians.program.program import Program
 from spectral.jacobians.program.rules import PROMOTING, RULES, Seen
 from spectral.jacobians.program.rules.attention import Attention
+from spectral.jacobians.program.rules.deviations import WeightedSum
 from spectral.jacobians.program.rules.kinds import BY_INDEX, JUMPING, SHAPES_ALONE, STRAIGHT_THROUGH
 from spectral.jacobians.program.rules.norms import Norm
 from spectral.jacobians.program.rules.pointwise import Sum
@@ -538,7 +539,9 @@ class Recorder(Trace):
             alike, entries = (seen.target, *step.geometry), [*entries, step.weight.numel()]
         if isinstance(step, Attention):  # the plain form has weights
             entries.append(step.weights.size.numel())
-        if alike in self._tried or (max(entries) > TRIED and not isinstance(step, (Norm, Gather))):
+        if alike in self._tried or (
+            max(entries) > TRIED and not isinstance(step, (Norm, WeightedSum, Gather))
+        ):
             return True
         primals = tuple(x.clone() if x.is_inference() else x for x in seen.primals)
         if seen.promoted:

@@ -7,6 +7,7 @@ line here.  Steps that a rule makes are tried where they are recorded (`recorder
     pointwise     t -> s t;  t_1, t_2 -> a t_1 + b t_2;  t_1, t_2 -> s_1 t_1 + s_2 t_2;
                   t -> a + b of s t = (a, b)
     norms         t -> s (t - mean t - z mean(z t)), z the normalised input
+    deviations    t -> sum w t
     products      t_1, t_2 -> t_1 x_2 + x_1 t_2;  t -> s (t - sum s t);  t -> t - sum s t
     attention     t_q, t_k, t_v -> P t_v + (P o t_S) v - r o
     pooling       t -> t[where the maximum was]
@@ -16,6 +17,7 @@ line here.  Steps that a rule makes are tried where they are recorded (`recorder
 from spectral.jacobians.program.rules import (
     attention,
     convolutions,
+    deviations,
     norms,
     pointwise,
     pooling,
@@ -30,6 +32,7 @@ __all__ = [
     "Seen",
     "attention",
     "convolutions",
+    "deviations",
     "norms",
     "pointwise",
     "pooling",

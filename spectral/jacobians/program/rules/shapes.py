@@ -233,6 +233,8 @@ def _back(seen: Seen, images: bool) -> Back | None:
         ndim = max(len(seen.sizes[0]), 1)
         first, second = (d % ndim for d in args[1:])
         return lambda g, sizes: (g.transpose(first, second) if sizes[0] else g,)
+    if target is aten.expand.default:
+        return lambda g, sizes: (g.sum_to_size(sizes[0]),)
     if target in (aten.cat.default, aten.stack.default) and len(args[0]) == len(seen.inputs):
         dim = _dim(seen)
         if target is aten.stack.default:
