@@ -71,20 +71,28 @@ class Pointwise:
     slopes: tuple[Tensor, Tensor]
     sizes: tuple[torch.Size, torch.Size]
     output_size: torch.Size
-
-    @property
-    def leading(self) -> Leading:
-        """Sizes are aligned at their ends: with as many axes each, one more in front changes nothing."""
-        return "free" if all(len(size) == len(self.output_size) for size in self.sizes) else "mapped"
+    leading: Leading = "free"
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """s_1 t_1 + s_2 t_2."""
-        (s, r), (t, u) = self.slopes, tangents
+        (s, r), (t, u) = self.slopes, map(self._aligned, tangents, self.sizes)
         return s * t + r * u
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """The conjugates of s_1 g and s_2 g, summed over what was broadcast."""
-        return tuple(_summed(s.conj() * g, size) for s, size in zip(self.slopes, self.sizes, strict=True))
+        lead = g.shape[: g.ndim - len(self.output_size)]
+        parts = zip(self.slopes, self.sizes, strict=True)
+        return tuple(_summed(s.conj() * g, self._whole(size)).reshape((*lead, *size)) for s, size in parts)
+
+    def _whole(self, size: torch.Size) -> torch.Size:
+        """A size with as many axes as the output's."""
+        return torch.Size((*[1] * (len(self.output_size) - len(size)), *size))
+
+    def _aligned(self, t: Tensor, size: torch.Size) -> Tensor:
+        """t (..., *size), whose axes in front stay in front of what it is broadcast to."""
+        if len(size) == len(self.output_size):
+            return t
+        return t.reshape((*t.shape[: t.ndim - len(size)], *self._whole(size)))
 
     def to(self, dtype: torch.dtype) -> Pointwise:
         """The slopes in another precision."""
@@ -93,7 +101,8 @@ class Pointwise:
 
     def select(self, index: Tensor, n: int) -> Pointwise | None:
         """With the slopes of some inputs."""
-        if self.leading != "free" or not all(counts(size, n) for size in (*self.sizes, self.output_size)):
+        axes = len(self.output_size)
+        if not all(len(size) == axes and counts(size, n) for size in (*self.sizes, self.output_size)):
             return None
         first, second = (s[index] for s in self.slopes)
         sizes = some(self.sizes[0], index), some(self.sizes[1], index)
@@ -199,6 +208,16 @@ def _relu(seen: Seen) -> Step:
     return Diagonal(seen.inputs, seen.output, gate(x), x.shape)
 
 
+@rule(aten._prelu_kernel.default)
+def _parametric(seen: Seen) -> Step | None:
+    """x where it is positive, w x elsewhere."""
+    x, weight = seen.args
+    if not seen.first_alone:
+        return None
+    slope = torch.where(x > 0, torch.ones((), dtype=x.dtype, device=x.device), weight)
+    return Diagonal(seen.inputs, seen.output, in_channels_last(slope), x.shape)
+
+
 @rule(aten.glu.default)
 def _gated(seen: Seen) -> Step:
     """x_1 sigmoid(x_2), halves of x: its slopes are sigmoid(x_2) and x_1 sigmoid'(x_2)."""
@@ -218,8 +237,9 @@ def _scale(seen: Seen) -> Step | None:
         return _pair(seen)
     (x,), (left, right) = seen.primals, seen.args
     divides = seen.target is aten.div.Tensor
-    if divides and not seen.reaches(left):  # c / x
-        return None
+    if divides and not seen.reaches(left):  # c / x, whose slope is - c / x^2
+        y = x.to(seen.like.dtype).resolve_conj().resolve_neg()
+        return Diagonal(seen.inputs, seen.output, -torch.as_tensor(left) / y.square(), x.shape)
     other = right if seen.reaches(left) else left
     constant = torch.as_tensor(other, dtype=seen.like.dtype, device=x.device)
     constant = constant.resolve_conj().resolve_neg()
@@ -234,10 +254,7 @@ def _pair(seen: Seen) -> Step | None:
     if len(seen.inputs) == 1:
         return None if divides else Diagonal(seen.inputs, seen.output, 2 * x, x.shape)
     slopes = (1 / y, -x / y.square()) if divides else (seen.hold(y), seen.hold(x))
-    sizes = seen.sizes[0], seen.sizes[1]
-    if len({len(seen.like.shape), *map(len, sizes)}) > 1:
-        return None
-    return Pointwise(seen.inputs, seen.output, slopes, sizes, seen.like.shape)
+    return Pointwise(seen.inputs, seen.output, slopes, (seen.sizes[0], seen.sizes[1]), seen.like.shape)
 
 
 @rule(*named("mul", "div", overload="Scalar"), promotes=True)
