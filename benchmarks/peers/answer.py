@@ -1,11 +1,13 @@
 """What a way to a spectrum answers, whatever it is."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Network = Callable[[Tensor], Tensor]  # (N, C, H, W) -> (N, C, H, W), image by image
 
@@ -38,6 +40,11 @@ class Answer:
     def load(cls, path: Path) -> "Answer":
         """Read what `save` wrote."""
         return cls(**torch.load(path))
+
+
+def forward_mode() -> AbstractContextManager[None]:
+    """Attention in its plain form: torch's fast kernels have no forward mode, and all who use it switch them off."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def random_rows(k: int, y: Tensor, seed: int = 0) -> Tensor:

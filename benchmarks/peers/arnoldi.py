@@ -11,7 +11,7 @@ wanted.
 import torch
 from torch import Tensor
 
-from benchmarks.peers.answer import Answer, Network, random_rows
+from benchmarks.peers.answer import Answer, Network, forward_mode, random_rows
 
 
 def arnoldi(f: Network, y: Tensor, k: int, steps: int = 60) -> Answer:
@@ -23,7 +23,8 @@ def arnoldi(f: Network, y: Tensor, k: int, steps: int = 60) -> Answer:
     Q[0] /= torch.linalg.vector_norm(Q[0])
     for j in range(steps):
         v = Q[j].real.to(y.dtype).reshape(y.shape)
-        w = torch.func.jvp(f, (y,), (v,))[1].flatten().to(Q.dtype)
+        with forward_mode():
+            w = torch.func.jvp(f, (y,), (v,))[1].flatten().to(Q.dtype)
         for i in range(j + 1):
             H[i, j] = torch.vdot(Q[i], w)
             w = w - H[i, j] * Q[i]

@@ -1,6 +1,6 @@
 """The networks, each at one noisy image, in float32 or float64.
 
-`photos`: the shipped network, 48x48 grey pixels of the shipped photograph, sigma 0.15.
+`photos`: the shipped network, 40x40 grey pixels of the shipped photograph, sigma 0.15.
 `unet`: a diffusion UNet in colour at 64x64, sigma 0.2, as y -> E[x | y]: diffusers' UNet2DModel where
 that package is there, this project's ConditionalUNet elsewhere.  It is trained here for a few minutes,
 once, on crops of the shipped photograph in two random colours, and kept in runs/peers: no good denoiser,
@@ -24,7 +24,7 @@ from denoisers.adapters import from_diffusers
 from denoisers.images.folder import photograph
 from denoisers.networks import ConditionalUNet
 
-SIDE, SMALL, SIGMA, STEPS, BATCH = 64, 48, {"photos": 0.15, "unet": 0.2}, 200, 4
+SIDE, SMALL, SIGMA, STEPS, BATCH = 64, 40, {"photos": 0.15, "unet": 0.2}, 200, 4
 KEPT = ROOT / "runs/peers"
 
 

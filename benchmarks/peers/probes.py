@@ -10,7 +10,7 @@ some at a time.
 import torch
 from torch import Tensor
 
-from benchmarks.peers.answer import Answer, Network
+from benchmarks.peers.answer import Answer, Network, forward_mode
 
 AT_ONCE = 4
 
@@ -18,9 +18,10 @@ AT_ONCE = 4
 def probes(f: Network, y: Tensor, number: int) -> Answer:
     """The mean over `number` probes."""
     generator, total = torch.Generator().manual_seed(0), 0.0
-    images = y.expand(AT_ONCE, *y.shape[1:])
+    images = y.repeat(AT_ONCE, 1, 1, 1)
     for _ in range(number // AT_ONCE):
         z = torch.randn(images.shape, generator=generator)
-        total += (z * torch.func.jvp(f, (images,), (z,))[1]).sum().item()
+        with forward_mode():
+            total += (z * torch.func.jvp(f, (images,), (z,))[1]).sum().item()
     spent = number // AT_ONCE * AT_ONCE
     return Answer(torch.tensor(total / spent, dtype=torch.float64), spent)

@@ -15,7 +15,7 @@ early where entries of unit vectors, 1 / d^(1/2) in the mean, are near 1e-3 them
 import torch
 from torch import Tensor
 
-from benchmarks.peers.answer import Answer, Network, random_rows
+from benchmarks.peers.answer import Answer, Network, forward_mode, random_rows
 
 LEAST, TOLERANCE = 10, 1e-3
 
@@ -27,7 +27,8 @@ def pullback(f: Network, y: Tensor, k: int, steps: int = 50) -> Answer:
     a, taken = torch.zeros((), dtype=y.dtype), 0
     for step in range(steps):
         before = V
-        U = torch.func.jacfwd(lambda a, V=V: f(y + a * V))(a)
+        with forward_mode():
+            U = torch.func.jacfwd(lambda a, V=V: f(y + a * V))(a)
         pulled = torch.autograd.functional.jacobian(lambda x, U=U: (U * f(x)).flatten(1).sum(1), y)
         _, squares, rows = torch.linalg.svd(pulled.reshape(k, -1), full_matrices=False)
         V, taken = rows.reshape(V.shape), step + 1
