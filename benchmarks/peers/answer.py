@@ -43,7 +43,7 @@ class Answer:
 
 
 def forward_mode() -> AbstractContextManager[None]:
-    """Attention in its plain form: torch's fast kernels have no forward mode, and all who use it switch them off."""
+    """Attention in its plain form: torch's fast kernels have no forward mode."""
     return sdpa_kernel(SDPBackend.MATH)
 
 

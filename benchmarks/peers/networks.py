@@ -91,6 +91,10 @@ def _diffusers() -> nn.Module:
         down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
     )
+    for part in model.modules():
+        # Behind attention maps lie in another order, of which torch's group norm has no forward mode.
+        if isinstance(part, nn.GroupNorm):
+            part.register_forward_pre_hook(lambda _, inputs: tuple(x.contiguous() for x in inputs))
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from spectral.errors import OptionError, ShapeError
@@ -39,6 +40,19 @@ class Compression(Derived):
         super().__init__(A, spaces=(spaces[0], spaces[1]), symmetric=A.symmetric and inputs is outputs)
         self.inputs = None if inputs is None else inputs.to(A.dtype)
         self.outputs = self.inputs if inputs is outputs else None if outputs is None else outputs.to(A.dtype)
+
+    def projected(self, seed: int) -> Tensor:
+        """A random vector's part in what inputs, and outputs, are restricted to: it tells restrictions apart."""
+        generator = torch.Generator().manual_seed(seed)
+        parts = []
+        for part in (self.inputs, self.outputs):
+            if part is not None:
+                z = torch.randn(
+                    *self.batch, 1, part.n, generator=generator, dtype=torch.float64, device="cpu"
+                )
+                z = z.to(self.device, self.dtype)
+                parts.append(part.embed(part.coordinates(z)))
+        return torch.cat(parts, dim=-1) if parts else torch.zeros(0)
 
     def _apply(self, V: Tensor) -> Tensor:
         W = self.A.apply(V if self.inputs is None else self.inputs.embed(V))

@@ -272,6 +272,13 @@ def test_start_checkpoint_and_precision(network, image, tmp_path):
     with pytest.raises(CheckpointError, match="other products"):
         other = options | {"mask": mask.flip(0)}
         spectral.top_eigs(network, y, method="lanczos", checkpoint=path, **other)
+    near = torch.zeros(1, 192, dtype=torch.float64)
+    near[0, 0] = 0.01  # so little another constraint that products hardly tell
+    near = options | {"orthogonal_to": image[1:] + near.reshape(1, 3, 8, 8)}
+    with pytest.raises(CheckpointError, match="another"):
+        spectral.top_eigs(network, y, method="lanczos", checkpoint=path, **near)
+    with pytest.raises(CheckpointError, match="size"):
+        spectral.top_eigs(network, y, method="lanczos", checkpoint=path, k=4)
     coarse = spectral.top_eigs(network, y, precision="float32", **options)
     torch.testing.assert_close(coarse.values, cold.values, atol=1e-5, rtol=0)
     assert coarse.restriction == cold.restriction
