@@ -42,7 +42,7 @@ class Compression(Derived):
         self.outputs = self.inputs if inputs is outputs else None if outputs is None else outputs.to(A.dtype)
 
     def projected(self, seed: int) -> Tensor:
-        """A random vector's part in what inputs, and outputs, are restricted to: it tells restrictions apart."""
+        """A random vector's part in what vectors are restricted to: it tells restrictions apart."""
         generator = torch.Generator().manual_seed(seed)
         parts = []
         for part in (self.inputs, self.outputs):

@@ -38,7 +38,8 @@ class Checkpoint:
 
     Args:
         path: the file; where there is one already, the search in it is resumed.
-        A: the operator, which the file must belong to: a product with a fixed vector tells (one product).
+        A: the operator, which the file must belong to: a product with a fixed vector tells (one product), and
+            what a fixed vector leaves of it by a mask or constraints.
         solver: the kind of search, which must be the same.
     """
 
@@ -102,7 +103,7 @@ class Checkpoint:
         if not self.path.exists():
             return []
         tensors, meta = storage.read(self.path, KIND)
-        sample, place = tensors.pop("sample").to(self.sample), tensors.pop("place").to(self.place)
+        sample, place = tensors.pop("sample").to(self.sample), tensors.pop("place", self.place[:0])
         kind = meta["solver"], meta["target"].get("which"), tuple(sample.shape)
         here = self.solver, question["which"], tuple(self.sample.shape)
         if kind != here:
@@ -115,8 +116,7 @@ class Checkpoint:
                 f"{self.path} belongs to another model or image, with other products: give another path"
             )
         # One pixel among 10^5 hardly shows in a product.
-        same = place.shape == self.place.shape and torch.allclose(place, self.place, rtol=0, atol=1e-3)
-        if not same:
+        if place.shape != self.place.shape or not torch.allclose(place.to(self.place), self.place, 0, 1e-3):
             raise CheckpointError(f"{self.path} belongs to another mask or constraints: give another path")
         groups: list[dict[str, Any]] = meta["groups"]
         held = [
