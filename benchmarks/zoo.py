@@ -234,7 +234,13 @@ def _monai_diffusion() -> Made:
     from monai.networks.nets import DiffusionModelUNet
 
     network = DiffusionModelUNet(
-        2, 1, 1, channels=(32, 64, 64), attention_levels=(False, True, True), num_res_blocks=1, num_head_channels=32
+        2,
+        1,
+        1,
+        channels=(32, 64, 64),
+        attention_levels=(False, True, True),
+        num_res_blocks=1,
+        num_head_channels=32,
     )
     return Called(network, torch.tensor([300])), (1, 1, 64, 64)
 
@@ -387,10 +393,18 @@ def row(name: str, seconds: float) -> list[str]:
         with torch.no_grad():
             return f(y)
 
-    calls = [forward, lambda: J.apply(v.view(1, -1)), lambda: J.apply_transpose(u.view(1, -1)), *ways.values()]
+    calls = [
+        forward,
+        lambda: J.apply(v.view(1, -1)),
+        lambda: J.apply_transpose(u.view(1, -1)),
+        *ways.values(),
+    ]
     unit, forwards, back, *others = medians(calls, seconds)
     by = dict(zip(ways, others, strict=True))
-    told = {label: f"{by[label] / unit:.2f}" if label in by else "fails" for label in ("kept vjp", "linearize", "jvp")}
+    told = {
+        label: f"{by[label] / unit:.2f}" if label in by else "fails"
+        for label in ("kept vjp", "linearize", "jvp")
+    }
     best = min(by[label] for label in by if label != "kept vjp") if len(by) > 1 else None
     del output
     error = _error(name, J.dtype, v, u, ours)

@@ -13,9 +13,9 @@ the float64 solves before.
 import argparse
 import json
 import math
+import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ from benchmarks.peers.answer import Answer, Network
 from benchmarks.peers.arnoldi import arnoldi
 from benchmarks.peers.differences import differences
 from benchmarks.peers.measure import Truth
-from benchmarks.peers.networks import network
+from benchmarks.peers.networks import KEPT, network
 from benchmarks.peers.probes import probes
 from benchmarks.peers.pullback import pullback
 from benchmarks.peers.svds import by_svds
@@ -77,12 +77,18 @@ def one(way: str, name: str, size: int, path: Path) -> dict[str, float]:
 
 
 def asked(way: str, name: str, size: int) -> tuple[Answer, list[str]]:
-    """The answer of a process of its own, and its cells: products, seconds, forward passes, memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "answer.pt"
+    """The answer of a process of its own, and its cells: products, seconds, forward passes, memory.
+
+    It is kept in runs/peers until the table is done, so that an interrupted run goes on.
+    """
+    path = kept(way, name, size)
+    costs = path.with_suffix(".json")
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "benchmarks.peers", "--one", way, name, str(size), str(path)]
-        told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
-        answer = Answer.load(path)
+        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        costs.write_text(said.splitlines()[-1])
+    answer, told = Answer.load(path), json.loads(costs.read_text())
     print(way, told, file=sys.stderr)
     return answer, [
         str(answer.products),
@@ -90,6 +96,11 @@ def asked(way: str, name: str, size: int) -> tuple[Answer, list[str]]:
         f"{told['passes']:.0f}",
         f"{told['memory']:.0f}",
     ]
+
+
+def kept(way: str, name: str, size: int) -> Path:
+    """Where an answer is until its table is done."""
+    return KEPT / "answers" / f"{name} {re.sub('[^A-Za-z0-9]+', ' ', way)} {size}.pt"
 
 
 def residual(value: float) -> str:
@@ -164,3 +175,5 @@ if __name__ == "__main__":
             print(text, end="\n\n")
             if options.write:
                 insert(ROOT / "docs/peers.md", f"{kind}-{name}", text)
+            for way in {"triplets": TRIPLETS, "pairs": PAIRS, "traces": TRACES}[kind]:
+                kept(way, name, size).unlink()

@@ -25,7 +25,7 @@ class Truth:
     def __init__(self, f: Network, y: Tensor, what: str, k: int) -> None:
         self.f, self.y, self.k = f, y, k
         self.told = (
-            f"{what[0].upper()}{what[1:]}, d = {y.numel()}, k = {k}; {torch.get_num_threads()} threads"
+            f"{what[0].upper()}{what[1:]}, d = {y.numel()}, k = {k}; threads: {torch.get_num_threads()}"
         )
         self.input = y.clone().requires_grad_()
         self.output = f(self.input)
