@@ -83,7 +83,7 @@ def asked(way: str, name: str, size: int) -> tuple[Answer, list[str]]:
     """
     path = kept(way, name, size)
     costs = path.with_suffix(".json")
-    if not path.is_file():
+    if not (path.is_file() and costs.is_file()):
         path.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "benchmarks.peers", "--one", way, name, str(size), str(path)]
         said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -176,4 +176,5 @@ if __name__ == "__main__":
             if options.write:
                 insert(ROOT / "docs/peers.md", f"{kind}-{name}", text)
             for way in {"triplets": TRIPLETS, "pairs": PAIRS, "traces": TRACES}[kind]:
-                kept(way, name, size).unlink()
+                for file in (kept(way, name, size), kept(way, name, size).with_suffix(".json")):
+                    file.unlink()
