@@ -14,10 +14,8 @@ from torch import Tensor
 from spectral.ambient import apart
 from spectral.errors import OptionError
 from spectral.estimators.norms import asymmetry
-from spectral.jacobians import Jacobian
 from spectral.jacobians.precision import Precision
 from spectral.operators import LinearOperator
-from spectral.operators.scale import UnitScale
 from spectral.problem import Problem, by_a_right_way, proved
 from spectral.progress import bar
 from spectral.results import EigenPairs
@@ -56,6 +54,8 @@ def top_eigs(
     tol: float = 1e-4,
     method: str | Method[RitzPairs] = "auto",
     confidence: float = 0.99,
+    mask: Tensor | None = None,
+    orthogonal_to: Tensor | None = None,
     batched: bool = False,
     start: Tensor | None = None,
     seed: int = 0,
@@ -95,6 +95,12 @@ def top_eigs(
             "dense" (form the matrix from d products), which "auto" takes where d <= 128, or where k >= d / 5
             and d <= 8192.
         confidence: of what is said of eigenvalues that were not returned; 0 to do without the probe.
+        mask: True where vectors may differ from zero, broadcastable to the shape of y (of one image with
+            `batched`, or of all): eigenpairs of M S M, M the projector on those entries, on its range.
+        orthogonal_to: (p, *y.shape) or (p, d), of any lengths and rank (with `batched` also (B, p, ...)):
+            eigenpairs of P S P on the complement of their parts in the mask, P the projector on it.  Neither
+            adds zeros to the spectrum: d is then the dimension that is left; residuals, bounds and the
+            asymmetry are those of the restricted operator.
         batched: y[0], y[1], ... are independent images, solved in lock-step; those that converge first drop
             out.
         start: (m, *y.shape), vectors whose combination starts the solve (with `batched`: (B, m, ...)), such
@@ -128,11 +134,11 @@ def top_eigs(
         >>> pairs.values, pairs.vectors, pairs.residuals
     """
     began = time.perf_counter()
-    problem = Problem.of(model_or_operator, y, batched, model_kwargs, square=True)
+    problem = Problem.of(
+        model_or_operator, y, batched, model_kwargs, square=True, mask=mask, orthogonal_to=orthogonal_to
+    )
     asked = Target.of(k, which, above, between)
-    control = Control.of(
-        problem.A.batch,
-        problem.n,
+    control = problem.request(
         tol=tol,
         max_products=max_products,
         confidence=confidence,
@@ -162,7 +168,7 @@ def top_eigs(
 
     def certified(found: RitzPairs) -> EigenPairs:
         skew = None
-        if not problem.A.symmetric:
+        if not problem.working.symmetric:
             skew = asymmetry(problem.working, products=2 * ASYMMETRY_PROBES, seed=control.seed)
             found.spent["asymmetry"] = ASYMMETRY_PROBES
         inside, magnitude = target.between is not None, target.magnitude
@@ -192,7 +198,7 @@ def top_eigs(
                 ends=target.ends,
                 heights=proof.values.abs() if magnitude and not inside else proof.values,
             ),
-            vectors=problem.shaped(proof.vectors, problem.input_shape),
+            vectors=problem.as_inputs(proof.vectors),
             orthogonality=problem.one(proof.orthogonality),
             asymmetry=skew,
             which=asked.which,
@@ -214,15 +220,13 @@ def _polished(
     The products differ by nu = |(S - S~) x| / |S x|, measured on a random x, so that the first solve stops
     at max(tol, nu): beyond, it would converge to the eigenpairs of S~.
     """
-    if not isinstance(problem.A, Jacobian):
-        raise OptionError("precision= is for the Jacobian of a model: convert an operator's own products")
+    coarse = problem.at(precision).symmetric_part()
     k, most = target.k, control.budget
     if most < 2 * k + 4:
         raise OptionError(f"precision= solves twice, and takes at least {2 * k + 4} products; got {most}")
     generator = torch.Generator().manual_seed(control.seed)
     x = S.domain.normal(*S.batch, 1, generator=generator).to(S.device, S.dtype)
     norm, exact = S.codomain.norms, S.apply(x)
-    coarse = UnitScale(problem.A.at_precision(precision).to(S.dtype), problem.working.scale).symmetric_part()
     nu = (norm(coarse.apply(x) - exact) / norm(exact)).max().item()
     share = max(most // 2 - k - 1, 0)  # the pairs' residuals take k besides
     roughly = replace(control, tol=max(control.tol, nu), confidence=0.0, max_products=share)

@@ -19,7 +19,7 @@ from spectral.operators import LinearOperator
 from spectral.problem import Problem, by_a_right_way, proved
 from spectral.progress import bar
 from spectral.results import FullEigenPairs
-from spectral.solvers import ComplexTarget, Control, DenseSchur, KrylovSchur, Method, SchurPairs
+from spectral.solvers import ComplexTarget, DenseSchur, KrylovSchur, Method, SchurPairs
 from spectral.solvers.invariant import CertifiedFull, certify_full
 from spectral.solvers.target import Which
 
@@ -41,6 +41,8 @@ def top_eigs_full(
     tol: float = 1e-4,
     method: str | Method[SchurPairs] = "auto",
     confidence: float = 0.99,
+    mask: Tensor | None = None,
+    orthogonal_to: Tensor | None = None,
     start: Tensor | None = None,
     seed: int = 0,
     max_products: int | None = None,
@@ -65,6 +67,7 @@ def top_eigs_full(
         method: "auto", a method of `spectral.solvers`, or the name of one with its defaults: "krylov-schur",
             or "dense" (form J from d products), which "auto" takes where d <= 300, or where k >= d / 5 and
             d <= 8192.
+        mask, orthogonal_to: as in `top_eigs`, of J in place of S.
         max_products: as in `top_eigs`; with `left` it bounds both solves together.
         checkpoint: as in `top_eigs`, for the method "krylov-schur"; the solve for left vectors is kept beside
             it, in `checkpoint`.left.
@@ -85,14 +88,14 @@ def top_eigs_full(
         >>> pairs.values, pairs.condition
     """
     began = time.perf_counter()
-    problem = Problem.of(model_or_operator, y, False, model_kwargs, square=True)
+    problem = Problem.of(
+        model_or_operator, y, False, model_kwargs, square=True, mask=mask, orthogonal_to=orthogonal_to
+    )
     J = problem.working
     if J.batch:
         raise OptionError("top_eigs_full takes one image at a time: call it once an image")
     asked = ComplexTarget.of(k, which, above, left=left)
-    control = Control.of(
-        (),
-        problem.n,
+    control = problem.request(
         tol=tol,
         max_products=max_products,
         confidence=confidence,
@@ -127,14 +130,14 @@ def top_eigs_full(
         fields["spent"].update(checks)
         return FullEigenPairs(
             **fields,
-            vectors=problem.shaped(proof.vectors[None], problem.input_shape),
-            left=None if proof.left is None else problem.shaped(proof.left[None], problem.input_shape),
+            vectors=problem.as_inputs(proof.vectors[None]),
+            left=None if proof.left is None else problem.as_inputs(proof.left[None]),
             left_residuals=None
             if proof.left_residuals is None
             else problem.sized(proof.left_residuals[None]),
             condition=proof.condition,
             defective=defective,
-            schur_vectors=problem.shaped(proof.Q[None], problem.input_shape),
+            schur_vectors=problem.as_inputs(proof.Q[None]),
             schur=problem.sized(proof.T[None]),
             schur_residual=problem.sized(proof.schur_residual[None]),
             departure=problem.sized(torch.tensor([departure(proof.T.numpy())], dtype=torch.float64)),

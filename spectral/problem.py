@@ -15,10 +15,11 @@ from torch import Tensor
 from spectral.errors import OptionError
 from spectral.jacobians import Jacobian
 from spectral.jacobians.jacobian import WrongProductsError
+from spectral.jacobians.precision import Precision
 from spectral.jacobians.subject import operator_of
 from spectral.linalg.blocks import stream
 from spectral.linalg.unseen import SLACK, rounding
-from spectral.operators import LinearOperator
+from spectral.operators import Compression, LinearOperator, Subspace
 from spectral.operators.scale import UnitScale
 from spectral.solvers import Completeness, Control, Method, RitzPairs, RitzTriplets, SchurPairs, Target
 from spectral.solvers.certificate import measured_rounding
@@ -75,14 +76,22 @@ def proved(found: FoundT, proof: Callable[[FoundT], AnswerT]) -> AnswerT:
 class Problem:
     """What is solved: the operator, the one the solver works with, and the shapes of its vectors.
 
-    `working` is A / s (`spectral.operators.scale`): what solvers find are its values, and `report` tells them
-    of A.
+    `working` is A / s (`spectral.operators.scale`), or F' A E / s between the subspaces that vectors are
+    restricted to: what solvers find are its values and coordinates, and `report` tells them of A.
+
+    Attributes:
+        A: the operator itself, of which products that confirm an answer are formed.
+        working: what is solved.
+        input_shape, output_shape: of one input and output.
+        inputs, outputs: the subspaces; None for everything.
     """
 
     A: LinearOperator
     working: UnitScale
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    inputs: Subspace | None = None
+    outputs: Subspace | None = None
 
     @classmethod
     def of(
@@ -92,23 +101,64 @@ class Problem:
         batched: bool,
         model_kwargs: Mapping[str, Any] | None,
         square: bool,
+        mask: Any = None,
+        orthogonal_to: Any = None,
+        output_mask: Any = None,
     ) -> Problem:
         """From a model and its input, or from an operator alone.
 
+        Args:
+            subject, y, batched, model_kwargs: see `operator_of`.
+            square: whether outputs lie where inputs do, and are restricted as they are.
+            mask, orthogonal_to: what restricts inputs; see `Subspace.of`.
+            output_mask: what restricts outputs that lie elsewhere.
+
         Raises:
-            ShapeError: `square`, and output and input have different shapes.
+            ShapeError: `square`, and output and input have different shapes; or a restriction's is another.
+            OptionError, NotFiniteError: see `Subspace.of`.
         """
         A = operator_of(subject, y, batched, model_kwargs)
         if square:
             A.symmetric_part()  # raises, before any work, where there is none
         shapes = (A.input_shape, A.output_shape) if isinstance(A, Jacobian) else (A.shape[1:], A.shape[:1])
+        place: dict[str, Any] = {"batch": A.batch, "device": A.device}
+        inputs = Subspace.of(shapes[0], mask, orthogonal_to, **place)
+        outputs = inputs if square else Subspace.of(shapes[1], output_mask, name="output_mask", **place)
         # Half precision is for products alone: the solver's own arithmetic is never below float32.
-        return cls(A, UnitScale(A.to(torch.promote_types(A.dtype, torch.float32))), *shapes)
+        wide = A.to(torch.promote_types(A.dtype, torch.float32))
+        return cls(A, UnitScale(_between(wide, inputs, outputs)), *shapes, inputs, outputs)
+
+    def at(self, precision: Precision) -> UnitScale:
+        """`working` with products of a Jacobian at another precision.
+
+        Raises:
+            OptionError: A is no Jacobian.
+        """
+        if not isinstance(self.A, Jacobian):
+            raise OptionError("precision= is for the Jacobian of a model: convert an operator's own products")
+        other = self.A.at_precision(precision).to(self.working.dtype)
+        return UnitScale(_between(other, self.inputs, self.outputs), self.working.scale)
+
+    def request(self, *, start: Any, **options: Any) -> Control:
+        """How the solve is run, `start` in the coordinates of `working`; see `Control.of`."""
+        control = Control.of(self.A.batch, self.A.shape[1], start=start, **options)
+        if self.inputs is None or control.start is None:
+            return control
+        rows = control.start.to(self.A.device, torch.float64)
+        return replace(control, start=self.inputs.coordinates(rows))
+
+    @property
+    def restriction(self) -> str:
+        """What vectors are restricted to, in words; nothing where they are not."""
+        if self.inputs is self.outputs:
+            return "" if self.inputs is None else str(self.inputs)
+        sides = (("inputs", self.inputs), ("outputs", self.outputs))
+        return "; ".join(f"{name} {part}" for name, part in sides if part is not None)
 
     @property
     def n(self) -> int:
-        """The length of a vector."""
-        return self.A.shape[1]
+        """The length of a solver's vector."""
+        return self.working.shape[1]
 
     def method(
         self,
@@ -148,6 +198,8 @@ class Problem:
             chosen = auto() if name == "auto" else table[name]()
         if target.between is not None and not chosen.inside:
             raise OptionError(f'between= is for method="chebyshev", got {chosen.name!r}')
+        if self.inputs is not None:
+            chosen = chosen.within(self.inputs)
         least = chosen.least(target, self.n)
         if control.max_products is not None and control.max_products < least:
             raise OptionError(
@@ -161,7 +213,7 @@ class Problem:
         return chosen
 
     def _check_target(self, target: Target) -> None:
-        most = min(self.A.shape)
+        most = min(self.working.shape)
         if target.counted and not 1 <= target.k <= most:
             raise OptionError(f"k must be from 1 to d = {most}, {self.longest}; got {target.k}")
         if not target.counted and self.A.batch:
@@ -221,6 +273,7 @@ class Problem:
             WrongProductsError: the solve's products were wrong; see `by_a_right_way`.
         """
         if isinstance(self.A, Jacobian):
+            V, U = _embedded(self.inputs, V), _embedded(self.outputs, U)
             V, U = (X.reshape(*self.A.batch, *X.shape[-2:]) for X in (V, U))
             self.A.confirm(V, U, found.norm * self.scale.max().item())
 
@@ -274,13 +327,16 @@ class Problem:
             "completeness": Completeness(self.sized(seen.bound), seen.confidence, seen.products),
             "spent": found.spent,
             "operator": repr(self.A),
+            "restriction": self.restriction,
             "notes": notes,
         }
 
     @property
     def longest(self) -> str:
         """What bounds k, in words: the shorter side of a rectangular operator."""
-        what = "input" if self.A.shape[1] <= self.A.shape[0] else "output"
+        what = "input" if self.working.shape[1] <= self.working.shape[0] else "output"
+        if self.restriction:
+            return f"what the {what} is restricted to"
         if isinstance(self.A, Jacobian):
             return f"the number of entries of the {what}"
         return (
@@ -295,6 +351,20 @@ class Problem:
         """As `one`, what is proportional to A told of A and not of `working`."""
         return self.one(t.cpu() * self.scale.reshape(-1, *(1,) * (t.ndim - 1)))
 
-    def shaped(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Vectors (B, k, n) as (*batch, k, *shape)."""
-        return rows.reshape(*self.A.batch, rows.shape[1], *shape)
+    def as_inputs(self, rows: Tensor) -> Tensor:
+        """A solver's vectors (B, k, n) as (*batch, k, *input shape)."""
+        return _embedded(self.inputs, rows).reshape(*self.A.batch, rows.shape[1], *self.input_shape)
+
+    def as_outputs(self, rows: Tensor) -> Tensor:
+        """A solver's left vectors (B, k, r) as (*batch, k, *output shape)."""
+        return _embedded(self.outputs, rows).reshape(*self.A.batch, rows.shape[1], *self.output_shape)
+
+
+def _between(A: LinearOperator, inputs: Subspace | None, outputs: Subspace | None) -> LinearOperator:
+    return A if inputs is outputs is None else Compression(A, inputs, outputs)
+
+
+def _embedded(part: Subspace | None, rows: Tensor) -> Tensor:
+    """Coordinates as rows, by float64: constraints hold to the rounding of what is returned."""
+    wide = rows.to(torch.promote_types(rows.dtype, torch.float64))
+    return rows if part is None else part.embed(wide).to(rows.dtype)

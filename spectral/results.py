@@ -40,6 +40,8 @@ class Spectrum(Result):
             product with J and one with J'.  With `batched`, the mean over the images.
         seconds: of wall time.
         operator: what was solved, in words.
+        restriction: what vectors were restricted to by `mask` and `orthogonal_to`, in words; "" where by
+            nothing.  Vectors are told in all entries; all else is the restricted operator's.
         notes: what the user should know: a fallback, a tolerance out of reach, an interruption.
     """
 
@@ -64,6 +66,7 @@ class Spectrum(Result):
     spent: dict[str, int]
     seconds: float
     operator: str
+    restriction: str = ""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -137,6 +140,8 @@ class Spectrum(Result):
             done = f"{done} (tol {self.tol:g}{rounding})"
             lines.append(f"  residuals    at most {worst:.1e} relative; {done}")
         lines.append(f"  completeness {self.completeness_text()}")
+        if self.restriction:
+            lines.append(f"  restricted   {self.restriction}")
         return lines
 
     def _table(self) -> tuple[str, list[tuple[str, str]]]:

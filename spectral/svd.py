@@ -16,7 +16,7 @@ from spectral.operators import LinearOperator
 from spectral.problem import Problem, by_a_right_way, proved
 from spectral.progress import bar
 from spectral.results import SingularTriplets
-from spectral.solvers import Control, DenseSVD, GolubKahan, Method, RitzTriplets, Target
+from spectral.solvers import DenseSVD, GolubKahan, Method, RitzTriplets, Target
 from spectral.solvers.certificate import certify_triplets, error_bounds
 
 METHODS: dict[str, type[Method[RitzTriplets]]] = {method.name: method for method in (GolubKahan, DenseSVD)}
@@ -33,6 +33,9 @@ def top_svd(
     tol: float = 1e-4,
     method: str | Method[RitzTriplets] = "auto",
     confidence: float = 0.99,
+    mask: Tensor | None = None,
+    output_mask: Tensor | None = None,
+    orthogonal_to: Tensor | None = None,
     batched: bool = False,
     start: Tensor | None = None,
     seed: int = 0,
@@ -55,6 +58,8 @@ def top_svd(
         method: "auto", a method of `spectral.solvers`, or the name of one with its defaults: "golub-kahan"
             (thick restart), or "dense" (form J from d products), which "auto" takes where d <= 128, or where
             k >= d / 5 and d <= 8192.
+        mask, orthogonal_to: as in `top_eigs`, of right vectors: only these entries may move.
+        output_mask: as mask, of left vectors and the shape of the output: only these entries are looked at.
         start: (m, *y.shape), right vectors whose combination starts the solve.
         checkpoint: as in `top_eigs`, for the method "golub-kahan".
         confidence, batched, seed, max_products, progress, model_kwargs: as in `top_eigs`.
@@ -73,11 +78,18 @@ def top_svd(
         >>> triplets.values, triplets.left, triplets.right
     """
     began = time.perf_counter()
-    problem = Problem.of(model_or_operator, y, batched, model_kwargs, square=False)
+    problem = Problem.of(
+        model_or_operator,
+        y,
+        batched,
+        model_kwargs,
+        square=False,
+        mask=mask,
+        orthogonal_to=orthogonal_to,
+        output_mask=output_mask,
+    )
     asked = Target.of(k, "largest", above)
-    control = Control.of(
-        problem.A.batch,
-        problem.n,
+    control = problem.request(
         tol=tol,
         max_products=max_products,
         confidence=confidence,
@@ -112,8 +124,8 @@ def top_svd(
                 ends=target.ends,
                 heights=proof.values,
             ),
-            left=problem.shaped(proof.left, problem.output_shape),
-            right=problem.shaped(proof.right, problem.input_shape),
+            left=problem.as_outputs(proof.left),
+            right=problem.as_inputs(proof.right),
             left_residuals=problem.sized(proof.left_residuals),
             right_residuals=problem.sized(proof.right_residuals),
             orthogonality=problem.one(proof.orthogonality),

@@ -34,6 +34,13 @@ Picture = Annotated[Path | None, typer.Option(help="a grey picture", show_defaul
 Crop = Annotated[
     tuple[int, int, int] | None, typer.Option(metavar="TOP LEFT SIDE", help="a square of the picture")
 ]
+Region = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|TOP,LEFT,HEIGHT,WIDTH",
+        help="only these pixels may move: the white ones of a grey picture of the same size, or a box",
+    ),
+]
 Sigma = Annotated[float, typer.Option(help="noise level, the picture being in [0, 1]")]
 Seed = Annotated[int, typer.Option(help="of the noise, and of the random vectors")]
 Out = Annotated[Path | None, typer.Option(help="folder for the figure and the saved result")]
@@ -120,6 +127,33 @@ def load_problem(
     }
     with torch.no_grad():
         return Problem(model, padded.to(device), noisy, model(noisy), sigma, notes, asked)
+
+
+def region(told: str | None, problem: Problem) -> Tensor | None:
+    """The mask (H, W) that --mask names: white pixels of a picture, or a box TOP,LEFT,HEIGHT,WIDTH.
+
+    Raises:
+        OptionError: the box leaves the picture, or the file is of another size.
+        FileContentError, FileNotFoundError: see `denoisers.images.folder.read_grey`.
+    """
+    if told is None:
+        return None
+    rows, columns = problem.clean.shape[-2:]
+    box = re.fullmatch(r"(\d+),(\d+),(\d+),(\d+)", told)
+    if box is None:
+        mask = torch.from_numpy(folder.read_grey(Path(told)))[0, 0] > 0.5
+        if mask.shape != (rows, columns):
+            raise OptionError(
+                f"{told} has {mask.shape[0]}x{mask.shape[1]} pixels, the picture {rows}x{columns}: a mask is "
+                "of the same size"
+            )
+        return mask
+    top, left, height, width = (int(side) for side in box.groups())
+    if min(height, width) < 1 or top + height > rows or left + width > columns:
+        raise OptionError(f"a box of {height}x{width} at ({top}, {left}) leaves the {rows}x{columns} picture")
+    mask = torch.zeros(rows, columns, dtype=torch.bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
 
 
 def forward_seconds(model: nn.Module, y: Tensor, repeats: int = 5) -> float:

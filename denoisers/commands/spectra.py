@@ -22,6 +22,7 @@ from denoisers.commands.console import (
     Out,
     Picture,
     Problem,
+    Region,
     Seed,
     Sigma,
     check_writable,
@@ -30,6 +31,7 @@ from denoisers.commands.console import (
     load_problem,
     one_line_errors,
     print_json,
+    region,
     write_files,
 )
 from spectral import eigs as symmetric
@@ -99,6 +101,7 @@ def eigs(
         bool, typer.Option("--left", help="left vectors and conditions too, of the full part")
     ] = False,
     method: Method = "auto",
+    mask: Region = None,
     tol: Tol = 1e-4,
     max_products: MaxProducts = None,
     seed: Seed = 0,
@@ -131,7 +134,7 @@ def eigs(
         solver, options = full.top_eigs_full, options | {"left": left}
     else:
         options |= {"between": between}
-    _solve(solver, denoiser, image, crop, sigma, k, seed, out, as_json, options)
+    _solve(solver, denoiser, image, crop, sigma, k, seed, out, as_json, mask, options)
 
 
 @app.command()
@@ -163,6 +166,10 @@ def svd(
     k: Annotated[int, typer.Option("-k", help="how many singular triplets")] = 20,
     above: Annotated[float | None, typer.Option(help="all singular values above this instead")] = None,
     method: SingularMethod = "auto",
+    mask: Region = None,
+    output_mask: Annotated[
+        str | None, typer.Option(metavar="FILE|BOX", help="as --mask: only these pixels are looked at")
+    ] = None,
     tol: Tol = 1e-4,
     max_products: MaxProducts = None,
     seed: Seed = 0,
@@ -178,7 +185,7 @@ def svd(
         "max_products": max_products,
         "checkpoint": checkpoint,
     }
-    _solve(singular.top_svd, denoiser, image, crop, sigma, k, seed, out, as_json, options)
+    _solve(singular.top_svd, denoiser, image, crop, sigma, k, seed, out, as_json, mask, options, output_mask)
 
 
 def _solve(
@@ -191,11 +198,15 @@ def _solve(
     seed: int,
     out: Path | None,
     as_json: bool,
+    mask: str | None,
     options: dict[str, Any],
+    output_mask: str | None = None,
 ) -> None:
     with one_line_errors():
         check_writable(out)
         problem = load_problem(denoiser, image, sigma, seed, crop)
+        regions = {"mask": region(mask, problem), "output_mask": region(output_mask, problem)}
+        options |= {name: part for name, part in regions.items() if part is not None}
         unit = forward_seconds(problem.model, problem.noisy)
         spectrum = solver(problem.model, problem.noisy, k, seed=seed, progress=not as_json, **options)
     name = {EigenPairs: "eigs", FullEigenPairs: "full"}.get(type(spectrum), "svd")
@@ -250,6 +261,7 @@ def _print(spectrum: Result, problem: Problem, denoiser: str, unit: float) -> No
     lines = [
         ("residuals", f"{residual} from fresh products; asked for {limit:.1e} (tol {spectrum.tol:g})"),
         ("completeness", spectrum.completeness_text()),
+        *([("restricted", spectrum.restriction)] if spectrum.restriction else []),
         *about,
         ("products", f"{spectrum.products}, each one with {each}: {spent}"),
         ("time", f"{spectrum.seconds:.1f} s, {passes}"),
@@ -289,6 +301,7 @@ def _summary(spectrum: Result, problem: Problem, unit: float, files: list[Path])
         "which": spectrum.which,
         "tol": spectrum.tol,
         "method": spectrum.method,
+        "restriction": spectrum.restriction,
         "notes": [*problem.notes, *spectrum.notes],
         "files": [str(path) for path in files],
     }

@@ -667,7 +667,7 @@ class Jacobian(LinearOperator):
         Args:
             V: (*batch, k, n) rows; with none nothing is done.
             U: (*batch, k, r) rows.
-            norm: |J|, of which errors are told.
+            norm: |J|, or less where only a part of it was solved; errors are told of it.
 
         Raises:
             WrongProductsError: the products are wrong.
@@ -678,9 +678,11 @@ class Jacobian(LinearOperator):
         with _aside(self.device):
             u = self._combined(U, 4)
             Ju = self._apply_transpose(u).reshape(self._y.shape)
-            backwards = self._off_autograd(u.reshape(self.output.shape), Ju, norm)
             v = self._combined(V, 3)
             Jv = self._apply(v).reshape(self.output.shape)
+            # Of a small part of J, `norm` may be far below what its rounding is relative to.
+            norm = max(norm, *(size_of(W) / (size_of(x) or 1.0) for W, x in ((Ju, u), (Jv, v))))
+            backwards = self._off_autograd(u.reshape(self.output.shape), Ju, norm)
             ahead = self._off_differences(v.reshape(self._y.shape), Jv, norm)
         agrees = backwards is not None and backwards <= 10 * self._tolerance
         if ahead and not agrees:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from spectral import storage
 from spectral.errors import CheckpointError
-from spectral.operators.base import LinearOperator
+from spectral.operators.base import Derived, LinearOperator
+from spectral.operators.compression import Compression
 
 try:
     import fcntl
@@ -37,7 +38,8 @@ class Checkpoint:
 
     Args:
         path: the file; where there is one already, the search in it is resumed.
-        A: the operator, which the file must belong to: a product with a fixed vector tells (one product).
+        A: the operator, which the file must belong to: a product with a fixed vector tells (one product), and
+            what a fixed vector leaves of it by a mask or constraints.
         solver: the kind of search, which must be the same.
     """
 
@@ -45,6 +47,7 @@ class Checkpoint:
         self.path, self.solver = Path(path), solver
         generator = torch.Generator().manual_seed(0)
         x = A.domain.normal(*A.batch, 1, generator=generator)
+        self.place = _place(A)
         self.sample, self.norms = A.apply(x.to(A.device, A.dtype)), A.codomain.norms
         self.written, self.cost = time.monotonic(), 0.0
         self.notes: list[str] = []
@@ -78,7 +81,8 @@ class Checkpoint:
         tensors = {f"{i}.{name}": t for i, (held, _) in enumerate(states) for name, t in held.items()}
         meta = {"solver": self.solver, "target": question, "groups": [meta for _, meta in states]}
         try:
-            storage.write(self.path, KIND, tensors | {"sample": self.sample}, meta)
+            own = {"sample": self.sample, "place": self.place}
+            storage.write(self.path, KIND, tensors | own, meta)
             self.notes = []
         except OSError as failure:
             self.notes = [f"the checkpoint {self.path} could not be written: {failure.strerror or failure}"]
@@ -99,7 +103,7 @@ class Checkpoint:
         if not self.path.exists():
             return []
         tensors, meta = storage.read(self.path, KIND)
-        sample = tensors.pop("sample").to(self.sample)
+        sample, place = tensors.pop("sample").to(self.sample), tensors.pop("place", self.place[:0])
         kind = meta["solver"], meta["target"].get("which"), tuple(sample.shape)
         here = self.solver, question["which"], tuple(self.sample.shape)
         if kind != here:
@@ -111,6 +115,9 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path} belongs to another model or image, with other products: give another path"
             )
+        # One pixel among 10^5 hardly shows in a product.
+        if place.shape != self.place.shape or not torch.allclose(place.to(self.place), self.place, 0, 1e-3):
+            raise CheckpointError(f"{self.path} belongs to another mask or constraints: give another path")
         groups: list[dict[str, Any]] = meta["groups"]
         held = [
             {name.split(".", 1)[1]: t for name, t in tensors.items() if name.split(".", 1)[0] == str(i)}
@@ -121,6 +128,15 @@ class Checkpoint:
             for part in held:
                 part.pop("threshold", None)
         return list(zip(held, groups, strict=True))
+
+
+def _place(A: LinearOperator) -> Tensor:
+    """What tells one restriction of an operator from another; nothing of one that is not restricted."""
+    while isinstance(A, Derived):
+        if isinstance(A, Compression):
+            return A.projected(0)
+        A = A.A
+    return torch.zeros(0)
 
 
 def _lock_file(path: Path) -> Path:

@@ -15,14 +15,13 @@ large as X this is Knyazev's method, which takes up to three times the products.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from spectral.errors import NotFiniteError, OptionError, ShapeError
+from spectral.errors import NotFiniteError, OptionError
 from spectral.linalg.blocks import (
     first_block,
     orthonormal_block,
@@ -35,14 +34,13 @@ from spectral.linalg.krylov import check_adjoint, largest
 from spectral.linalg.unseen import rounding
 from spectral.operators.base import LinearOperator
 from spectral.operators.space import Space
+from spectral.operators.subspace import Rows, Subspace
 from spectral.solvers.control import Control
 from spectral.solvers.found import RitzPairs
 from spectral.solvers.lanczos import finish, signed, with_budget
 from spectral.solvers.method import Method
 from spectral.solvers.search import INTERRUPTED
 from spectral.solvers.target import Target
-
-Rows = Callable[[Tensor], Tensor]
 
 PATIENCE = 150
 
@@ -59,8 +57,6 @@ class LOBPCG(Method[RitzPairs]):
         width: vectors iterated on, at least k; by default two more, guards that hasten the last ones.
         preconditioner: rows -> rows, (B, m, n) or, where A has no batch axis, (m, n): an approximation of
             (A - lambda)^-1, symmetric and positive on the side that is sought, up to its sign.
-        constraints: (c, n) or (B, c, n), linearly independent rows, k + c <= n.  The eigenpairs are then
-            those of P A P on the complement of these rows, P the projector on it: `AV` holds P A v.
 
     Sources: Knyazev, SIAM J. Sci. Comput. 23 (2001); Duersch, Shao, Yang and Gu, SIAM J. Sci. Comput. 40
     (2018).
@@ -72,27 +68,19 @@ class LOBPCG(Method[RitzPairs]):
     block: int = 1
     width: int | None = None
     preconditioner: Rows | None = None
-    constraints: Tensor | None = None
 
     def solve(self, A: LinearOperator, target: Target, control: Control) -> RitzPairs:
         """The extreme eigenpairs of a symmetric A, with a probe for missed ones; see `Method.solve`.
 
         Raises:
-            OptionError: width is below k, or k above what the constraints leave.
-            ShapeError: constraints are not rows of length n, or not independent.
+            OptionError: width is below k.
         """
-        inside = None if self.constraints is None else _Complement(A, self.constraints)
-        preconditioner, start = self.preconditioner, control.start
-        if inside is not None:
-            A = inside
-            preconditioner = None if preconditioner is None else inside.around(preconditioner)
-            start = None if start is None else inside.into(start)
         width, most = self._width(A, target, control.budget), control.budget
         generator = stream(control.seed)
-        first = _first_rows(A, width, start, generator)[:, :most].contiguous()
+        first = _first_rows(A, width, control.start, generator)[:, :most].contiguous()
         block = min(self.block, A.shape[1])
         iterate = _Iterate(
-            signed(A, target), target, control.tol, first, width, block, preconditioner, generator
+            signed(A, target), target, control.tol, first, width, block, self.preconditioner, generator
         )
         note = None
         try:
@@ -102,18 +90,21 @@ class LOBPCG(Method[RitzPairs]):
         rest, AV = with_budget(control, generator, most), target.sign * iterate.AV
         found = finish(A, iterate.rows, AV, target, rest, spent=iterate.spent, block=block)
         notes = [INTERRUPTED] if note == INTERRUPTED else [*([note] if note else []), *found.notes]
-        found = replace(found, norm=max(found.norm, iterate.norm), notes=notes)
-        if inside is None:
-            return found
-        return replace(found, vectors=inside.out_of(found.vectors), AV=inside.out_of(found.AV))
+        return replace(found, norm=max(found.norm, iterate.norm), notes=notes)
+
+    def within(self, part: Subspace) -> Self:
+        """The same with the preconditioner between coordinates, E' T E."""
+        if self.preconditioner is None:
+            return self
+        return replace(self, preconditioner=part.around(self.preconditioner))
 
     def _width(self, A: LinearOperator, target: Target, most: int) -> int:
         """How many vectors to iterate on; guards are what a small budget can spare."""
         n, k = A.shape[1], target.k if target.counted else 1
         if k > min(n, self.width or n):
             raise OptionError(
-                f"k = {k} pairs take as many vectors: width, {self.width}, and the length less the "
-                f"constraints, {n}, must be no smaller"
+                f"k = {k} pairs take as many vectors: width, {self.width}, and the length, {n}, must be no "
+                "smaller"
             )
         width = min(n, self.width or (k + 2 if target.counted else 8))
         return max(k, min(width, most))
@@ -327,56 +318,3 @@ def _first_rows(A: LinearOperator, width: int, start: Tensor | None, generator: 
         noise = torch.cat([given, noise[:, : max(0, width - given.shape[1])]], dim=1)
     eps = torch.finfo(noise.dtype).eps
     return orthonormal_block(A.domain, noise, noise[:, :0], 100 * eps, generator)[0]
-
-
-class _Complement(LinearOperator):
-    """P A P on the complement of c rows Q, as an operator on n - c coordinates.
-
-    With Q turned within its span so that its first c columns are symmetric and not negative, Q_1, and E the
-    first c rows of the unit matrix, the reflection
-
-        H = 1 - U' (1 + Q_1)^-1 U,    U = E + Q
-
-    takes E to -Q: the last n - c columns of H are an orthonormal basis of the complement.
-    """
-
-    def __init__(self, A: LinearOperator, rows: Tensor) -> None:
-        c, n = rows.shape[-2:] if rows.ndim >= 2 else (0, 0)
-        if n != A.shape[1] or rows.shape[:-2] not in ((), A.batch) or not 1 <= c < n:
-            raise ShapeError(
-                f"constraints are at least one and fewer than {A.shape[1]} rows of that length, (c, n); "
-                f"got {tuple(rows.shape)}"
-            )
-        super().__init__(
-            (n - c, n - c), dtype=A.dtype, device=A.device, batch=A.batch, symmetric=True, eps=A.eps
-        )
-        Q, R = torch.linalg.qr(rows.to(A.device, torch.float64).mT)
-        pivots = R.diagonal(dim1=-2, dim2=-1).abs()
-        if not bool((pivots > 1e-10 * torch.linalg.vector_norm(R, dim=-2).clamp(min=1e-300)).all()):
-            raise ShapeError("constraints must be finite and linearly independent: drop rows that depend")
-        left, _, right = torch.linalg.svd(Q[..., :c, :])
-        Q = Q @ (left @ right).mT
-        eye = torch.eye(c, dtype=Q.dtype, device=Q.device)
-        U = Q.mT + torch.nn.functional.pad(eye, (0, n - c))
-        self.A, self.c = A, c
-        self.U, self.middle = U.to(A.dtype), torch.linalg.inv(eye + Q[..., :c, :]).to(A.dtype)
-
-    def into(self, V: Tensor) -> Tensor:
-        """Coordinates (..., m, n - c) of rows (..., m, n)."""
-        return self._reflected(V.to(self.U))[..., self.c :].contiguous()
-
-    def out_of(self, V: Tensor) -> Tensor:
-        """Rows (..., m, n) of coordinates (..., m, n - c)."""
-        return self._reflected(torch.nn.functional.pad(V, (self.c, 0)))
-
-    def around(self, rows: Rows) -> Rows:
-        """The same for a map of rows."""
-        return lambda V: self.into(rows(self.out_of(V)))
-
-    def _reflected(self, V: Tensor) -> Tensor:
-        return V - ((V @ self.U.mT) @ self.middle) @ self.U
-
-    def _apply(self, V: Tensor) -> Tensor:
-        return self.into(self.A.apply(self.out_of(V)))
-
-    _apply_transpose = _apply

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 from spectral.errors import OptionError
 from spectral.operators.base import LinearOperator
+from spectral.operators.subspace import Subspace
 from spectral.options import whole
 from spectral.solvers.control import Control
 from spectral.solvers.target import Target
@@ -57,6 +58,10 @@ class Method(ABC, Generic[FoundT]):
             NotSymmetricError: products contradict the symmetry, or the transpose, that A has.
             CheckpointError: the checkpoint belongs to another problem.
         """
+
+    def within(self, part: Subspace) -> Self:
+        """The method for coordinates of a subspace; what it holds in terms of whole rows is carried there."""
+        return self
 
     def least(self, target: Target, n: int) -> int:
         """The fewest products that a solve takes: a step, and the residuals of what is sought."""

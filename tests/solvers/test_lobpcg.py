@@ -1,4 +1,4 @@
-"""LOBPCG against dense LAPACK, closed forms, the cluster trap, constraints and preconditioners."""
+"""LOBPCG against dense LAPACK, closed forms, the cluster trap and preconditioners."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import LaplacianNd
 
-from spectral.errors import NotFiniteError, NotSymmetricError, OptionError, ShapeError
+from spectral.errors import NotFiniteError, NotSymmetricError, OptionError
 from spectral.operators import as_operator, from_functions
 from tests.helpers.against_dense import TRAP, agree, sought, values_of
 from tests.helpers.calls import lanczos, lobpcg
@@ -88,32 +88,6 @@ def test_laplacian_in_closed_form(laplacian):
         torch.testing.assert_close(values_of(found)[0], expected, atol=1e-9, rtol=0)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(st.integers(2, 90), st.integers(0, 2**32 - 1), st.data())
-def test_constraints_leave_the_pairs_of_the_complement(n, seed, data):
-    c = data.draw(st.integers(1, n - 1))
-    k = data.draw(st.integers(1, n - c))
-    which = data.draw(st.sampled_from(["largest", "smallest", "magnitude"]))
-    rng = np.random.default_rng(seed)
-    M = torch.as_tensor(matrix(spectrum("indefinite", n, rng), rng))
-    Q = torch.as_tensor(rng.standard_normal((c, n)))
-    found = lobpcg(as_operator(M, symmetric=True), k, which=which, tol=1e-8, constraints=Q, seed=seed)
-    basis = torch.linalg.qr(Q.T, mode="complete")[0][:, c:]
-    inside = np.linalg.eigvalsh((basis.T @ M @ basis).numpy())
-    P = basis @ basis.T
-    agree(found, P @ M @ P, sought(inside, which)[:k], which, 1e-8)
-    assert (found.vectors[0] @ Q.T).abs().max() < 1e-12 * Q.abs().max() * n
-
-
-def test_constraints_step_down_a_spectrum():
-    """The pairs beyond those that the constraints hold."""
-    values = 0.9 ** torch.arange(300, dtype=torch.float64)
-    A = diagonal(values)
-    first = lobpcg(A, 4, tol=1e-9)
-    then = lobpcg(A, 4, tol=1e-6, constraints=first.vectors[0])
-    torch.testing.assert_close(values_of(then)[0], values[4:8], atol=1e-10, rtol=0)
-
-
 def test_all_beyond_a_value():
     values = torch.linspace(-1, 1, 500, dtype=torch.float64)
     assert lobpcg(diagonal(values), above=0.9).vectors.shape[1] == (values > 0.9).sum()
@@ -181,11 +155,6 @@ def test_bad_input_is_refused():
     A = diagonal(torch.linspace(0, 1, 50, dtype=torch.float64))
     with pytest.raises(OptionError, match="width"):
         lobpcg(A, 5, width=4)
-    for wrong in (torch.ones(2, 49), torch.ones(50), torch.ones(2, 50), torch.full((1, 50), float("nan"))):
-        with pytest.raises(ShapeError, match="constraints"):
-            lobpcg(A, 5, constraints=wrong)
-    with pytest.raises(OptionError, match="constraints"):
-        lobpcg(A, 49, constraints=torch.eye(50)[:2])
     with pytest.raises(NotFiniteError, match="preconditioner"):
         lobpcg(A, 5, preconditioner=lambda V: V / 0)
     M = torch.randn(300, 300, generator=torch.Generator().manual_seed(0))

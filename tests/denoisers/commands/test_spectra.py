@@ -130,6 +130,25 @@ def test_full_part(files, tmp_path):
     np.testing.assert_allclose([v[0] for v in told["values"]], pairs.values.real, atol=1e-3)
 
 
+def test_masks(files, tmp_path):
+    """A box and a picture of it are one mask, and singular triplets have one on each side."""
+    white = np.zeros((20, 28), dtype=np.uint8)
+    white[4:12, 5:20] = 255
+    Image.fromarray(white).save(tmp_path / "mask.png")
+    told = [
+        json.loads(eigs(files, "-k", "3", "--json", "--mask", mask, *more).stdout)
+        for mask in ("4,5,8,15", str(tmp_path / "mask.png"))
+        for more in ((), ("--part", "full"))
+    ]
+    assert told[0]["values"] == told[2]["values"] and told[1]["values"] == told[3]["values"]
+    assert all("120 of 560 entries" in one["restriction"] for one in told)
+    shown = eigs(files, "-k", "3", "--mask", "4,5,8,15")
+    assert "restricted" in shown.output and "120 of 560 entries" in shown.output
+    options = ["--denoiser", str(files / "unet.safetensors"), "--image", str(files / "grey.png"), "-k", "2"]
+    result = run(app, ["svd", *options, "--mask", "4,5,8,15", "--output-mask", "0,0,20,28", "--json"])
+    assert json.loads(result.stdout)["restriction"] == "inputs 120 of 560 entries: dimension 120"
+
+
 def test_checkpoint(files, tmp_path):
     options = ["-k", "4", "--json", "--checkpoint", str(tmp_path / "solve")]
     first, second = (json.loads(eigs(files, *options).stdout) for _ in range(2))
@@ -148,6 +167,9 @@ def test_checkpoint(files, tmp_path):
         (["-k", "561"], "k must be from 1"),
         (["--tol", "-1"], "tol must be positive"),
         (["--crop", "0", "0", "19"], "leaves the 18x25 picture"),
+        (["--mask", "10,0,11,5"], "leaves the 20x28 picture"),
+        (["--mask", "0,0,0,5"], "leaves the 20x28 picture"),
+        (["--mask", "nowhere.png"], "no picture at nowhere.png"),
         (["--image", "missing.png"], "no picture at missing.png"),
         (["--denoiser", "nobody"], "no denoiser named 'nobody'"),
     ],
