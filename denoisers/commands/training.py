@@ -15,15 +15,17 @@ from rich.console import Console
 from denoisers.card import write_card
 from denoisers.commands.console import check_writable, one_line_errors
 from denoisers.training import RECIPES, TrainConfig, train
+from denoisers.training.config import GENERATED
 from spectral.errors import OptionError
 
 HELP = {
-    "data": "photos, calpha, disks, waves, or a folder of pictures",
+    "data": f"photos, {', '.join(GENERATED)}, or a folder of pictures",
     "network": "UNet, BFCNN, ConditionalUNet, EDM or Consistency",
     "network_config": 'as JSON: {"blocks": 2, "width": 32}',
     "start": "weights, or a run's folder, to go on from",
     "objective": "what is minimised",
     "alpha": "exponents of the calpha images",
+    "beta": "of their backgrounds, where it is another",
     "shuffled": "pixels in another order, the same for all images",
     "images": "this many images again and again; 0: without end",
     "half": "which of two disjoint sets of so many",

@@ -17,12 +17,14 @@ from spectral.errors import OptionError
 from spectral.plots.spectra import BLUE, INK, ORANGE, STYLE, Drawing
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from denoisers.evaluation.comparison import Comparison
     from denoisers.evaluation.psnr import PSNRCurve
     from denoisers.evaluation.surecheck import SureCheck
 
-COLOURS = (BLUE, ORANGE, "#4c8c4a", "#7d4f9e")
-MARKERS = ("o", "s", "^", "D")
+COLOURS = (BLUE, ORANGE, "#4c8c4a", "#7d4f9e", "#b03a48", "#6b6b6b", "#b8860b", "#2a9d8f")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MOST = 12  # samples in a row of a comparison
 DOTS = 200  # an inch, as printers want them
 
@@ -40,12 +42,23 @@ def curves(
     Raises:
         OptionError: no curve, or a window with fewer than two noise levels.
     """
-    if not found:
-        raise OptionError("a figure takes at least one curve, got none")
     figure = Drawing(figsize=(4.2, 3.6), layout="constrained", dpi=DOTS)
     axis = figure.subplots()
     if title:
         axis.set_title(title, fontsize=9, color=INK, loc="left")
+    curves_on(axis, found, window)
+    return figure
+
+
+def curves_on(
+    axis: Axes, found: Mapping[str, PSNRCurve], window: tuple[float, float] | None = None
+) -> None:
+    """What `curves` draws, on axes of a figure that has others too.
+
+    Raises what `curves` does.
+    """
+    if not found:
+        raise OptionError("a figure takes at least one curve, got none")
     ends = []
     for i, (name, curve) in enumerate(found.items()):
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
@@ -80,7 +93,6 @@ def curves(
         title_fontsize=6.5,
         alignment="left",
     )
-    return figure
 
 
 def sure(found: SureCheck, title: str = "") -> Figure:

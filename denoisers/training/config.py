@@ -14,17 +14,23 @@ Schedule = Literal["halvings", "cosine", "constant"]
 Objective = Literal["denoise", "consistency"]
 Precision = Literal["float32", "bfloat16"]
 
+GENERATED = ("calpha", "disks", "waves", "sines", "ray")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that the weights of a run depend on.
 
     data: "photos" (patches of the training photographs), the path of a folder of pictures (patches of them),
-        or images without end: "calpha" (`released`, exponents alpha), "disks", "waves".
+        or one of GENERATED, images without end: "calpha" (`released`, exponents alpha of the contour and
+        beta of the backgrounds, 0: alpha as well), "disks", "waves", "sines" (one period a side about 0, not
+        in [0, 1]: through 0, as bias-free networks have it) and "ray" (the first "calpha" image of seed 0,
+        times s).
     shuffled: whether pixels are in another order, the same for all images (`denoisers.images.Shuffled`).
     images, half: with `images` = N the same N images again and again, of the two disjoint sets of N that
         `denoisers.images.disjoint` makes by data_seed the "first" or the "second"; the pictures of a folder
-        are then taken whole, averaged to `size`.  0: no such set.
+        are then taken whole, averaged to `size`.  0: no such set.  A batch may be larger than the set, and
+        has its images more than once, each with noise of its own.
     network, network_config: the class and its keyword arguments; two or more channels read pictures in
         colour.
     start: a weights file to go on from, "" for new weights.
@@ -48,6 +54,7 @@ class TrainConfig:
     start: str = ""
     objective: Objective = "denoise"
     alpha: float = 2.0
+    beta: float = 0.0
     shuffled: bool = False
     images: int = 0
     half: Literal["first", "second"] = "first"

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from denoisers.images import Disks, Folder, Patches, Shuffled, Source, Waves, disjoint
+from denoisers.images import Disks, Folder, Patches, Ray, Shuffled, Source, Waves, disjoint
 from denoisers.images.calpha import CAlpha
 from denoisers.images.folder import training_photographs
 from denoisers.training.config import TrainConfig
@@ -27,8 +27,8 @@ def clean_batches(config: TrainConfig) -> Batches:
         FileNotFoundError: a folder holds no pictures.
         FileContentError: a picture cannot be read.
         ShapeError: one is smaller than the patches.
-        OptionError: a finite set is asked for of more images than there are, or a batch of more than it; grey
-            images for a network of several channels.
+        OptionError: a finite set is asked for of more images than there are; grey images for a network of
+            several channels.
     """
     source = source_of(config)
     if config.shuffled:
@@ -43,9 +43,11 @@ def source_of(config: TrainConfig) -> Source:
     """The images that a configuration names, in the order of the file that makes them."""
     colour, size = config.channels > 1, config.size
     made: dict[str, Callable[[], Source]] = {
-        "calpha": lambda: CAlpha(size, config.alpha),
+        "calpha": lambda: CAlpha(size, config.alpha, config.beta or None),
         "disks": lambda: Disks(size),
         "waves": lambda: Waves(size),
+        "sines": lambda: Waves(size, offset=0.0),
+        "ray": lambda: Ray(CAlpha(size, config.alpha)(1)[0]),
         "photos": lambda: Patches([picture[None] for picture in training_photographs()], size),
     }
     if config.data in made:
@@ -87,15 +89,15 @@ def _levels(config: TrainConfig, rng: np.random.Generator, count: int) -> NDArra
 
 
 def _finite(config: TrainConfig, source: Source) -> Batches:
-    """Images of a finite set, in an order that is another for each pass through it."""
+    """Images of a finite set, in an order that is another for each pass; small ones several times a batch."""
     chosen = getattr(disjoint(source, config.images, config.data_seed + 1), config.half)
-    if config.batch > config.images:
-        raise OptionError(f"a batch of {config.batch} is larger than the data, {config.images} images")
-    passes = config.images // config.batch
+    repeats = -(-config.batch // config.images)
+    steps = max(1, config.images // config.batch)  # of a pass
 
     def batch(step: int) -> Batch:
-        order = generator(config.seed, step // passes, "order").permutation(config.images)
-        start = step % passes * config.batch
+        rng = generator(config.seed, step // steps, "order")
+        order = np.concatenate([rng.permutation(config.images) for _ in range(repeats)])
+        start = step % steps * config.batch
         return chosen[order[start : start + config.batch]]
 
     return batch

@@ -9,7 +9,7 @@ from torch import Tensor
 from denoisers.evaluation import psnr_table
 from denoisers.images import Shuffled, photograph
 from denoisers.networks import Denoiser
-from denoisers.training.config import TrainConfig
+from denoisers.training.config import GENERATED, TrainConfig
 from denoisers.training.data import source_of
 
 LEVELS = (0.05, 25 / 255, 0.3)
@@ -18,7 +18,7 @@ SIDE = 256  # of the part of the photograph that is looked at while training
 
 def held_out(config: TrainConfig, channels: int) -> tuple[Tensor, str]:
     """Images that a configuration never trains on, (N, channels, H, W), and what they are in words."""
-    if config.data in ("calpha", "disks", "waves"):
+    if config.data in GENERATED:
         source = source_of(config)
         images = (Shuffled(source) if config.shuffled else source)(64, seed=0)
         exponent = f", alpha = {config.alpha:g}" if config.data == "calpha" else ""

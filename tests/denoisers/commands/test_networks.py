@@ -103,7 +103,6 @@ def test_evaluate_agrees_with_psnr_table(run):
         (["train", "calpha", "--out", "run"], "exists: overwrite it"),
         (["train", "calpha", "--device", "tpu"], "device is 'auto'"),
         (["train", "consistency", "--start", "absent"], "no weights to start from at absent"),
-        (["train", "calpha", "--images", 5, "--batch", 6], "larger than the data"),
         ([*TRAIN, "--learning-rate", 1e30], "lower the learning rate"),
         (["train", "calpha", "--resume"], "no checkpoint at"),
         (["train", "calpha", "--network-config", "{"], "--network-config is not JSON"),

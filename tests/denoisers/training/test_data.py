@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from denoisers.training import TrainConfig, clean_batches, noisy_batch
+from denoisers.training.config import GENERATED
 from denoisers.training.data import generator
 from spectral.errors import FileContentError, OptionError, ShapeError
 
@@ -41,7 +42,7 @@ def test_noise_levels_follow_their_law(noise, mean):
     assert not torch.equal(z, noisy_batch(config, clean, step=1)[2])
 
 
-@pytest.mark.parametrize("where", ["calpha", "disks", "waves"])
+@pytest.mark.parametrize("where", GENERATED)
 def test_batches_differ_by_step_and_not_by_call(where):
     batches = clean_batches(replace(TINY, data=where))
     np.testing.assert_array_equal(batches(3), batches(3))
@@ -93,8 +94,8 @@ def test_two_finite_sets(tmp_path, where):
         assert not np.array_equal(passes[0], passes[1])
         sets.append(seen[0])
     assert not sets[0] & sets[1]
-    with pytest.raises(OptionError, match="larger than the data"):
-        clean_batches(replace(config, batch=9))
+    several = clean_batches(replace(config, batch=20))(0)
+    assert {image.tobytes() for image in several[:8]} == {image.tobytes() for image in several} == sets[1]
     if where == "folder":
         with pytest.raises(OptionError, match="need 22"):
             clean_batches(replace(config, images=11))

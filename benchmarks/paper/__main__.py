@@ -1,0 +1,120 @@
+"""Figures of arXiv 2310.02557, and of a report on it, made anew with intervals.
+
+NAME is one of `--list`. Networks are trained into RUNS, a folder for each configuration, and found again
+there; training that is stopped, by Ctrl-C, kill -9 or --minutes, goes on at the next call.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks.paper.figure import PaperFigure, loader
+from benchmarks.paper.need import chain
+from benchmarks.paper.networks import Scale
+from benchmarks.paper.page import DOCS, publish, record, save, tables
+from benchmarks.paper.registry import FIGURES, MISSING
+
+INTERRUPTED = 130
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(help=__doc__)
+def main(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="figures; all where none")
+    ] = None,
+    scale: Annotated[
+        Scale, typer.Option(help="small: minutes on a CPU; paper: the paper's settings, a GPU")
+    ] = "small",
+    runs: Annotated[Path, typer.Option(help="folder of the trained networks")] = Path("runs/paper"),
+    out: Annotated[Path, typer.Option(help="folder of PNG and JSON")] = Path("out/paper"),
+    write: Annotated[
+        bool, typer.Option("--write", help=f"into {DOCS.name} of the docs, and its page")
+    ] = False,
+    minutes: Annotated[float, typer.Option(help="stop after so long; the next call goes on")] = 0.0,
+    train_only: Annotated[bool, typer.Option("--train-only", help="measure nothing")] = False,
+    list_them: Annotated[bool, typer.Option("--list", help="figures, and what they need")] = False,
+) -> None:
+    """Train, measure, write."""
+    console = Console()
+    chosen = list(names or FIGURES)
+    unknown = [name for name in chosen if name not in FIGURES]
+    if unknown:
+        raise typer.BadParameter(f"no figure {', '.join(unknown)}: give some of {', '.join(FIGURES)}")
+    if list_them:
+        show(console, [FIGURES[name] for name in chosen], scale, runs)
+        return
+    try:
+        with time_limit(minutes):
+            for name in chosen:
+                one(console, FIGURES[name], scale, runs, DOCS if write else out, train_only)
+    except KeyboardInterrupt as stop:
+        console.print(f"[yellow]{stop or 'stopped'}; the same command goes on")
+        raise typer.Exit(INTERRUPTED) from None
+    except BlockingIOError as taken:
+        console.print(f"[yellow]{taken}")
+        raise typer.Exit(2) from None
+    finally:
+        if write and not train_only:
+            publish()
+
+
+def one(console: Console, figure: PaperFigure, scale: Scale, runs: Path, out: Path, train_only: bool) -> None:
+    """A figure from its networks to its files."""
+    for need in chain(figure.needs(scale)):
+        need.train(runs, console)
+    if train_only:
+        return
+    began = time.perf_counter()
+    made = figure.measure(scale, loader(runs))
+    told = record(figure, scale, made, runs)
+    files = save(out, told, made)
+    console.print(tables(told), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{figure.name}: wrote {', '.join(map(str, files))} in {time.perf_counter() - began:.0f} s")
+
+
+def show(console: Console, figures: list[PaperFigure], scale: Scale, runs: Path) -> None:
+    """Names, what they show, and how many of their networks are there."""
+    for figure in figures:
+        needs = chain(figure.needs(scale))
+        ready = sum(need.ready(runs) for need in needs)
+        console.print(
+            f"{figure.name:14} {figure.number:24} {ready}/{len(needs)} networks  {figure.title}",
+            soft_wrap=True,
+        )
+        for need in needs:
+            console.print(
+                f"{'':14} {'ready' if need.ready(runs) else 'to train':8} {need.name}", soft_wrap=True
+            )
+    for number, what in MISSING.items():
+        console.print(f"{'-':14} {number:24} not built: {what}", soft_wrap=True)
+
+
+@contextmanager
+def time_limit(minutes: float) -> Iterator[None]:
+    """Ctrl-C after so many minutes; never where that is 0."""
+    if not minutes:
+        yield
+        return
+    timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,89 @@
+"""What the paper leaves out of a network: asymmetry, certificates, singular vectors, SURE, larger sides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import spectral
+from benchmarks.paper.figure import Row
+from denoisers.evaluation import add_noise, sure_check
+from denoisers.evaluation.spread import over_images
+from denoisers.networks import Denoiser
+
+K = 5
+SIGMA = 0.1
+
+
+def audit(
+    name: str,
+    model: Denoiser,
+    images: Callable[[int, int], Tensor],
+    size: int,
+    *,
+    sigma: float = SIGMA,
+    k: int = K,
+    count: int = 4,
+) -> tuple[list[Row], dict[str, Any]]:
+    """Rows of what the paper leaves out, with intervals over images, and their numbers.
+
+    |J - J'| / |J|; the angle between the spans of the first k eigenvectors of (J + J')/2 and of the first k
+    right singular vectors; sigma_1 / lambda_1; SURE over the true squared error; and the largest eigenvalue
+    and its certificate on images of 4 times the side, by the same network.
+
+    Args:
+        name: of the network, in a row.
+        model: a blind denoiser.
+        images: (count, size) -> clean images (count, 1, size, size) that it was not trained on.
+        size: their side.
+        sigma: noise level.
+        k: eigenpairs and singular triplets compared.
+        count: images.
+    """
+    clean = images(count, size)
+    noisy = add_noise(clean, sigma, 0)
+    asymmetries, angles, ratios, complete = [], [], [], []
+    for y in noisy:
+        pairs = spectral.top_eigs(model, y[None], k, tol=1e-3)
+        triplets = spectral.top_svd(model, y[None], k, tol=1e-3)
+        asymmetries.append(float(pairs.asymmetry))
+        angles.append(math.degrees(float(spectral.subspace_angles(pairs, triplets)[-1])))
+        ratios.append(float(triplets.values[0] / pairs.values[0]))
+        complete.append(bool(pairs.complete) and bool(triplets.complete))
+    check = sure_check(model, images(16, size), [sigma])
+    relative = (check.curve.sure / check.curve.mse)[0]
+    large = add_noise(images(1, 4 * size), sigma, 0)
+    far = spectral.top_eigs(model, large, k, tol=1e-3)
+    told = f"{name}, sigma = {sigma:g}: "
+
+    def row(text: str, each: Sequence[float] | Tensor) -> Row:
+        return Row.of(told + text, over_images(torch.as_tensor(each, dtype=torch.float64)))
+
+    rows = [
+        row("\\|J - J'\\| / \\|J\\|", asymmetries),
+        row(
+            f"angle of the first {k} eigenvectors of (J + J')/2 to as many right singular vectors, degrees",
+            angles,
+        ),
+        row("sigma_1 / lambda_1", ratios),
+        row("solves with a certificate of completeness, share", [float(c) for c in complete]),
+        row("SURE / true squared error, image by image", relative),
+        Row(f"{told}lambda_1 at {4 * size}x{4 * size} ({far.completeness_text()})", float(far.values[0])),
+    ]
+    data = {
+        "sigma": sigma,
+        "asymmetry": asymmetries,
+        "angles_degrees": angles,
+        "sigma_1_over_lambda_1": ratios,
+        "complete": complete,
+        "sure": check.curve.sure.tolist(),
+        "mse": check.curve.mse.tolist(),
+        "large_values": far.values.tolist(),
+        "large_residuals": far.residuals.tolist(),
+        "large_bound": float(far.completeness.bound),
+    }
+    return rows, data

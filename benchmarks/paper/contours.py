@@ -1,0 +1,144 @@
+"""Figures 4, 16, 17, 18: PSNR slopes and bases of C^alpha images, and contour and background apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+import spectral
+from benchmarks.paper import draw
+from benchmarks.paper.audit import audit
+from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
+from benchmarks.paper.need import Need
+from benchmarks.paper.networks import Scale, blind
+from denoisers.evaluation import PSNRCurve, add_noise, psnr_curve
+from denoisers.evaluation.figures import curves_on
+from denoisers.images.calpha import CAlpha
+from spectral.plots.spectra import INK
+
+INPUTS = np.arange(0.0, 34.1, 2)  # dB, as in docs/theory
+WINDOWS = {"small": (0.0, 20.0), "paper": (0.0, 34.0)}
+SIGMA = 0.15  # of the bases
+K = 7  # eigenvectors shown
+SEED = 7  # of images that no network is trained on
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of images: alpha of the contour, beta of the backgrounds (0: alpha), the paper's slope."""
+
+    alpha: float
+    beta: float = 0.0
+    slope: float | None = None
+
+    @property
+    def name(self) -> str:
+        """For the figure."""
+        ground = f", background {self.beta:g}" if self.beta else ""
+        return f"alpha = {self.alpha:g}{ground}"
+
+    def need(self, scale: Scale) -> Need:
+        """The network that learned these images."""
+        return blind(scale, "calpha", alpha=self.alpha, beta=self.beta)
+
+    def images(self, n: int, size: int) -> torch.Tensor:
+        """Images that it was not trained on."""
+        return torch.from_numpy(CAlpha(size, self.alpha, self.beta or None)(n, seed=SEED))
+
+
+ALPHAS = (Kind(1, slope=0.46), Kind(2, slope=0.61), Kind(3, slope=0.75), Kind(5, slope=0.83))
+CONTOURS = (Kind(1.5, 8), Kind(2, 8), Kind(4, 8))
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """A figure of several kinds of images."""
+
+    kinds: tuple[Kind, ...]
+
+    def needs(self, scale: Scale) -> list[Need]:
+        """A network for each kind."""
+        return [kind.need(scale) for kind in self.kinds]
+
+    def measure(self, scale: Scale, networks: Networks) -> Made:
+        """Slopes beside the paper's and beside alpha / (alpha + 1); bases at an image of each kind."""
+        window = WINDOWS[scale]
+        size = self.kinds[0].need(scale).config.size
+        rows: list[Row] = []
+        beside: list[Row] = []
+        curves: dict[str, PSNRCurve] = {}
+        bases, data = [], {}
+        told = f"input PSNR {window[0]:g} to {window[1]:g} dB"
+        for kind in self.kinds:
+            model = networks(kind.need(scale))
+            curve = psnr_curve(model, kind.images(128, size), 10 ** (-INPUTS / 20))
+            curves[kind.name] = curve
+            limit = kind.alpha / (kind.alpha + 1)
+            says = f"{kind.slope:g} (alpha / (alpha + 1) = {limit:.2f})" if kind.slope else "rises with alpha"
+            rows.append(Row.of(f"slope, {kind.name}, {told}", curve.slope(*window), kind.slope, says))
+            clean = kind.images(1, size)
+            noisy = add_noise(clean, SIGMA, 0)
+            pairs = spectral.top_eigs(model, noisy, max(K, 20), tol=1e-3)
+            bases.append((kind, clean, noisy, pairs))
+            whole = (INPUTS[0], INPUTS[-1])
+            beside.append(Row.of(f"slope, {kind.name}, input PSNR 0 to 34 dB", curve.slope(*whole)))
+            beside.append(
+                Row(
+                    f"root mean square distance of the curve to its line, {kind.name}, {told}, dB",
+                    curve.misfit(*window),
+                    digits=2,
+                )
+            )
+            more, audited = audit(kind.name, model, kind.images, size)
+            beside += more
+            data[kind.name] = {
+                "sigmas": curve.sigmas.tolist(),
+                "input_psnr": curve.noisy.mean(1).tolist(),
+                "output_psnr_each": curve.denoised.tolist(),
+                "values": pairs.values.tolist(),
+                "audit": audited,
+            }
+        settings = (
+            f"128 images of {size}x{size} of each kind, `released` generator, none of them trained on; "
+            f"slopes by least squares for each image, {told} (the paper's are at 80x80); bases at sigma = {SIGMA:g}"
+        )
+        return Made(rows, settings, self._draw(curves, bases, window), beside, data)
+
+    def _draw(self, curves, bases, window):
+        figure = draw.canvas(10.4, 1.05 * len(bases) + 0.5)
+        left, right = figure.subfigures(1, 2, width_ratios=[1, 1.75])
+        axis = left.subplots()
+        curves_on(axis, curves)
+        for i, (kind, *_) in enumerate(bases):
+            slope = curves[kind.name].slope(*window)
+            axis.plot(
+                [],
+                [],
+                color=draw.COLOURS[i],
+                label=f"slope {float(slope):.3f} $\\pm$ {float(slope.halfwidth()):.3f}",
+            )
+            x, y = curves[kind.name].line(*window)
+            axis.plot(x, y, color=INK, lw=0.9, ls=(0, (1, 1.5)), zorder=5)
+        axis.legend(fontsize=6.5, frameon=False, loc="upper left")
+        grid = right.subplots(len(bases), K + 2, squeeze=False)
+        for row, (kind, clean, noisy, pairs) in zip(grid, bases, strict=True):
+            draw.image(row[0], clean, "clean" if row is grid[0] else "")
+            draw.row_name(row[0], kind.name.replace(", ", "\n").replace("alpha", "$\\alpha$"))
+            draw.image(row[1], noisy, f"$\\sigma$ = {SIGMA:g}" if row is grid[0] else "")
+            for k in range(K):
+                draw.vector(row[k + 2], pairs.vectors[k], f"$\\lambda_{{{k + 1}}}$ = {pairs.values[k]:.2f}")
+        return figure
+
+
+def figure(name: str, number: str, title: str, kinds: tuple[Kind, ...]) -> PaperFigure:
+    """As one of the figures."""
+    slopes = Slopes(kinds)
+    return PaperFigure(name, number, title, slopes.needs, slopes.measure)
+
+
+SLOPES = figure("slopes", "figures 4 and 16", "C^alpha images: PSNR slopes and bases", ALPHAS)
+APART = figure(
+    "contours", "figures 17 and 18", "Regularity of the contour apart from that of the background", CONTOURS
+)

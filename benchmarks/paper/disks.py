@@ -1,0 +1,26 @@
+"""Figure 5: disks of five free parameters, whose tangent space is known."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.paper.known import SEED, Known
+from benchmarks.paper.networks import blind
+from denoisers.images import Disks
+
+
+def tangents(size: int, n: int) -> NDArray[np.float64]:
+    """By place, radius and the two intensities."""
+    disks = Disks(size)
+    return disks.tangents(disks.parameters(n, seed=SEED))
+
+
+DISKS = Known(
+    need=lambda scale: blind(scale, "disks", longer=800),
+    source=Disks,
+    tangents=tangents,
+    dimension=5,
+    about="disks with an edge of 0.5 pixels: place, radius and two intensities uniform",
+    slope="below 1 (the optimum has 1)",
+).figure("disks", "figure 5", "Disks: five degrees of freedom")

@@ -1,0 +1,98 @@
+"""Figures 1, 9, 11: output PSNR of training and of held-out images, by the number N of training images."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from benchmarks.paper import draw
+from benchmarks.paper.audit import audit
+from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
+from benchmarks.paper.need import Need
+from benchmarks.paper.networks import Scale, finite
+from denoisers.evaluation import PSNRGap, psnr_gap
+from denoisers.evaluation.figures import curves_on
+from denoisers.evaluation.spread import parts
+from denoisers.images import disjoint
+from denoisers.images.calpha import CAlpha
+from spectral.plots.spectra import INK
+
+COUNTS: dict[Scale, tuple[int, ...]] = {
+    "small": (1, 10, 100, 1000),
+    "paper": (1, 10, 100, 1000, 10_000, 100_000),
+}
+INPUTS = np.arange(0.0, 34.1, 4)
+TOLD = (10.0, 20.0)
+LOOKED = 128  # images of each set
+SEED = 7  # of held-out images
+
+
+def needs(scale: Scale) -> list[Need]:
+    """A network for each N, on the first of the two disjoint sets."""
+    return [finite(scale, n) for n in COUNTS[scale]]
+
+
+def training(need: Need) -> np.ndarray:
+    """The images that a network was trained on, (N, 1, size, size)."""
+    c = need.config
+    return getattr(disjoint(CAlpha(c.size, c.alpha), c.images, c.data_seed + 1), c.half)
+
+
+def measure(scale: Scale, networks: Networks) -> Made:
+    """The gap between training and held-out images at each N and level, with Welch's intervals."""
+    levels = [*(10 ** (-INPUTS / 20)), *(10 ** (-np.array(TOLD) / 20))]
+    gaps: dict[int, PSNRGap] = {}
+    rows: list[Row] = []
+    beside: list[Row] = []
+    data = {}
+    for need in needs(scale):
+        c = need.config
+        seen = training(need)[np.arange(LOOKED) % c.images]
+        held = CAlpha(c.size, c.alpha)(LOOKED, seed=SEED)
+        model = networks(need)
+        gap = gaps[c.images] = psnr_gap(model, seen, held, levels)
+        last = c.images == COUNTS[scale][-1]
+        for p, each in zip(TOLD, parts(gap.difference)[len(INPUTS) :], strict=True):
+            says = ("0 at N = 10^5" if scale == "small" else "0") if last else "falls as N grows"
+            paper = 0.0 if last and scale == "paper" else None
+            rows.append(
+                Row.of(f"train less test PSNR at {p:g} dB in, N = {c.images:,}, dB", each, paper, says)
+            )
+
+        def images(n: int, size: int, alpha: float = c.alpha) -> torch.Tensor:
+            return torch.from_numpy(CAlpha(size, alpha)(n, seed=SEED))
+
+        more, audited = audit(f"N = {c.images:,}", model, images, c.size)
+        beside += more
+        data[f"n_{c.images}"] = {
+            "sigmas": gap.training.sigmas.tolist(),
+            "training": gap.training.denoised.tolist(),
+            "held_out": gap.held_out.denoised.tolist(),
+            "audit": audited,
+        }
+    c = needs(scale)[0].config
+    settings = (
+        f"C^alpha images, alpha = {c.alpha:g} (the paper has faces and bedrooms), {c.size}x{c.size}; "
+        f"{LOOKED} of each set, those of a smaller training set several times with other noise; all networks "
+        f"are shown {c.batch * c.steps:,} images"
+    )
+    return Made(rows, settings, _drawn(gaps), beside, data)
+
+
+def _drawn(gaps: dict[int, PSNRGap]):
+    figure = draw.canvas(9.0, 3.5)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axis, name, title in ((left, "training", "training images"), (right, "held_out", "held-out images")):
+        curves_on(axis, {f"N = {n:,}": getattr(gap, name) for n, gap in gaps.items()})
+        axis.set_title(title, fontsize=8, color=INK, loc="left")
+    right.set_ylabel("")
+    return figure
+
+
+GENERALIZATION = PaperFigure(
+    "generalization",
+    "figures 1, 9 and 11",
+    "Training and held-out PSNR by the number of images",
+    needs,
+    measure,
+)

@@ -1,0 +1,185 @@
+"""Sets of m dimensions, whose optimal denoiser is known: m eigenvectors, slope 1, intercept 10 log10 d/m.
+
+Near an image x of such a set the optimal denoiser projects on its m tangents where the noise is small: m
+eigenvalues near 1, the others near 0, a squared error of m sigma^2 for d pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import spectral
+from benchmarks.paper import draw
+from benchmarks.paper.audit import audit
+from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
+from benchmarks.paper.need import Need
+from benchmarks.paper.networks import Scale
+from denoisers.evaluation import add_noise, basis_at, psnr_curve
+from denoisers.evaluation.figures import curves_on
+from denoisers.evaluation.spread import over_images
+from denoisers.images import Source
+from spectral.plots.spectra import INK
+
+INPUTS = np.arange(0.0, 40.1, 4)  # input PSNR, dB
+WINDOW = (0.0, 32.0)
+SIGMAS = (0.2, 0.1, 0.05)
+EXTRA = 5  # eigenvalues beyond the m of the optimum
+SEED = 7  # of images that no network is trained on
+
+
+@dataclass(frozen=True)
+class Known:
+    """A set whose optimal denoiser is known.
+
+    need: scale -> its network.
+    source: side -> the set.
+    tangents: (side, n) -> (n, m, 1, side, side), of images 0, ..., n - 1 of seed SEED.
+    dimension: m.
+    about: what the images are.
+    slope: what the paper has for the PSNR slope, beside the optimum's 1.
+    """
+
+    need: Callable[[Scale], Need]
+    source: Callable[[int], Source]
+    tangents: Callable[[int, int], NDArray[np.float64]]
+    dimension: int
+    about: str
+    slope: str = "1 (optimum)"
+
+    def measure(self, scale: Scale, networks: Networks) -> Made:
+        """Slope, intercept, eigenvalues, angles to the tangent space; and what the paper leaves out."""
+        need = self.need(scale)
+        model, size, m = networks(need), need.config.size, self.dimension
+        d, looked = size**2, 8 if scale == "small" else 32
+
+        def images(n: int, side: int) -> Tensor:
+            return torch.from_numpy(self.source(side)(n, seed=SEED))
+
+        curve = psnr_curve(model, images(128, size), 10 ** (-INPUTS / 20))
+        inside = (WINDOW[0] <= INPUTS) & (WINDOW[1] >= INPUTS)
+        gain = over_images((curve.denoised - curve.noisy)[torch.from_numpy(inside)].mean(0))
+        optimum = 10 * math.log10(d / m)
+        window = f"input PSNR {WINDOW[0]:g} to {WINDOW[1]:g} dB"
+        rows = [
+            Row.of(f"slope of output against input PSNR, {window}", curve.slope(*WINDOW), 1.0, self.slope),
+            Row.of(
+                f"intercept of the line of slope 1, dB, {window}",
+                gain,
+                optimum,
+                f"{optimum:.2f} (10 log10 d/{m})",
+            ),
+        ]
+        clean, tangents = images(looked, size), self.tangents(size, looked)
+        data: dict[str, object] = {
+            "sigmas": curve.sigmas.tolist(),
+            "input_psnr": curve.noisy.mean(1).tolist(),
+            "output_psnr": curve.denoised.mean(1).tolist(),
+            "output_psnr_each": curve.denoised.tolist(),
+        }
+        spectra, shown = {}, None
+        for sigma in SIGMAS:
+            found = [
+                spectral.top_eigs(model, y[None], m + EXTRA, tol=1e-3) for y in add_noise(clean, sigma, 1)
+            ]
+            values = torch.stack([pairs.values for pairs in found])
+            spectra[sigma] = values
+            above = over_images((values > 0.5).sum(1))
+            bases = [basis_at(p, x[None], t) for p, x, t in zip(found, clean, tangents, strict=True)]
+            angles = torch.stack([b.angles for b in bases if b.angles is not None]).rad2deg()
+            traces = [spectral.trace(model, y[None], rtol=0.02) for y in add_noise(clean, sigma, 1)]
+            total = over_images(torch.tensor([float(t) for t in traces], dtype=torch.float64))
+            at = f", sigma = {sigma:g}"
+            rows += [
+                Row.of(f"eigenvalues of (J + J')/2 above 0.5{at}", above, float(m), f"{m} (optimum)"),
+                Row.of(f"lambda_{m}{at}", over_images(values[:, m - 1]), 1.0, "1 (optimum)"),
+                Row.of(f"lambda_{m + 1}{at}", over_images(values[:, m]), 0.0, "0 (optimum)"),
+                Row.of(f"trace of J{at}", total, float(m), f"{m} (optimum)"),
+                Row.of(
+                    f"largest angle of the tangent space to e_1, ..., e_{m}, degrees{at}",
+                    over_images(angles[:, -1]),
+                    0.0,
+                    "0 (optimum)",
+                ),
+            ]
+            data[f"sigma_{sigma:g}"] = {
+                "values": values.tolist(),
+                "bounds": [float(pairs.completeness.bound) for pairs in found],
+                "complete": [bool(pairs.complete) for pairs in found],
+                "angles_degrees": angles.tolist(),
+                "traces": [float(t) for t in traces],
+            }
+            shown = shown or (clean[0], add_noise(clean, sigma, 1)[0], found[0], tangents[0])
+        beside, audited = audit(f"`{need.config.data}`", model, images, size)
+        settings = (
+            f"{self.about}; {size}x{size} (d = {d}), 128 images for the curve and {looked} for the spectra, "
+            "none of them trained on"
+        )
+        picture = self._draw(curve, optimum, spectra, model, shown, size)
+        return Made(rows, settings, picture, beside, {**data, "audit": audited})
+
+    def _draw(self, curve, optimum, spectra, model, shown, size):
+        m = self.dimension
+        figure = draw.canvas(9.2, 6.0)
+        top, bottom = figure.subfigures(2, 1, height_ratios=[1.5, 1.25])
+        left, right = top.subplots(1, 2)
+        curves_on(left, {"network": curve}, WINDOW)
+        x = np.linspace(0, 40, 2)
+        left.plot(x, x + optimum, color="#4c8c4a", lw=1.2, ls="-.", label=f"optimum, {optimum:.1f} dB above")
+        draw.legend(left, "lower right")
+        left.set_title(f"{size}x{size}: output against input PSNR", fontsize=8, color=INK, loc="left")
+        index = np.arange(1, m + EXTRA + 1)
+        for colour, (sigma, values) in zip(draw.COLOURS, spectra.items(), strict=False):
+            mean = over_images(values.T)
+            half = torch.as_tensor(mean.halfwidth()).numpy()
+            label = f"$\\sigma$ = {sigma:g}"
+            right.errorbar(
+                index, mean.value, yerr=half, fmt="o-", ms=3.5, lw=1, capsize=2, color=colour, label=label
+            )
+        best = (index <= m).astype(float)
+        right.step(index, best, where="mid", color="#4c8c4a", lw=1.2, ls="-.", label="optimum")
+        right.set_xticks(index)
+        draw.labelled(right, "k", "eigenvalue of (J + J')/2", f"mean over {len(values)} images, 95 %")
+        draw.legend(right, "upper right")
+        clean, noisy, pairs, tangents = shown
+        k = min(pairs.k, m + 4)
+        columns = max(3 + k - 3, k, m, 3)
+        grid = bottom.subplots(2, 3 + k, squeeze=False)
+        draw.off(grid)
+        with torch.no_grad():
+            denoised = model(noisy[None])[0]
+        offset = 0.5 if float(clean.min()) < 0 else 0.0  # images about 0 are shown about grey
+        for axis, (name, one) in zip(
+            grid[0], {"clean": clean, "noisy": noisy, "denoised": denoised}.items(), strict=False
+        ):
+            axis.set_axis_on()
+            draw.image(axis, one + offset, name)
+        for i in range(k):
+            axis = grid[0, 3 + i]
+            axis.set_axis_on()
+            draw.vector(axis, pairs.vectors[i], f"$e_{{{i + 1}}}$  {pairs.values[i]:.2f}")
+        orthonormal = torch.linalg.qr(torch.from_numpy(tangents).flatten(1).mT)[0].mT
+        rows = pairs.vectors.flatten(1).double()
+        for i in range(m):
+            axis = grid[1, 3 + i]
+            axis.set_axis_on()
+            inside = orthonormal.mT @ (orthonormal @ rows[i])
+            draw.vector(axis, inside.reshape(1, size, size), f"{float(inside.norm()):.2f}")
+        bottom.suptitle(
+            f"eigenvectors and eigenvalues at $\\sigma$ = {SIGMAS[0]:g}; "
+            "below, their parts in the tangent space, with norms",
+            fontsize=8,
+            color=INK,
+        )
+        del columns
+        return figure
+
+    def figure(self, name: str, number: str, title: str) -> PaperFigure:
+        """As one of the figures."""
+        return PaperFigure(name, number, title, lambda scale: [self.need(scale)], self.measure)

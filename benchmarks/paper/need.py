@@ -1,0 +1,115 @@
+"""A network that a figure needs: trained once, found again by its configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from rich.console import Console
+
+import denoisers
+from denoisers.networks import Denoiser
+from denoisers.training import TrainConfig, train
+from denoisers.weights import read
+
+
+@dataclass(frozen=True)
+class Need:
+    """A configuration, and the network whose weights it starts from.
+
+    config: with no `start` of its own.
+    start: the network to go on from.
+    """
+
+    config: TrainConfig
+    start: Need | None = None
+
+    @property
+    def key(self) -> str:
+        """What the weights depend on, in twelve digits: the settings that are not the usual ones, hashed.
+
+        A setting that a later version has besides leaves the key as it was.
+        """
+        usual = {f.name: f.default for f in fields(TrainConfig)}
+        told = {k: v for k, v in asdict(self.config).items() if k == "data" or v != usual[k]}
+        told["start"] = self.start.key if self.start else ""
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """For people: data, size and, of a finite set, how many images."""
+        c = self.config
+        parts = [
+            Path(c.data).stem,
+            f"{c.alpha:g}" if c.data == "calpha" else "",
+            f"b{c.beta:g}" if c.beta else "",
+        ]
+        parts += [
+            "shuffled" if c.shuffled else "",
+            f"{c.size}px",
+            f"n{c.images}-{c.half}" if c.images else "",
+        ]
+        return "-".join([*(p for p in parts if p), c.network.lower(), self.key])
+
+    def folder(self, runs: Path) -> Path:
+        """Of the run, in the folder of all runs."""
+        return runs / self.name
+
+    def ready(self, runs: Path) -> bool:
+        """Whether its weights are there."""
+        return (self.folder(runs) / "weights.safetensors").is_file()
+
+    def load(self, runs: Path) -> Denoiser:
+        """The trained network, in evaluation mode."""
+        return denoisers.load(self.folder(runs))
+
+    def minutes(self, runs: Path) -> float:
+        """Of wall clock, that its training took."""
+        told = read(self.folder(runs) / "weights.safetensors")[1]
+        return float(told["training_seconds"]) / 60
+
+    def train(self, runs: Path, console: Console) -> None:
+        """Train it, and what it starts from, from where they were left; nothing where it is ready.
+
+        Raises:
+            KeyboardInterrupt: it was stopped, with a checkpoint.
+            BlockingIOError: another process trains it.
+        """
+        if self.ready(runs):
+            return
+        config = self.config
+        if self.start:
+            self.start.train(runs, console)
+            config = replace(config, start=str(self.start.folder(runs)))
+        folder = self.folder(runs)
+        with _alone(folder):
+            resume = (folder / "checkpoint.safetensors").is_file()
+            console.print(f"{'going on with' if resume else 'training'} {self.name}, {config.steps} steps")
+            train(config, folder, resume=resume, checkpoint_every=100, console=console)
+
+
+def chain(needs: list[Need]) -> list[Need]:
+    """The needs and what they start from, each once, in an order in which they can be trained."""
+    found: dict[str, Need] = {}
+    for need in needs:
+        if need.start:
+            found.setdefault(need.start.key, need.start)
+        found.setdefault(need.key, need)
+    return list(found.values())
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f"another process trains {folder.name}") from error
+        yield

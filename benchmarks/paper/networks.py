@@ -1,0 +1,70 @@
+"""The networks of the figures, at both scales: `paper` has the paper's own settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+from benchmarks.paper.need import Need
+from denoisers.training import TrainConfig
+
+Scale = Literal["small", "paper"]
+
+# Images seen: 12,800 at `small`, 10^5 images 1000 times at `paper`, where Adam's step is halved every 100.
+SMALL = TrainConfig(data="calpha", network_config={"blocks": 2, "width": 16}, size=24, batch=16, steps=800)
+PAPER = TrainConfig(
+    data="calpha",
+    network_config={"blocks": 3, "width": 64},
+    size=80,
+    batch=512,
+    steps=195_000,
+    halvings=9,
+)
+
+
+def blind(scale: Scale, data: str, longer: int = 0, **changed: Any) -> Need:
+    """The bias-free UNet on images of a kind; at `small` for `longer` steps than the others."""
+    if longer and scale == "small":
+        changed["steps"] = SMALL.steps + longer
+    return Need(replace(SMALL if scale == "small" else PAPER, data=data, **changed))
+
+
+def finite(scale: Scale, images: int, half: Literal["first", "second"] = "first") -> Need:
+    """The bias-free UNet on so many C^alpha images, alpha = 2, again and again: one of two disjoint sets."""
+    smaller = {"size": 16} if scale == "small" else {}
+    return blind(scale, "calpha", alpha=2.0, images=images, half=half, **smaller)
+
+
+EDM = TrainConfig(
+    data="calpha",
+    network="EDM",
+    network_config={"width": 24, "scales": 3},
+    alpha=3.0,
+    size=32,
+    batch=16,
+    steps=3000,
+    schedule="cosine",
+    warmup=100,
+    clip=1.0,
+    ema=0.999,
+    noise="log-normal",
+    sigma_max=40.0,
+)
+
+
+def consistency(scale: Scale) -> Need:
+    """A consistency function, tuned from a denoiser that is told the level."""
+    steps = {"small": 300, "paper": 100_000}
+    wider = (
+        {} if scale == "small" else {"network_config": {"width": 64, "scales": 4}, "size": 64, "batch": 256}
+    )
+    start = replace(EDM, steps=3000 if scale == "small" else 200_000, **wider)
+    tuned = replace(
+        start,
+        network="Consistency",
+        objective="consistency",
+        learning_rate=3e-4,
+        steps=steps[scale],
+        ema=0.99,
+    )
+    return Need(tuned, Need(start))

@@ -1,0 +1,117 @@
+"""docs/reproduction: a JSON and a PNG for each figure, and the page that is made of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.page import ROOT, insert, table
+from benchmarks.paper.figure import Made, PaperFigure, Row
+from benchmarks.paper.need import Need, chain
+from benchmarks.paper.networks import Scale
+from benchmarks.paper.registry import FIGURES, MISSING
+
+DOCS = ROOT / "docs/reproduction"
+HEAD = ["", "the paper", "here", "difference"]
+
+
+def record(figure: PaperFigure, scale: Scale, made: Made, runs: Path) -> dict[str, Any]:
+    """What the JSON of a figure holds."""
+    return {
+        "name": figure.name,
+        "number": figure.number,
+        "title": figure.title,
+        "scale": scale,
+        "settings": made.settings,
+        "command": f"python -m benchmarks.paper {figure.name} --scale {scale}",
+        "networks": [network(need, runs) for need in chain(figure.needs(scale))],
+        "rows": [asdict(row) for row in made.rows],
+        "beside": [asdict(row) for row in made.beside],
+        "data": made.data,
+        "torch": torch.__version__,
+    }
+
+
+def network(need: Need, runs: Path) -> dict[str, Any]:
+    """A network in words, and its configuration."""
+    c = need.config
+    return {
+        "name": need.name,
+        "images_seen": c.batch * c.steps,
+        "minutes": need.minutes(runs),
+        "configuration": json.loads(c.to_json()),
+        "start": need.start.name if need.start else None,
+    }
+
+
+def save(folder: Path, told: dict[str, Any], made: Made) -> list[Path]:
+    """Write NAME.json and NAME.png into a folder; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table_file, picture = (folder / f"{told['name']}.{end}" for end in ("json", "png"))
+    table_file.write_text(json.dumps(_finite(told), indent=1) + "\n")
+    made.drawn.savefig(picture, pil_kwargs={"optimize": True})
+    return [table_file, picture]
+
+
+def tables(told: dict[str, Any]) -> str:
+    """The numbers of a figure as Markdown: beside the paper's, and what the paper leaves out."""
+    text = table(HEAD, [_row(r).cells() for r in told["rows"]])
+    if told["beside"]:
+        beside = [[cells[0], cells[2]] for cells in (_row(r).cells() for r in told["beside"])]
+        text += "\n\nWhat the paper leaves out:\n\n" + table(["", "here"], beside)
+    return text
+
+
+def section(told: dict[str, Any]) -> str:
+    """The part of the page that is about one figure."""
+    trained = "; ".join(_in_words(each) for each in told["networks"])
+    parts = [
+        f"## {told['number'].capitalize()}: {told['title']}",
+        f"![{told['title']}]({told['name']}.png)",
+        tables(told),
+        f"{told['settings']}. Scale `{told['scale']}`."
+        + (f" Networks: {trained}." if trained else "")
+        + f" Made by `{told['command']} --write`.",
+    ]
+    return "\n\n".join(parts)
+
+
+def publish(folder: Path = DOCS) -> None:
+    """Make the page anew from all that lies in the folder."""
+    found = {name: folder / f"{name}.json" for name in FIGURES}
+    told = [json.loads(path.read_text()) for path in found.values() if path.is_file()]
+    missing = [
+        [FIGURES[name].number, FIGURES[name].title + ": not run yet"]
+        for name, p in found.items()
+        if not p.is_file()
+    ]
+    missing += [[number, f"{what}: not built yet"] for number, what in MISSING.items()]
+    text = "\n\n".join(section(each) for each in told)
+    if missing:
+        text += "\n\n## Missing\n\n" + table(["", "what"], missing)
+    insert(folder / "README.md", "figures", text)
+
+
+def _in_words(told: dict[str, Any]) -> str:
+    c = told["configuration"]
+    arguments = ", ".join(f"{k} {v}" for k, v in (c["network_config"] or {}).items())
+    seen = f"{told['images_seen']:,} images of {c['size']}x{c['size']} in {told['minutes']:.0f} min"
+    return f"{c['network']} ({arguments}), {seen}"
+
+
+def _row(told: dict[str, Any]) -> Row:
+    return Row(**{**told, "half": math.nan if told["half"] is None else told["half"]})
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

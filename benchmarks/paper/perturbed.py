@@ -1,0 +1,105 @@
+"""The report's figure 9: images drawn in one step from noise to which a wave is added, at the same norm."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from benchmarks.paper import draw
+from benchmarks.paper.consistency import needs
+from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
+from benchmarks.paper.networks import Scale
+from denoisers.evaluation.spread import over_images
+from spectral.plots.spectra import INK
+
+SIGMA = 10.0  # level of the noise that images are drawn from, far above theirs
+SHARE = 0.2  # of |z|, the size of the wave
+FREQUENCIES = (1, 2, 3, 4, 6, 8, 12)
+COUNT = 32
+SHOWN = (1, 2, 4, 8)
+
+
+def wave(size: int, n: int, m: int) -> Tensor:
+    """sin(2 pi n x / d) sin(2 pi m y / d), of norm 1, (1, 1, d, d)."""
+    x = torch.arange(size) / size
+    product = torch.outer((2 * math.pi * n * x).sin(), (2 * math.pi * m * x).sin())
+    return (product / product.norm())[None, None]
+
+
+def perturbed(z: Tensor, n: int, m: int, share: float = SHARE) -> Tensor:
+    """(z + share |z| w) |z| / |z + share |z| w|, each z of (N, 1, d, d) by itself."""
+    norm = z.flatten(1).norm(dim=1)[:, None, None, None]
+    moved = z + share * norm * wave(z.shape[-1], n, m)
+    return moved * norm / moved.flatten(1).norm(dim=1)[:, None, None, None]
+
+
+def measure(scale: Scale, networks: Networks) -> Made:
+    """How far the image moves, over how far the noise does, by the wave's frequency."""
+    need = needs(scale)[0]
+    model, size = networks(need), need.config.size
+    z = torch.randn((COUNT, 1, size, size), generator=torch.Generator().manual_seed(0))
+    rows, data, moves, shown = [], {}, {}, {}
+    with torch.no_grad():
+        drawn = model(SIGMA * z, sigma=SIGMA)
+        spread = (drawn[1:] - drawn[:-1]).flatten(1).norm(dim=1)
+        for n in FREQUENCIES:
+            if 2 * n >= size:
+                continue
+            other = perturbed(z, n, n)
+            after = model(SIGMA * other, sigma=SIGMA)
+            moves[n] = (after - drawn).flatten(1).norm(dim=1) / spread.mean()
+            shown[n] = after[:SHOWN_IMAGES]
+            data[str(n)] = moves[n].tolist()
+    for n in (1, 2, 4, 12):
+        if n in moves:
+            says = "outputs move between images" if n == 1 else ""
+            text = f"|f(z') - f(z)| over the mean distance of two images, n = m = {n}".replace("|", "\\|")
+            rows.append(Row.of(text, over_images(moves[n]), says=says))
+    settings = (
+        f"one-step images f(sigma z, sigma), sigma = {SIGMA:g}, of {COUNT} noises; waves of "
+        f"{SHARE:g} \\|z\\|, then rescaled to \\|z\\|; C^alpha images, alpha = {need.config.alpha:g}, "
+        f"{size}x{size} (the report has photographs)"
+    )
+    return Made(rows, settings, _drawn(moves, drawn, shown), [], data)
+
+
+SHOWN_IMAGES = 4
+
+
+def _drawn(moves, drawn, shown):
+    figure = draw.canvas(9.0, 3.4)
+    left, right = figure.subfigures(1, 2, width_ratios=[1.1, 1.5])
+    axis = left.subplots()
+    mean = over_images(torch.stack(list(moves.values())))
+    axis.errorbar(
+        list(moves),
+        mean.value,
+        yerr=torch.as_tensor(mean.halfwidth()),
+        fmt="o-",
+        ms=3.5,
+        lw=1,
+        capsize=2,
+        color=draw.BLUE,
+    )
+    axis.set_ylim(0, None)
+    draw.labelled(
+        axis,
+        "periods a side of the wave, n = m",
+        "distance the image moves\n(1: two images of other noise)",
+        "mean over noises, 95 %",
+    )
+    kept = [n for n in SHOWN if n in shown]
+    grid = right.subplots(SHOWN_IMAGES, len(kept) + 1)
+    for i in range(SHOWN_IMAGES):
+        draw.image(grid[i, 0], drawn[i], "from z" if i == 0 else "")
+        for j, n in enumerate(kept):
+            draw.image(grid[i, j + 1], shown[n][i], f"n = m = {n}" if i == 0 else "")
+    right.suptitle("images drawn in one step; a row is one noise", fontsize=8, color=INK)
+    return figure
+
+
+PERTURBED = PaperFigure(
+    "perturbed", "the report's figure 9", "Images from noise with a wave in it", needs, measure
+)

@@ -1,0 +1,32 @@
+"""Figure 19: one image times s > 0. The optimum has one eigenvector, the image itself."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.paper.known import Known
+from benchmarks.paper.networks import blind
+from denoisers.images import Ray
+from denoisers.images.calpha import CAlpha
+
+ALPHA = 3.0
+
+
+def source(size: int) -> Ray:
+    """The set that the network is trained on; at another side, a ray of another image."""
+    return Ray(CAlpha(size, ALPHA)(1)[0])
+
+
+def tangents(size: int, n: int) -> NDArray[np.float64]:
+    """The image, n times."""
+    return np.repeat(source(size).image[None, None].astype(np.float64), n, 0)
+
+
+RAY = Known(
+    need=lambda scale: blind(scale, "ray", longer=800, alpha=ALPHA),
+    source=source,
+    tangents=tangents,
+    dimension=1,
+    about="one C^alpha image (alpha = 3) times s, uniform on (0, 1]",
+).figure("ray", "figure 19", "One image times s > 0")

@@ -1,0 +1,144 @@
+"""Figures 2, 6, 10, 12 to 14: two networks on disjoint sets draw from the same noise."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+
+from benchmarks.paper import draw
+from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
+from benchmarks.paper.generalization import COUNTS, training
+from benchmarks.paper.need import Need
+from benchmarks.paper.networks import Scale, finite
+from denoisers.evaluation import Comparison, compare, nearest
+from denoisers.evaluation.spread import over_images
+from spectral.plots.spectra import INK, STYLE
+
+DRAWN: dict[Scale, int] = {"small": 24, "paper": 100}
+SHOWN = 3  # samples of each N
+H0, BETA, SIGMA_END = (
+    0.01,
+    0.1,
+    0.05,
+)  # sigma_end and the first step as in the paper; the step grows as in its code
+
+
+def pair(scale: Scale, images: int) -> tuple[Need, Need]:
+    """Networks A and B on the first and the second of two disjoint sets."""
+    return finite(scale, images, "first"), finite(scale, images, "second")
+
+
+def needs(scale: Scale) -> list[Need]:
+    """Both networks for each N."""
+    return [need for n in COUNTS[scale] for need in pair(scale, n)]
+
+
+def compared(scale: Scale, networks: Networks, images: int, count: int) -> Comparison:
+    """Samples of A and B from the same noise, beside their nearest training images."""
+    first, second = pair(scale, images)
+    draw_both = partial(compare, h0=H0, beta=BETA, sigma_end=SIGMA_END, count=count)
+    return draw_both(networks(first), networks(second), training(first), training(second))
+
+
+def measure(scale: Scale, networks: Networks) -> Made:
+    """Cosines between samples of A and B, and of samples to the nearest training images; centred ones too."""
+    rows, beside = [], []
+    data, found = {}, {}
+    for n in COUNTS[scale]:
+        both = found[n] = compared(scale, networks, n, DRAWN[scale])
+        a, b = (training(need) for need in pair(scale, n))
+        apart = {
+            centred: nearest(torch.from_numpy(a[:200]), b, centred=centred).similarity
+            for centred in (False, True)
+        }
+        for centred in (True, False):
+            values = both.similarities(centred)
+            own = torch.cat([values["first"], values["second"]])
+            kind = "centred cosine" if centred else "cosine"
+            into = beside if centred else rows
+            says = ("to 1 as N grows", "from 1 as N grows") if not centred else ("", "")
+            into += [
+                Row.of(
+                    f"{kind} of the two networks' samples, N = {n:,}",
+                    over_images(values["between"]),
+                    says=says[0],
+                ),
+                Row.of(
+                    f"{kind} of samples to the nearest training image, N = {n:,}",
+                    over_images(own),
+                    says=says[1],
+                ),
+                Row.of(
+                    f"{kind} of images of S1 to the nearest of S2 (figure 6), N = {n:,}",
+                    over_images(apart[centred]),
+                ),
+            ]
+        beside.append(
+            Row(
+                f"samples that came to sigma = {SIGMA_END:g}, share, N = {n:,}",
+                float(torch.cat([both.first.converged, both.second.converged]).double().mean()),
+                digits=2,
+            )
+        )
+        data[f"n_{n}"] = {
+            name: {key: value.tolist() for key, value in both.similarities(centred).items()}
+            | {"sets": apart[centred].tolist()}
+            for name, centred in (("cosine", False), ("centred", True))
+        }
+    c = needs(scale)[0].config
+    settings = (
+        f"C^alpha images, alpha = {c.alpha:g} (the paper has faces and bedrooms), {c.size}x{c.size}; "
+        f"{DRAWN[scale]} samples of each network, h0 = {H0:g} growing, beta = {BETA:g}, down to sigma = {SIGMA_END:g}"
+    )
+    return Made(rows, settings, _drawn(found, data), beside, data)
+
+
+def _drawn(found, data):
+    figure = draw.canvas(10.4, 4.2)
+    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.9])
+    axes = left.subplots(2, 1, sharex=True)
+    rng = np.random.default_rng(0)
+    groups = (
+        ("between", "the two networks", draw.BLUE),
+        ("own", "nearest training image", draw.ORANGE),
+        ("sets", "S1 to S2", "#999999"),
+    )
+    for axis, kind in zip(axes, ("cosine", "centred"), strict=True):
+        for j, (key, label, colour) in enumerate(groups):
+            means = []
+            for i, n in enumerate(found):
+                told = data[f"n_{n}"][kind]
+                values = np.array(told["first"] + told["second"] if key == "own" else told[key])
+                x = i + 0.22 * (j - 1)
+                axis.plot(
+                    x + 0.05 * rng.standard_normal(len(values)), values, ".", ms=2, alpha=0.4, color=colour
+                )
+                means.append((x, values.mean()))
+            axis.plot(*zip(*means, strict=True), "o-", ms=4, lw=1, color=colour, label=label)
+        draw.labelled(axis, "", "cosine similarity" if kind == "cosine" else "centred cosine")
+    axes[1].set_xticks(range(len(found)), [f"{n:,}" for n in found])
+    axes[1].set_xlabel("training images N", **STYLE)
+    draw.legend(axes[1], "lower right")
+    names = ("nearest to A", "drawn by A", "drawn by B", "nearest to B")
+    grid = right.subplots(4, SHOWN * len(found))
+    for i, (n, both) in enumerate(found.items()):
+        near = both.neighbours(True)
+        rows = (near[0].images, both.first.images, both.second.images, near[1].images)
+        for j in range(SHOWN):
+            for row, images in zip(grid, rows, strict=True):
+                draw.image(row[i * SHOWN + j], images[j])
+        grid[0, i * SHOWN + SHOWN // 2].set_title(f"N = {n:,}", fontsize=8, color=INK)
+    for row, name in zip(grid, names, strict=True):
+        draw.row_name(row[0], name)
+    return figure
+
+
+SIMILARITY = PaperFigure(
+    "similarity",
+    "figures 2, 6, 10 and 12 to 14",
+    "Two networks on disjoint sets, from the same noise",
+    needs,
+    measure,
+)

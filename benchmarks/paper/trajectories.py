@@ -1,0 +1,112 @@
+"""Figure 8: on the way, images denoised in one shot; two networks' trajectories part in the middle."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from benchmarks.paper import draw
+from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
+from benchmarks.paper.generalization import COUNTS
+from benchmarks.paper.need import Need
+from benchmarks.paper.networks import Scale
+from benchmarks.paper.similarity import BETA, H0, SIGMA_END, pair
+from denoisers.evaluation import cosine_similarity
+from denoisers.evaluation.spread import over_images
+from denoisers.sampling import Samples, sample
+from spectral.plots.spectra import INK
+
+DRAWN = 16
+LEVELS = np.geomspace(0.8, 0.08, 12)  # noise levels at which the two are compared
+TOLD = (0.8, 0.25, 0.08)
+SHOWN = 6
+
+
+def chosen(scale: Scale) -> tuple[int, int]:
+    """Few images, learned by heart; and the most."""
+    counts = COUNTS[scale]
+    return counts[1], counts[-1]
+
+
+def needs(scale: Scale) -> list[Need]:
+    """Both networks of both."""
+    return [need for n in chosen(scale) for need in pair(scale, n)]
+
+
+def measure(scale: Scale, networks: Networks) -> Made:
+    """Centred cosines of the two networks' one-shot denoised images, by the noise level of the first."""
+    rows, data, curves, strips = [], {}, {}, {}
+    for n in chosen(scale):
+        first, second = pair(scale, n)
+        shape = (1, first.config.size, first.config.size)
+        a, b = (
+            sample(networks(need), shape, DRAWN, h0=H0, beta=BETA, sigma_end=SIGMA_END, every=2)
+            for need in (first, second)
+        )
+        at = [(at_level(a, level), at_level(b, level)) for level in LEVELS]
+        each = torch.stack([cosine_similarity(x, y, centred=True) for x, y in at])
+        curves[n] = each
+        strips[n] = at
+        for level in TOLD:
+            i = int(np.abs(LEVELS - level).argmin())
+            says = "they part in the middle" if n != chosen(scale)[1] else ""
+            rows.append(
+                Row.of(
+                    f"centred cosine at sigma = {LEVELS[i]:.2g}, N = {n:,}", over_images(each[i]), says=says
+                )
+            )
+        data[f"n_{n}"] = {"sigmas": LEVELS.tolist(), "centred_cosine": each.tolist()}
+    c = needs(scale)[0].config
+    settings = (
+        f"C^alpha images, alpha = {c.alpha:g} (the paper has faces), {c.size}x{c.size}; {DRAWN} samples from "
+        f"the same noise, compared where each has come to the noise level"
+    )
+    return Made(rows, settings, _drawn(curves, strips), [], data)
+
+
+def at_level(samples: Samples, level: float) -> torch.Tensor:
+    """Of each image the frame nearest to a noise level, (B, C, H, W)."""
+    assert samples.trajectory is not None
+    out = []
+    for i, sigmas in enumerate(samples.sigmas):
+        frames = torch.tensor([f for f in samples.frames if f <= int(samples.steps[i])]) - 1
+        nearest = (sigmas[frames].log() - np.log(level)).abs().nan_to_num(torch.inf).argmin()
+        out.append(samples.trajectory[i, int(nearest)])
+    return torch.stack(out)
+
+
+def _drawn(curves, strips):
+    figure = draw.canvas(10.2, 3.6)
+    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.9])
+    axis = left.subplots()
+    for colour, (n, each) in zip(draw.COLOURS, curves.items(), strict=False):
+        mean = over_images(each)
+        low, high = (torch.as_tensor(end) for end in mean.interval(0.95))
+        axis.fill_between(LEVELS, low, high, color=colour, alpha=0.18, lw=0)
+        axis.semilogx(LEVELS, mean.value, "o-", ms=3.5, lw=1, color=colour, label=f"N = {n:,}")
+    axis.invert_xaxis()
+    axis.set_xticks([0.8, 0.4, 0.2, 0.1], ["0.8", "0.4", "0.2", "0.1"])
+    axis.minorticks_off()
+    draw.labelled(
+        axis,
+        "noise level $\\sigma$ on the way",
+        "centred cosine of A's and B's images",
+        "mean over samples, 95 %",
+    )
+    draw.legend(axis, "lower left")
+    picked = np.linspace(0, len(LEVELS) - 1, SHOWN).round().astype(int)
+    grid = right.subplots(4, SHOWN)
+    for i, (n, at) in enumerate(strips.items()):
+        for j, k in enumerate(picked):
+            for half in (0, 1):
+                title = f"$\\sigma$ = {LEVELS[k]:.2f}" if (i, half) == (0, 0) else ""
+                draw.image(grid[2 * i + half, j], at[k][half][0], title)
+        for half, name in enumerate("AB"):
+            draw.row_name(grid[2 * i + half, 0], f"N = {n:,}\n{name}")
+    right.suptitle("one sample on the way, denoised in one shot", fontsize=8, color=INK)
+    return figure
+
+
+TRAJECTORIES = PaperFigure(
+    "trajectories", "figure 8", "Where the trajectories of two networks part", needs, measure
+)
