@@ -102,7 +102,8 @@ class Slopes:
             }
         settings = (
             f"128 images of {size}x{size} of each kind, `released` generator, none of them trained on; "
-            f"slopes by least squares for each image, {told} (the paper's are at 80x80); bases at sigma = {SIGMA:g}"
+            f"slopes by least squares for each image, {told} (the paper's are at 80x80); "
+            f"bases at sigma = {SIGMA:g}"
         )
         return Made(rows, settings, self._draw(curves, bases, window), beside, data)
 

@@ -90,7 +90,8 @@ def measure(scale: Scale, networks: Networks) -> Made:
     c = needs(scale)[0].config
     settings = (
         f"C^alpha images, alpha = {c.alpha:g} (the paper has faces and bedrooms), {c.size}x{c.size}; "
-        f"{DRAWN[scale]} samples of each network, h0 = {H0:g} growing, beta = {BETA:g}, down to sigma = {SIGMA_END:g}"
+        f"{DRAWN[scale]} samples of each network, h0 = {H0:g} growing, beta = {BETA:g}, "
+        f"down to sigma = {SIGMA_END:g}"
     )
     return Made(rows, settings, _drawn(found, data), beside, data)
 

@@ -1,0 +1,165 @@
+"""The runner of the paper's figures, on a figure that takes seconds."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from benchmarks.paper import known, page
+from benchmarks.paper.__main__ import app
+from benchmarks.paper.figure import Made, PaperFigure, Row
+from benchmarks.paper.known import Known
+from benchmarks.paper.need import Need, chain
+from benchmarks.paper.ray import source, tangents
+from benchmarks.paper.registry import FIGURES
+from denoisers.evaluation import psnr_curve
+from denoisers.networks import Denoiser
+from denoisers.training import TrainConfig
+from denoisers.training.run import Run
+from spectral.errors import CheckpointError
+
+CONFIG = TrainConfig(
+    data="ray", alpha=3.0, network_config={"blocks": 1, "width": 4}, size=8, batch=2, steps=6
+)
+
+
+def measure(scale, networks):
+    """A curve of the network, and no spectra."""
+    curve = psnr_curve(networks(Need(CONFIG)), source(8)(4), [0.1, 0.2])
+    row = Row.of("slope, sigma = 0.1", curve.slope(), 1.0, "1 (optimum)")
+    return Made([row], "4 rays", curve.plot(), [row], {"output": curve.denoised.tolist()})
+
+
+TINY = PaperFigure("tiny", "figure 0", "A figure that takes seconds", lambda scale: [Need(CONFIG)], measure)
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch):
+    """Call the runner on the tiny figure."""
+    monkeypatch.setitem(FIGURES, "tiny", TINY)
+
+    def call(*words, code=0):
+        done = CliRunner().invoke(app, ["tiny", *words, "--out", str(tmp_path / "out")])
+        assert done.exit_code == code, done.output
+        return done.output
+
+    return call
+
+
+def stopped_at(monkeypatch, step):
+    """Let training be interrupted before a step."""
+    advance = Run.advance
+
+    def until(self, batches):
+        if self.step == step:
+            raise KeyboardInterrupt
+        loss = advance(self, batches)
+        self.checkpoint()
+        return loss
+
+    monkeypatch.setattr(Run, "advance", until)
+
+
+def test_a_figure_that_was_stopped_is_the_one_that_was_not(cli, tmp_path, monkeypatch):
+    whole, parts = (str(tmp_path / name) for name in ("whole", "parts"))
+    cli("--runs", whole)
+    told = [json.loads((tmp_path / "out/tiny.json").read_text())]
+    assert (tmp_path / "out/tiny.png").stat().st_size < 200_000
+    with monkeypatch.context() as patch:
+        stopped_at(patch, 4)
+        assert "the same command goes on" in cli("--runs", parts, code=130)
+    assert "to train" in cli("--runs", parts, "--list")
+    assert "going on with" in cli("--runs", parts)
+    told.append(json.loads((tmp_path / "out/tiny.json").read_text()))
+    for one in told:
+        one["networks"][0].pop("minutes")
+    assert told[0] == told[1]
+    trained = Need(CONFIG).folder(tmp_path / "whole") / "weights.safetensors"
+    before = trained.stat().st_mtime_ns
+    assert "training" not in cli("--runs", whole, "--train-only")
+    assert trained.stat().st_mtime_ns == before
+    assert "1/1 networks" in cli("--runs", whole, "--list")
+
+
+def test_minutes_are_a_limit(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "advance", lambda self, batches: 0.0)
+    cli("--runs", str(tmp_path / "runs"), "--minutes", "0.01", "--train-only", code=130)
+
+
+def test_a_key_is_of_what_the_weights_depend_on():
+    need = Need(CONFIG)
+    assert need.key == Need(replace(CONFIG)).key and len(need.key) == 12
+    others = [replace(CONFIG, seed=2), replace(CONFIG, steps=7), replace(CONFIG, data="disks")]
+    tuned = Need(CONFIG, start=Need(others[0]))
+    assert len({need.key, tuned.key, *(Need(c).key for c in others)}) == 5
+    assert chain([tuned, need, Need(others[0])]) == [Need(others[0]), tuned, need]
+
+
+def test_a_network_of_another_configuration_is_not_gone_on_with(tmp_path, monkeypatch):
+    from rich.console import Console
+
+    need, quiet = Need(CONFIG), Console(quiet=True)
+    stopped_at(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        need.train(tmp_path, quiet)
+    other = Need(replace(CONFIG, seed=5))
+    need.folder(tmp_path).rename(other.folder(tmp_path))
+    with pytest.raises(CheckpointError):
+        other.train(tmp_path, quiet)
+
+
+def test_rows():
+    assert Row("a", 0.5, 0.02, 0.75).cells() == ["a", "0.75", "0.500 +- 0.02", "-0.250"]
+    assert Row("a", 0.5, says="falls").cells() == ["a", "falls", "0.500", ""]
+    assert Row("a", 2.0, math.nan, 2.0, "2 (optimum)", 1).cells() == ["a", "2 (optimum)", "2.0", "+0.0"]
+
+
+def test_the_page_is_made_of_what_there_is(cli, tmp_path):
+    cli("--runs", str(tmp_path / "runs"))
+    folder = tmp_path / "out"
+    (folder / "README.md").write_text("before\n<!-- figures -->\n<!-- /figures -->\nafter")
+    page.publish(folder)
+    text = (folder / "README.md").read_text()
+    assert text.startswith("before") and text.endswith("after")
+    assert "## Figure 0: A figure that takes seconds" in text and "![" in text
+    assert "| slope, sigma = 0.1 | 1 (optimum) |" in text
+    assert "not run yet" in text and "not built yet" in text
+    page.publish(folder)
+    assert (folder / "README.md").read_text() == text
+
+
+def test_every_figure_names_its_networks():
+    for figure in FIGURES.values():
+        for scale in ("small", "paper"):
+            needs = chain(figure.needs(scale))
+            assert len({need.name for need in needs}) == len(needs)
+    assert FIGURES["disks"].needs("paper")[0].config.batch == 512
+
+
+class Projection(Denoiser, abstract=True):
+    """The optimum of a ray: the projection on its image."""
+
+    channels = 1
+
+    def forward(self, y):
+        e = torch.from_numpy(source(y.shape[-1]).image).flatten()
+        e = e / e.norm()
+        return ((y.flatten(1) @ e)[:, None] * e).reshape(y.shape)
+
+
+def test_the_optimum_has_the_known_answers(monkeypatch):
+    monkeypatch.setattr(known, "SIGMAS", (0.1,))
+    ray = Known(lambda scale: Need(CONFIG), source, tangents, 1, "a ray")
+    made = ray.measure("small", lambda need: Projection())
+    found = {row.quantity: row.here for row in [*made.rows, *made.beside]}
+    assert found["slope of output against input PSNR, input PSNR 0 to 32 dB"] == pytest.approx(1, abs=1e-5)
+    assert found["trace of J, sigma = 0.1"] == pytest.approx(1, abs=0.02)
+    assert found["eigenvalues of (J + J')/2 above 0.5, sigma = 0.1"] == 1
+    (angle,) = (value for name, value in found.items() if name.startswith("largest angle"))
+    (apart,) = (value for name, value in found.items() if name.startswith("`ray`") and "angle" in name)
+    assert angle < 0.01 and apart < 90
+    (gain,) = (row for row in made.rows if row.quantity.startswith("intercept"))
+    assert abs(gain.here - gain.paper) < 3 * gain.half
