@@ -56,6 +56,7 @@ docs: $(STAMP)  ## the tables and figures of README and docs, measured anew: hou
 		$(BIN)/python -m benchmarks.$$page --write || exit 1; done
 	$(BIN)/python -m benchmarks.products --quick --write
 	$(BIN)/python -m benchmarks.estimators all
+	$(BIN)/python -m benchmarks.paper --write
 	for part in oracle-slopes mterm regularity speed; do $(BIN)/python -m benchmarks.theory $$part || exit 1; done
 
 $(STAMP): pyproject.toml constraints.txt

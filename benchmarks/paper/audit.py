@@ -64,7 +64,7 @@ def audit(
         return Row.of(told + text, over_images(torch.as_tensor(each, dtype=torch.float64)))
 
     rows = [
-        row("\\|J - J'\\| / \\|J\\|", asymmetries),
+        row("|J - J'| / |J|", asymmetries),
         row(
             f"angle of the first {k} eigenvectors of (J + J')/2 to as many right singular vectors, degrees",
             angles,

@@ -65,7 +65,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
                 over_images(torch.stack([p.values[0] for p in least])),
             ),
             Row.of(
-                f"\\|J - J'\\| / \\|J\\|, {name}",
+                f"|J - J'| / |J|, {name}",
                 over_images(torch.tensor([float(p.asymmetry) for p in pairs], dtype=torch.float64)),
             ),
             Row.of(

@@ -44,9 +44,8 @@ class Row:
         """Quantity, the paper, here, the difference."""
         here = with_error(self.here, self.half) if self.half > 0 else f"{self.here:.{self.digits}f}"
         says = self.says or ("" if self.paper is None else f"{self.paper:g}")
-        if self.paper is None:
-            return [self.quantity, says, here, ""]
-        return [self.quantity, says, here, f"{self.here - self.paper:+.{self.digits}f}"]
+        off = "" if self.paper is None else f"{self.here - self.paper:+.{self.digits}f}"
+        return [cell.replace("|", "\\|") for cell in (self.quantity, says, here, off)]
 
 
 Networks = Callable[[Need], Denoiser]

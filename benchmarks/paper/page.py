@@ -53,7 +53,7 @@ def save(folder: Path, told: dict[str, Any], made: Made) -> list[Path]:
     """Write NAME.json and NAME.png into a folder; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     table_file, picture = (folder / f"{told['name']}.{end}" for end in ("json", "png"))
-    table_file.write_text(json.dumps(_finite(told), indent=1) + "\n")
+    table_file.write_text(json.dumps(_finite(told), separators=(",", ":")) + "\n")
     made.drawn.savefig(picture, pil_kwargs={"optimize": True})
     return [table_file, picture]
 
@@ -109,9 +109,11 @@ def _row(told: dict[str, Any]) -> Row:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no NaN."""
+    """Numbers to seven digits; JSON knows no NaN."""
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else None
+    return value

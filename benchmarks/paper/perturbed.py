@@ -55,11 +55,11 @@ def measure(scale: Scale, networks: Networks) -> Made:
     for n in (1, 2, 4, 12):
         if n in moves:
             says = "outputs move between images" if n == 1 else ""
-            text = f"|f(z') - f(z)| over the mean distance of two images, n = m = {n}".replace("|", "\\|")
+            text = f"|f(z') - f(z)| over the mean distance of two images, n = m = {n}"
             rows.append(Row.of(text, over_images(moves[n]), says=says))
     settings = (
         f"one-step images f(sigma z, sigma), sigma = {SIGMA:g}, of {COUNT} noises; waves of "
-        f"{SHARE:g} \\|z\\|, then rescaled to \\|z\\|; C^alpha images, alpha = {need.config.alpha:g}, "
+        f"{SHARE:g} |z|, then rescaled to |z|; C^alpha images, alpha = {need.config.alpha:g}, "
         f"{size}x{size} (the report has photographs)"
     )
     return Made(rows, settings, _drawn(moves, drawn, shown), [], data)
