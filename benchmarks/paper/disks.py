@@ -17,7 +17,7 @@ def tangents(size: int, n: int) -> NDArray[np.float64]:
 
 
 DISKS = Known(
-    need=lambda scale: blind(scale, "disks", longer=800),
+    need=lambda scale: blind(scale, "disks", {"steps": 2400}),
     source=Disks,
     tangents=tangents,
     dimension=5,
