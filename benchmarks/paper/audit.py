@@ -32,7 +32,7 @@ def audit(
     """Rows of what the paper leaves out, with intervals over images, and their numbers.
 
     |J - J'| / |J|; the angle between the spans of the first k eigenvectors of (J + J')/2 and of the first k
-    right singular vectors; sigma_1 / lambda_1; SURE over the true squared error; and the largest eigenvalue
+    right singular vectors; sigma_1 / lambda_1; SURE less the true squared error; and the largest eigenvalue
     and its certificate on images of 4 times the side, by the same network.
 
     Args:
@@ -55,7 +55,7 @@ def audit(
         ratios.append(float(triplets.values[0] / pairs.values[0]))
         complete.append(bool(pairs.complete) and bool(triplets.complete))
     check = sure_check(model, images(16, size), [sigma])
-    relative = (check.curve.sure / check.curve.mse)[0]
+    off = ((check.curve.sure - check.curve.mse) / sigma**2)[0]
     large = add_noise(images(1, 4 * size), sigma, 0)
     far = spectral.top_eigs(model, large, k, tol=1e-3)
     told = f"{name}, sigma = {sigma:g}: "
@@ -71,7 +71,8 @@ def audit(
         ),
         row("sigma_1 / lambda_1", ratios),
         row("solves with a certificate of completeness, share", [float(c) for c in complete]),
-        row("SURE / true squared error, image by image", relative),
+        row("SURE less the true squared error per pixel, in sigma^2", off),
+        row("true squared error per pixel, in sigma^2", check.curve.mse[0] / sigma**2),
         Row(f"{told}lambda_1 at {4 * size}x{4 * size} ({far.completeness_text()})", float(far.values[0])),
     ]
     data = {

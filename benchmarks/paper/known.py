@@ -118,7 +118,7 @@ class Known:
                 "traces": [float(t) for t in traces],
             }
             shown = shown or (clean[0], noisy[0, 0], found[0], tangents[0])
-        beside, audited = audit(f"`{need.config.data}`", model, images, size)
+        beside, audited = audit(f"`{need.config.data}`", model, images, size, k=m)
         settings = (
             f"{self.about}; {size}x{size} (d = {d}), 128 images for the curve and {looked} for the spectra, "
             "none of them trained on"
