@@ -22,7 +22,7 @@ from benchmarks.paper.figure import PaperFigure, loader
 from benchmarks.paper.need import chain
 from benchmarks.paper.networks import Scale
 from benchmarks.paper.page import DOCS, publish, record, save, tables
-from benchmarks.paper.registry import FIGURES, MISSING
+from benchmarks.paper.registry import FIGURES
 
 INTERRUPTED = 130
 
@@ -97,8 +97,6 @@ def show(console: Console, figures: list[PaperFigure], scale: Scale, runs: Path)
             console.print(
                 f"{'':14} {'ready' if need.ready(runs) else 'to train':8} {need.name}", soft_wrap=True
             )
-    for number, what in MISSING.items():
-        console.print(f"{'-':14} {number:24} not built: {what}", soft_wrap=True)
 
 
 @contextmanager

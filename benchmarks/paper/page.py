@@ -14,7 +14,7 @@ from benchmarks.page import ROOT, insert, table
 from benchmarks.paper.figure import Made, PaperFigure, Row
 from benchmarks.paper.need import Need, chain
 from benchmarks.paper.networks import Scale
-from benchmarks.paper.registry import FIGURES, MISSING
+from benchmarks.paper.registry import FIGURES
 
 DOCS = ROOT / "docs/reproduction"
 HEAD = ["", "the paper", "here", "difference"]
@@ -90,7 +90,6 @@ def publish(folder: Path = DOCS) -> None:
         for name, p in found.items()
         if not p.is_file()
     ]
-    missing += [[number, f"{what}: not built yet"] for number, what in MISSING.items()]
     text = "\n\n".join(section(each) for each in told)
     if missing:
         text += "\n\n## Missing\n\n" + table(["", "what"], missing)

@@ -1,4 +1,4 @@
-"""The figures by name, in the paper's order, and those that are not made."""
+"""The figures by name, in the paper's order."""
 
 from benchmarks.paper.consistency import CONSISTENCY
 from benchmarks.paper.contours import APART, SLOPES
@@ -11,6 +11,7 @@ from benchmarks.paper.ray import RAY
 from benchmarks.paper.shuffled import SHUFFLED
 from benchmarks.paper.similarity import SIMILARITY
 from benchmarks.paper.sines import SINES
+from benchmarks.paper.sizes import SIZES
 from benchmarks.paper.trajectories import TRAJECTORIES
 
 _ALL: tuple[PaperFigure, ...] = (
@@ -20,6 +21,7 @@ _ALL: tuple[PaperFigure, ...] = (
     SLOPES,
     DISKS,
     TRAJECTORIES,
+    SIZES,
     APART,
     RAY,
     SINES,
@@ -29,7 +31,3 @@ _ALL: tuple[PaperFigure, ...] = (
 )
 
 FIGURES = {figure.name: figure for figure in _ALL}
-
-MISSING = {
-    "figure 15, Table 1": "the train-test gap against N for 20 to 160 pixels, by networks of 1 to 4 blocks",
-}
