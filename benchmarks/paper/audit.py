@@ -20,7 +20,6 @@ SIGMA = 0.1
 
 
 def audit(
-    name: str,
     model: Denoiser,
     images: Callable[[int, int], Tensor],
     size: int,
@@ -36,7 +35,6 @@ def audit(
     and its certificate on images of 4 times the side, by the same network.
 
     Args:
-        name: of the network, in a row.
         model: a blind denoiser.
         images: (count, size) -> clean images (count, 1, size, size) that it was not trained on.
         size: their side.
@@ -58,22 +56,18 @@ def audit(
     off = ((check.curve.sure - check.curve.mse) / sigma**2)[0]
     large = add_noise(images(1, 4 * size), sigma, 0)
     far = spectral.top_eigs(model, large, k, tol=1e-3)
-    told = f"{name}, sigma = {sigma:g}: "
 
     def row(text: str, each: Sequence[float] | Tensor) -> Row:
-        return Row.of(told + text, over_images(torch.as_tensor(each, dtype=torch.float64)))
+        return Row.of(text, over_images(torch.as_tensor(each, dtype=torch.float64)))
 
     rows = [
-        row("|J - J'| / |J|", asymmetries),
-        row(
-            f"angle of the first {k} eigenvectors of (J + J')/2 to as many right singular vectors, degrees",
-            angles,
-        ),
+        row(f"|J - J'| / |J| at sigma = {sigma:g}", asymmetries),
+        row(f"angle of e_1, ..., e_{k} to as many right singular vectors, degrees", angles),
         row("sigma_1 / lambda_1", ratios),
-        row("solves with a certificate of completeness, share", [float(c) for c in complete]),
+        row("solves whose certificate says complete, share", [float(c) for c in complete]),
         row("SURE less the true squared error per pixel, in sigma^2", off),
         row("true squared error per pixel, in sigma^2", check.curve.mse[0] / sigma**2),
-        Row(f"{told}lambda_1 at {4 * size}x{4 * size} ({far.completeness_text()})", float(far.values[0])),
+        Row(f"lambda_1 at {4 * size}x{4 * size}", float(far.values[0]), note=far.completeness_text()),
     ]
     data = {
         "sigma": sigma,

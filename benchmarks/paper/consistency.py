@@ -95,7 +95,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
         f"{size}x{size}, x + sigma z at the level sigma = {SIGMA:g} that the function is told, in evaluation "
         f"mode, without a clamp; {COUNT} images"
     )
-    return Made(rows, settings, _drawn(found, clean, noisy, models, told), beside, data)
+    return Made(rows, settings, _drawn(found, clean, noisy, models, told), beside, data=data)
 
 
 def _drawn(found, clean, noisy, models, told):

@@ -70,6 +70,7 @@ class Slopes:
         beside: list[Row] = []
         curves: dict[str, PSNRCurve] = {}
         bases, data = [], {}
+        audits: dict[str, list[Row]] = {}
         told = f"input PSNR {window[0]:g} to {window[1]:g} dB"
         for kind in self.kinds:
             model = networks(kind.need(scale))
@@ -91,8 +92,7 @@ class Slopes:
                     digits=2,
                 )
             )
-            more, audited = audit(kind.name, model, kind.images, size)
-            beside += more
+            audits[kind.name], audited = audit(model, kind.images, size)
             data[kind.name] = {
                 "sigmas": curve.sigmas.tolist(),
                 "input_psnr": curve.noisy.mean(1).tolist(),
@@ -105,7 +105,7 @@ class Slopes:
             f"slopes by least squares for each image, {told} (the paper's are at 80x80); "
             f"bases at sigma = {SIGMA:g}"
         )
-        return Made(rows, settings, self._draw(curves, bases, window), beside, data)
+        return Made(rows, settings, self._draw(curves, bases, window), beside, audits, data)
 
     def _draw(self, curves, bases, window):
         figure = draw.canvas(10.4, 1.05 * len(bases) + 0.5)

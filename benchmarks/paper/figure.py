@@ -26,6 +26,7 @@ class Row:
     paper: the paper's number, or that of the optimum; None where it has none.
     says: what the paper says, in words; the number itself where nothing is given.
     digits: of a number whose interval is not known.
+    note: what is said after the number.
     """
 
     quantity: str
@@ -34,6 +35,7 @@ class Row:
     paper: float | None = None
     says: str = ""
     digits: int = 3
+    note: str = ""
 
     @classmethod
     def of(cls, quantity: str, estimate: Estimate, paper: float | None = None, says: str = "") -> Row:
@@ -43,6 +45,7 @@ class Row:
     def cells(self) -> list[str]:
         """Quantity, the paper, here, the difference."""
         here = with_error(self.here, self.half) if self.half > 0 else f"{self.here:.{self.digits}f}"
+        here += f" ({self.note})" if self.note else ""
         says = self.says or ("" if self.paper is None else f"{self.paper:g}")
         off = "" if self.paper is None else f"{self.here - self.paper:+.{self.digits}f}"
         return [cell.replace("|", "\\|") for cell in (self.quantity, says, here, off)]
@@ -58,6 +61,7 @@ class Made:
 
     rows: beside the paper.
     beside: rows of what the paper leaves out.
+    audits: by network what the paper leaves out of any, as `audit` has it.
     settings: what it was measured on, in a sentence.
     drawn: the picture.
     data: all numbers of it, for machines.
@@ -67,6 +71,7 @@ class Made:
     settings: str
     drawn: Figure
     beside: list[Row] = field(default_factory=list)
+    audits: dict[str, list[Row]] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
 
 

@@ -43,7 +43,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
     levels = [*(10 ** (-INPUTS / 20)), *(10 ** (-np.array(TOLD) / 20))]
     gaps: dict[int, PSNRGap] = {}
     rows: list[Row] = []
-    beside: list[Row] = []
+    audits: dict[str, list[Row]] = {}
     data = {}
     for need in needs(scale):
         c = need.config
@@ -62,8 +62,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
         def images(n: int, size: int, alpha: float = c.alpha) -> torch.Tensor:
             return torch.from_numpy(CAlpha(size, alpha)(n, seed=SEED))
 
-        more, audited = audit(f"N = {c.images:,}", model, images, c.size)
-        beside += more
+        audits[f"N = {c.images:,}"], audited = audit(model, images, c.size)
         data[f"n_{c.images}"] = {
             "sigmas": gap.training.sigmas.tolist(),
             "training": gap.training.denoised.tolist(),
@@ -76,7 +75,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
         f"{LOOKED} of each set, those of a smaller training set several times with other noise; all networks "
         f"are shown {c.batch * c.steps:,} images"
     )
-    return Made(rows, settings, _drawn(gaps), beside, data)
+    return Made(rows, settings, _drawn(gaps), [], audits, data)
 
 
 def _drawn(gaps: dict[int, PSNRGap]):

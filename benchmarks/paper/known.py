@@ -118,13 +118,14 @@ class Known:
                 "traces": [float(t) for t in traces],
             }
             shown = shown or (clean[0], noisy[0, 0], found[0], tangents[0])
-        beside, audited = audit(f"`{need.config.data}`", model, images, size, k=m)
+        rows_of_audit, audited = audit(model, images, size, k=m)
         settings = (
             f"{self.about}; {size}x{size} (d = {d}), 128 images for the curve and {looked} for the spectra, "
             "none of them trained on"
         )
         picture = self._draw(curve, optimum, spectra, model, shown, size)
-        return Made(rows, settings, picture, beside, {**data, "audit": audited})
+        audits = {f"`{need.config.data}`": rows_of_audit}
+        return Made(rows, settings, picture, [], audits, {**data, "audit": audited})
 
     def _draw(self, curve, optimum, spectra, model, shown, size):
         m = self.dimension

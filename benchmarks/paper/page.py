@@ -32,6 +32,7 @@ def record(figure: PaperFigure, scale: Scale, made: Made, runs: Path) -> dict[st
         "networks": [network(need, runs) for need in chain(figure.needs(scale))],
         "rows": [asdict(row) for row in made.rows],
         "beside": [asdict(row) for row in made.beside],
+        "audits": {name: [asdict(row) for row in rows] for name, rows in made.audits.items()},
         "data": made.data,
         "torch": torch.__version__,
     }
@@ -60,11 +61,16 @@ def save(folder: Path, told: dict[str, Any], made: Made) -> list[Path]:
 
 def tables(told: dict[str, Any]) -> str:
     """The numbers of a figure as Markdown: beside the paper's, and what the paper leaves out."""
-    text = table(HEAD, [_row(r).cells() for r in told["rows"]])
+    parts = [table(HEAD, [_cells(r) for r in told["rows"]])]
+    if told["beside"] or told["audits"]:
+        parts.append("What the paper leaves out:")
     if told["beside"]:
-        beside = [[cells[0], cells[2]] for cells in (_row(r).cells() for r in told["beside"])]
-        text += "\n\nWhat the paper leaves out:\n\n" + table(["", "here"], beside)
-    return text
+        parts.append(table(["", "here"], [[cells[0], cells[2]] for cells in map(_cells, told["beside"])]))
+    if told["audits"]:
+        columns = [[_cells(r) for r in rows] for rows in told["audits"].values()]
+        rows = [[cells[0][0], *(c[2] for c in cells)] for cells in zip(*columns, strict=True)]
+        parts.append(table(["", *told["audits"]], rows))
+    return "\n\n".join(parts)
 
 
 def section(told: dict[str, Any]) -> str:
@@ -101,6 +107,10 @@ def _in_words(told: dict[str, Any]) -> str:
     arguments = ", ".join(f"{k} {v}" for k, v in (c["network_config"] or {}).items())
     seen = f"{told['images_seen']:,} images of {c['size']}x{c['size']} in {told['minutes']:.0f} min"
     return f"{c['network']} ({arguments}), {seen}"
+
+
+def _cells(told: dict[str, Any]) -> list[str]:
+    return _row(told).cells()
 
 
 def _row(told: dict[str, Any]) -> Row:

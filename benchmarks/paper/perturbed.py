@@ -62,7 +62,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
         f"{SHARE:g} |z|, then rescaled to |z|; C^alpha images, alpha = {need.config.alpha:g}, "
         f"{size}x{size} (the report has photographs)"
     )
-    return Made(rows, settings, _drawn(moves, drawn, shown), [], data)
+    return Made(rows, settings, _drawn(moves, drawn, shown), [], data=data)
 
 
 SHOWN_IMAGES = 4

@@ -60,10 +60,10 @@ def measure(scale: Scale, networks: Networks) -> Made:
     far = spectral.top_eigs(model, far_noisy, 10, tol=1e-3)
     rank = spectral.effective_rank(model, far_noisy, products=64)
     rank_here = spectral.effective_rank(model, noisy)
-    beside, audited = audit(
-        f"`{NETWORK}`", model, lambda n, s: torch.cat([_place(i, s) for i in range(n)]), side, sigma=SIGMA
+    rows_of_audit, audited = audit(
+        model, lambda n, s: torch.cat([_place(i, s) for i in range(n)]), side, sigma=SIGMA
     )
-    beside += [
+    beside = [
         Row.of(f"effective rank of J at {side}x{side}, share of d", rank_here.times(torch.tensor(1 / d))),
         Row.of(
             f"effective rank of J at {larger}x{larger}, share of d", rank.times(torch.tensor(1 / larger**2))
@@ -80,7 +80,14 @@ def measure(scale: Scale, networks: Networks) -> Made:
         f"`{NETWORK}` on {side}x{side} pixels of the shipped photograph at {CORNER} (the paper has a face), "
         f"sigma = {SIGMA:g}; all {d} eigenpairs from the formed matrix; no network is trained for it"
     )
-    return Made(rows, settings, _drawn(model, clean, noisy, pairs, coefficients, far), beside, data)
+    return Made(
+        rows,
+        settings,
+        _drawn(model, clean, noisy, pairs, coefficients, far),
+        beside,
+        {f"`{NETWORK}`": rows_of_audit},
+        data,
+    )
 
 
 def _place(i: int, side: int) -> torch.Tensor:

@@ -47,7 +47,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
     def images(n: int, side: int) -> torch.Tensor:
         return torch.from_numpy(Shuffled(CAlpha(side, ALPHA))(n, seed=SEED))
 
-    beside, audited = audit("shuffled", networks(shuffled), images, size)
+    rows_of_audit, audited = audit(networks(shuffled), images, size)
     figure = draw.canvas(8.6, 3.4)
     left, right = figure.subfigures(1, 2, width_ratios=[1.2, 1])
     axis = left.subplots()
@@ -74,7 +74,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
         "shuffled": by_order.denoised.tolist(),
         "audit": audited,
     }
-    return Made(rows, settings, figure, beside, data)
+    return Made(rows, settings, figure, [], {"shuffled": rows_of_audit}, data)
 
 
 SHUFFLED = PaperFigure("shuffled", "figure 21", "Pixels in another order", needs, measure)

@@ -93,7 +93,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
         f"{DRAWN[scale]} samples of each network, h0 = {H0:g} growing, beta = {BETA:g}, "
         f"down to sigma = {SIGMA_END:g}"
     )
-    return Made(rows, settings, _drawn(found, data), beside, data)
+    return Made(rows, settings, _drawn(found, data), beside, data=data)
 
 
 def _drawn(found, data):

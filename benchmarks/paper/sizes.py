@@ -1,4 +1,4 @@
-"""Figure 15 and Table 1: the train-test gap against N, for images of four sizes, networks of 1 to 4 blocks."""
+"""Figure 15, Table 1: the train-test gap against N, for images of four sizes, networks of 1 to 4 blocks."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
         f"C^alpha images, alpha = 2 (the paper has faces), {LOOKED} of each set, those of a smaller training "
         "set several times with other noise"
     )
-    return Made(rows, settings, figure, [], data)
+    return Made(rows, settings, figure, [], data=data)
 
 
 SIZES = PaperFigure("sizes", "figure 15 and Table 1", "The gap by the size of images", needs, measure)

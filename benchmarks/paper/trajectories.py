@@ -61,7 +61,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
         f"C^alpha images, alpha = {c.alpha:g} (the paper has faces), {c.size}x{c.size}; {DRAWN} samples from "
         f"the same noise, compared where each has come to the noise level"
     )
-    return Made(rows, settings, _drawn(curves, strips), [], data)
+    return Made(rows, settings, _drawn(curves, strips), [], data=data)
 
 
 def at_level(samples: Samples, level: float) -> torch.Tensor:
