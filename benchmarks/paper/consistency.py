@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 import spectral
 from benchmarks.paper import draw
@@ -15,6 +16,7 @@ from benchmarks.paper.networks import Scale, consistency
 from denoisers.evaluation import add_noise
 from denoisers.evaluation.spread import over_images
 from denoisers.images.calpha import CAlpha
+from denoisers.networks import Denoiser
 from spectral.plots.spectra import INK
 
 SIGMA = 0.3
@@ -98,7 +100,13 @@ def measure(scale: Scale, networks: Networks) -> Made:
     return Made(rows, settings, _drawn(found, clean, noisy, models, told), beside, data=data)
 
 
-def _drawn(found, clean, noisy, models, told):
+def _drawn(
+    found: dict[str, tuple[torch.Tensor, spectral.SingularTriplets]],
+    clean: torch.Tensor,
+    noisy: torch.Tensor,
+    models: dict[str, Denoiser],
+    told: dict[str, float],
+) -> Figure:
     figure = draw.canvas(10.4, 4.0)
     left, right = figure.subfigures(1, 2, width_ratios=[1, 2.1])
     axis = left.subplots()

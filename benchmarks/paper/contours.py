@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 import spectral
 from benchmarks.paper import draw
@@ -56,23 +57,23 @@ CONTOURS = (Kind(1.5, 8), Kind(2, 8), Kind(4, 8))
 class Slopes:
     """A figure of several kinds of images."""
 
-    kinds: tuple[Kind, ...]
+    kinds: dict[Scale, tuple[Kind, ...]]
 
     def needs(self, scale: Scale) -> list[Need]:
         """A network for each kind."""
-        return [kind.need(scale) for kind in self.kinds]
+        return [kind.need(scale) for kind in self.kinds[scale]]
 
     def measure(self, scale: Scale, networks: Networks) -> Made:
         """Slopes beside the paper's and beside alpha / (alpha + 1); bases at an image of each kind."""
         window = WINDOWS[scale]
-        size = self.kinds[0].need(scale).config.size
+        size = self.kinds[scale][0].need(scale).config.size
         rows: list[Row] = []
         beside: list[Row] = []
         curves: dict[str, PSNRCurve] = {}
         bases, data = [], {}
         audits: dict[str, list[Row]] = {}
         told = f"input PSNR {window[0]:g} to {window[1]:g} dB"
-        for kind in self.kinds:
+        for kind in self.kinds[scale]:
             model = networks(kind.need(scale))
             curve = psnr_curve(model, kind.images(128, size), 10 ** (-INPUTS / 20))
             curves[kind.name] = curve
@@ -107,7 +108,12 @@ class Slopes:
         )
         return Made(rows, settings, self._draw(curves, bases, window), beside, audits, data)
 
-    def _draw(self, curves, bases, window):
+    def _draw(
+        self,
+        curves: dict[str, PSNRCurve],
+        bases: list[tuple[Kind, torch.Tensor, torch.Tensor, spectral.EigenPairs]],
+        window: tuple[float, float],
+    ) -> Figure:
         figure = draw.canvas(10.4, 1.05 * len(bases) + 0.5)
         left, right = figure.subfigures(1, 2, width_ratios=[1, 1.75])
         axis = left.subplots()
@@ -133,13 +139,21 @@ class Slopes:
         return figure
 
 
-def figure(name: str, number: str, title: str, kinds: tuple[Kind, ...]) -> PaperFigure:
+def figure(name: str, number: str, title: str, kinds: dict[Scale, tuple[Kind, ...]]) -> PaperFigure:
     """As one of the figures."""
     slopes = Slopes(kinds)
     return PaperFigure(name, number, title, slopes.needs, slopes.measure)
 
 
-SLOPES = figure("slopes", "figures 4 and 16", "C^alpha images: PSNR slopes and bases", ALPHAS)
+SLOPES = figure(
+    "slopes",
+    "figures 4 and 16",
+    "C^alpha images: PSNR slopes and bases",
+    {"small": ALPHAS[1:3], "paper": ALPHAS},
+)
 APART = figure(
-    "contours", "figures 17 and 18", "Regularity of the contour apart from that of the background", CONTOURS
+    "contours",
+    "figures 17 and 18",
+    "Regularity of the contour apart from that of the background",
+    {"small": CONTOURS, "paper": CONTOURS},
 )

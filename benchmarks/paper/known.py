@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from benchmarks.paper.audit import audit
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
 from benchmarks.paper.need import Need
 from benchmarks.paper.networks import Scale
-from denoisers.evaluation import add_noise, basis_at, psnr_curve
+from denoisers.evaluation import PSNRCurve, add_noise, basis_at, psnr_curve
 from denoisers.evaluation.figures import curves_on
 from denoisers.evaluation.spread import over_images
 from denoisers.images import Source
@@ -127,7 +128,15 @@ class Known:
         audits = {f"`{need.config.data}`": rows_of_audit}
         return Made(rows, settings, picture, [], audits, {**data, "audit": audited})
 
-    def _draw(self, curve, optimum, spectra, model, shown, size):
+    def _draw(
+        self,
+        curve: PSNRCurve,
+        optimum: float,
+        spectra: dict[float, Tensor],
+        model: Denoiser,
+        shown: tuple[Tensor, Tensor, spectral.EigenPairs, NDArray[np.float64]],
+        size: int,
+    ) -> Figure:
         m = self.dimension
         figure = draw.canvas(9.2, 6.0)
         top, bottom = figure.subfigures(2, 1, height_ratios=[1.5, 1.25])

@@ -7,8 +7,9 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -35,8 +36,11 @@ class Need:
 
         A setting that a later version has besides leaves the key as it was.
         """
-        usual = {f.name: f.default for f in fields(TrainConfig)}
-        told = {k: v for k, v in asdict(self.config).items() if k == "data" or v != usual[k]}
+        told: dict[str, Any] = {}
+        for f in fields(TrainConfig):
+            value = getattr(self.config, f.name)
+            if f.name == "data" or value != f.default:
+                told[f.name] = float(value) if isinstance(f.default, float) else value  # 3 and 3.0 are one
         told["start"] = self.start.key if self.start else ""
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 

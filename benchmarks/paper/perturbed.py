@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.paper import draw
@@ -68,7 +69,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
 SHOWN_IMAGES = 4
 
 
-def _drawn(moves, drawn, shown):
+def _drawn(moves: dict[int, Tensor], drawn: Tensor, shown: dict[int, Tensor]) -> Figure:
     figure = draw.canvas(9.0, 3.4)
     left, right = figure.subfigures(1, 2, width_ratios=[1.1, 1.5])
     axis = left.subplots()

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 import denoisers
 import spectral
@@ -17,6 +18,7 @@ from benchmarks.paper.need import Need
 from benchmarks.paper.networks import Scale
 from denoisers.evaluation import add_noise, basis_at
 from denoisers.images import photograph
+from denoisers.networks import Denoiser
 from spectral.plots.spectra import BLUE, INK, ORANGE
 
 NETWORK = "photos"
@@ -97,7 +99,14 @@ def _place(i: int, side: int) -> torch.Tensor:
     return torch.from_numpy(photograph())[..., top : top + side, left : left + side].contiguous()
 
 
-def _drawn(model, clean, noisy, pairs, coefficients, far):
+def _drawn(
+    model: Denoiser,
+    clean: torch.Tensor,
+    noisy: torch.Tensor,
+    pairs: spectral.EigenPairs,
+    coefficients: torch.Tensor,
+    far: spectral.EigenPairs,
+) -> Figure:
     figure = draw.canvas(9.2, 5.6)
     above, below = figure.subfigures(2, 1, height_ratios=[1.35, 1])
     left, right = above.subplots(1, 2)
@@ -106,7 +115,7 @@ def _drawn(model, clean, noisy, pairs, coefficients, far):
     left.semilogx(
         k / d, pairs.values, color=BLUE, lw=1.4, label=f"{clean.shape[-1]}x{clean.shape[-1]}, all {d}"
     )
-    share = np.arange(1, far.k + 1) / far_pixels(clean)
+    share = np.arange(1, far.k + 1) / far.vectors[0].numel()
     left.semilogx(
         share,
         far.values,
@@ -150,11 +159,6 @@ def _drawn(model, clean, noisy, pairs, coefficients, far):
         draw.vector(axis, pairs.vectors[index - 1], f"$e_{{{index}}}$  {pairs.values[index - 1]:.2f}")
         axis.set_axis_on()
     return figure
-
-
-def far_pixels(clean: torch.Tensor) -> int:
-    """Of a picture of 4 times the side."""
-    return 16 * clean.numel()
 
 
 def needs(scale: Scale) -> list[Need]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from benchmarks.paper import draw
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
@@ -96,7 +98,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
     return Made(rows, settings, _drawn(found, data), beside, data=data)
 
 
-def _drawn(found, data):
+def _drawn(found: dict[int, Comparison], data: dict[str, Any]) -> Figure:
     figure = draw.canvas(10.4, 4.2)
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.9])
     axes = left.subplots(2, 1, sharex=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from benchmarks.paper import draw
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
@@ -24,8 +25,7 @@ SHOWN = 6
 
 def chosen(scale: Scale) -> tuple[int, int]:
     """Few images, learned by heart; and the most."""
-    counts = COUNTS[scale]
-    return counts[1], counts[-1]
+    return 10, COUNTS[scale][-1]
 
 
 def needs(scale: Scale) -> list[Need]:
@@ -75,7 +75,9 @@ def at_level(samples: Samples, level: float) -> torch.Tensor:
     return torch.stack(out)
 
 
-def _drawn(curves, strips):
+def _drawn(
+    curves: dict[int, torch.Tensor], strips: dict[int, list[tuple[torch.Tensor, torch.Tensor]]]
+) -> Figure:
     figure = draw.canvas(10.2, 3.6)
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.9])
     axis = left.subplots()

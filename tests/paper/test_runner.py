@@ -94,6 +94,7 @@ def test_minutes_are_a_limit(cli, tmp_path, monkeypatch):
 def test_a_key_is_of_what_the_weights_depend_on():
     need = Need(CONFIG)
     assert need.key == Need(replace(CONFIG)).key and len(need.key) == 12
+    assert need.key == Need(replace(CONFIG, alpha=3)).key
     others = [replace(CONFIG, seed=2), replace(CONFIG, steps=7), replace(CONFIG, data="disks")]
     tuned = Need(CONFIG, start=Need(others[0]))
     assert len({need.key, tuned.key, *(Need(c).key for c in others)}) == 5
