@@ -105,6 +105,12 @@ class Known:
                 Row.of(f"lambda_{m + 1}{at}", over_images(values[:, m]), 0.0, "0 (optimum)"),
                 Row.of(f"trace of J{at}", total, float(m), f"{m} (optimum)"),
                 Row.of(
+                    f"share of the tangent space in e_1, ..., e_{m}, mean cos^2 of the angles{at}",
+                    over_images(angles.deg2rad().cos().square().mean(1)),
+                    1.0,
+                    "1 (optimum)",
+                ),
+                Row.of(
                     f"largest angle of the tangent space to e_1, ..., e_{m}, degrees{at}",
                     over_images(angles[:, -1]),
                     0.0,
