@@ -128,12 +128,12 @@ class Slopes:
             )
             x, y = curves[kind.name].line(*window)
             axis.plot(x, y, color=INK, lw=0.9, ls=(0, (1, 1.5)), zorder=5)
-        axis.legend(fontsize=6.5, frameon=False, loc="upper left")
+        axis.legend(fontsize=6.5, frameon=False, loc="lower right")
         grid = right.subplots(len(bases), K + 2, squeeze=False)
-        for row, (kind, clean, noisy, pairs) in zip(grid, bases, strict=True):
-            draw.image(row[0], clean, "clean" if row is grid[0] else "")
+        for i, (row, (kind, clean, noisy, pairs)) in enumerate(zip(grid, bases, strict=True)):
+            draw.image(row[0], clean, "" if i else "clean")
             draw.row_name(row[0], kind.name.replace(", ", "\n").replace("alpha", "$\\alpha$"))
-            draw.image(row[1], noisy, f"$\\sigma$ = {SIGMA:g}" if row is grid[0] else "")
+            draw.image(row[1], noisy, "" if i else f"$\\sigma$ = {SIGMA:g}")
             for k in range(K):
                 draw.vector(row[k + 2], pairs.vectors[k], f"$\\lambda_{{{k + 1}}}$ = {pairs.values[k]:.2f}")
         return figure
