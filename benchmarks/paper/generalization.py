@@ -19,7 +19,7 @@ from denoisers.images.calpha import CAlpha
 from spectral.plots.spectra import INK
 
 COUNTS: dict[Scale, tuple[int, ...]] = {
-    "small": (10, 100, 1000),
+    "small": (1, 10, 100, 1000),
     "paper": (1, 10, 100, 1000, 10_000, 100_000),
 }
 INPUTS = np.arange(0.0, 34.1, 4)

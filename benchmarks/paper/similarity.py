@@ -19,7 +19,7 @@ from denoisers.evaluation.spread import over_images
 from spectral.plots.spectra import INK, STYLE
 
 DRAWN: dict[Scale, int] = {"small": 24, "paper": 100}
-SHOWN = 3  # samples of each N
+SHOWN = 2  # samples of each N
 H0, BETA, SIGMA_END = (
     0.01,
     0.1,
@@ -99,7 +99,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
 
 
 def _drawn(found: dict[int, Comparison], data: dict[str, Any]) -> Figure:
-    figure = draw.canvas(10.4, 4.2)
+    figure = draw.canvas(10.4, 4.0)
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.9])
     axes = left.subplots(2, 1, sharex=True)
     rng = np.random.default_rng(0)
