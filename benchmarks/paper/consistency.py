@@ -20,8 +20,8 @@ from denoisers.networks import Denoiser
 from spectral.plots.spectra import INK
 
 SIGMA = 0.3
-K = 40
-COUNT = 4
+K = 16
+COUNT = 3
 SHOWN = 8
 SEED = 7
 
@@ -46,7 +46,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
         triplets = [spectral.top_svd(model, y[None], K, tol=1e-3, model_kwargs=told) for y in noisy]
         pairs = [spectral.top_eigs(model, y[None], 5, tol=1e-3, model_kwargs=told) for y in noisy]
         least = [
-            spectral.top_eigs(model, y[None], 1, which="smallest", tol=1e-3, model_kwargs=told) for y in noisy
+            spectral.top_eigs(model, y[None], 1, which="smallest", tol=1e-2, model_kwargs=told) for y in noisy
         ]
         values = torch.stack([t.values for t in triplets])
         found[name] = (values, triplets[0])

@@ -50,9 +50,7 @@ def curves(
     return figure
 
 
-def curves_on(
-    axis: Axes, found: Mapping[str, PSNRCurve], window: tuple[float, float] | None = None
-) -> None:
+def curves_on(axis: Axes, found: Mapping[str, PSNRCurve], window: tuple[float, float] | None = None) -> None:
     """What `curves` draws, on axes of a figure that has others too.
 
     Raises what `curves` does.
