@@ -1,6 +1,6 @@
 """Products with the Jacobians of networks that people have, beside torch's ways, in one run.
 
-    python -m benchmarks.zoo [--write] [--networks PART ...] [--seconds 10]
+    python -m benchmarks.zoo [--write] [--networks PART ...] [--seconds 10] [--rows FILE]
 
 Networks of diffusers, deepinv, azula, monai, timm and transformers, where they are installed, with random
 weights: small in width, of the published shape otherwise, and with nothing that is zero at the start.  Each
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import spectral
 from benchmarks.operations import way
 from benchmarks.page import ROOT, insert, table
-from benchmarks.products import medians
+from benchmarks.products import Rows, medians
 from denoisers import adapters
 from denoisers.networks import EDM, ConditionalUNet
 
@@ -452,6 +453,16 @@ def pull_of(output: Tensor, x: Tensor, u: Tensor) -> Tensor:
     return torch.autograd.grad(output, x, u)[0]
 
 
+def alone(name: str, seconds: float) -> list[str]:
+    """The row, measured in a process of its own; or why there is none."""
+    command = [sys.executable, "-m", "benchmarks.zoo", "--row", name, "--seconds", str(seconds)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode == 0:
+        return list(json.loads(done.stdout.splitlines()[-1]))
+    reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "killed"
+    return [name, f"fails: {reason[:150]}".replace("|", "/"), *[""] * (len(HEAD) - 2)]
+
+
 HEAD = [
     *("network", "way", "error", "forward, ms", "**J v**", "to torch's best", "**J' u**", "to a kept vjp"),
     *("kept vjp J' u", "linearize J v", "jvp J v"),
@@ -465,26 +476,20 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into docs/zoo.md")
     parser.add_argument("--networks", nargs="+", default=[""], help="parts of the names to take")
     parser.add_argument("--seconds", type=float, default=10, help="to spend on the times of a network, about")
+    parser.add_argument("--rows", type=Path, help="a file of rows, made or gone on with")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
         print(json.dumps(row(options.row, options.seconds)))
         return
-    rows = []
+    kept, rows = Rows(options.rows), []
     for name, (package, _) in NETWORKS.items():
         if not any(part in name for part in options.networks):
             continue
         if importlib.util.find_spec(package) is None:
             rows.append([name, f"{package} is not installed", *[""] * (len(HEAD) - 2)])
             continue
-        command = [sys.executable, "-m", "benchmarks.zoo", "--row", name, "--seconds", str(options.seconds)]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
-        if done.returncode:
-            reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "killed"
-            rows.append([name, f"fails: {reason[:150]}".replace("|", "/"), *[""] * (len(HEAD) - 2)])
-        else:
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+        rows.append(kept.row(name, functools.partial(alone, name, options.seconds)))
     threads = torch.get_num_threads()
     text = f"torch {torch.__version__}, {threads} threads, float32.\n\n{table(HEAD, rows)}"
     print(text)
