@@ -278,7 +278,6 @@ def _adapted() -> Made:
 
 
 UNET3D = {"spatial_dims": 3, "in_channels": 1, "out_channels": 1, "channels": (16, 32, 64), "strides": (2, 2)}
-SWIN = {"in_channels": 1, "out_channels": 1, "feature_size": 12, "spatial_dims": 3}
 
 NETWORKS: dict[str, tuple[str, Callable[[], Made]]] = {
     "conditional UNet": ("denoisers", _conditional),
@@ -311,7 +310,7 @@ NETWORKS: dict[str, tuple[str, Callable[[], Made]]] = {
             "SwinIR", in_chans=1, img_size=64, embed_dim=60, depths=[2, 2], num_heads=[6, 6], upsampler=None
         ),
     ),
-    "SCUNet": ("deepinv", lambda: _deepinv("SCUNet", in_nc=1, config=[2, 2, 2, 2, 2, 2, 2], dim=32)),
+    "SCUNet": ("deepinv", lambda: _deepinv("SCUNet", in_nc=1, config=[2, 2, 2, 2, 2, 2, 2], dim=64)),
     "Restormer": (
         "deepinv",
         lambda: _deepinv("Restormer", in_channels=1, out_channels=1, dim=24, num_blocks=(2, 2, 2, 2)),
@@ -324,7 +323,6 @@ NETWORKS: dict[str, tuple[str, Callable[[], Made]]] = {
     "azula UNet": ("azula", _azula_unet),
     "azula ViT": ("azula", _azula_vit),
     "monai UNet, 3-D": ("monai", lambda: _monai("UNet", **UNET3D)),
-    "monai SwinUNETR, 3-D": ("monai", lambda: _monai("SwinUNETR", 64, **SWIN)),
     "monai DiffusionModelUNet": ("monai", _monai_diffusion),
     "timm ViT": ("timm", _vit),
     "Swin2SR": ("transformers", _swin2sr),
@@ -339,7 +337,7 @@ def build(name: str) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     function.eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     for weight in function.parameters():
-        if weight.ndim > 1 and not weight.any():
+        if weight.ndim > 1 and weight.numel() and not weight.any():
             weight.copy_(torch.randn(weight.shape, generator=generator) / weight[0].numel() ** 0.5)
     return function, torch.rand(size, generator=torch.Generator().manual_seed(0))
 
