@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from benchmarks.paper.need import Need
-from denoisers.training import TrainConfig
+from denoisers.training import RECIPES, TrainConfig
 
 Scale = Literal["small", "paper"]
 
@@ -44,21 +44,7 @@ def finite(scale: Scale, images: int, half: Literal["first", "second"] = "first"
     return blind(scale, "calpha", {"size": 16}, alpha=2.0, images=images, half=half)
 
 
-EDM = TrainConfig(
-    data="calpha",
-    network="EDM",
-    network_config={"width": 24, "scales": 3},
-    alpha=3.0,
-    size=32,
-    batch=16,
-    steps=3000,
-    schedule="cosine",
-    warmup=100,
-    clip=1.0,
-    ema=0.999,
-    noise="log-normal",
-    sigma_max=40.0,
-)
+EDM = replace(RECIPES["edm"], network_config={"width": 24, "scales": 3}, alpha=3.0, batch=16)
 
 
 def consistency(scale: Scale) -> Need:

@@ -226,7 +226,7 @@ class Attention:
         count = lead.numel()
         u = self._flat(g, self.result)
         if self._has_kernel:
-            sums = self._pulled_by_torch(u, count)
+            sums = self._pulled_by_torch(u)
         else:
             D = (u.view(count, *self.o.shape) * self.o).sum(-1, keepdim=True).view(*u.shape[:2], 1)
             sums = self._pulled(torch.cat([u, -D], -1), count)
@@ -247,20 +247,13 @@ class Attention:
             _BACKWARD is not None and self.o.device.type == "cpu" and alike and plain and len(self.given) == 3
         )
 
-    def _pulled_by_torch(self, u: Tensor, count: int) -> dict[Role, Tensor]:
+    def _pulled_by_torch(self, u: Tensor) -> dict[Role, Tensor]:
         """The same as `_pulled`, by one call: threads meet once, where a tile's products are six."""
         assert _BACKWARD is not None
-        q, k, v, o, lse = (
-            t.repeat(count, *[1] * (t.ndim - 1)).unsqueeze(0)
-            for t in (
-                self.weights.q[..., :-1],
-                self.weights.k[..., :-1],
-                self.v[..., :-1],
-                self.o,
-                -self.weights.q[..., -1],
-            )
-        )
-        parts = _BACKWARD(u.unsqueeze(0), q, k, v, o, lse, 0.0, self.weights.causal, scale=1.0)
+        q, k = self.weights.q, self.weights.k
+        held = (q[..., :-1], k[..., :-1], self.v[..., :-1], self.o, -q[..., -1:])
+        q, k, v, o, lse = (_repeated(t, len(u)).unsqueeze(0) for t in held)
+        parts = _BACKWARD(u.unsqueeze(0), q, k, v, o, lse.squeeze(-1), 0.0, self.weights.causal, scale=1.0)
         dq, dk, dv = (part[0] for part in parts)
         return {"q": dq, "k": dk, "v": dv}
 
