@@ -31,8 +31,9 @@ from benchmarks.page import ROOT, insert, table
 from benchmarks.products import Rows, medians
 from denoisers import adapters
 from denoisers.networks import EDM, ConditionalUNet
+from spectral.jacobians.model import first_tensor
 
-Made = tuple[Callable[[Tensor], Tensor], tuple[int, ...]]
+Made = tuple[nn.Module, tuple[int, ...]]
 
 
 class Called(nn.Module):
@@ -329,11 +330,10 @@ NETWORKS: dict[str, tuple[str, Callable[[], Made]]] = {
 }
 
 
-def build(name: str) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+def build(name: str) -> tuple[nn.Module, Tensor]:
     """A network in eval mode with nothing at zero, and an input."""
     torch.manual_seed(0)
     function, size = NETWORKS[name][1]()
-    assert isinstance(function, nn.Module)
     function.eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     for weight in function.parameters():
@@ -343,21 +343,15 @@ def build(name: str) -> tuple[Callable[[Tensor], Tensor], Tensor]:
 
 
 def first(output: Any) -> Tensor:
-    """The tensor that `spectral.jacobian` takes of a wrapped output."""
-    if isinstance(output, Tensor):
-        return output
-    found = getattr(output, "sample", None)
-    if isinstance(found, Tensor):
-        return found
-    values = output.values() if hasattr(output, "values") else output
-    return next(value for value in values if isinstance(value, Tensor))
+    """The tensor that `spectral.jacobian` takes of an output."""
+    found = output if isinstance(output, Tensor) else first_tensor(output)[1]
+    assert found is not None
+    return found
 
 
 def row(name: str, seconds: float) -> list[str]:
     """Network, way, error, forward pass in ms, then products in forward passes."""
-    function, y = build(name)
-    module = function
-    assert isinstance(module, nn.Module)
+    module, y = build(name)
 
     def f(x: Tensor) -> Tensor:
         return first(module(x))
@@ -371,12 +365,9 @@ def row(name: str, seconds: float) -> list[str]:
     x = y.clone().requires_grad_()
     output = f(x)
 
-    def kept() -> Tensor:
-        return torch.autograd.grad(output, x, u, retain_graph=True)[0]
-
     ways: dict[str, Callable[[], Tensor]] = {}
     for label, make in {
-        "kept vjp": lambda: lambda v: kept(),
+        "kept vjp": lambda: lambda v: torch.autograd.grad(output, x, u, retain_graph=True)[0],
         "linearize": lambda: torch.func.linearize(f, y)[1],
         "jvp": lambda: lambda v: torch.func.jvp(f, (y,), (v,))[1],
     }.items():
@@ -434,24 +425,19 @@ def _plainly(call: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
 def _error(name: str, dtype: torch.dtype, v: Tensor, u: Tensor, ours: tuple[Tensor, Tensor]) -> str:
     """The larger relative error of J v and J' u against autograd; J v by two passes back."""
     function, y = build(name)
-    assert isinstance(function, nn.Module)
     function.to(dtype)
     x = y.to(dtype).requires_grad_()
     with sdpa_kernel(SDPBackend.MATH):
         output = first(function(x))
     w = torch.zeros_like(output, requires_grad=True)
     (pull,) = torch.autograd.grad(output, x, w, create_graph=True)
-    true = torch.autograd.grad(pull, w, v.to(dtype), retain_graph=True)[0], pull_of(output, x, u.to(dtype))
+    ahead = torch.autograd.grad(pull, w, v.to(dtype), retain_graph=True)[0]
+    true = ahead, torch.autograd.grad(output, x, u.to(dtype))[0]
     errors = (
         (a.double().flatten() - t.double().flatten()).norm() / t.norm()
         for a, t in zip(ours, true, strict=True)
     )
     return f"{float(max(errors)):.0e}"
-
-
-def pull_of(output: Tensor, x: Tensor, u: Tensor) -> Tensor:
-    """J' u."""
-    return torch.autograd.grad(output, x, u)[0]
 
 
 def alone(name: str, seconds: float) -> list[str]:

@@ -64,7 +64,7 @@ class Model:
         """
         output = tensor = self._called(y)
         if not isinstance(output, Tensor):
-            label, tensor = _first_tensor(output)
+            label, tensor = first_tensor(output)
             if tensor is None:
                 raise ModelOutputError(f"{self.name} returned a {type(output).__name__} without a tensor")
             self.label = f"output {label} of {type(output).__name__}"
@@ -269,7 +269,7 @@ def _referred(function: types.FunctionType) -> list[Any]:
     return found
 
 
-def _first_tensor(output: Any) -> tuple[str, Tensor | None]:
+def first_tensor(output: Any) -> tuple[str, Tensor | None]:
     """The name and value of `.sample`, or of the first tensor, in a model's wrapped output."""
     if isinstance(output, dict):
         entries = {f"[{key!r}]": value for key, value in output.items()}

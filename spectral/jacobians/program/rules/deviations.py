@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from spectral.jacobians.program.rules.base import Seen, named, rule
-from spectral.jacobians.program.steps import Leading, Step, aten, cast, counts
+from spectral.jacobians.program.rules.shapes import axes_of, restored, spread
+from spectral.jacobians.program.steps import Input, Leading, Operation, Step, aten, cast, counts, unchanged
 
 
 @dataclass
@@ -29,9 +30,7 @@ class WeightedSum:
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """w g."""
-        for axis in () if self.keeps_axes else self.axes:
-            g = g.unsqueeze(axis)
-        return (self.weight * g,)
+        return (self.weight * restored(g, self.axes, self.keeps_axes),)
 
     def to(self, dtype: torch.dtype) -> WeightedSum:
         """The weights in another precision."""
@@ -47,27 +46,22 @@ def _sum(seen: Seen, weight: Tensor, axes: tuple[int, ...], keeps_axes: bool) ->
     return WeightedSum(seen.inputs, seen.output, weight.contiguous(), axes, keeps_axes)
 
 
-def _axes(dim: object, ndim: int) -> tuple[int, ...]:
-    """Axes told from the last, that one first; all where none is named."""
-    named_axes = range(ndim) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
-    assert isinstance(named_axes, (list, tuple, range))
-    return tuple(sorted((axis % ndim - ndim for axis in named_axes), reverse=True))
-
-
 @rule(aten.var.correction, aten.std.correction, aten.var_mean.correction, aten.std_mean.correction)
 def _spread(seen: Seen) -> Step | None:
     """d var = 2 / (n - c) sum (x - mean) t, and d std = d var / (2 std), 0 where std is."""
     (x,) = seen.primals
     if not x.ndim or x.is_complex():
         return None
-    axes, keeps = _axes(seen.given(1, "dim"), x.ndim), bool(seen.kwargs.get("keepdim", False))
+    axes, keeps = axes_of(seen.given(1, "dim"), x.ndim), bool(seen.kwargs.get("keepdim", False))
     correction = seen.kwargs.get("correction")
     count = math.prod(x.shape[axis] for axis in axes)
     freedom = count - (1 if correction is None else correction)
     if freedom <= 0:
         return None
     if seen.entry == 1:
-        return _sum(seen, x.new_full((), 1 / count).expand(x.shape), axes, keeps)
+        mean = Operation(aten.mean.dim, ((Input(0), list(axes), keeps), {}))
+        inside = unchanged if -x.ndim not in axes else None
+        return seen.linear(mean, back=spread(axes, keeps, 1 / count), narrow=inside)
     centred = x - x.mean(axes, keepdim=True)
     if "std" not in str(seen.target):
         return _sum(seen, (2 / freedom) * centred, axes, keeps)
@@ -82,6 +76,6 @@ def _length(seen: Seen) -> Step | None:
     order = seen.given(1, "ord", 2) if seen.target is aten.linalg_vector_norm.default else seen.given(1, "p")
     if order not in (2, None) or not x.ndim or x.is_complex() or seen.like.dtype != x.dtype:
         return None
-    axes, keeps = _axes(seen.given(2, "dim"), x.ndim), bool(seen.given(3, "keepdim", False))
+    axes, keeps = axes_of(seen.given(2, "dim"), x.ndim), bool(seen.given(3, "keepdim", False))
     length = torch.linalg.vector_norm(x, dim=axes, keepdim=True)
     return _sum(seen, torch.where(length == 0, 0, x / length), axes, keeps)

@@ -203,21 +203,27 @@ def _put_back(seen: Seen) -> Back:
     return lambda g, sizes: (aten.slice_backward(g, sizes[0], axis, start, end, step),)
 
 
-def _spread(seen: Seen) -> Back:
-    """Over all that a sum or a mean was taken of."""
-    size = seen.sizes[0]
-    axes = sorted(axis % len(size) for axis in seen.given(1, "dim"))
-    kept = seen.given(2, "keepdim", False)
-    share = 1.0
-    if seen.target is aten.mean.dim:
-        share /= math.prod(size[axis] for axis in axes)
+def axes_of(dim: Any, ndim: int) -> tuple[int, ...]:
+    """Axes told from the last, that one first; all where none is named."""
+    named_axes = range(ndim) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
+    return tuple(sorted((axis % ndim - ndim for axis in named_axes), reverse=True))
 
-    def spread(g: Tensor, sizes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
-        for axis in () if kept else axes:
-            g = g.unsqueeze(axis)
+
+def restored(g: Tensor, axes: tuple[int, ...], kept: bool) -> Tensor:
+    """g with the axes that a sum over them took away, of one entry each."""
+    for axis in () if kept else axes:
+        g = g.unsqueeze(axis)
+    return g
+
+
+def spread(axes: tuple[int, ...], kept: bool, share: float) -> Back:
+    """The transpose of a sum, or by a share of a mean: over all that it was taken of."""
+
+    def back(g: Tensor, sizes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
+        g = restored(g, axes, kept)
         return ((g if share == 1 else share * g).expand(sizes[0]),)
 
-    return spread
+    return back
 
 
 def _back(seen: Seen, images: bool) -> Back | None:
@@ -244,7 +250,9 @@ def _back(seen: Seen, images: bool) -> Back | None:
     if target in _CUTTING and seen.sizes[0] and seen.like.dtype == seen.primals[0].dtype:
         return _put_back(seen)
     if target in (aten.mean.dim, aten.sum.dim_IntList) and seen.given(1, "dim"):
-        return _spread(seen)
+        axes = axes_of(seen.given(1, "dim"), len(seen.sizes[0]))
+        count = math.prod(seen.sizes[0][axis] for axis in axes)
+        return spread(axes, seen.given(2, "keepdim", False), 1 / count if target is aten.mean.dim else 1)
     if not images:
         return None
     if target is aten.avg_pool2d.default:
