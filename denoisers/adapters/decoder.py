@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from denoisers.adapters.diffusion import _tensor
+from denoisers.adapters.diffusers import config_entry
+from denoisers.adapters.diffusion import tensor_of
 from spectral.errors import OptionError
 
 
@@ -38,11 +38,11 @@ class Decoder(nn.Module):
             raise OptionError(f"a decoder is called on latents, and a {type(vae).__name__} cannot be")
         config = getattr(vae, "config", None)
         self.vae, (self.low, self.high) = vae, units
-        self.scale = float(_of(config, "scaling_factor") or 1.0) if scale is None else scale
-        self.shift = float(_of(config, "shift_factor") or 0.0) if shift is None else shift
+        self.scale = float(config_entry(config, "scaling_factor") or 1.0) if scale is None else scale
+        self.shift = float(config_entry(config, "shift_factor") or 0.0) if shift is None else shift
         by_channel = scale is None and shift is None
         self.mean, self.std = (
-            _of(config, n) if by_channel else None for n in ("latents_mean", "latents_std")
+            config_entry(config, n) if by_channel else None for n in ("latents_mean", "latents_std")
         )
 
     def forward(self, z: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Decoder(nn.Module):
             latent = z / self.scale * std + mean
         else:
             latent = z / self.scale + self.shift
-        image = _tensor(getattr(self.vae, "decode", self.vae)(latent), type(self.vae).__name__)
+        image = tensor_of(getattr(self.vae, "decode", self.vae)(latent), type(self.vae).__name__)
         return (image - self.low) / (self.high - self.low)
 
 
@@ -80,7 +80,3 @@ def decoded(denoiser: Any, decoder: Any) -> Decoded:
     singular triplets of D J_f.
     """
     return Decoded(denoiser, decoder)
-
-
-def _of(config: Any, name: str) -> Any:
-    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)

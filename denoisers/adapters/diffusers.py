@@ -90,27 +90,27 @@ def schedule_of(scheduler: Any, between: str = "interpolate") -> tuple[Schedule,
     """
     config, name = getattr(scheduler, "config", None), type(scheduler).__name__
     signal = getattr(scheduler, "alphas_cumprod", None)
-    kind = _of(config, "prediction_type")
-    if "FlowMatch" in name or kind == "flow_prediction" or _of(config, "use_flow_sigmas"):
-        if _of(config, "invert_sigmas"):
+    kind = config_entry(config, "prediction_type")
+    if "FlowMatch" in name or kind == "flow_prediction" or config_entry(config, "use_flow_sigmas"):
+        if config_entry(config, "invert_sigmas"):
             raise OptionError(
                 f"{name} counts time the other way (invert_sigmas): build a Diffusion of your own"
             )
-        return Flow(float(_of(config, "num_train_timesteps") or 1000)), "flow", 1.0
+        return Flow(float(config_entry(config, "num_train_timesteps") or 1000)), "flow", 1.0
     if signal is not None:
         values = signal.double().tolist()
         predicted = kind or "epsilon"
-        if _of(config, "timestep_type") == "continuous" and predicted == "v_prediction":
-            ends = [_of(config, "sigma_min"), _of(config, "sigma_max")]
+        if config_entry(config, "timestep_type") == "continuous" and predicted == "v_prediction":
+            ends = [config_entry(config, "sigma_min"), config_entry(config, "sigma_max")]
             table = Discrete(values)
             low, high = (
                 float(end or other) for end, other in zip(ends, (table.lowest, table.highest), strict=True)
             )
             return Exploding(low, high, partial(_quarter_log, 1.0), scaled=True), predicted, 1.0
         return Discrete(values, between), predicted, 1.0
-    data = _of(config, "sigma_data")
+    data = config_entry(config, "sigma_data")
     if data is not None and kind in ("epsilon", "v_prediction"):
-        low, high = (float(_of(config, end)) / data for end in ("sigma_min", "sigma_max"))
+        low, high = (float(config_entry(config, end)) / data for end in ("sigma_min", "sigma_max"))
         told = Exploding(low, high, partial(_quarter_log, data), scaled=True)
         return told, "edm" if kind == "epsilon" else "v", float(data)
     raise OptionError(
@@ -135,7 +135,7 @@ class TimeKeyword(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor, prompt: Tensor | None = None, **condition: Any) -> Any:
         """What the network returns."""
-        channels = _of(getattr(self.model, "config", None), "in_channels")
+        channels = config_entry(getattr(self.model, "config", None), "in_channels")
         if z.ndim == 4 and isinstance(channels, int) and z.shape[1] != channels:
             raise ShapeError(
                 f"{type(self.model).__name__} takes images of shape (N, {channels}, H, W), "
@@ -159,10 +159,11 @@ def _needs(model: Any) -> list[str]:
     needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind in kinds]
     needed = [name for name in needed[1:] if name != "timestep"]
     config = getattr(model, "config", None)
-    if PROMPT in parameters and PROMPT not in needed and _of(config, "cross_attention_dim"):
+    if PROMPT in parameters and PROMPT not in needed and config_entry(config, "cross_attention_dim"):
         needed.append(PROMPT)
     labelled = (
-        getattr(model, "class_embedding", None) is not None or _of(config, "norm_type") == "ada_norm_zero"
+        getattr(model, "class_embedding", None) is not None
+        or config_entry(config, "norm_type") == "ada_norm_zero"
     )
     if "class_labels" in parameters and "class_labels" not in needed and labelled:
         needed.append("class_labels")
@@ -177,7 +178,7 @@ def _parameters(model: Any) -> Mapping[str, inspect.Parameter]:
         return {}
 
 
-def _of(config: Any, name: str) -> Any:
+def config_entry(config: Any, name: str) -> Any:
     """An entry of a config, a mapping or an object; None where it has none."""
     return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
 

@@ -155,7 +155,7 @@ class Diffusion(nn.Module):
     def _called(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         own = z.to(self._precision(z))
         told = {name: _placed(value, own) for name, value in condition.items()}
-        out = _tensor(self.network(own, t, **told), type(self.network).__name__).to(z.dtype)
+        out = tensor_of(self.network(own, t, **told), type(self.network).__name__).to(z.dtype)
         if out.ndim == z.ndim and out.shape[1] == 2 * z.shape[1]:
             out = out[:, : z.shape[1]]  # beside them, learned variances
         if out.shape != z.shape:
@@ -292,7 +292,7 @@ def _both(name: str, free: Any, asked: Any, z: Tensor) -> Any:
     return free
 
 
-def _tensor(output: Any, name: str) -> Tensor:
+def tensor_of(output: Any, name: str) -> Tensor:
     """The prediction in a network's output."""
     if isinstance(output, Tensor):
         return output
