@@ -51,6 +51,11 @@ class Convolution:
         return self.weight.shape[2:], self.weight.dtype, steps, self.transposed, self.groups
 
     @property
+    def depth(self) -> int:
+        """Multiplications per entry of the output."""
+        return self.weight.numel() // self.weight.shape[1 if self.transposed else 0]
+
+    @property
     def by_winograd(self) -> bool:
         """Whether both directions go by `WinogradKernel`."""
         geometry = self.stride, self.padding, self.dilation, self.transposed

@@ -14,6 +14,7 @@ from spectral.jacobians.chunks import out_of_memory
 from spectral.jacobians.program.convolution import Convolution, Joint
 from spectral.jacobians.program.rules.norms import Norm
 from spectral.jacobians.program.rules.pointwise import Diagonal
+from spectral.jacobians.program.rules.products import Matmul
 from spectral.jacobians.program.slopes import in_channels_last, laid_out
 from spectral.jacobians.program.steps import Step, counts, some
 
@@ -112,10 +113,18 @@ class Program:
     def in_faster_layout(self) -> Program:
         """Itself, or the program in torch's own layout, whose J v and J' u must be faster by 1 - GAIN.
 
-        Kernels that need channels last are faster than any that would do without.
+        Kernels that need channels last are faster than any that would do without; and where products of
+        matrices are most of the work, as behind the patches of a transformer, there is nothing to gain.
         """
-        convolutions = [part for part in parts_of(self.steps) if isinstance(part, Convolution)]
+        parts = parts_of(self.steps)
+        convolutions = [part for part in parts if isinstance(part, Convolution)]
         if not convolutions or any(part.by_winograd for part in convolutions):
+            return self
+        work = {Convolution: 0, Matmul: 0}
+        for part in parts:
+            if isinstance(part, (Convolution, Matmul)):
+                work[type(part)] += part.depth * self.entries[part.output]
+        if work[Convolution] < work[Matmul]:
             return self
         other = self.in_layout(False)
         return other if other.seconds() < GAIN * self.seconds() else self

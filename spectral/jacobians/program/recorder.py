@@ -19,9 +19,15 @@ from spectral.jacobians.program.program import Program
 from spectral.jacobians.program.rules import PROMOTING, RULES, Seen
 from spectral.jacobians.program.rules.attention import Attention
 from spectral.jacobians.program.rules.deviations import WeightedSum
-from spectral.jacobians.program.rules.kinds import BY_INDEX, JUMPING, SHAPES_ALONE, STRAIGHT_THROUGH
-from spectral.jacobians.program.rules.norms import Norm
-from spectral.jacobians.program.rules.pointwise import Sum
+from spectral.jacobians.program.rules.kinds import (
+    BY_INDEX,
+    JUMPING,
+    SHAPES_ALONE,
+    STRAIGHT_THROUGH,
+    shape_alone,
+)
+from spectral.jacobians.program.rules.norms import Norm, by_torch
+from spectral.jacobians.program.rules.pointwise import Diagonal, Sum
 from spectral.jacobians.program.rules.pooling import Gather
 from spectral.jacobians.program.rules.products import Matmul, Softmax
 from spectral.jacobians.program.rules.shapes import as_complex, as_pairs
@@ -58,6 +64,15 @@ class Jump(NamedTuple):
     name: str
     mask: bool
     number: bool
+
+
+class _Tried(NamedTuple):
+    """An operation's derivative on random vectors: ahead = D t, back = D' g."""
+
+    tangents: tuple[Tensor, ...]
+    g: Tensor
+    ahead: Tensor
+    back: tuple[Tensor, ...]
 
 
 class Recorder(Trace):
@@ -101,7 +116,7 @@ class Recorder(Trace):
         self.rounding, self.bytes = 0.0, 0
         self._makers: dict[int, Step] = {}  # of each slot
         self._waiting: list[Stored] = []
-        self._tried: set[Any] = set()  # of convolutions, which stand or fall with their geometry
+        self._tried: set[Any] = set()  # what stands or falls with its geometry, whatever the numbers
         self._random = torch.Generator().manual_seed(0)
 
     @classmethod
@@ -254,8 +269,9 @@ class Recorder(Trace):
         discrete: list[Jump] = []
         if target in SHAPES_ALONE:
             return reached, discrete
+        aside = [id(args[i]) for i in shape_alone(target, args)]
         for leaf in leaves((args, kwargs)):
-            stored = self.stored(leaf) if isinstance(leaf, Tensor) else None
+            stored = self.stored(leaf) if isinstance(leaf, Tensor) and id(leaf) not in aside else None
             if stored is None:
                 continue
             slot = self.slot_of(leaf)
@@ -318,7 +334,9 @@ class Recorder(Trace):
                 return self._add(self._fused(step, seen), like)
         seen = Seen(target, args, kwargs, like, integers, entry, reached, self.slots, self._hold)
         primals = tuple(map(self._hold, seen.primals))
-        return self._add(self._local(Local(seen.inputs, self.slots, seen.operation(), primals)), like)
+        local = Local(seen.inputs, self.slots, seen.operation(), primals)
+        self._tried_by_torch(local)
+        return self._add(local, like)
 
     # Writes in place
 
@@ -534,9 +552,10 @@ class Recorder(Trace):
 
     def _stands(self, step: Step, seen: Seen) -> bool:
         """Whether a rule's step does what torch's own derivative of the operation does."""
-        alike, entries = None, [seen.like.numel(), *(x.numel() for x in seen.primals)]
+        entries = [seen.like.numel(), *(x.numel() for x in seen.primals)]
+        alike = _geometry(step, seen)
         if isinstance(step, Convolution):
-            alike, entries = (seen.target, *step.geometry), [*entries, step.weight.numel()]
+            entries.append(step.weight.numel())
         if isinstance(step, Attention):  # the plain form has weights
             entries.append(step.weights.size.numel())
         if alike in self._tried or (
@@ -546,19 +565,23 @@ class Recorder(Trace):
         primals = tuple(x.clone() if x.is_inference() else x for x in seen.primals)
         if seen.promoted:
             primals = tuple(x.to(seen.like.dtype) for x in primals)
-        local = Local(seen.inputs, seen.output, seen.operation(), primals)
-        local = self._local(local, ("vjp", "jvp", "differences"))  # forward mode may load a compiler
-        tangents, g = [self._draw(x) for x in primals], self._draw(seen.like)
-        tolerance = _tolerance(seen.like.dtype)
-        pairs = [(step.apply(*(t.clone() for t in tangents)), local.apply(*tangents))]
-        pairs += zip(step.transpose(g.clone()), local.transpose(g), strict=True)
-        stands = self._agree(step, pairs, tolerance)
+        if isinstance(step, Norm):
+            tangent, g = self._draw(primals[0]), self._draw(seen.like)
+            tried = _Tried((tangent,), g, *by_torch(seen, tangent, g))
+        else:
+            local = Local(seen.inputs, seen.output, seen.operation(), primals)
+            tried = self._tried_by_torch(local, ("vjp", "jvp", "differences"))  # jvp may load a compiler
+        pairs = [(step.apply(*(t.clone() for t in tried.tangents)), tried.ahead)]
+        pairs += zip(step.transpose(tried.g.clone()), tried.back, strict=True)
+        stands = self._agree(step, pairs, _tolerance(seen.like.dtype))
         if stands and alike is not None:
             self._tried.add(alike)
         return stands
 
-    def _local(self, step: Local, ways: tuple[Forward, ...] = ("jvp", "vjp", "differences")) -> Local:
-        """The step by the first of some ways that has this operation's derivative.
+    def _tried_by_torch(
+        self, step: Local, ways: tuple[Forward, ...] = ("jvp", "vjp", "differences")
+    ) -> _Tried:
+        """Set the step to the first of some ways that has this operation's derivative, and try it.
 
         Raises:
             SpectralError: none has.
@@ -591,9 +614,9 @@ class Recorder(Trace):
             error = abs(left - right) / max(size, 1e-300)
             if forward == "differences" and error <= DIFFERENCES:
                 self.rounding = max(self.rounding, 10 * error)
-                return step
+                return _Tried(tangents, g, ahead, back)
             if error <= _tolerance(noise.dtype):
-                return step
+                return _Tried(tangents, g, ahead, back)
             reason = f"its derivatives forwards and backwards differ by {error:.0e}"
         raise (ContradictionError if "differ" in reason else SpectralError)(reason)
 
@@ -620,6 +643,27 @@ class Recorder(Trace):
         worst = contradiction(v, u, ours, Ju)
         if worst > tolerance:
             raise SpectralError(f"J v and J' u by its program contradict each other by {worst:.1e}")
+
+
+def _geometry(step: Step, seen: Seen) -> Any:
+    """What a step depends on, where that is no number: of another one like it there is nothing to try.
+
+    None where its formula is made of the numbers that it was met with.
+    """
+    if isinstance(step, Convolution):
+        return seen.target, *step.geometry
+    every = leaves((seen.args, seen.kwargs))
+    held = any(isinstance(x, Tensor) and not seen.reaches(x) for x in every)
+    scaled = seen.target is aten.mul.Tensor or (seen.target is aten.div.Tensor and seen.reaches(seen.args[0]))
+    if held:
+        factor = isinstance(step, Matmul) and not all(step.reached)
+        linear = factor or (isinstance(step, Diagonal) and scaled)
+    else:
+        linear = isinstance(step, (Linear, Sum))
+    if not linear:
+        return None
+    told = ((x.shape, x.stride(), x.dtype, seen.reaches(x)) if isinstance(x, Tensor) else x for x in every)
+    return str(seen.target), seen.entry, str([*told])
 
 
 def _counts(target: Any, reached: bool, made: Tensor, discrete: list[Jump]) -> bool:

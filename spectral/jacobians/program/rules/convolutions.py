@@ -31,6 +31,25 @@ def _convolution(seen: Seen) -> Step | None:
     )
 
 
+@rule(*named("convolution_backward"))
+def _back_through(seen: Seen) -> Step | int | None:
+    """w' g, as a model sends it back that differentiates inside: a convolution as well."""
+    g, x, weight, _, stride, padding, dilation, transposed, _, groups = seen.args[:10]
+    if seen.entry != 0 or not seen.first_alone or g.is_complex():
+        return None
+    lost = [0] * len(stride)
+    if not transposed:  # the pixels at the end that no stride has reached
+        kernel = weight.shape[2:]
+        lost = [
+            n - ((m - 1) * s - 2 * p + d * (k - 1) + 1)
+            for n, m, s, p, d, k in zip(
+                x.shape[2:], g.shape[2:], stride, padding, dilation, kernel, strict=True
+            )
+        ]
+    args = (g, weight, None, stride, padding, dilation, not transposed, lost, groups)
+    return _convolution(replace(seen, args=args, kwargs={}))
+
+
 @rule(*named("conv1d", "conv2d", "conv3d"))
 def _composite_convolution(seen: Seen) -> Step | int | None:
     """As inference mode shows them."""

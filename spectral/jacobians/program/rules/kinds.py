@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from spectral.jacobians.program.rules.base import named
 from spectral.jacobians.program.steps import aten
 
@@ -45,3 +47,10 @@ BY_INDEX = {
     aten._index_put_impl.default,
     aten._unsafe_index.Tensor,
 }
+
+
+def shape_alone(target: Any, args: tuple[Any, ...]) -> tuple[int, ...]:
+    """The places of arguments that an operation, called with `args`, asks for their shape alone."""
+    if target is aten.convolution_backward.default and [*args[10]] == [True, False, False]:
+        return (1,)  # the image: towards it the way back is by the kernels
+    return ()

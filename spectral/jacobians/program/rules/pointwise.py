@@ -202,6 +202,26 @@ def _pointwise(seen: Seen) -> Step | None:
     return Diagonal(seen.inputs, seen.output, in_channels_last(slope), x.shape)
 
 
+_BACKWARD = named(
+    *("silu_backward", "gelu_backward", "sigmoid_backward", "tanh_backward", "softplus_backward"),
+    *("elu_backward", "leaky_relu_backward", "mish_backward", "hardswish_backward", "threshold_backward"),
+)
+
+
+@rule(*_BACKWARD)
+def _unit_backwards(seen: Seen) -> Step | None:
+    """g s(x), as a model sends it back that differentiates inside: slopes s(x) and g s'(x), torch's own."""
+    if any(x.is_complex() or x.shape != seen.like.shape for x in seen.primals):
+        return None
+    slopes = pulled(seen.operation(), seen.primals, torch.ones_like(seen.like))
+    if len(slopes) == 1:
+        return Diagonal(seen.inputs, seen.output, in_channels_last(slopes[0]), seen.like.shape)
+    first, second = slopes
+    return Pointwise(
+        seen.inputs, seen.output, (first, second), (seen.sizes[0], seen.sizes[1]), seen.like.shape
+    )
+
+
 @rule(aten.relu.default)
 def _relu(seen: Seen) -> Step:
     (x,) = seen.primals

@@ -26,6 +26,12 @@ class Matmul:
     scale: float = 1.0
     leading: Leading = "free"
 
+    @property
+    def depth(self) -> int:
+        """Multiplications per entry of the output, by each factor that is reached."""
+        first, second = self.reached
+        return (self.right.shape[-2] if first else 0) + (self.left.shape[-1] if second else 0)
+
     def apply(self, *tangents: Tensor) -> Tensor:
         """a (t_1 x_2 + x_1 t_2)."""
         if self.reached == (True, True):
