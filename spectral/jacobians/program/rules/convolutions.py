@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from spectral.jacobians.program.convolution import Convolution
@@ -16,15 +17,16 @@ def _convolution(seen: Seen) -> Step | None:
     x, weight, _, stride, padding, dilation, transposed, output_padding, groups = seen.args[:9]
     if x.ndim != weight.ndim or x.is_complex():  # an image without the axis of images
         return None
+    axes = x.ndim - 2
     return Convolution(
         seen.inputs,
         seen.output,
         seen.hold(weight),
-        list(stride),
-        list(padding),
-        list(dilation),
+        _of_each(stride, axes),
+        _of_each(padding, axes),
+        _of_each(dilation, axes),
         transposed,
-        list(output_padding),
+        _of_each(output_padding, axes),
         groups,
         x.shape,
         seen.like.shape,
@@ -37,14 +39,13 @@ def _back_through(seen: Seen) -> Step | int | None:
     g, x, weight, _, stride, padding, dilation, transposed, _, groups = seen.args[:10]
     if seen.entry != 0 or not seen.first_alone or g.is_complex():
         return None
-    lost = [0] * len(stride)
+    axes = x.ndim - 2
+    lost = [0] * axes
     if not transposed:  # the pixels at the end that no stride has reached
-        kernel = weight.shape[2:]
+        each = (_of_each(side, axes) for side in (stride, padding, dilation))
         lost = [
             n - ((m - 1) * s - 2 * p + d * (k - 1) + 1)
-            for n, m, s, p, d, k in zip(
-                x.shape[2:], g.shape[2:], stride, padding, dilation, kernel, strict=True
-            )
+            for n, m, k, s, p, d in zip(x.shape[2:], g.shape[2:], weight.shape[2:], *each, strict=True)
         ]
     args = (g, weight, None, stride, padding, dilation, not transposed, lost, groups)
     return _convolution(replace(seen, args=args, kwargs={}))
@@ -53,12 +54,11 @@ def _back_through(seen: Seen) -> Step | int | None:
 @rule(*named("conv1d", "conv2d", "conv3d"))
 def _composite_convolution(seen: Seen) -> Step | int | None:
     """As inference mode shows them."""
-    n = seen.args[1].ndim - 2
-
-    def each(i: int, name: str, default: int) -> list[int]:
-        given = list(seen.given(i, name, [default]))
-        return given * n if len(given) == 1 else given
-
-    sides = each(3, "stride", 1), each(4, "padding", 0), each(5, "dilation", 1)
-    args = (*seen.args[:2], None, *sides, False, [0] * n, seen.given(6, "groups", 1))
+    sides = seen.given(3, "stride", [1]), seen.given(4, "padding", [0]), seen.given(5, "dilation", [1])
+    args = (*seen.args[:2], None, *sides, False, [0], seen.given(6, "groups", 1))
     return _convolution(replace(seen, args=args, kwargs={}))
+
+
+def _of_each(given: Sequence[int], axes: int) -> list[int]:
+    """A number an axis; one alone stands for all."""
+    return [*given] * axes if len(given) == 1 else [*given]

@@ -56,3 +56,18 @@ def test_a_kernel_that_is_reached_is_no_convolution():
     assert exact.abs().max() > 1e-4
     torch.testing.assert_close(ahead, exact)
     torch.testing.assert_close(back, exact)
+
+
+def test_one_number_for_all_axes():
+    """As some call it: torch.ops.aten.convolution(x, w, None, [2], [1], [1], ...)."""
+    weight = torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def function(y):
+        return torch.ops.aten.convolution(y, weight, None, [2], [1], [1], False, [0], 1)
+
+    y = torch.randn(1, 1, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    program = program_of(function, y)
+    assert not any(isinstance(step, Local) for step in program.steps)
+    exact, ahead, back = dense_of(function, y, program)
+    torch.testing.assert_close(ahead, exact)
+    torch.testing.assert_close(back, exact)
