@@ -30,6 +30,7 @@ from spectral.errors import (
 from spectral.jacobians import autograd
 from spectral.jacobians.chunks import Chunks, Product, free_bytes
 from spectral.jacobians.cpu.denormals import flushed
+from spectral.jacobians.faster import FasterBack
 from spectral.jacobians.keywords import keywords_of
 from spectral.jacobians.model import Model, same_random_numbers
 from spectral.jacobians.precision import Precision, arithmetic, own, tf32
@@ -186,6 +187,7 @@ class Jacobian(LinearOperator):
             self._weights: Weights | None = None  # until J is made
             self._push: Product
             self._pull: Product
+            self._recorded_pull: Product | None = None  # by the program alone
             self._program: Program | None = None
             self._jumps: list[str] = []
             self._declared = False  # whether J is a derivative that the model declares, and not its own
@@ -677,7 +679,10 @@ class Jacobian(LinearOperator):
             return
         with _aside(self.device):
             u = self._combined(U, 4)
-            Ju = self._apply_transpose(u).reshape(self._y.shape)
+            Ju = self._through(
+                self._recorded_pull or self._pull, u, self.output.shape, self._entering(self.output)
+            )
+            Ju = Ju.reshape(self._y.shape)
             v = self._combined(V, 3)
             Jv = self._apply(v).reshape(self.output.shape)
             # Of a small part of J, `norm` may be far below what its rounding is relative to.
@@ -711,7 +716,7 @@ class Jacobian(LinearOperator):
         if not rest or self.precision is not None:
             raise wrong
         other = copy.copy(self)
-        other.notes, other.count, other._program = [*self.notes], 0, None
+        other.notes, other.count, other._program, other._recorded_pull = [*self.notes], 0, None, None
         with _aside(self.device):
             other.method = other._first_right(wrong, rest, [f"not {self.method} ({wrong.reason})"])
         return other
@@ -770,7 +775,7 @@ class Jacobian(LinearOperator):
         """How far J' u is from autograd's, over |J|; None where there is no such other way, or no room."""
         if self.method != "frozen" or self._hidden:
             return None
-        if self._graph_bytes > min(GRAPH_BYTES, free_bytes(self.device) // 4):
+        if self._too_large:
             return None
         try:
             with self._model.ready():
@@ -778,6 +783,11 @@ class Jacobian(LinearOperator):
         except Exception:  # torch cannot, which is why there is a program
             return None
         return size_of(Ju - declared) / max(norm, size_of(Ju), 1e-300)
+
+    @property
+    def _too_large(self) -> bool:
+        """Whether a graph of the model takes more memory than it may."""
+        return self._graph_bytes > min(GRAPH_BYTES, free_bytes(self.device) // 4)
 
     def _combined(self, rows: Tensor, seed: int) -> Tensor:
         """A random combination of rows (*batch, k, n), a vector of unit norm a problem."""
@@ -794,7 +804,17 @@ class Jacobian(LinearOperator):
         products: list[Product] = [program.apply, program.transpose]
         if self.device.type == "cuda":
             products = [Replayed(product, chunks.vector_bytes, self._note) for product in products]
-        self._push, self._pull = (functools.partial(chunks, product) for product in products)
+        self._push, pull = (functools.partial(chunks, product) for product in products)
+        self._pull = self._recorded_pull = pull
+        if self.device.type == "cpu" and self.precision is None and program.leaves_room_to_gain:
+            self._pull = FasterBack(pull, self._kept_graph, self._tolerance, self._note)
+
+    def _kept_graph(self) -> Product:
+        """J' u by a graph of the model, where it is the same derivative and there is room for it."""
+        if self._hidden or self._declared or self._too_large:
+            raise SpectralError("no graph is kept")
+        with _aside(self.device), self._model.ready():
+            return self._one_by_one(autograd.backwards(self._model, self._y))
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from spectral.jacobians.chunks import out_of_memory
 from spectral.jacobians.program.convolution import Convolution, Joint
+from spectral.jacobians.program.rules.attention import Attention
 from spectral.jacobians.program.rules.norms import Norm
-from spectral.jacobians.program.rules.pointwise import Diagonal
+from spectral.jacobians.program.rules.pointwise import Diagonal, Pointwise
 from spectral.jacobians.program.rules.products import Matmul
 from spectral.jacobians.program.slopes import in_channels_last, laid_out
-from spectral.jacobians.program.steps import Step, counts, some
+from spectral.jacobians.program.steps import Local, Step, counts, some
 
 GAIN = 0.95  # another layout must take less than this share of the time
 FRESH = (Convolution, Joint, Norm)  # steps whose results are new tensors, which nobody else holds
@@ -128,6 +129,11 @@ class Program:
             return self
         other = self.in_layout(False)
         return other if other.seconds() < GAIN * self.seconds() else self
+
+    @property
+    def leaves_room_to_gain(self) -> bool:
+        """Whether there is more than convolutions and slopes: of that a graph's way back may be faster."""
+        return any(isinstance(part, (Matmul, Attention, Pointwise, Local)) for part in self.steps)
 
     def seconds(self) -> float:
         """What J v and J' u take together, once they have been formed before."""

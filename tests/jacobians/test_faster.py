@@ -1,0 +1,86 @@
+"""The way back by a graph that is kept: taken where it is faster and the same, and nowhere else."""
+
+import time
+
+import pytest
+import torch
+
+import spectral
+from denoisers.networks import ConditionalUNet
+from spectral.jacobians.faster import AFTER, FasterBack
+from spectral.jacobians.jacobian import WrongProductsError
+
+V = torch.randn(1, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def slowly(V):
+    time.sleep(0.01)
+    return 2 * V
+
+
+def back(graph, program=slowly):
+    told = []
+    product = FasterBack(program, graph, 1e-9, told.append)
+    return [product(V) for _ in range(AFTER + 2)], told, product
+
+
+def test_the_faster_way_is_taken_and_told():
+    results, told, product = back(lambda: lambda V: (2 + 1e-12) * V)
+    assert all(torch.equal(result, 2 * V) for result in results[:AFTER])
+    assert all(torch.equal(result, (2 + 1e-12) * V) for result in results[AFTER:])
+    assert "kept graph" in told[0] and len(told) == 1
+    assert torch.equal(product(torch.cat([V, V])), torch.cat([2 * V, 2 * V]))  # blocks go by the program
+
+
+@pytest.mark.parametrize("kind", ["wrong", "slower", "not a number", "impossible"])
+def test_the_program_stays(kind):
+    def graph():
+        if kind == "impossible":
+            raise torch.OutOfMemoryError("no room")
+        return {
+            "wrong": lambda V: 2.001 * V,
+            "slower": lambda V: (time.sleep(0.03), (2 + 1e-12) * V)[1],
+            "not a number": lambda V: V * torch.nan,
+        }[kind]
+
+    results, told, _ = back(graph)
+    assert all(torch.equal(result, 2 * V) for result in results) and told == []
+
+
+def conditional():
+    torch.manual_seed(0)
+    return ConditionalUNet(width=8, scales=2).double(), torch.rand(1, 1, 8, 8, dtype=torch.float64)
+
+
+def test_products_and_a_solve_by_a_graph():
+    """Whatever is faster here: the program is made slow."""
+    network, y = conditional()
+    J = spectral.jacobian(network, y, model_kwargs={"sigma": 0.3})
+    program = J._pull.program
+    J._pull.program = lambda U: (time.sleep(0.05), program(U))[1]
+    dense = J.dense()
+    for _ in range(AFTER + 1):
+        u = torch.randn(64, dtype=torch.float64)
+        torch.testing.assert_close(J.T @ u, u @ dense)
+    assert any("kept graph" in note for note in J.notes)
+    pairs = spectral.top_eigs(J, k=3, method="lanczos")
+    exact = torch.linalg.eigvalsh((dense + dense.mT) / 2).flip(0)[:3]
+    torch.testing.assert_close(pairs.values, exact)
+
+
+def test_a_wrong_program_is_seen_beside_a_graph():
+    """What confirms is never autograd held against itself."""
+    network, y = conditional()
+    J = spectral.jacobian(network, y, model_kwargs={"sigma": 0.3})
+    J._pull = J._kept_graph()
+    rows = torch.linalg.qr(torch.randn(64, 3, dtype=torch.float64)).Q.mT
+    J.confirm(rows, rows, 1.0)
+    push, pull = J._push, J._recorded_pull
+    J._push, J._recorded_pull = (lambda V: 1.5 * push(V)), (lambda U: 1.5 * pull(U))
+    with pytest.raises(WrongProductsError):
+        J.confirm(rows, rows, 1.0)
+
+
+def test_convolutions_alone_are_not_tried():
+    J = spectral.jacobian(torch.nn.Conv2d(1, 1, 3, padding=1), torch.rand(1, 1, 8, 8))
+    assert J._pull is J._recorded_pull
