@@ -6,7 +6,9 @@ Networks of diffusers, deepinv, azula, monai, timm and transformers, where they 
 weights: small in width, of the published shape otherwise, and with nothing that is zero at the start.  Each
 row is a process of its own.  J v and J' u are held against autograd in float64, and timed beside a kept vjp,
 torch.func.linearize and a fresh torch.func.jvp, interleaved with the forward pass (eval, no_grad) that they
-are measured in.  --write puts the table into docs/zoo.md.
+are measured in; one of these whose product is another than ours, which is held against float64, is wrong.
+Memory is of the tensors that a program, or a graph, holds beside the weights.  --write puts the table into
+docs/zoo.md.
 """
 
 import argparse
@@ -31,9 +33,11 @@ from benchmarks.page import ROOT, insert, table
 from benchmarks.products import Rows, medians
 from denoisers import adapters
 from denoisers.networks import EDM, ConditionalUNet
+from spectral.jacobians.faster import AFTER
 from spectral.jacobians.model import first_tensor
 
 Made = tuple[nn.Module, tuple[int, ...]]
+WRONG = 0.05  # relative, beyond which a way of torch's is no derivative of the network, whatever its rounding
 
 
 class Called(nn.Module):
@@ -362,10 +366,13 @@ def row(name: str, seconds: float) -> list[str]:
     u = torch.randn(size, generator=torch.Generator().manual_seed(2))
     J = spectral.jacobian(module, y)
     ours = J.apply(v.view(1, -1)), J.apply_transpose(u.view(1, -1))
+    for _ in range(AFTER):  # by then the way back is settled
+        J.apply_transpose(u.view(1, -1))
     x = y.clone().requires_grad_()
-    output = f(x)
+    output, graph = graph_of(module, f, x)
 
     ways: dict[str, Callable[[], Tensor]] = {}
+    told: dict[str, str] = {}
     for label, make in {
         "kept vjp": lambda: lambda v: torch.autograd.grad(output, x, u, retain_graph=True)[0],
         "linearize": lambda: torch.func.linearize(f, y)[1],
@@ -374,9 +381,14 @@ def row(name: str, seconds: float) -> list[str]:
         try:
             with sdpa_kernel(SDPBackend.MATH):  # the one form of attention that torch differentiates forwards
                 call = make()
-                call(v)
+                made = call(v)
                 call(v)
         except Exception:
+            told[label] = "fails"
+            continue
+        expected = ours[label == "kept vjp"].flatten()
+        if (made.flatten() - expected).norm() > WRONG * expected.norm():
+            told[label] = "wrong"
             continue
         ways[label] = functools.partial(_plainly, call, v)
 
@@ -392,10 +404,7 @@ def row(name: str, seconds: float) -> list[str]:
     ]
     unit, forwards, back, *others = medians(calls, seconds)
     by = dict(zip(ways, others, strict=True))
-    told = {
-        label: f"{by[label] / unit:.2f}" if label in by else "fails"
-        for label in ("kept vjp", "linearize", "jvp")
-    }
+    told |= {label: f"{by[label] / unit:.2f}" for label in by}
     best = min((by[label] for label in by if label != "kept vjp"), default=None)
     try:
         error = _error(name, torch.float64, v, u, ours)
@@ -406,15 +415,58 @@ def row(name: str, seconds: float) -> list[str]:
             error = "autograd fails"
     return [
         name,
-        way(J),
+        way(J) + (", back by a graph" if any("kept graph" in note for note in J.notes) else ""),
         error,
         f"{1e3 * unit:.1f}",
         f"{forwards / unit:.2f}",
         "" if best is None else f"{forwards / best:.2f}",
         f"{back / unit:.2f}",
         f"{back / by['kept vjp']:.2f}" if "kept vjp" in by else "",
-        *told.values(),
+        *(told[label] for label in ("kept vjp", "linearize", "jvp")),
+        f"{1e-6 * held(J._program, module):.0f}",
+        "" if graph is None else f"{1e-6 * graph:.0f}",
     ]
+
+
+def graph_of(module: nn.Module, f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, int | None]:
+    """f(x) with its graph, and the bytes of what that saves beside the weights."""
+    weights = {p.untyped_storage().data_ptr() for p in (*module.parameters(), *module.buffers())}
+    saved: dict[int, int] = {}
+
+    def keep(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        f(x)
+    return f(x), sum(saved.values()) or None
+
+
+def held(thing: Any, module: nn.Module) -> int:
+    """The bytes of all tensors that a program holds, at any depth, but for the weights themselves."""
+    weights = {p.untyped_storage().data_ptr() for p in (*module.parameters(), *module.buffers())}
+    seen: dict[int, int] = {}
+    visited: set[int] = set()
+    pending = [thing]
+    while pending:
+        one = pending.pop()
+        if id(one) in visited:
+            continue
+        visited.add(id(one))
+        if isinstance(one, Tensor):
+            if one.layout is not torch.strided:  # packed weights
+                seen[id(one)] = one.numel() * one.element_size()
+            elif one.untyped_storage().data_ptr() not in weights:
+                seen[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+        elif isinstance(one, dict):
+            pending += one.values()
+        elif isinstance(one, (list, tuple)):
+            pending += one
+        elif type(one).__module__.startswith("spectral."):
+            pending += vars(one).values()
+    return sum(seen.values())
 
 
 def _plainly(call: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
@@ -452,7 +504,7 @@ def alone(name: str, seconds: float) -> list[str]:
 
 HEAD = [
     *("network", "way", "error", "forward, ms", "**J v**", "to torch's best", "**J' u**", "to a kept vjp"),
-    *("kept vjp J' u", "linearize J v", "jvp J v"),
+    *("kept vjp J' u", "linearize J v", "jvp J v", "held, MB", "graph, MB"),
 ]
 
 
