@@ -687,8 +687,9 @@ class Jacobian(LinearOperator):
             Jv = self._apply(v).reshape(self.output.shape)
             # Of a small part of J, `norm` may be far below what its rounding is relative to.
             norm = max(norm, *(size_of(W) / (size_of(x) or 1.0) for W, x in ((Ju, u), (Jv, v))))
-            backwards = self._off_autograd(u.reshape(self.output.shape), Ju, norm)
-            ahead = self._off_differences(v.reshape(self._y.shape), Jv, norm)
+            v = v.reshape(self._y.shape)
+            backwards = self._off_autograd(u.reshape(self.output.shape), Ju, v, Jv, norm)
+            ahead = self._off_differences(v, Jv, norm)
         agrees = backwards is not None and backwards <= 10 * self._tolerance
         if ahead and not agrees:
             raise WrongProductsError(
@@ -771,18 +772,23 @@ class Jacobian(LinearOperator):
         off = size_of(Jv - D) / scale
         return off if off > max(5 * apart, bend, self._finest) else 0.0
 
-    def _off_autograd(self, u: Tensor, Ju: Tensor, norm: float) -> float | None:
-        """How far J' u is from autograd's, over |J|; None where there is no such other way, or no room."""
+    def _off_autograd(self, u: Tensor, Ju: Tensor, v: Tensor, Jv: Tensor, norm: float) -> float | None:
+        """How far J' u is from autograd's, and |J v|^2 from <J' J v, v> by that, over |J|.
+
+        None where there is no such other way, or no room.
+        """
         if self.method != "frozen" or self._hidden:
             return None
         if self._too_large:
             return None
         try:
             with self._model.ready():
-                declared = autograd.backwards(self._model, self._y)(u.to(self.output.dtype))
+                pull = autograd.backwards(self._model, self._y)
+                declared, ahead = pull(u.to(self.output.dtype)), pull(Jv.to(self.output.dtype))
         except Exception:  # torch cannot, which is why there is a program
             return None
-        return size_of(Ju - declared) / max(norm, size_of(Ju), 1e-300)
+        apart = abs(inner(Jv, Jv) - inner(ahead, v)) / max(size_of(Jv) * size_of(v), 1e-300)
+        return max(size_of(Ju - declared), apart) / max(norm, size_of(Ju), 1e-300)
 
     @property
     def _too_large(self) -> bool:

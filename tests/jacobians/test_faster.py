@@ -79,6 +79,9 @@ def test_a_wrong_program_is_seen_beside_a_graph():
     J._push, J._recorded_pull = (lambda V: 1.5 * push(V)), (lambda U: 1.5 * pull(U))
     with pytest.raises(WrongProductsError):
         J.confirm(rows, rows, 1.0)
+    J._push, J._recorded_pull = (lambda V: 1.5 * push(V)), pull  # of which J' u is no sign
+    with pytest.raises(WrongProductsError):
+        J.confirm(rows, rows, 1.0)
 
 
 def test_convolutions_alone_are_not_tried():
