@@ -29,8 +29,9 @@ from denoisers.commands.console import (
     write_files,
 )
 from denoisers.evaluation import psnr
-from denoisers.images.folder import photograph, read_grey
+from denoisers.images.folder import CAMERA, photograph, read_grey
 from denoisers.images.grid import write_grid
+from denoisers.images.pictures import read_colour
 from denoisers.networks import Consistency
 from denoisers.networks import Denoiser as Network
 from denoisers.sampling import (
@@ -60,6 +61,9 @@ H0 = Annotated[float, typer.Option(help="the first step, in (0, 1]; smaller ones
 Beta = Annotated[float, typer.Option(help="share of the noise a step removes; 1 adds none")]
 SigmaStart = Annotated[float, typer.Option(help="noise level to start from, images being in [0, 1]")]
 SigmaEnd = Annotated[float, typer.Option(help="noise level to stop at")]
+Constant = Annotated[
+    bool, typer.Option("--constant", help="the same step --h0 throughout: many more of them")
+]
 MaxSteps = Annotated[int, typer.Option(help="a bound on the steps of each image")]
 
 
@@ -78,6 +82,7 @@ def sample(
     beta: Beta = 0.1,
     sigma_start: SigmaStart = 1.0,
     sigma_end: SigmaEnd = 0.01,
+    constant: Constant = False,
     max_steps: MaxSteps = 5000,
     steps: Annotated[
         int | None, typer.Option(help="noise levels of the others", show_default="20; ddim 40; consistency 1")
@@ -94,12 +99,14 @@ def sample(
     """
     options: dict[str, Any] = {"sigma_start": sigma_start, "sigma_end": sigma_end, "every": every}
     if method == "ascent":
-        options |= {"h0": h0, "beta": beta, "max_steps": max_steps}
+        options |= {"h0": h0, "beta": beta, "max_steps": max_steps, "growing": not constant}
     elif steps is not None:
         options["steps"] = steps
     with one_line_errors():
         if method == "ascent" and steps is not None:
             raise OptionError("--steps is for the other methods: the ascent takes --max-steps")
+        if method != "ascent" and constant:
+            raise OptionError("--constant is for the ascent")
         check_writable(out)
         model = _model(denoiser)
         shape = (model.channels, size, size)
@@ -118,7 +125,7 @@ def sample(
 def solve(
     denoiser: Denoiser = "photos",
     picture: Annotated[
-        Path | None, typer.Option(help="a grey picture, the truth", show_default="the shipped photograph")
+        Path | None, typer.Option(help="the truth, grey or colour", show_default="the shipped photograph")
     ] = None,
     crop: Crop = None,
     measurement: Annotated[
@@ -133,13 +140,14 @@ def solve(
         int | None, typer.Option(help="inpaint: side of the square", show_default="a quarter")
     ] = None,
     keep: Annotated[
-        float, typer.Option(help="pixels, random, lowpass: how many numbers are measured, a pixel")
+        float, typer.Option(help="pixels, random, lowpass: the share of numbers that is measured")
     ] = 0.1,
     count: Count = 4,
     h0: H0 = 0.01,
     beta: Beta = 0.1,
     sigma_start: SigmaStart = 1.0,
     sigma_end: SigmaEnd = 0.01,
+    constant: Constant = False,
     max_steps: MaxSteps = 5000,
     seed: Seed = 0,
     out: Out = None,
@@ -154,10 +162,11 @@ def solve(
         if count < 1:
             raise OptionError(f"--count must be >= 1, got {count}")
         model = _model(denoiser)
-        truth = _square(picture, crop, model, denoiser)
-        task = _task(measurement, truth.shape[-1], factor, hole, keep, seed)
+        truth = _square(picture, crop, model)
+        task = _task(measurement, truth.shape, factor, hole, keep, seed)
         values = task.measurement.measure(truth)
-        options: dict[str, Any] = {"h0": h0, "beta": beta, "sigma_start": sigma_start, "sigma_end": sigma_end}
+        levels = {"sigma_start": sigma_start, "sigma_end": sigma_end}
+        options: dict[str, Any] = {"h0": h0, "beta": beta, **levels, "growing": not constant}
         found = denoisers.solve(
             model,
             task.measurement,
@@ -213,11 +222,12 @@ def _model(denoiser: str) -> Network:
     return denoisers.load(denoiser).to(device_at_hand())
 
 
-def _square(picture: Path | None, crop: tuple[int, int, int] | None, model: Network, denoiser: str) -> Tensor:
-    """The truth, (1, 1, S, S): the crop, or the largest square in the middle that the network takes."""
-    if model.channels != 1:
-        raise OptionError(f"{denoiser} takes {model.channels} channels, and pictures are read as grey")
-    whole = torch.from_numpy(photograph() if picture is None else read_grey(picture))
+def _square(picture: Path | None, crop: tuple[int, int, int] | None, model: Network) -> Tensor:
+    """The truth, (1, C, S, S): the crop, or the largest square in the middle that the network takes."""
+    if model.channels == 1:
+        whole = torch.from_numpy(photograph() if picture is None else read_grey(picture))
+    else:
+        whole = torch.from_numpy(read_colour(picture or CAMERA))
     height, width = whole.shape[2:]
     side = min(height, width) // model.side_multiple * model.side_multiple
     top, left, side = crop or ((height - side) // 2, (width - side) // 2, side)
@@ -226,7 +236,8 @@ def _square(picture: Path | None, crop: tuple[int, int, int] | None, model: Netw
     return whole[:, :, top : top + side, left : left + side].contiguous()
 
 
-def _task(kind: str, size: int, factor: int, hole: int | None, keep: float, seed: int) -> _Task:
+def _task(kind: str, shape: torch.Size, factor: int, hole: int | None, keep: float, seed: int) -> _Task:
+    size = shape[-1]
     if not 0 < keep <= 1:
         raise OptionError(f"--keep lies in (0, 1], got {keep:g}")
     if kind == "superres":
@@ -246,7 +257,7 @@ def _task(kind: str, size: int, factor: int, hole: int | None, keep: float, seed
 
         return _Task(known, words, "mean grey", grey)
     if kind == "random":
-        rows = RandomProjections(max(1, round(keep * size**2)), (1, size, size), seed)
+        rows = RandomProjections(max(1, round(keep * shape.numel())), shape[1:], seed)
         return _Task(rows, "random projections", "least norm", rows.adjoint)
     low = Frequencies.low_pass(size, size * math.sqrt(keep / math.pi))
     return _Task(low, "low frequencies", "least norm", low.adjoint)

@@ -11,6 +11,7 @@ from spectral.errors import FileContentError
 
 Grey = NDArray[np.float32]
 
+CAMERA = Path(__file__).with_name("camera.png")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm", ".webp"}
 INTERIOR_REDUCTION = 3  # the interiors are 1920 pixels wide and soft at full size
 SCIKIT_IMAGE = ("astronaut", "brick", "chelsea", "coffee", "coins", "grass", "gravel", "moon", "rocket")
@@ -22,7 +23,7 @@ def photograph() -> Grey:
 
     By Lav Varshney, CC0. No network of this package was trained on it.
     """
-    return read_grey(Path(__file__).with_name("camera.png"))
+    return read_grey(CAMERA)
 
 
 def read_grey(path: str | Path, *, convert: bool = False) -> Grey:

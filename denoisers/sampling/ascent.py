@@ -31,6 +31,7 @@ class Ascent:
 
     Attributes:
         h0, beta: step and share of the noise removed.
+        grows: whether the step grows.
         sigma_start, sigma_end: levels of noise.
         max_steps: a bound on the steps of each image.
         every: keep a frame at every so many steps; 0 for none.
@@ -42,9 +43,19 @@ class Ascent:
     sigma_end: float
     max_steps: int
     every: int
+    grows: bool = True
 
     @classmethod
-    def of(cls, h0: Any, beta: Any, sigma_start: Any, sigma_end: Any, max_steps: Any, every: Any) -> Ascent:
+    def of(
+        cls,
+        h0: Any,
+        beta: Any,
+        sigma_start: Any,
+        sigma_end: Any,
+        max_steps: Any,
+        every: Any,
+        grows: bool = True,
+    ) -> Ascent:
         """From what a user gave.
 
         Raises:
@@ -55,11 +66,11 @@ class Ascent:
             raise OptionError(f"h0 and beta lie in (0, 1], got h0={h0:g}, beta={beta:g}")
         if most < 1:
             raise OptionError(f"max_steps must be >= 1, got {most}")
-        return cls(h0, beta, *levels_of(sigma_start, sigma_end), most, every_of(every))
+        return cls(h0, beta, *levels_of(sigma_start, sigma_end), most, every_of(every), grows)
 
     def step(self, t: int) -> float:
-        """h_t = h0 t / (1 + h0 (t - 1)), t = 1, 2, ...: from h0 towards 1."""
-        return self.h0 * t / (1 + self.h0 * (t - 1))
+        """h_t = h0 t / (1 + h0 (t - 1)), t = 1, 2, ...: from h0 towards 1; or h0 always."""
+        return self.h0 * t / (1 + self.h0 * (t - 1)) if self.grows else self.h0
 
     def noise(self, h: float) -> float:
         """gamma / sigma_t at step h."""
@@ -80,6 +91,7 @@ def sample(
     seed: int = 0,
     first: int = 0,
     every: int = 0,
+    growing: bool = True,
     progress: bool = False,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> Samples:
@@ -108,6 +120,8 @@ def sample(
         seed, first: images first, ..., first + count - 1 of the sequence `seed`, each the same in any batch
             (but for the rounding of the model, which may depend on how many it is given).
         every: keep the images denoised in one shot at every so many steps; 0 for none.
+        growing: h as above; False for h = h0 at every step, as Algorithm 1 of arXiv 2310.02557 is printed,
+            log(sigma_start / sigma_end) / (beta h0) of them.
         progress: show a progress bar.
         model_kwargs: keywords for the model, {name: value}, the same for all images.
 
@@ -119,7 +133,7 @@ def sample(
         ShapeError: the model changes the shape, or does not take it.
         NotFiniteError: it returned NaN or infinity.
     """
-    run = Ascent.of(h0, beta, sigma_start, sigma_end, max_steps, every)
+    run = Ascent.of(h0, beta, sigma_start, sigma_end, max_steps, every, growing)
     caller = blind(model, model_kwargs)
     sides, many, noise = begin(caller, shape, count, seed, first)
     centre = torch.full((many, *sides), number("mean", mean), dtype=caller.dtype, device=caller.device)
@@ -272,7 +286,7 @@ class _State:
             steps=images.steps.cpu(),
             converged=converged.cpu(),
             sigma_end=run.sigma_end,
-            method=f"{method}, h0 {run.h0:g}, beta {run.beta:g}",
+            method=f"{method}, {'h0' if run.grows else 'h'} {run.h0:g}, beta {run.beta:g}",
             seed=origin[0],
             first=origin[1],
             evaluations=self.caller.evaluations,

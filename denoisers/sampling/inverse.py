@@ -31,6 +31,7 @@ def solve(
     seed: int = 0,
     first: int = 0,
     every: int = 0,
+    growing: bool = True,
     progress: bool = False,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> Samples:
@@ -53,8 +54,8 @@ def solve(
             have, a pair of functions (A, A'), or a `spectral.LinearOperator` on flattened images.
         values: A x, (B, ...): one row an image; values.expand(8, ...) for 8 draws of the same.
         shape: (C, H, W), for an operator.
-        h0, beta, sigma_start, sigma_end, mean, max_steps, seed, first, every, progress, model_kwargs: as for
-            `denoisers.sample`.
+        h0, beta, sigma_start, sigma_end, mean, max_steps, seed, first, every, growing, progress,
+            model_kwargs: as for `denoisers.sample`.
 
     Returns:
         The images; after Ctrl-C those there are, with the note "interrupted".
@@ -64,7 +65,7 @@ def solve(
         NotSymmetricError: A' is not the transpose of A.
         OptionError, NotFiniteError: as for `denoisers.sample`, and see `Constraint`.
     """
-    run = Ascent.of(h0, beta, sigma_start, sigma_end, max_steps, every)
+    run = Ascent.of(h0, beta, sigma_start, sigma_end, max_steps, every, growing)
     caller = blind(model, model_kwargs)
     if not isinstance(values, Tensor) or values.ndim < 2 or not len(values):
         raise ShapeError("values are a tensor (B, ...), one row an image: values[None] for a single one")

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 
 from denoisers import weights
 from denoisers.commands.networks import app
-from denoisers.networks import Consistency
+from denoisers.networks import Consistency, UNet
 from denoisers.sampling import Samples
 
 
@@ -62,6 +63,23 @@ def test_solve(tmp_path, kind):
     assert Image.open(tmp_path / "solve.png").size == (4 * 192 + 6, 192)
 
 
+@pytest.mark.parametrize("kind", ["superres", "pixels", "random", "lowpass"])
+def test_solve_in_colour(tmp_path, kind):
+    """By a network of three channels, of a picture in colour; --constant besides."""
+    torch.manual_seed(0)
+    weights.save(UNet(1, 4, channels=3).eval(), tmp_path / "f.safetensors", {})
+    pixels = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    words = ("--denoiser", tmp_path / "f.safetensors", "--picture", tmp_path / "x.png", "--crop", 2, 3, 16)
+    result = run(
+        *("solve", "--measurement", kind, *words, "--count", 2, *QUICK, "--max-steps", 20, "--constant"),
+        *("--json", "--out", tmp_path),
+    )
+    told = json.loads(result.stdout)
+    assert told["constraint"] < 1e-3 and told["growing"] is False
+    assert Samples.load(tmp_path / "solve.safetensors").images.shape == (2, 3, 16, 16)
+
+
 def test_solve_prints_bicubic_beside():
     result = run("solve", "--crop", 100, 100, 16, "--count", 1, *QUICK)
     assert "bicubic" in result.output and "dB" in result.output
@@ -80,6 +98,7 @@ def test_stopped_short_is_exit_code_3():
         (("sample", "--count", 0), "count must be >= 1"),
         (("sample", "--steps", 9), "--steps is for"),
         (("sample", "--beta", 2), "h0 and beta lie in"),
+        (("sample", "--method", "heun", "--constant"), "--constant is for the ascent"),
         (("solve", "--count", 0), "--count must be >= 1"),
         (("solve", "--crop", 0, 0, 600), "leaves the 512x512 picture"),
         (("solve", "--crop", 0, 0, 16, "--factor", 5), "blocks of 5 pixels do not fill"),

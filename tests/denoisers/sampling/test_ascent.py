@@ -44,6 +44,19 @@ def test_beta_1_is_the_formula_by_hand():
         assert draws.steps[i] == t
 
 
+def test_a_constant_step_is_the_formula_by_hand():
+    """f = a y, beta = 1: y_t = (1 - (1 - a) h)^t y_0, until (1 - a) |y_t| / sqrt(N) is small enough."""
+    a, h, options = 0.3, 0.2, {"mean": 0.0, "seed": 4, "growing": False}
+    draws = denoisers.sample(lambda y: a * y, SHAPE, 3, beta=1.0, h0=h, sigma_end=0.05, **options)
+    start = denoisers.sample(lambda y: a * y, SHAPE, 3, max_steps=1, **options).images / a
+    for i in range(3):
+        level = (1 - a) * start[i].norm().item() / 4
+        steps = math.ceil(math.log(0.05 / level) / math.log(1 - (1 - a) * h))
+        torch.testing.assert_close(draws.images[i], a * (1 - (1 - a) * h) ** steps * start[i])
+        assert draws.steps[i] == steps + 1
+    assert "h 0.2, beta 1" in draws.method
+
+
 def test_the_step_grows_as_the_formula_says():
     run = Ascent.of(0.01, 0.1, 1.0, 0.01, 10, 0)
     assert run.step(1) == 0.01 and run.step(100) == pytest.approx(1 / 1.99)
