@@ -54,11 +54,18 @@ class Norm:
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """s (t - mean t - z mean(z t))."""
-        return self._project(tangents[0]).mul_(self.scale)
+        (t,) = tangents
+        if self.groups is None:
+            return self._project(t).mul_(self.scale)
+        mean, along = (self.scale * self._mean(x) for x in (t, self.z * t))
+        return torch.addcmul(-mean, t, self.scale).addcmul_(self.z, -along)
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """h - mean h - z mean(z h), h = s g."""
-        return (self._project(g * self.scale),)
+        if self.groups is None:
+            return (self._project(g * self.scale),)
+        mean, along = (self._mean(x, self.scale) for x in (g, self.z * g))
+        return (torch.addcmul(-mean, g, self.scale).addcmul_(self.z, -along),)
 
     def to(self, dtype: torch.dtype) -> Norm:
         """The normalised input and scales in another precision."""
@@ -73,16 +80,17 @@ class Norm:
     def _project(self, t: Tensor) -> Tensor:
         return (t - self._mean(t)).addcmul_(self.z, self._mean(self.z * t), value=-1)
 
-    def _mean(self, t: Tensor) -> Tensor:
-        """The mean of each group, spread over its channels."""
+    def _mean(self, t: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """The mean of each group of `scale` t, spread over its channels, in each of which the scale is one.
+
+        That of channels first, which is fast in either layout.
+        """
         if self.groups is None:
             return t.mean(tuple(range(-self.axes, 0)), keepdim=True)
-        channels = -self.axes
-        split = t.unflatten(channels, (self.groups, -1))
-        mean = split.mean(tuple(range(channels, 0)), keepdim=True)
-        return mean.expand(
-            *split.shape[:channels], split.shape[channels], *mean.shape[channels:][1:]
-        ).flatten(channels - 1, channels)
+        pixels, channels = tuple(range(1 - self.axes, 0)), -self.axes
+        of_each = scale * (t.mean(pixels, keepdim=True) if pixels else t)
+        split = of_each.unflatten(channels, (self.groups, -1))
+        return split.mean(channels, keepdim=True).expand_as(split).flatten(channels - 1, channels)
 
 
 @rule(*named("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"))
