@@ -7,7 +7,8 @@
             dq = s dS k,  dk = s dS' q,  dv = P' u
 
 P is formed anew, a tile of queries and keys at a time, from q, k and the logarithms l of the sums of exp(S)
-over keys, so that memory grows as the number of tokens.  What is subtracted is one more column of a product:
+over keys, so that memory grows as the number of tokens; of windows and few tokens, where it is no larger than
+KEPT times q and k, it is kept.  What is subtracted is one more column of a product:
 S - l = [s q, -l] [k, 1]', dP - D = [u, -D] [v, 1]', and r comes as the last of (P o dS) [v, 1].
 
 References: Dao, Fu, Ermon, Rudra, Re, FlashAttention, NeurIPS 2022; for J v the same with two products more.
@@ -30,6 +31,7 @@ from spectral.jacobians.program.trace import bound
 # Entries of a tile: on a CPU what its caches hold, and enough for threads that wait for each other not to
 # show; on a GPU enough for the launches not to.
 TILE = {"cpu": 1 << 19, "cuda": 1 << 24}
+KEPT = 4  # so many weights an entry of queries and keys, and no more, are kept: half the time of windows
 HIDDEN = 1e30  # for l where a query sees no key: its weights are zeros, as torch has it
 
 Role = Literal["q", "k", "v"]
@@ -53,6 +55,7 @@ class Weights:
         batch: the axes that N counts, as the mask has them.
         mask: as broadcast to (*batch, n, m): added, or, of bools, False where a query does not see a key.
         causal: whether query i sees the keys up to i alone.
+        kept: P, where it is small.
     """
 
     q: Tensor
@@ -60,6 +63,7 @@ class Weights:
     batch: torch.Size
     mask: Tensor | None = None
     causal: bool = False
+    kept: Tensor | None = None
 
     @classmethod
     def at(cls, q: Tensor, k: Tensor, batch: torch.Size, mask: Tensor | None, causal: bool) -> Weights:
@@ -73,6 +77,8 @@ class Weights:
             part = total[tile.heads, tile.rows]
             part.copy_(torch.logaddexp(part, weights.exponents(tile).logsumexp(-1, keepdim=True)))
         weights.q[..., -1:] = -total.masked_fill(total == -math.inf, HIDDEN)
+        if weights.size.numel() <= KEPT * (q.numel() + k.numel()):
+            weights.kept = weights.whole()
         return weights
 
     @property
@@ -109,8 +115,8 @@ class Weights:
         return out
 
     def of(self, tile: Tile, out: Tensor | None = None) -> Tensor:
-        """P of a tile."""
-        return self.exponents(tile, out).exp_()
+        """P of a tile, to be read alone."""
+        return self.exponents(tile, out).exp_() if self.kept is None else self.kept[tile]
 
     def whole(self) -> Tensor:
         """P, (N, n, m)."""
@@ -125,7 +131,8 @@ class Weights:
         mask = self.mask
         if mask is not None and mask.is_floating_point():
             mask = cast(mask, work)
-        return replace(self, q=cast(self.q, work), k=cast(self.k, work), mask=mask)
+        kept = None if self.kept is None else cast(self.kept, work)
+        return replace(self, q=cast(self.q, work), k=cast(self.k, work), mask=mask, kept=kept)
 
     def select(self, index: Tensor, n: int) -> Weights:
         """Those of some inputs, each with its heads."""
@@ -133,7 +140,8 @@ class Weights:
         if mask is not None and mask.ndim == len(self.batch) + 2 and len(mask) > 1:
             mask = mask[within(index, n, len(mask))]
         batch = some(self.batch, index, n)
-        return replace(self, q=self.q[heads], k=self.k[heads], batch=batch, mask=mask)
+        kept = None if self.kept is None else self.kept[heads]
+        return replace(self, q=self.q[heads], k=self.k[heads], batch=batch, mask=mask, kept=kept)
 
     def _mask(self, mask: Tensor, tile: Tile) -> Tensor:
         """The mask of a tile."""

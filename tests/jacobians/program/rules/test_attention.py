@@ -49,14 +49,16 @@ def check(model, size, dtype=torch.float64, tolerance=1e-12):
 
 
 def by_tiles(monkeypatch, tile):
-    """Tiles of so many entries; small ones in both directions, where torch's kernel would take J' u."""
+    """Tiles of so many entries; below 2^19 in both directions, where torch's kernel would take J' u, and with
+    weights that are formed anew, where few of them would be kept."""
     monkeypatch.setitem(attention.TILE, "cpu", tile)
     if tile < 1 << 19:
         monkeypatch.setattr(attention, "_BACKWARD", None)
+        monkeypatch.setattr(attention, "KEPT", 0)
 
 
 SIZES = [(1, 1), (1, 4), (3, 1), (5, 5), (4, 7)]
-TILES = [1 << 19, 5, 16, 90]
+TILES = [1 << 19, 1 << 18, 5, 16, 90]
 
 
 @pytest.mark.parametrize(("size", "tile"), itertools.product(SIZES, TILES))
@@ -90,7 +92,7 @@ MASKS = {
 
 
 @pytest.mark.parametrize("name", MASKS)
-@pytest.mark.parametrize("tile", [1 << 19, 6])
+@pytest.mark.parametrize("tile", [1 << 19, 1 << 18, 6])
 def test_masks(name, tile, monkeypatch):
     by_tiles(monkeypatch, tile)
     check(*function(4, 5, **MASKS[name]))
