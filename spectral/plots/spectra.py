@@ -114,11 +114,11 @@ def full_eigs(pairs: FullEigenPairs, title: str = "") -> Figure:
     index = np.arange(1, pairs.k + 1)
     misses.semilogy(index, pairs.residuals, "o-", ms=3, lw=1, color=BLUE, label="residual")
     misses.semilogy(index, pairs.errors, "s-", ms=3, lw=1, color=ORANGE, label="error, first order")
-    misses.axhline(float(pairs.tolerance), color="#bbbbbb", lw=0.8, ls="--", label="tolerance of residuals")
+    misses.axhline(float(pairs.tolerance), color="#bbbbbb", lw=0.8, ls="--", label="tolerance")
     misses.set_xlabel("index k", **STYLE)
     misses.set_ylabel("residual, error", **STYLE)
     misses.xaxis.set_major_locator(MaxNLocator(integer=True))
-    misses.legend(fontsize=7, frameon=False)
+    _legend(misses)
     for axis in (plane, misses):
         axis.tick_params(labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
@@ -255,9 +255,15 @@ def _complex_plane(axis: Axes, pairs: FullEigenPairs) -> None:
             axis.axvline(bound, color=ORANGE, lw=0.8, ls=":", label=unseen)
         left, right = min(left, bound), max(right, bound)
     axis.set(xlim=(left, right), ylim=(-height, height))
-    axis.legend(fontsize=7, frameon=False)
+    _legend(axis)
     axis.set_xlabel("$\\mathrm{Re}\\, \\lambda_k$", **STYLE)
     axis.set_ylabel("$\\mathrm{Im}\\, \\lambda_k$", **STYLE)
+
+
+def _legend(axis: Axes) -> None:
+    """Above the axes, where no line can cross it."""
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
+    axis.legend(fontsize=6, frameon=False, ncols=3, columnspacing=1, handlelength=1.5, **place)
 
 
 def _values(axis: Axes, spectrum: EigenPairs | SingularTriplets, value: str) -> None:
