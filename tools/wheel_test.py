@@ -78,9 +78,8 @@ def check_in(python: str, wheel: Path, constraints: Path) -> None:
         run([str(inside / "pip"), "install", "-q", "-c", str(constraints), str(wheel)], empty)
         run([str(inside / "pip"), "check"], empty)
         print(run([str(inside / "python"), "-c", INSIDE], empty).strip())
-        print(
-            f"import torch: {seconds(inside, 'torch'):.2f} s; spectral: {seconds(inside, 'spectral'):.2f} s"
-        )
+        for module in ("torch", "spectral"):  # which imports torch
+            print(f"import {module}: {seconds(inside, module):.2f} s")
         (place / "readme.py").write_text("import matplotlib\nmatplotlib.use('agg')\n" + readme_python())
         run([str(inside / "python"), str(place / "readme.py")], empty)
         lines = readme_commands() + run([str(inside / "python"), "-c", EXAMPLES], empty).splitlines()

@@ -262,8 +262,8 @@ def _complex_plane(axis: Axes, pairs: FullEigenPairs) -> None:
 
 def _legend(axis: Axes) -> None:
     """Above the axes, where no line can cross it."""
-    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
-    axis.legend(fontsize=6, frameon=False, ncols=3, columnspacing=1, handlelength=1.5, **place)
+    close: dict[str, Any] = {"ncols": 3, "columnspacing": 1, "handlelength": 1.5, "borderaxespad": 0}
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=6, frameon=False, **close)
 
 
 def _values(axis: Axes, spectrum: EigenPairs | SingularTriplets, value: str) -> None:
