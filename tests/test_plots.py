@@ -151,6 +151,9 @@ def test_what_a_notebook_shows_is_small_and_escaped():
     shown = inline.lines([1.0, 2.0, 3.0], [("a & b", [1.0, float("nan"), 0.01])], "<i>", log=True)
     assert "a &amp; b" in shown and "&lt;i&gt;: 0.01 to 1" in shown and shown.count("<circle") == 2
     assert inline.lines([1.0], [("", [2.0])], "one value") == ""
+    images = [(1, 1, 8, 8), (8, 8), (3, 8, 8), (1, 3, 8, 8)]
+    others = [(8,), (3, 1, 8, 8), (2, 8, 8), (2, 3, 8, 8), (1, 1, 1, 8)]
+    assert [inline.is_image(shape) for shape in images + others] == [True] * 4 + [False] * 5
     assert pictures(spectral.trace(model, y[0], products=10)._repr_html_()) == []
     assert "% interval" in spectral.trace(model, y[0], products=10)._repr_html_()
 

@@ -95,8 +95,8 @@ class Estimate(Result):
 
     def _picture(self) -> str:
         """An image of values and one of standard errors, where they are one for each pixel."""
-        if not isinstance(self.value, Tensor) or not inline.is_image(self.value.shape):
-            return ""
+        if not isinstance(self.value, Tensor) or self.value.ndim < 3 or not inline.is_image(self.value.shape):
+            return ""  # two axes are problems and thresholds
         error = torch.as_tensor(self.stderr).expand_as(self.value)
         return inline.images([("value", self.value, bool((self.value < 0).any())), ("stderr", error, False)])
 

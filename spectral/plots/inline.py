@@ -81,9 +81,11 @@ def images(panels: Sequence[Panel]) -> str:
 
 
 def is_image(shape: Sequence[int]) -> bool:
-    """Whether (H, W) or (C, H, W), after axes of length 1, can be looked at."""
-    leading = [side for side in shape[:-2] if side != 1]
-    return len(shape) >= 2 and min(shape[-2:]) >= 2 and leading in ([], [3])
+    """Whether (..., H, W) or (..., 3, H, W), the rest of length 1, can be looked at."""
+    leading = list(shape[:-2])
+    if leading[-1:] == [3]:
+        leading.pop()
+    return len(shape) >= 2 and min(shape[-2:]) >= 2 and all(side == 1 for side in leading)
 
 
 def _fits(value: float, log: bool) -> bool:
