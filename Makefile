@@ -10,9 +10,14 @@ PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 CPUS    = $$($(BIN)/python -c 'from spectral.kernels import cpu; print(*cpu.at_hand())')
 
 NAME   ?=
+# Interpreters that the wheel is tried with.
+PYTHONS ?= $(PYTHON)
+
+# All but what tools keep beside sources.
+SPELLED = README.md CHANGELOG.md CITATION.cff docs spectral denoisers benchmarks tests tools
 
 .DEFAULT_GOAL := eigs
-.PHONY: help eigs test test-slow test-cpus test-oldest test-newest fuzz check bench docs clean
+.PHONY: help eigs test test-slow test-cpus test-oldest test-newest test-wheel fuzz check bench docs clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z][a-z -]*\):.*##  *\(.*\)/  \1:\2/p' $(MAKEFILE_LIST) | sed 's/:/\n        /'
@@ -35,15 +40,21 @@ test-oldest test-newest: test-%:  ## the test suite with other releases of what 
 	.venv-$*/bin/pip install -q -c constraints-$*.txt -e ".[test]"
 	$(MAKE) test BIN=.venv-$*/bin STAMP=
 
+test-wheel: $(STAMP)  ## the wheel alone, in an empty environment; PYTHONS="python3.12 python3.13": with these
+	$(BIN)/python tools/wheel_test.py --python $(PYTHONS)
+
 fuzz: $(STAMP)  ## adversarial spectra against LAPACK, 20 minutes of them
 	$(BIN)/python tests/fuzz.py --minutes 20
 
-check: $(STAMP)  ## lint, format, types, the order of floors, spelling
+check: $(STAMP)  ## lint, format, types, the order of floors, spelling, workflows and citation by their schemas
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell README.md CHANGELOG.md docs spectral denoisers benchmarks tests
+	$(BIN)/codespell $(SPELLED)
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 bench: $(STAMP)  ## the timed suites; NAME=solvers: one of them
 	$(BIN)/python -m pytest benchmarks -k "$(NAME)" --benchmark-only -o addopts="--import-mode=importlib"
@@ -65,5 +76,5 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e ".[test,check]"
 	touch $@
 
-clean:
-	rm -rf $(VENV) $(VENV)-* build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+clean:  ## away with .venv and what was built
+	rm -rf $(VENV) $(VENV)-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

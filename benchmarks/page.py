@@ -13,6 +13,19 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def rows(page: Path, name: str) -> list[dict[str, str]]:
+    """The table between <!-- name --> and <!-- /name --> of a page, a row a dict of cells by head.
+
+    Heads that are there twice are numbered: "angle", "angle 2".
+    """
+    text = page.read_text().split(f"<!-- {name} -->", 1)[1].split(f"<!-- /{name} -->", 1)[0]
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    head = [
+        cell + f" {n}" * (n > 1) for i, cell in enumerate(lines[0]) for n in [lines[0][: i + 1].count(cell)]
+    ]
+    return [dict(zip(head, cells, strict=True)) for cells in lines[2:]]
+
+
 def insert(page: Path, name: str, text: str) -> None:
     """Put `text` between <!-- name --> and <!-- /name --> of a page."""
     before, rest = page.read_text().split(f"<!-- {name} -->", 1)

@@ -4,7 +4,7 @@
 
 The sketch is the two-pass randomised range finder with 30 vectors wanted, 10 extra columns and no power
 iteration: Q = orth(S Omega), then the eigenpairs of Q' S Q, for S = (J + J')/2.  Its true residuals are
-computed here; the recipe itself computes none.  --write puts the table into the README.
+computed here; the recipe itself computes none.  --write puts the table into docs/peers.md.
 """
 
 import argparse
@@ -67,8 +67,8 @@ def compare() -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/peers.md")
     text = compare()
     print(text)
     if parser.parse_args().write:
-        insert(ROOT / "README.md", "sketch", text)
+        insert(ROOT / "docs/peers.md", "sketch", text)

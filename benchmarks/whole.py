@@ -7,7 +7,7 @@ fresh torch.func.jvp and a kept torch.func.vjp, interleaved in one run, eigenval
 the networks, or weights files, for 512x512
 pixels of the shipped photograph (d = 262,144), each in a process of its own, whose peak memory is measured
 above that of the loaded model; by default `photos` and, where it has been trained (`denoisers train unet`),
-the paper's UNet.  --write puts the tables into docs/whole.md, the second into README too.
+the paper's UNet.  --write puts the tables into docs/whole.md.
 """
 
 import argparse
@@ -132,5 +132,3 @@ if __name__ == "__main__":
         print(text, end="\n\n")
         if options.write:
             insert(ROOT / "docs/whole.md", name, text)
-            if name == "large":
-                insert(ROOT / "README.md", name, text)

@@ -1,4 +1,4 @@
-"""What all results have in common: they are saved, loaded, and shown as tables in notebooks."""
+"""What all results have in common: they are saved, loaded, and shown in notebooks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,11 @@ class Result:
             f'<td style="text-align: left; white-space: pre-wrap">{html.escape(text)}</td></tr>'
             for name, text in rows
         )
-        return f"<table><caption>{html.escape(title)}</caption>{cells}</table>"
+        return f"<table><caption>{html.escape(title)}</caption>{cells}</table>{self._picture()}"
+
+    def _picture(self) -> str:
+        """HTML below the table: what can be seen at a glance; see `spectral.plots.inline`."""
+        return ""
 
     def _table(self) -> tuple[str, list[tuple[str, str]]]:
         """A title, and rows of a name and a text."""

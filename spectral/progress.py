@@ -1,9 +1,10 @@
-"""A progress bar for solves that take longer than two seconds."""
+"""Progress of what lasts longer than two seconds: a bar where it can be drawn, lines now and then in logs."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -14,17 +15,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PATIENCE = 2.0
+BETWEEN = 30.0  # seconds between two lines of a log
 
 
 @contextlib.contextmanager
 def bar(shown: bool, what: str, unit: str = "products") -> Iterator[Callable[[Standing], None] | None]:
-    """A callback for a solver's `progress`, drawing on standard error; None where not shown.
+    """A callback for a solver's `progress`, which tells it on standard error; None where not shown.
 
     unit: what `Standing.products` counts.
     """
     console = _console(shown)
     if console is None:
         yield None
+        return
+    if not _drawn(console):
+        yield _logged(console, what, unit)
         return
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
@@ -55,10 +60,10 @@ def bar(shown: bool, what: str, unit: str = "products") -> Iterator[Callable[[St
         # Residuals fall geometrically, so the way to the tolerance is measured in their logarithm.
         worst = math.log(max(now.worst_residual / now.tolerance, 1.0)) if now.tolerance > 0 else 0.0
         first[:] = first or [max(worst, 1e-9)]
+        state = _state(now, unit)
         if now.stage == "completeness":  # nobody knows how long
-            display.update(task, total=None, state=f"looking for more, {now.products} {unit}")
+            display.update(task, total=None, state=state)
             return
-        state = f"{now.converged}/{now.wanted} at {now.worst_residual:.0e}, {now.products} {unit}"
         display.update(task, total=1.0, completed=1 - min(worst / first[0], 1.0), state=state)
 
     try:
@@ -75,6 +80,10 @@ def working(shown: bool, what: str) -> Iterator[None]:
     if console is None:
         yield
         return
+    if not _drawn(console):
+        with _ticking(console, what):
+            yield
+        return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     columns = TextColumn("{task.description}"), BarColumn(bar_width=10), TimeElapsedColumn()
@@ -83,11 +92,56 @@ def working(shown: bool, what: str) -> Iterator[None]:
         yield
 
 
+def _state(now: Standing, unit: str) -> str:
+    if now.stage == "completeness":
+        return f"looking for more, {now.products} {unit}"
+    return f"{now.converged}/{now.wanted} at {now.worst_residual:.0e}, {now.products} {unit}"
+
+
+def _logged(console: Console, what: str, unit: str) -> Callable[[Standing], None]:
+    """A callback that prints a line each half a minute."""
+    began = last = time.monotonic()
+
+    def report(now: Standing) -> None:
+        nonlocal last
+        if time.monotonic() - last >= BETWEEN:
+            last = time.monotonic()
+            _print(console, f"{what}: {_state(now, unit)}, {last - began:.0f} s")
+
+    return report
+
+
+@contextlib.contextmanager
+def _ticking(console: Console, what: str) -> Iterator[None]:
+    """A line each half a minute, by a thread of its own, since nothing calls back."""
+    began, done = time.monotonic(), threading.Event()
+
+    def tick() -> None:
+        while not done.wait(BETWEEN):
+            _print(console, f"{what}: {time.monotonic() - began:.0f} s")
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def _console(shown: bool) -> Console | None:
-    """Standard error, where what is drawn can be drawn over: elsewhere a display leaves lines behind."""
+    """Standard error."""
     if not shown:
         return None
     from rich.console import Console  # noqa: PLC0415  not for those who want no bar
 
-    console = Console(stderr=True)
-    return console if console.is_terminal or console.is_jupyter else None
+    return Console(stderr=True)
+
+
+def _drawn(console: Console) -> bool:
+    """Whether what is drawn can be drawn over: elsewhere a bar leaves control characters and lines behind."""
+    return (console.is_terminal and not console.is_dumb_terminal) or console.is_jupyter

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spectral.base import Result
 from spectral.estimators.results import Estimate
+from spectral.plots import inline
 from spectral.solvers.found import Completeness
 
 if TYPE_CHECKING:
@@ -148,6 +149,31 @@ class Spectrum(Result):
         title, *lines = repr(self).splitlines()
         return title, [(line[2:14].strip(), line[15:]) for line in lines]
 
+    def _picture(self) -> str:
+        """Values over their index, and the first vectors; of a batch, those of the first image."""
+        if not self.values.numel():
+            return ""
+        of = f" of image 1 of {self.values.shape[0]}" if self.values.ndim == 2 else ""
+        values = self.values.reshape(-1, self.k)[0]
+        index = [float(i) for i in range(1, self.k + 1)]
+        named = [("", values.real.tolist())]
+        if values.is_complex() and bool(values.imag.any()):
+            named = [("real part", values.real.tolist()), ("imaginary part", values.imag.tolist())]
+        drawn = inline.lines(index, named, f"{self.symbol}s{of}")
+        vectors = self._shown()
+        vectors = vectors[0] if self.values.ndim == 2 else vectors
+        if not inline.is_image(vectors.shape[1:]):
+            return drawn
+        panels = [
+            (f"{i}: {number(v)}", e.real, True)
+            for i, (v, e) in enumerate(zip(values.tolist()[: inline.MOST], vectors, strict=False), 1)
+        ]
+        return drawn + inline.images(panels)
+
+    def _shown(self) -> Tensor:
+        """The vectors that `_picture` shows, (k, ...) or (B, k, ...)."""
+        raise NotImplementedError
+
     def _last_lines(self) -> list[str]:
         spent = ", ".join(f"{name} {n}" for name, n in self.spent.items())
         last = f"  products     {self.products} ({spent}) in {self.seconds:.2f} s"
@@ -218,6 +244,9 @@ class EigenPairs(Spectrum):
             return f"|J - J'| / |J| from {a.value.min():.3f} to {a.value.max():.3f}"
         return f"|J - J'| / |J| = {a.value:.3f} +- {a.stderr:.3f}"
 
+    def _shown(self) -> Tensor:
+        return self.vectors
+
     def __repr__(self) -> str:
         lines = self._lines(f"of the {self.part} part")
         return "\n".join([*lines, f"  asymmetry    {self.asymmetry_text()}", *self._last_lines()])
@@ -251,6 +280,9 @@ class SingularTriplets(Spectrum):
         from spectral.plots.spectra import svd  # noqa: PLC0415  matplotlib takes a second to import
 
         return svd(self, clean, noisy)
+
+    def _shown(self) -> Tensor:
+        return self.right
 
     def __repr__(self) -> str:
         return "\n".join([*self._lines("singular triplets"), *self._last_lines()])
@@ -322,6 +354,9 @@ class FullEigenPairs(Spectrum):
         return (
             f"{known}; {int(self.defective.sum())} defective; departure from normality {self.departure:.2g}"
         )
+
+    def _shown(self) -> Tensor:
+        return self.vectors
 
     def __repr__(self) -> str:
         lines = self._lines("of the matrix itself")

@@ -1,6 +1,7 @@
-"""The progress bar: it fits a terminal of 80 columns, with its bar and its times."""
+"""The progress bar: it fits a terminal of 80 columns, with its bar and its times; logs get lines."""
 
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -24,7 +25,47 @@ def test_a_bar_fits_80_columns(monkeypatch, stage):
     assert "at 0e+00" not in lines and "━" in lines
 
 
-def test_nothing_is_drawn_where_it_cannot_be_drawn_over(monkeypatch):
-    monkeypatch.setattr("rich.console.Console", lambda stderr: Console(file=io.StringIO()))
+@pytest.fixture
+def log(monkeypatch):
+    """Standard error that is a file."""
+    written = io.StringIO()
+    plain = Console(file=written, width=40, force_terminal=False, _environ={})
+    monkeypatch.setattr("rich.console.Console", lambda stderr: plain)
+    return written
+
+
+def test_a_short_solve_leaves_nothing_in_a_log(log):
     with progress.bar(True, "eigenpairs") as report, progress.working(True, "trace"):
-        assert report is None
+        report(Progress("solve", 100, 20, 3, 1e-3, 1e-5))
+    assert log.getvalue() == ""
+
+
+def test_a_long_solve_leaves_lines_in_a_log(log, monkeypatch):
+    monkeypatch.setattr(progress, "BETWEEN", 0.0)
+    with progress.bar(True, "eigenpairs") as report:
+        report(Progress("solve", 100, 20, 3, 1e-3, 1e-5))
+        report(Progress("completeness", 120, 20, 20, 1e-5, 1e-5))
+    assert log.getvalue().splitlines() == [
+        "eigenpairs: 3/20 at 1e-03, 100 products, 0 s",
+        "eigenpairs: looking for more, 120 products, 0 s",
+    ]
+
+
+def test_what_calls_nothing_back_is_told_in_a_log_too(log, monkeypatch):
+    monkeypatch.setattr(progress, "BETWEEN", 0.02)
+    with progress.working(True, "trace"):
+        time.sleep(0.2)
+    assert 2 <= len(log.getvalue().splitlines()) <= 10 and set(log.getvalue().splitlines()) == {"trace: 0 s"}
+    told = log.getvalue()
+    time.sleep(0.1)
+    assert log.getvalue() == told  # it ends with what it tells of
+
+
+def test_a_dumb_terminal_gets_lines(monkeypatch):
+    written = io.StringIO()
+    dumb = Console(file=written, force_terminal=True, _environ={"TERM": "dumb"})
+    monkeypatch.setattr("rich.console.Console", lambda stderr: dumb)
+    monkeypatch.setattr(progress, "BETWEEN", 0.0)
+    with progress.bar(True, "eigenpairs") as report:
+        report(Progress("solve", 100, 20, 3, 1e-3, 1e-5))
+    assert "\x1b" not in written.getvalue() and "100 products" in written.getvalue()

@@ -17,7 +17,7 @@ from denoisers.evaluation import add_noise
 from denoisers.evaluation.spread import over_images
 from denoisers.images.calpha import CAlpha
 from denoisers.networks import Denoiser
-from spectral.plots.spectra import INK
+from spectral.plots.style import COLOURS, INK
 
 SIGMA = 0.3
 K = 16
@@ -110,7 +110,7 @@ def _drawn(
     figure = draw.canvas(10.4, 4.0)
     left, right = figure.subfigures(1, 2, width_ratios=[1, 2.1])
     axis = left.subplots()
-    for colour, (name, (values, _)) in zip(draw.COLOURS, found.items(), strict=False):
+    for colour, (name, (values, _)) in zip(COLOURS, found.items(), strict=False):
         mean = over_images(values.T)
         low, high = (torch.as_tensor(end) for end in mean.interval(0.95))
         k = np.arange(1, values.shape[1] + 1)

@@ -17,7 +17,7 @@ from benchmarks.paper.networks import Scale, blind
 from denoisers.evaluation import PSNRCurve, add_noise, psnr_curve
 from denoisers.evaluation.figures import curves_on
 from denoisers.images.calpha import CAlpha
-from spectral.plots.spectra import INK
+from spectral.plots.style import COLOURS, INK
 
 INPUTS = np.arange(0.0, 34.1, 2)  # dB, as in docs/theory
 WINDOWS = {"small": (0.0, 20.0), "paper": (0.0, 34.0)}
@@ -123,7 +123,7 @@ class Slopes:
             axis.plot(
                 [],
                 [],
-                color=draw.COLOURS[i],
+                color=COLOURS[i],
                 label=f"slope {float(slope):.3f} $\\pm$ {float(slope.halfwidth()):.3f}",
             )
             x, y = curves[kind.name].line(*window)

@@ -8,9 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from spectral.plots.spectra import BLUE, INK, ORANGE, STYLE, Drawing
+from spectral.plots.style import INK, STYLE, Drawing
 
-COLOURS = (BLUE, ORANGE, "#4c8c4a", "#7d4f9e", "#b03a48", "#6b6b6b")
 DOTS = 110  # an inch: pages of docs are read on screens
 
 

@@ -16,7 +16,7 @@ from denoisers.evaluation.figures import curves_on
 from denoisers.evaluation.spread import parts
 from denoisers.images import disjoint
 from denoisers.images.calpha import CAlpha
-from spectral.plots.spectra import INK
+from spectral.plots.style import INK
 
 COUNTS: dict[Scale, tuple[int, ...]] = {
     "small": (1, 10, 100, 1000),

@@ -27,7 +27,7 @@ from denoisers.evaluation.figures import curves_on
 from denoisers.evaluation.spread import over_images
 from denoisers.images import Source
 from denoisers.networks import Denoiser
-from spectral.plots.spectra import INK
+from spectral.plots.style import COLOURS, INK
 
 INPUTS = np.arange(0.0, 40.1, 4)  # input PSNR, dB
 WINDOW = (0.0, 32.0)
@@ -153,7 +153,7 @@ class Known:
         draw.legend(left, "lower right")
         left.set_title(f"{size}x{size}: output against input PSNR", fontsize=8, color=INK, loc="left")
         index = np.arange(1, m + EXTRA + 1)
-        for colour, (sigma, values) in zip(draw.COLOURS, spectra.items(), strict=False):
+        for colour, (sigma, values) in zip(COLOURS, spectra.items(), strict=False):
             mean = over_images(values.T)
             half = torch.as_tensor(mean.halfwidth()).numpy()
             label = f"$\\sigma$ = {sigma:g}"

@@ -13,7 +13,7 @@ from benchmarks.paper.consistency import needs
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
 from benchmarks.paper.networks import Scale
 from denoisers.evaluation.spread import over_images
-from spectral.plots.spectra import INK
+from spectral.plots.style import INK
 
 SIGMA = 10.0  # level of the noise that images are drawn from, far above theirs
 SHARE = 0.2  # of |z|, the size of the wave

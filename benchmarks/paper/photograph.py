@@ -19,7 +19,7 @@ from benchmarks.paper.networks import Scale
 from denoisers.evaluation import add_noise, basis_at
 from denoisers.images import photograph
 from denoisers.networks import Denoiser
-from spectral.plots.spectra import BLUE, INK, ORANGE
+from spectral.plots.style import BLUE, INK, ORANGE
 
 NETWORK = "photos"
 SIGMA = 0.15

@@ -15,7 +15,7 @@ from denoisers.evaluation.figures import curves_on
 from denoisers.evaluation.spread import over_images
 from denoisers.images import Shuffled
 from denoisers.images.calpha import CAlpha
-from spectral.plots.spectra import INK
+from spectral.plots.style import INK
 
 ALPHA = 3.0
 INPUTS = np.arange(0.0, 34.1, 4)

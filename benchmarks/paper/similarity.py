@@ -16,7 +16,7 @@ from benchmarks.paper.need import Need
 from benchmarks.paper.networks import Scale, finite
 from denoisers.evaluation import Comparison, compare, nearest
 from denoisers.evaluation.spread import over_images
-from spectral.plots.spectra import INK, STYLE
+from spectral.plots.style import INK, STYLE
 
 DRAWN: dict[Scale, int] = {"small": 24, "paper": 100}
 SHOWN = 2  # samples of each N

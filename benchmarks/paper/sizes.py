@@ -13,6 +13,7 @@ from benchmarks.paper.networks import Scale, blind
 from denoisers.evaluation import psnr_gap
 from denoisers.evaluation.spread import parts
 from denoisers.images.calpha import CAlpha
+from spectral.plots.style import COLOURS
 
 # Sides, each with a block more than the one before it, and numbers of training images.
 SIDES: dict[Scale, tuple[int, ...]] = {"small": (8, 16, 32), "paper": (20, 40, 80, 160)}
@@ -62,7 +63,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
         rows.append(Row(f"parameters, {blocks} blocks", parameters, paper=paper, says=says, digits=0))
         values = [float(gap) for gap in gaps]
         half = [float(torch.as_tensor(gap.halfwidth())) for gap in gaps]
-        style = {"fmt": "o-", "ms": 3.5, "lw": 1, "capsize": 2, "color": draw.COLOURS[blocks - 1]}
+        style = {"fmt": "o-", "ms": 3.5, "lw": 1, "capsize": 2, "color": COLOURS[blocks - 1]}
         axis.errorbar(COUNTS[scale], values, yerr=half, label=f"{side}x{side}", **style)
         data[str(side)] = {"counts": COUNTS[scale], "gap": values, "half": half}
     axis.set_xscale("log")

@@ -15,7 +15,7 @@ from benchmarks.paper.similarity import BETA, H0, SIGMA_END, pair
 from denoisers.evaluation import cosine_similarity
 from denoisers.evaluation.spread import over_images
 from denoisers.sampling import Samples, sample
-from spectral.plots.spectra import INK
+from spectral.plots.style import COLOURS, INK
 
 DRAWN = 16
 LEVELS = np.geomspace(0.8, 0.08, 12)  # noise levels at which the two are compared
@@ -81,7 +81,7 @@ def _drawn(
     figure = draw.canvas(10.2, 3.6)
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.9])
     axis = left.subplots()
-    for colour, (n, each) in zip(draw.COLOURS, curves.items(), strict=False):
+    for colour, (n, each) in zip(COLOURS, curves.items(), strict=False):
         mean = over_images(each)
         low, high = (torch.as_tensor(end) for end in mean.interval(0.95))
         axis.fill_between(LEVELS, low, high, color=colour, alpha=0.18, lw=0)

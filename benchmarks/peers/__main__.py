@@ -7,7 +7,8 @@ the loaded network.  What it returns is then measured by float64 autograd, in th
 residual, and the largest principal angle to the subspace that a solve in float64 certified.  Seconds
 include everything (this library's recording, probes and checks), but for kernels, which are compiled by
 the float64 solves before.
---write puts the tables into docs/peers.md.
+--write puts the tables into docs/peers.md, and a short one of what that page then holds into README.md;
+`--write --networks` alone does the latter.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 import spectral
-from benchmarks.page import ROOT, insert, table
+from benchmarks.page import ROOT, insert, rows, table
 from benchmarks.peers import ours
 from benchmarks.peers.answer import Answer, Network
 from benchmarks.peers.arnoldi import arnoldi
@@ -58,6 +59,9 @@ TRACES: dict[str, Way] = {
 }
 COST, SAYS = ["products", "seconds", "forward passes", "memory, MB"], "says of its accuracy"
 WAYS = TRIPLETS | PAIRS | TRACES
+
+
+PAGE = ROOT / "docs/peers.md"
 
 
 def one(way: str, name: str, size: int, path: Path) -> dict[str, float]:
@@ -154,11 +158,37 @@ def traces(truth: Truth, name: str, number: int) -> str:
     return f"{table(['way', *COST, 'value', 'off by', SAYS], rows)}\n\n{truth.told}; {exact.value:.1f}{sure}."
 
 
+def short() -> str:
+    """README's table: the page's rows for `photos`, a column for the residual and one for the angle.
+
+    Of eigenpairs, those of J or of its symmetric part, whichever they are nearer to.
+    """
+    head = ["sought", "way", "products", "seconds", "true residual", "angle, degrees", SAYS]
+    lines = []
+    for row in rows(PAGE, "triplets-photos"):
+        measured = [row["true residual"], row["angle"]]
+        lines.append(["triplets", row["way"], row["products"], row["seconds"], *measured, row[SAYS]])
+    for row in rows(PAGE, "pairs-photos"):
+        if row["way"].endswith("float64"):
+            continue
+        of_j, of_s = (row["residual of J"], row["angle"]), (row["residual of S"], row["angle 2"])
+        measured = list(min(of_j, of_s, key=lambda pair: float(pair[0])))
+        lines.append(["pairs", row["way"], row["products"], row["seconds"], *measured, row[SAYS]])
+    for row in rows(PAGE, "traces-photos"):
+        probes = f"{row['way']}, {int(row['products']):,}" if "probes" in row["way"] else row["way"]
+        off = f"off by {abs(float(row['off by'])):.1f} of {float(row['value']):.0f}"
+        lines.append(["trace", probes, row["products"], row["seconds"], off, "", row[SAYS]])
+    said = PAGE.read_text().split("<!-- pairs-photos -->")[1].split("<!-- /pairs-photos -->")[0]
+    return f"{table(head, lines)}\n\n{said.strip().splitlines()[-1]}"
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=["photos", "unet"])
+    parser.add_argument("--networks", nargs="*", default=["photos", "unet"])
     parser.add_argument("--kinds", nargs="+", default=["triplets", "pairs", "traces"])
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/peers.md")
+    parser.add_argument(
+        "--write", action="store_true", help="put the tables into docs/peers.md and README.md"
+    )
     parser.add_argument("-k", type=int, default=5)
     parser.add_argument("--probes", type=int, default=3500)
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
@@ -174,7 +204,9 @@ if __name__ == "__main__":
             text = {"triplets": triplets, "pairs": pairs, "traces": traces}[kind](truth, name, size)
             print(text, end="\n\n")
             if options.write:
-                insert(ROOT / "docs/peers.md", f"{kind}-{name}", text)
+                insert(PAGE, f"{kind}-{name}", text)
             for way in {"triplets": TRIPLETS, "pairs": PAIRS, "traces": TRACES}[kind]:
                 for file in (kept(way, name, size), kept(way, name, size).with_suffix(".json")):
                     file.unlink()
+    if options.write:
+        insert(ROOT / "README.md", "peers", short())

@@ -7,19 +7,23 @@ from rich.table import Table
 from denoisers import zoo
 from denoisers.card import describe
 from denoisers.commands.evaluation import compare, evaluate
+from denoisers.commands.examples import epilog
 from denoisers.commands.sampling import sample, solve
 from denoisers.commands.training import train_command
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Bias-free denoisers."
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Bias-free denoisers.",
+    epilog=epilog("denoisers sample"),
 )
 for command in (sample, solve, evaluate, compare):
-    app.command()(command)
+    app.command(epilog=epilog(f"denoisers {command.__name__}"))(command)
 
-app.command("train")(train_command)
+app.command("train", epilog=epilog("denoisers train"))(train_command)
 
 
-@app.command("list")
+@app.command("list", epilog=epilog("denoisers list"))
 def list_command() -> None:
     """The networks that ship with the package."""
     table = Table("name", "network", "sides", title="shipped denoisers")

@@ -34,6 +34,7 @@ from denoisers.commands.console import (
     region,
     write_files,
 )
+from denoisers.commands.examples import epilog
 from spectral import eigs as symmetric
 from spectral import eigs_full as full
 from spectral import svd as singular
@@ -45,14 +46,14 @@ Result = EigenPairs | FullEigenPairs | SingularTriplets
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Certified spectra of neural denoisers' Jacobians.",
+    epilog=epilog("spectral eigs"),
 )
 
 
 for command in (estimates.trace, estimates.sure, estimates.density):
-    app.command()(command)
+    app.command(epilog=epilog(f"spectral {command.__name__}"))(command)
 
 
 @app.callback()
@@ -79,7 +80,7 @@ MaxProducts = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog=epilog("spectral eigs"))
 def eigs(
     denoiser: Denoiser = "photos",
     image: Picture = None,
@@ -137,7 +138,7 @@ def eigs(
     _solve(solver, denoiser, image, crop, sigma, k, seed, out, as_json, mask, options)
 
 
-@app.command()
+@app.command(epilog=epilog("spectral synth"))
 def synth(
     out: Annotated[Path, typer.Option(help="folder for the PNG pictures and images.npy")],
     n: Annotated[int, typer.Option("-n", help="how many images")] = 16,
@@ -157,7 +158,7 @@ def synth(
     typer.echo(f"wrote {len(paths) - 1} pictures and {paths[0]}")
 
 
-@app.command()
+@app.command(epilog=epilog("spectral svd"))
 def svd(
     denoiser: Denoiser = "photos",
     image: Picture = None,

@@ -92,7 +92,7 @@ def train_command(
     """
     chosen = {key: value for key, value in chosen.items() if value is not None}
     path = out or Path("runs") / name
-    console = Console()
+    console = Console(soft_wrap=True)
     with one_line_errors():
         if min(checkpoint_every, validate_every) < 1:
             raise OptionError("--checkpoint-every and --validate-every must be >= 1")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from denoisers.evaluation.spread import told
 from spectral.errors import OptionError
-from spectral.plots.spectra import BLUE, INK, ORANGE, STYLE, Drawing
+from spectral.plots.style import BLUE, COLOURS, DOTS, INK, MARKERS, STYLE, WIDTH, Drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
     from denoisers.evaluation.psnr import PSNRCurve
     from denoisers.evaluation.surecheck import SureCheck
 
-COLOURS = (BLUE, ORANGE, "#4c8c4a", "#7d4f9e", "#b03a48", "#6b6b6b", "#b8860b", "#2a9d8f")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MOST = 12  # samples in a row of a comparison
-DOTS = 200  # an inch, as printers want them
 
 
 def curves(
@@ -100,7 +97,7 @@ def sure(found: SureCheck, title: str = "") -> Figure:
         found: the check.
         title: above the figure.
     """
-    figure = Drawing(figsize=(7.2, 3.3), layout="constrained", dpi=DOTS)
+    figure = Drawing(figsize=(WIDTH, 3.2), layout="constrained", dpi=DOTS)
     left, right = figure.subplots(1, 2)
     if title:
         figure.suptitle(title, fontsize=9, color=INK)
@@ -115,7 +112,7 @@ def sure(found: SureCheck, title: str = "") -> Figure:
     left.set_yscale("log")
     # A bar that reaches down to zero says no more than that, and must not set the scale.
     left.set_ylim(0.3 * curve.mse.mean(1).min().item(), None)
-    left.set_ylabel("mean squared error per pixel", **STYLE)
+    left.set_ylabel("mean squared error per pixel, squared intensity", **STYLE)
     left.set_title(f"mean over {count} image{'s' if count > 1 else ''}, 95 %", loc="left", **STYLE)
     left.legend(fontsize=7, frameon=False, loc="upper left")
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from denoisers.images.grid import write_grid
 from spectral.base import Result
 from spectral.errors import OptionError
+from spectral.plots import inline
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -66,6 +67,10 @@ class Samples(Result):
     def _table(self) -> tuple[str, list[tuple[str, str]]]:
         title, *lines = repr(self).splitlines()
         return title, [(line[2:14].strip(), line[15:]) for line in lines]
+
+    def _picture(self) -> str:
+        first = enumerate(self.images[: inline.MOST], self.first)
+        return inline.images([(f"number {i}", x, False) for i, x in first])
 
     def save_png(self, path: str | Path, columns: int | None = None) -> Path:
         """Write the images as one PNG, row by row, as near a square as can be unless `columns` is given."""

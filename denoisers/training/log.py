@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from spectral.errors import OptionError
+from spectral.plots.style import INK, MARKERS, STYLE, Drawing
 
 Row = dict[str, float]
 
@@ -62,22 +64,23 @@ class Log:
 
 def curve(rows: Sequence[Row]) -> Figure:
     """Validation PSNR over steps, a line a noise level, with the loss above it."""
-    figure = Figure(figsize=(6, 5), layout="constrained")
+    figure = Drawing(figsize=(4.5, 4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
     steps = [row["step"] for row in rows]
-    above.plot(steps, [row["loss"] for row in rows], color="0.3")
+    above.plot(steps, [row["loss"] for row in rows], color=INK, lw=1)
     above.set_yscale("log")
-    above.set_ylabel("training loss")
+    above.set_ylabel("training loss", **STYLE)
     levels = [name for name in rows[-1] if name.startswith("psnr")]
     for i, name in enumerate(levels):
-        shade = i / max(1, len(levels) - 1)
+        colour = mpl.colormaps["viridis"](0.85 * i / max(1, len(levels) - 1))
         values = [row.get(name, float("nan")) for row in rows]
         label = rf"$\sigma$ = {float(name.removeprefix('psnr_')):.3g}"
-        below.plot(steps, values, ".-", color=(0.1 + 0.8 * shade, 0.35, 0.8 - 0.7 * shade), label=label)
-    below.set_xlabel("step")
-    below.set_ylabel("validation PSNR (dB)")
-    below.legend(frameon=False)
+        below.plot(steps, values, MARKERS[i % len(MARKERS)], ls="-", ms=3, lw=1, color=colour, label=label)
+    below.set_xlabel("step", **STYLE)
+    below.set_ylabel("validation PSNR (dB)", **STYLE)
+    below.legend(frameon=False, fontsize=7)
     for axes in (above, below):
+        axes.tick_params(which="both", labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 

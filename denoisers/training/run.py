@@ -120,9 +120,10 @@ def train(
                 row = run.row(loss, batches)
                 failure = failure or (None if log is None else log.add(row))
                 if not console.is_terminal:
-                    console.print("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+                    line = "  ".join(f"{name} {value:.4g}" for name, value in row.items())
+                    console.print(line, soft_wrap=True)
             if failure and not stop:
-                console.print(f"could not be written, and training goes on: {failure}")
+                console.print(f"could not be written, and training goes on: {failure}", soft_wrap=True)
             if stop:
                 left = (
                     f"the checkpoint could not be written: {failure}" if failure else f"resume from {folder}"
@@ -315,4 +316,5 @@ def _progress(console: Console) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
+        disable=not (console.is_terminal or console.is_jupyter),  # a log has rows in its place
     )

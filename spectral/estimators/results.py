@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from spectral.base import Result
 from spectral.errors import OptionError
 from spectral.options import number
+from spectral.plots import inline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,6 +85,20 @@ class Estimate(Result):
             for x in (torch.as_tensor(y, dtype=torch.float64) for y in (self.value, self.stderr))
         )
         return replace(self, value=plain(value), stderr=plain(stderr))
+
+    def _table(self) -> tuple[str, list[tuple[str, str]]]:
+        title, rows = super()._table()
+        if not isinstance(self.value, Tensor):
+            low, high = self.interval()
+            rows.insert(1, (f"{100 * self.confidence:g} % interval", f"{low:.6g} to {high:.6g}"))
+        return title, rows
+
+    def _picture(self) -> str:
+        """An image of values and one of standard errors, where they are one for each pixel."""
+        if not isinstance(self.value, Tensor) or self.value.ndim < 3 or not inline.is_image(self.value.shape):
+            return ""  # two axes are problems and thresholds
+        error = torch.as_tensor(self.stderr).expand_as(self.value)
+        return inline.images([("value", self.value, bool((self.value < 0).any())), ("stderr", error, False)])
 
     def __float__(self) -> float:
         return float(self.value)
@@ -261,6 +276,15 @@ class Density(Result):
         from spectral.plots.estimates import density  # noqa: PLC0415  matplotlib takes a second to import
 
         return density(self, threshold)
+
+    def _picture(self) -> str:
+        """The curve; of a batch, the first's."""
+        low, high = self.ends
+        grid = torch.linspace(low, high, 160, dtype=torch.float64)
+        values = torch.as_tensor(self.curve(grid).value).reshape(-1, len(grid))[0].cpu()
+        floor = 0.2 / self.n / max(high - low, 1e-30)
+        drawn = values.clamp(min=floor).tolist()
+        return inline.lines(grid.tolist(), [("", drawn)], "density per unit of value", log=True)
 
     def __repr__(self) -> str:
         low, high = self.ends

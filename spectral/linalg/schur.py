@@ -34,7 +34,7 @@ class RealSchur:
     @classmethod
     def of(cls, H: np.ndarray, resolution: float = 0.0) -> RealSchur:
         """The Schur form of H, in the order in which LAPACK finds it."""
-        T, Z = scipy.linalg.schur(H)
+        T, Z = scipy.linalg.schur(H) if H.size else (H, H)  # SciPy before 1.14 refuses an empty matrix
         return cls(T, Z, resolution)
 
     @cached_property

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.estimators.results import Density
-from spectral.plots.spectra import BLUE, INK, ORANGE, STYLE, Canvas, Drawing, Images, Size, stacked
+from spectral.plots.spectra import Canvas, Images, Size, stacked
+from spectral.plots.style import BLUE, DOTS, INK, ORANGE, STYLE, WIDTH, Drawing
 
 if TYPE_CHECKING:
     from spectral.risk import PosteriorComponents, RiskCurve
@@ -54,7 +55,7 @@ def _density(canvas: Canvas, result: Density, threshold: float | None, title: st
     left.set_yscale("log")
     left.set_title("bands: 95 %", loc="left", **STYLE)
     left.set_ylim(floor, None)
-    left.set_ylabel("density", **STYLE)
+    left.set_ylabel(f"density, per unit of ${name}$", **STYLE)
 
     counts = result.count_above(grid)
     _band(right, grid, *_interval(counts), floor=0.5)
@@ -70,7 +71,7 @@ def _density(canvas: Canvas, result: Density, threshold: float | None, title: st
     if threshold is not None:
         count = result.count_above(threshold)
         right.set_title(f"{count.value:.1f} $\\pm$ {count.halfwidth():.1f} above {threshold:g}", **STYLE)
-    return 10, 3.6
+    return WIDTH, 2.6
 
 
 def images(panels: list[tuple[str, Tensor]], title: str = "", signed: tuple[str, ...] = ()) -> Figure:
@@ -81,7 +82,7 @@ def images(panels: list[tuple[str, Tensor]], title: str = "", signed: tuple[str,
         title: above the figure.
         signed: names of those shown on a diverging map centred on zero.
     """
-    figure = Drawing(layout="constrained", dpi=120)
+    figure = Drawing(layout="constrained", dpi=DOTS)
     figure.set_size_inches(_images(figure, panels, title, signed))
     return figure
 
@@ -100,7 +101,7 @@ def _images(
         axis.set_title(name, **STYLE)
         axis.set_axis_off()
         canvas.colorbar(shown, ax=axis, shrink=0.8).ax.tick_params(labelsize=6)
-    return 3.4 * len(planes), 3.2 * min(max(height / width, 0.5), 2) + 0.4
+    return WIDTH, 0.8 * WIDTH / max(len(planes), 2) * min(max(height / width, 0.5), 2) + 0.4
 
 
 def strip(rows: list[tuple[str, Tensor]], title: str = "") -> Figure:
@@ -110,7 +111,7 @@ def strip(rows: list[tuple[str, Tensor]], title: str = "") -> Figure:
         rows: names and strips (count, ..., H, W), as `PosteriorComponents.traversal` returns them.
         title: above the figure.
     """
-    figure = Drawing(layout="constrained", dpi=120)
+    figure = Drawing(layout="constrained", dpi=DOTS)
     figure.set_size_inches(_strip(figure, rows, title))
     return figure
 
@@ -119,13 +120,15 @@ def _strip(canvas: Canvas, rows: list[tuple[str, Tensor]], title: str) -> Size:
     count = len(rows[0][1])
     if title:
         canvas.suptitle(title, fontsize=10, color=INK)
-    grid = canvas.subplots(len(rows), count, squeeze=False)
-    for axes, (name, images_) in zip(grid, rows, strict=True):
-        for axis, x in zip(axes, images_, strict=True):
+    # A panel a row: a name above the first image alone would widen its column.
+    for panel, (name, images_) in zip(
+        canvas.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True
+    ):
+        panel.suptitle(name, x=0.01, ha="left", **STYLE)
+        for axis, x in zip(panel.subplots(1, count, squeeze=False)[0], images_, strict=True):
             axis.imshow(_plane(x), cmap="gray", vmin=0, vmax=1)
             axis.set_axis_off()
-        axes[0].set_title(name, loc="left", **STYLE)
-    return 1.5 * count, 1.6 * len(rows) + 0.3
+    return WIDTH, (WIDTH / count + 0.22) * len(rows)
 
 
 def posterior(components: PosteriorComponents, title: str = "") -> Figure:
@@ -148,9 +151,11 @@ def posterior(components: PosteriorComponents, title: str = "") -> Figure:
         ]
         if title:
             canvas.suptitle(title, fontsize=10, color=INK)
-        ratios = [3.6, 1.6 * len(walks) + 0.3]
+        ratios = [3.2, 1.22 * len(walks)]
         above, below = canvas.subfigures(2, 1, height_ratios=ratios, squeeze=False)[:, 0]
-        top = _images(above, [("E[x | y]", one.mean), ("deviation", one.pixel_deviation)], "")
+        top = _images(
+            above, [("E[x | y], intensity", one.mean), ("deviation, intensity", one.pixel_deviation)], ""
+        )
         width, height = _strip(below, walks, "")
         return width, top[1] + height
 
@@ -159,7 +164,7 @@ def posterior(components: PosteriorComponents, title: str = "") -> Figure:
 
 def risk(curve: RiskCurve, title: str = "") -> Figure:
     """A `RiskCurve`: root mean squared error, SURE and sigma^2 tr J against sigma, with 95 % bands."""
-    figure = Drawing(figsize=(5, 3.8), layout="constrained", dpi=120)
+    figure = Drawing(figsize=(4.5, 3.4), layout="constrained", dpi=DOTS)
     axis = figure.subplots()
     if title:
         figure.suptitle(title, fontsize=10, color=INK)
@@ -184,7 +189,7 @@ def risk(curve: RiskCurve, title: str = "") -> Figure:
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("noise level $\\sigma$", **STYLE)
-    axis.set_ylabel("root mean squared error per pixel", **STYLE)
+    axis.set_ylabel("root mean squared error per pixel, intensity", **STYLE)
     axis.tick_params(labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8, frameon=False, title="bands: 95 %", title_fontsize=7)

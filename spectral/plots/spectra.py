@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -16,16 +15,15 @@ from torch import Tensor
 from spectral.base import Result
 from spectral.errors import OptionError
 from spectral.estimators.results import Estimate, plain
+from spectral.plots.style import BLUE, DOTS, INK, ORANGE, STYLE, WIDTH, Drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
 
-BLUE, ORANGE, INK = "#1f5fa8", "#d9741a", "#333333"
-STYLE: dict[str, Any] = {"fontsize": 8, "color": INK}
-
 MOST = 8  # results of a batch in one figure
+TOP = 2.1  # inches, of the panel above the vectors
 
 Canvas = Figure | SubFigure
 Images = tuple[Tensor | None, ...]
@@ -33,16 +31,6 @@ Size = tuple[float, float]
 
 # A text, vectors (k, ..., H, W), and what to write above each.
 Grid = tuple[str, Tensor, list[str]]
-
-
-class Drawing(Figure):
-    """A figure that notebooks show, whatever else of matplotlib has been imported."""
-
-    def _repr_png_(self) -> bytes:
-        """Itself, as PNG."""
-        png = io.BytesIO()
-        self.savefig(png, format="png")
-        return png.getvalue()
 
 
 def eigs(
@@ -118,7 +106,7 @@ def full_eigs(pairs: FullEigenPairs, title: str = "") -> Figure:
         )
         if len(index)
     ]
-    figure = Drawing(layout="constrained", dpi=120)
+    figure = Drawing(layout="constrained", dpi=DOTS)
     size, panels = _panels(figure, grids, title)
     figure.set_size_inches(size)
     plane, misses = panels[0].subplots(1, 2, width_ratios=[1.2, 1.0])
@@ -126,10 +114,11 @@ def full_eigs(pairs: FullEigenPairs, title: str = "") -> Figure:
     index = np.arange(1, pairs.k + 1)
     misses.semilogy(index, pairs.residuals, "o-", ms=3, lw=1, color=BLUE, label="residual")
     misses.semilogy(index, pairs.errors, "s-", ms=3, lw=1, color=ORANGE, label="error, first order")
-    misses.axhline(float(pairs.tolerance), color="#bbbbbb", lw=0.8, ls="--", label="tolerance of residuals")
-    misses.set_xlabel("k", **STYLE)
+    misses.axhline(float(pairs.tolerance), color="#bbbbbb", lw=0.8, ls="--", label="tolerance")
+    misses.set_xlabel("index k", **STYLE)
+    misses.set_ylabel("residual, error", **STYLE)
     misses.xaxis.set_major_locator(MaxNLocator(integer=True))
-    misses.legend(fontsize=7, frameon=False)
+    _legend(misses)
     for axis in (plane, misses):
         axis.tick_params(labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
@@ -153,7 +142,7 @@ def stacked(
         images: shown with it, with a leading axis where there is a batch.
         title: above the figure.
     """
-    figure = Drawing(layout="constrained", dpi=120)
+    figure = Drawing(layout="constrained", dpi=DOTS)
     if not batch:
         figure.set_size_inches(draw(figure, result, images, title))
         return figure
@@ -207,7 +196,9 @@ def _draw(
 def _layout(grids: list[Grid]) -> list[tuple[int, int, float]]:
     """Rows, columns and height of each grid; all have the same columns, so that images are of one size."""
     most = max((len(vectors) for _, vectors, _ in grids), default=0)
-    columns = max(5, math.ceil(most / max(1, math.ceil(most / 10))))
+    longest = max((len(caption) for *_, captions in grids for caption in captions), default=0)
+    room = 10 if longest < 14 else 7  # complex values are wider
+    columns = max(6, math.ceil(most / max(1, math.ceil(most / room))))
     shapes = []
     for _, vectors, _ in grids:
         if vectors.ndim < 3:
@@ -217,7 +208,7 @@ def _layout(grids: list[Grid]) -> list[tuple[int, int, float]]:
             )
         rows = max(1, math.ceil(len(vectors) / columns))
         aspect = min(max(vectors.shape[-2] / vectors.shape[-1], 0.5), 2.0)
-        shapes.append((rows, columns, 0.3 + rows * (1.12 * aspect + 0.2)))
+        shapes.append((rows, columns, 0.25 + rows * (0.9 * WIDTH / columns * aspect + 0.17)))
     return shapes
 
 
@@ -226,8 +217,8 @@ def _panels(canvas: Canvas, grids: list[Grid], title: str) -> tuple[Size, Any]:
     heights = [height for *_, height in _layout(grids)]
     if title:
         canvas.suptitle(title, fontsize=10, color=INK)
-    panels = canvas.subfigures(1 + len(grids), 1, height_ratios=[3.4, *heights], squeeze=False)[:, 0]
-    return (12, 3.5 + sum(heights)), panels
+    panels = canvas.subfigures(1 + len(grids), 1, height_ratios=[TOP, *heights], squeeze=False)[:, 0]
+    return (WIDTH, TOP + sum(heights)), panels
 
 
 def _fill(panels: Any, grids: list[Grid]) -> None:
@@ -264,17 +255,23 @@ def _complex_plane(axis: Axes, pairs: FullEigenPairs) -> None:
             axis.axvline(bound, color=ORANGE, lw=0.8, ls=":", label=unseen)
         left, right = min(left, bound), max(right, bound)
     axis.set(xlim=(left, right), ylim=(-height, height))
-    axis.legend(fontsize=7, frameon=False)
+    _legend(axis)
     axis.set_xlabel("$\\mathrm{Re}\\, \\lambda_k$", **STYLE)
     axis.set_ylabel("$\\mathrm{Im}\\, \\lambda_k$", **STYLE)
+
+
+def _legend(axis: Axes) -> None:
+    """Above the axes, where no line can cross it."""
+    close: dict[str, Any] = {"ncols": 3, "columnspacing": 1, "handlelength": 1.5, "borderaxespad": 0}
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=6, frameon=False, **close)
 
 
 def _values(axis: Axes, spectrum: EigenPairs | SingularTriplets, value: str) -> None:
     index = np.arange(1, spectrum.k + 1)
     axis.errorbar(index, spectrum.values, yerr=spectrum.errors, fmt="o-", ms=3, lw=1, color=BLUE, zorder=3)
     axis.axhline(1, color="#bbbbbb", lw=0.8, ls="--")
-    axis.set_xlabel("k", **STYLE)
-    axis.set_ylabel(f"${value}$", color=BLUE, fontsize=9)
+    axis.set_xlabel("index k", **STYLE)
+    axis.set_ylabel(f"${value}$", color=BLUE, fontsize=8)
     axis.set_ylim(min(0.0, float(spectrum.values.min()) * 1.1) if spectrum.k else 0.0, None)
     axis.tick_params(labelsize=7)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -289,7 +286,7 @@ def _coefficients(axis: Axes, size: np.ndarray, vector: str) -> None:
     if (size > 0).any():
         decades = np.log10(size[size > 0])
         twin.set_ylim(10 ** np.floor(decades.min()), 10 ** np.ceil(decades.max()))
-    twin.set_ylabel(f"$|\\langle x, {vector}\\rangle|$", color=ORANGE, fontsize=9)
+    twin.set_ylabel(f"$|\\langle x, {vector}\\rangle|$, intensity", color=ORANGE, fontsize=8)
     twin.tick_params(labelsize=7)
     twin.spines["top"].set_visible(False)
     axis.set_zorder(twin.get_zorder() + 1)
@@ -303,7 +300,7 @@ def _grid(axes: np.ndarray, vectors: Tensor, captions: list[str]) -> None:
             e = _plane(vectors[i])
             limit = np.abs(e).max()
             axis.imshow(e, cmap="RdBu_r", vmin=-limit, vmax=limit)
-            axis.set_title(captions[i], fontsize=7, color=INK, pad=2)
+            axis.set_title(captions[i], fontsize=6, color=INK, pad=2)
 
 
 def _picture(x: Tensor) -> np.ndarray:

@@ -17,6 +17,7 @@ from spectral.estimators import Estimate
 from spectral.estimators.results import with_error
 from spectral.jacobians.model import Model
 from spectral.options import seed_of
+from spectral.plots import inline
 from spectral.risk.level import with_level
 from spectral.risk.sure import sure
 
@@ -63,6 +64,11 @@ class RiskCurve(Result):
         from spectral.plots.estimates import risk  # noqa: PLC0415  matplotlib takes a second to import
 
         return risk(self)
+
+    def _picture(self) -> str:
+        named = (("SURE", self.sure), ("sigma^2 tr J", self.bayes), ("true", self.mse))
+        drawn = [(name, each.mean(-1).clamp(min=0).sqrt().tolist()) for name, each in named]
+        return inline.lines(self.sigmas.tolist(), drawn, "root mean squared error over sigma", log=True)
 
     def __repr__(self) -> str:
         lines = [

@@ -20,6 +20,7 @@ from spectral.estimators.results import plain, student_t
 from spectral.estimators.sampling import Budget
 from spectral.jacobians import jacobian
 from spectral.operators import LinearOperator, from_functions
+from spectral.plots import inline
 from spectral.results import EigenPairs
 from spectral.risk.level import with_level
 
@@ -116,6 +117,17 @@ class PosteriorComponents(Result):
         from spectral.plots.estimates import posterior as draw  # noqa: PLC0415  takes a second to import
 
         return draw(self)
+
+    def _picture(self) -> str:
+        """Mean, deviations and the first components, where they are images."""
+        one = self.mean if self.pairs.values.ndim == 1 else self.mean[0]
+        if not inline.is_image(one.shape):
+            return ""
+        deviation, vectors = (
+            x if self.pairs.values.ndim == 1 else x[0] for x in (self.pixel_deviation, self.pairs.vectors)
+        )
+        first = [(f"component {i}", e, True) for i, e in enumerate(vectors[: inline.MOST - 2], 1)]
+        return inline.images([("E[x | y]", one, False), ("deviation", deviation, False), *first])
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{s:.4f}" for s in self.deviations.reshape(-1, self.pairs.k)[0, :5].tolist())

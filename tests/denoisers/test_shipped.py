@@ -1,6 +1,7 @@
 """The networks that ship: small, described, and as good as promised."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import denoisers
 from benchmarks.quality import LAB_DNCNN, calpha_rows
 from denoisers import weights
-from denoisers.card import command
+from denoisers.card import command, write_card
 from denoisers.evaluation import psnr_table
 from denoisers.images import photograph
 from denoisers.training import TrainConfig
@@ -59,3 +60,18 @@ def test_photos_comes_within_1_5_db_of_the_bias_free_dncnn():
 def test_photos_gains_on_the_photograph_at_every_level():
     for row in psnr_table(denoisers.load("photos"), photograph(), [0.05, 0.1, 0.3]):
         assert row.denoised > row.noisy + 4
+
+
+@pytest.mark.parametrize("name", ["photos", "calpha"])
+def test_a_card_says_what_its_weights_record(name, tmp_path):
+    """As `write_card` would write it today; another CPU may round the last digit of a decibel otherwise."""
+    shutil.copy(weights.FOLDER / f"{name}.safetensors", tmp_path)
+    card = write_card(tmp_path / f"{name}.safetensors").read_text().splitlines()
+    told = (weights.FOLDER / f"{name}.md").read_text().splitlines()
+    assert [line for line in card if not line.startswith("| 0")] == [
+        line for line in told if not line.startswith("| 0")
+    ]
+    for mine, kept in zip(card, told, strict=True):
+        if mine.startswith("| 0"):
+            decibels = [[float(cell) for cell in line.strip("| ").split("|")] for line in (mine, kept)]
+            assert decibels[0] == pytest.approx(decibels[1], abs=0.011)

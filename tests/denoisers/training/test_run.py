@@ -277,7 +277,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch)
 
     monkeypatch.setattr(storage, "save_file", full)
     said = io.StringIO()
-    train(TINY, tmp_path / "a", checkpoint_every=5, console=Console(file=said, width=200))
+    train(TINY, tmp_path / "a", checkpoint_every=5, console=Console(file=said, width=40))
     told = "could not be written, and training goes on: [Errno 28] No space left on device"
     assert said.getvalue().count(told) == 2
     assert (tmp_path / "a/weights.safetensors").exists()
