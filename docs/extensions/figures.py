@@ -32,5 +32,6 @@ def style(gallery_conf: dict[str, Any], name: str) -> None:
             "axes.spines.right": False,
             "legend.frameon": False,
             "image.cmap": "gray",
+            "axes.prop_cycle": plt.cycler(color=["#1f5fa8", "#d9741a", "#4d8c57", "#8a5a9e", "#777777"]),
         }
     )

@@ -23,7 +23,7 @@ def svg(tex: str) -> str:
         font = FontProperties(size=SIZE)
         vertices, codes = text_to_path.get_text_path(font, f"${one_line}$", ismath=True)
         width, height, depth = text_to_path.get_text_width_height_descent(f"${one_line}$", font, ismath=True)
-    outline = Path(np.asarray(vertices) * [1, -1], codes)
+    outline = Path(np.asarray(vertices) * np.array([1, -1]) * SIZE / text_to_path.FONT_SCALE, codes)
     parts = [f"{LETTERS[code]}{' '.join(f'{v:.2f}' for v in points)}" for points, code in _drawn(outline)]
     box = f"0 {depth - height:.2f} {width:.2f} {height:.2f}"
     style = f"width:{width / SIZE:.3f}em;height:{height / SIZE:.3f}em;vertical-align:{-depth / SIZE:.3f}em"

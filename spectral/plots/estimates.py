@@ -70,7 +70,7 @@ def _density(canvas: Canvas, result: Density, threshold: float | None, title: st
     if threshold is not None:
         count = result.count_above(threshold)
         right.set_title(f"{count.value:.1f} $\\pm$ {count.halfwidth():.1f} above {threshold:g}", **STYLE)
-    return 10, 3.6
+    return 8, 3
 
 
 def images(panels: list[tuple[str, Tensor]], title: str = "", signed: tuple[str, ...] = ()) -> Figure:
@@ -100,7 +100,7 @@ def _images(
         axis.set_title(name, **STYLE)
         axis.set_axis_off()
         canvas.colorbar(shown, ax=axis, shrink=0.8).ax.tick_params(labelsize=6)
-    return 3.4 * len(planes), 3.2 * min(max(height / width, 0.5), 2) + 0.4
+    return 3 * len(planes), 2.6 * min(max(height / width, 0.5), 2) + 0.4
 
 
 def strip(rows: list[tuple[str, Tensor]], title: str = "") -> Figure:
@@ -125,7 +125,7 @@ def _strip(canvas: Canvas, rows: list[tuple[str, Tensor]], title: str) -> Size:
             axis.imshow(_plane(x), cmap="gray", vmin=0, vmax=1)
             axis.set_axis_off()
         axes[0].set_title(name, loc="left", **STYLE)
-    return 1.5 * count, 1.6 * len(rows) + 0.3
+    return 1.2 * count, 1.35 * len(rows) + 0.3
 
 
 def posterior(components: PosteriorComponents, title: str = "") -> Figure:
@@ -148,7 +148,7 @@ def posterior(components: PosteriorComponents, title: str = "") -> Figure:
         ]
         if title:
             canvas.suptitle(title, fontsize=10, color=INK)
-        ratios = [3.6, 1.6 * len(walks) + 0.3]
+        ratios = [3.0, 1.35 * len(walks) + 0.3]
         above, below = canvas.subfigures(2, 1, height_ratios=ratios, squeeze=False)[:, 0]
         top = _images(above, [("E[x | y]", one.mean), ("deviation", one.pixel_deviation)], "")
         width, height = _strip(below, walks, "")

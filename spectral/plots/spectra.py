@@ -26,6 +26,7 @@ BLUE, ORANGE, INK = "#1f5fa8", "#d9741a", "#333333"
 STYLE: dict[str, Any] = {"fontsize": 8, "color": INK}
 
 MOST = 8  # results of a batch in one figure
+WIDTH = 9.0  # inches: a page's, so that labels stay of the size of its text
 
 Canvas = Figure | SubFigure
 Images = tuple[Tensor | None, ...]
@@ -217,7 +218,8 @@ def _layout(grids: list[Grid]) -> list[tuple[int, int, float]]:
             )
         rows = max(1, math.ceil(len(vectors) / columns))
         aspect = min(max(vectors.shape[-2] / vectors.shape[-1], 0.5), 2.0)
-        shapes.append((rows, columns, 0.3 + rows * (1.12 * aspect + 0.2)))
+        side = min(WIDTH / columns - 0.05, 1.3)
+        shapes.append((rows, columns, 0.3 + rows * (side * aspect + 0.2)))
     return shapes
 
 
@@ -226,8 +228,8 @@ def _panels(canvas: Canvas, grids: list[Grid], title: str) -> tuple[Size, Any]:
     heights = [height for *_, height in _layout(grids)]
     if title:
         canvas.suptitle(title, fontsize=10, color=INK)
-    panels = canvas.subfigures(1 + len(grids), 1, height_ratios=[3.4, *heights], squeeze=False)[:, 0]
-    return (12, 3.5 + sum(heights)), panels
+    panels = canvas.subfigures(1 + len(grids), 1, height_ratios=[2.5, *heights], squeeze=False)[:, 0]
+    return (WIDTH, 2.6 + sum(heights)), panels
 
 
 def _fill(panels: Any, grids: list[Grid]) -> None:
