@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+SITE   := $(VENV)/.site
 
 # Processes with a thread each: with two threads in one, most tests wait for the second to come.
 JOBS   ?= 2
@@ -12,7 +13,7 @@ CPUS    = $$($(BIN)/python -c 'from spectral.kernels import cpu; print(*cpu.at_h
 NAME   ?=
 
 .DEFAULT_GOAL := eigs
-.PHONY: help eigs test test-slow test-cpus test-oldest test-newest fuzz check bench docs clean
+.PHONY: help eigs test test-slow test-cpus test-oldest test-newest fuzz check bench docs site clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z][a-z -]*\):.*##  *\(.*\)/  \1:\2/p' $(MAKEFILE_LIST) | sed 's/:/\n        /'
@@ -43,7 +44,7 @@ check: $(STAMP)  ## lint, format, types, the order of floors, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell README.md CHANGELOG.md docs spectral denoisers benchmarks tests
+	$(BIN)/codespell README.md CHANGELOG.md docs examples spectral denoisers benchmarks tests
 
 bench: $(STAMP)  ## the timed suites; NAME=solvers: one of them
 	$(BIN)/python -m pytest benchmarks -k "$(NAME)" --benchmark-only -o addopts="--import-mode=importlib"
@@ -59,6 +60,13 @@ docs: $(STAMP)  ## the tables and figures of README and docs, measured anew: hou
 	$(BIN)/python -m benchmarks.paper --write
 	for part in oracle-slopes mterm regularity speed; do $(BIN)/python -m benchmarks.theory $$part || exit 1; done
 
+site: $(SITE)  ## the documentation as a site, its gallery run anew where it changed, in build/site
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/site
+
+$(SITE): $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"
+	touch $@
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -66,4 +74,5 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
+	rm -rf docs/gallery docs/reference/generated docs/reference/backreferences
 	rm -rf $(VENV) $(VENV)-* build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -39,7 +39,10 @@ nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|scipy|matplotlib|np|nn|collections|pathlib|rich|os|abc|types)\..*"),
     ("py:.*", "Figure|Images|Number|Tensor|WrongProductsError"),
     ("py:.*", r"spectral\.(jacobians\.jacobian\.WrongProductsError|operators\.base\.Derived)"),
-    ("py:.*", r"spectral\.solvers\.(dense\.Formed|method\.FoundT)|denoisers\.networks\.conditional\.Coefficients"),
+    (
+        "py:.*",
+        r"spectral\.solvers\.(dense\.Formed|method\.FoundT)|denoisers\.networks\.conditional\.Coefficients",
+    ),
 ]
 
 # Other projects' names are links where their inventories can be fetched: SITE_INTERSPHINX=1 make site.

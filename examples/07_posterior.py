@@ -5,7 +5,7 @@ What else the picture could have been
 A denoiser returns one image, the mean of all those that could have given y. The Jacobian knows the others
 to second order (Miyasawa 1961; Manor and Michaeli 2024):
 
-.. math:: \mathrm{Cov}[x\,|\,y] = \sigma^2 J, \qquad x = f(y) + \sum_k \sigma \sqrt{\lambda_k}\, t_k\, e_k + \dots
+.. math:: \mathrm{Cov}[x\,|\,y] = \sigma^2 J, \qquad x \approx f(y) + \sum_k \sigma \sqrt{\lambda_k}\, t_k\, e_k
 
 ``posterior`` returns the principal components with certified eigenpairs, the share of the variance that
 they explain, and pixel deviations.

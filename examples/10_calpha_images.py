@@ -7,7 +7,7 @@ denoiser can do. Its error falls as :math:`\sigma^{2\alpha/(\alpha+1)}`, and so,
 output PSNR rise by :math:`\alpha/(\alpha+1)` per dB of input. Between the optimum and us stand oracles,
 which shrink each coefficient by
 
-.. math:: \lambda_k = c_k^2 / (c_k^2 + \sigma^2), \qquad \mathrm{risk} = \sum_k c_k^2 \sigma^2 / (c_k^2 + \sigma^2)
+.. math:: \lambda_k = c_k^2 / (c_k^2 + \sigma^2), \qquad \mathrm{risk} = \sum_k \lambda_k \sigma^2
 
 knowing the clean image's :math:`c_k`: no thresholding in that basis does better. And a network, which knows
 nothing.

@@ -33,8 +33,7 @@ for sigma in levels:
     # Position j continues the path that position i of the level before was on.
     links = None if before is None else spectral.match(before, pairs)
     paths.append((pairs, links))
-print("products, cold:", cold)
-print("products, warm:", warm)
+print(f"products, cold: {sum(cold)}; warm: {sum(warm)}")
 
 # %%
 # Eigenvalues, joined where a vector went on with an overlap above one half.

@@ -1,7 +1,7 @@
 """Docstrings are plain text with formulas; Sphinx reads reStructuredText. What lies between.
 
-A bar, a star or a final underscore of a formula is no markup here; an indented paragraph is a formula, set as
-it stands; a name between backticks is a link where it is a public name or a method of one, and code elsewhere.
+A bar, a star or a final underscore of a formula is no markup here; an indented paragraph is a formula, set
+as it stands; a name between backticks is a link where it is a public name or a method of one, code elsewhere.
 """
 
 import importlib
@@ -77,9 +77,7 @@ def public(module: ModuleType) -> list[str]:
             and any(kind(obj) for kind in kinds)
             and obj.__module__ == module.__name__
         ]
-    return [
-        name for name in listed if name != "__version__" and not inspect.ismodule(getattr(module, name))
-    ]
+    return [name for name in listed if name != "__version__" and not inspect.ismodule(getattr(module, name))]
 
 
 def converted(lines: list[str], names: Names, within: Any, whole: str) -> Iterator[str]:

@@ -1,0 +1,55 @@
+"""What the site promises, as far as it can be told without building it."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+PACKAGES = [
+    "spectral",
+    "spectral.solvers",
+    "spectral.operators",
+    "spectral.bases",
+    "denoisers",
+    "denoisers.adapters",
+    "denoisers.networks",
+    "denoisers.images",
+    "denoisers.training",
+    "denoisers.sampling",
+    "denoisers.evaluation",
+]
+
+
+def listed():
+    """The objects that the reference's pages name, by their ids; a name that leads nowhere is an error."""
+    found = {}
+    for page in (DOCS / "reference").glob("*.rst"):
+        module = None
+        for line in page.read_text().splitlines():
+            if line.startswith(".. currentmodule::"):
+                module = importlib.import_module(line.split("::")[1].strip())
+            elif name := re.fullmatch(r"   (\w+)|\.\. py:data:: (\w+)", line):
+                if module is not None:
+                    found[id(getattr(module, name[1] or name[2]))] = f"{page.stem}: {line.strip()}"
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_reference_has_every_public_name(package):
+    module, reference = importlib.import_module(package), listed()
+    public = {name: getattr(module, name) for name in module.__all__ if name != "__version__"}
+    missing = [n for n, obj in public.items() if not inspect.ismodule(obj) and id(obj) not in reference]
+    assert missing == []
+
+
+def test_every_page_is_in_a_table_of_contents():
+    """Sphinx says so too; here it is said to whoever adds a page and does not build the site."""
+    told = {"index"}
+    for page in DOCS.glob("*.md"):
+        for block in re.findall(r"```\{toctree\}\n(.*?)```", page.read_text(), re.DOTALL):
+            told |= {re.sub(r".*<(.*)>", r"\1", line) for line in block.splitlines()}
+    written = {str(page.relative_to(DOCS).with_suffix("")) for page in DOCS.rglob("*.md")}
+    assert {page for page in written if not page.startswith("gallery")} - told == set()
