@@ -31,7 +31,7 @@ exclude_patterns = ["extensions", "_templates", "reference/backreferences"]
 templates_path = ["_templates"]
 html_math_renderer = "mathtext"
 highlight_language = "text"
-smartquotes = False  # J' is a transpose
+smartquotes_action = "D"  # dashes; J' is a transpose
 nitpicky = True
 # What is named in signatures and documented elsewhere, or nowhere: other packages, and parts of this one that
 # a user has no need to name.

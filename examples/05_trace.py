@@ -2,20 +2,20 @@ r"""
 A trace with an error bar
 =========================
 
-The trace of J is a denoiser's divergence, its degrees of freedom and, where it is optimal, its risk over
-:math:`\sigma^2`. Hutchinson's estimate is unbiased,
+The trace of J is a denoiser's divergence, its degrees of freedom and, where it is
+optimal, its risk over :math:`\sigma^2`. Hutchinson's estimate is unbiased,
 
 .. math:: \mathrm{tr}\, J = E[z^T J z], \qquad z_i = \pm 1 \;\mathrm{at\ random},
 
-but what is it worth after 30 probes? Every estimate here carries a standard error and an interval that
-holds as often as it says. At 24 x 24 pixels all 576 unit vectors can be multiplied, so we look.
+but what is it worth after 30 probes? Every estimate here carries a standard error and
+an interval that holds as often as it says. At 24 x 24 pixels all 576 unit vectors can
+be multiplied, so we look.
 """
 
-import matplotlib.pyplot as plt
-import torch
-
 import denoisers
+import matplotlib.pyplot as plt
 import spectral
+import torch
 from denoisers.images import photograph
 
 model = denoisers.load("photos")
@@ -32,7 +32,8 @@ print(exact)
 print(spectral.trace(J, rtol=0.01))
 
 # %%
-# Three methods, four budgets, six seeds. Bars are 95 % intervals; one in twenty may miss.
+# Three methods, four budgets, six seeds. Bars are 95 % intervals; one in twenty may
+# miss.
 
 fig, axes = plt.subplots(1, 3, figsize=(7.5, 3), sharey=True)
 held = 0
@@ -43,11 +44,18 @@ for axis, method in zip(axes, ("hutchinson", "hutch++", "xtrace"), strict=True):
             low, high = estimate.interval(0.95)
             inside = low <= exact.value <= high
             held += inside
-            axis.plot([i + seed / 9] * 2, [low, high], color="C0" if inside else "C1", lw=1.5)
-            axis.plot(i + seed / 9, estimate.value, ".", color="C0" if inside else "C1", ms=4)
+            axis.plot(
+                [i + seed / 9] * 2, [low, high], color="C0" if inside else "C1", lw=1.5
+            )
+            axis.plot(
+                i + seed / 9, estimate.value, ".", color="C0" if inside else "C1", ms=4
+            )
     axis.axhline(exact.value, color="0.6", lw=0.8, zorder=0)
     axis.set(
-        title=method, xlabel="products", xticks=[i + 0.3 for i in range(4)], xticklabels=[20, 40, 80, 160]
+        title=method,
+        xlabel="products",
+        xticks=[i + 0.3 for i in range(4)],
+        xticklabels=[20, 40, 80, 160],
     )
 axes[0].set_ylabel("tr J")
 plt.show()

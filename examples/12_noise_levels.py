@@ -2,20 +2,20 @@ r"""
 A spectrum across noise levels
 ==============================
 
-As the noise falls, the basis turns and sharpens. ``start=`` begins each solve where the last one ended,
-``match`` follows vectors from level to level through crossings, by their overlaps
+As the noise falls, the basis turns and sharpens. ``start=`` begins each solve where
+the last one ended, ``match`` follows vectors from level to level through crossings,
+by their overlaps
 
 .. math:: |\langle e_i(\sigma),\, e_j(\sigma') \rangle|
 
-A Krylov method forgets its start soon, so that a warm start saves some products and not most: we count
-them.
+A Krylov method forgets its start soon, so that a warm start saves some products and
+not most: we count them.
 """
 
-import matplotlib.pyplot as plt
-import torch
-
 import denoisers
+import matplotlib.pyplot as plt
 import spectral
+import torch
 from denoisers.images import photograph
 
 model = denoisers.load("photos")
@@ -40,11 +40,18 @@ print(f"products, cold: {sum(cold)}; warm: {sum(warm)}")
 
 fig, axis = plt.subplots(figsize=(5.4, 3.2))
 for i, (found, links) in enumerate(paths):
-    axis.errorbar([levels[i]] * 8, found.values, found.errors, fmt="o", ms=4, color="C0")
+    axis.errorbar(
+        [levels[i]] * 8, found.values, found.errors, fmt="o", ms=4, color="C0"
+    )
     for j in range(8) if links is not None else ():
         if links.overlap[j] > 0.5:
             values = paths[i - 1][0].values[j], found.values[links.index[j]]
-            axis.plot(levels[i - 1 : i + 1], values, color="C1", lw=1 + 2 * (links.overlap[j].item() - 0.5))
+            axis.plot(
+                levels[i - 1 : i + 1],
+                values,
+                color="C1",
+                lw=1 + 2 * (links.overlap[j].item() - 0.5),
+            )
 axis.set(xlabel=r"noise level $\sigma$", ylabel=r"$\lambda_k$")
 axis.invert_xaxis()
 plt.show()

@@ -2,27 +2,27 @@ r"""
 Directions of one region
 ========================
 
-Which directions change one part of the picture, and nothing else? Restrict vectors to a mask, look at the
-output in another, rule directions out: with :math:`E` a basis of what is left, the operator solved is
+Which directions change one part of the picture, and nothing else? Restrict vectors to
+a mask, look at the output in another, rule directions out: with :math:`E` a basis of
+what is left, the operator solved is
 
 .. math:: E^T S E \quad\mathrm{or}\quad M_{out}\, J\, E
 
-of exactly that size, with no zeros of what was left out. Local editing of diffusion models is two such
-calls (LOCO Edit, Chen et al., NeurIPS 2024).
+of exactly that size, with no zeros of what was left out. Local editing of diffusion
+models is two such calls (LOCO Edit, Chen et al., NeurIPS 2024).
 """
 
-import matplotlib.pyplot as plt
-import torch
-
 import denoisers
+import matplotlib.pyplot as plt
 import spectral
+import torch
 from denoisers.images import photograph
 
 model = denoisers.load("photos")
-x = torch.from_numpy(photograph())[..., 84:132, 200:248]
+x = torch.from_numpy(photograph())[..., 118:166, 216:264]
 y = x + 0.15 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
 mask = torch.zeros(48, 48, dtype=torch.bool)
-mask[18:36, 10:30] = True
+mask[16:34, 8:32] = True
 
 inside = spectral.top_eigs(model, y, k=4, mask=mask)
 beyond = spectral.top_eigs(model, y, k=4, mask=mask, orthogonal_to=inside.vectors)
@@ -30,12 +30,17 @@ print(inside)
 assert beyond.values[0] <= inside.values[3] + 1e-4  # the next four, by another question
 
 # %%
-# Directions that move the picture inside, and are orthogonal to those to which the outside responds most.
+# Directions that move the picture inside, and are orthogonal to those to which the
+# outside responds most.
 
 outside = spectral.top_svd(model, y, k=8, output_mask=~mask)
 edit = spectral.top_svd(model, y, k=4, output_mask=mask, orthogonal_to=outside.right)
 
-rows = (("eigenvectors in the mask", inside.vectors), ("the next", beyond.vectors), ("edits", edit.right))
+rows = (
+    ("eigenvectors in the mask", inside.vectors),
+    ("the next", beyond.vectors),
+    ("edits", edit.right),
+)
 fig, axes = plt.subplots(3, 5, figsize=(7.2, 4.6), width_ratios=[1, 1, 1, 1, 1])
 for row, (name, vectors) in zip(axes, rows, strict=True):
     row[0].imshow(y[0, 0], vmin=0, vmax=1)

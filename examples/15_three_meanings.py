@@ -2,8 +2,8 @@ r"""
 Three meanings of "eigenvectors of J"
 =====================================
 
-The Jacobian of a trained network is not symmetric. Three questions that fall together for the best possible
-denoiser come apart, and each has its own call:
+The Jacobian of a trained network is not symmetric. Three questions that fall together
+for the best possible denoiser come apart, and each has its own call:
 
 .. math::
    (J + J^T)\, e / 2 = \lambda\, e
@@ -11,11 +11,10 @@ denoiser come apart, and each has its own call:
    J w = \mu\, w, \quad \mu \in \mathbb{C}
 """
 
-import matplotlib.pyplot as plt
-import torch
-
 import denoisers
+import matplotlib.pyplot as plt
 import spectral
+import torch
 from denoisers.images import photograph
 
 model = denoisers.load("photos")

@@ -31,9 +31,8 @@ def listed():
         for line in page.read_text().splitlines():
             if line.startswith(".. currentmodule::"):
                 module = importlib.import_module(line.split("::")[1].strip())
-            elif name := re.fullmatch(r"   (\w+)|\.\. py:data:: (\w+)", line):
-                if module is not None:
-                    found[id(getattr(module, name[1] or name[2]))] = f"{page.stem}: {line.strip()}"
+            elif module and (name := re.fullmatch(r"   (\w+)|\.\. py:data:: (\w+)", line)):
+                found[id(getattr(module, name[1] or name[2]))] = f"{page.stem}: {line.strip()}"
     return found
 
 

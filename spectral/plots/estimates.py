@@ -129,7 +129,7 @@ def _strip(canvas: Canvas, rows: list[tuple[str, Tensor]], title: str) -> Size:
 
 
 def posterior(components: PosteriorComponents, title: str = "") -> Figure:
-    """Mean and pixel deviations, above walks from the mean along the first four components.
+    """Mean and pixel deviations, above the first four components and walks from the mean along them.
 
     Args:
         components: of images (grey or colour, in [0, 1]); of a batch the first are shown one under another.
@@ -151,8 +151,14 @@ def posterior(components: PosteriorComponents, title: str = "") -> Figure:
         ratios = [3.0, 1.35 * len(walks) + 0.3]
         above, below = canvas.subfigures(2, 1, height_ratios=ratios, squeeze=False)[:, 0]
         top = _images(above, [("E[x | y]", one.mean), ("deviation", one.pixel_deviation)], "")
-        width, height = _strip(below, walks, "")
-        return width, top[1] + height
+        first, rest = below.subfigures(1, 2, width_ratios=[1, 7])
+        for k, axis in enumerate(first.subplots(len(walks), 1, squeeze=False)[:, 0]):
+            e = _plane(one.pairs.vectors[k])
+            axis.imshow(e, cmap="RdBu_r", vmin=-np.abs(e).max(), vmax=np.abs(e).max())
+            axis.set_title(f"$e_{k + 1}$", loc="left", **STYLE)
+            axis.set_axis_off()
+        width, height = _strip(rest, walks, "")
+        return width * 8 / 7, top[1] + height
 
     return stacked(draw, components, components.pairs.values.shape[:-1], (), title)
 
