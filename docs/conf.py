@@ -102,7 +102,7 @@ sphinx_gallery_conf = {
     "reference_url": {"spectral": None, "denoisers": None},
     "filename_pattern": r"\.py",
     "within_subsection_order": "FileNameSortKey",
-    "image_scrapers": ("matplotlib", figures.scrape),
+    "image_scrapers": (figures.scrape,),
     "reset_modules": (figures.style,),
     "thumbnail_size": (400, 280),
     "abort_on_example_error": True,

@@ -15,6 +15,8 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import GoogleDocstring
 
+from spectral.base import Result
+
 SECTION = re.compile(r"(Args|Returns|Raises|Attributes|Example|Examples|Yields|Note|Notes):$")
 SEVERAL = re.compile(r"(\s+)(\w+(?:, \w+)+): (.*)")
 CODE = re.compile(r"(`+)(.+?)\1")
@@ -172,7 +174,12 @@ def setup(app: Sphinx) -> dict[str, Any]:
             lines.clear()  # that of its type
         lines[:] = converted(lines, names[0], obj, name)
 
+    def unsigned(app: Sphinx, what: str, name: str, obj: Any, *_: Any) -> tuple[str, None] | None:
+        """Results are made by the library: their fields are told once, as attributes."""
+        return ("", None) if what == "class" and issubclass(obj, Result) else None
+
     app.connect("autodoc-process-docstring", process, priority=400)
+    app.connect("autodoc-process-signature", unsigned)
     # In a property's first line a colon is a colon, and what is before it no type.
     GoogleDocstring._parse_attribute_docstring = lambda self: list(self._consume_to_end())  # type: ignore
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,20 +1,23 @@
-"""Figures of the library for sphinx-gallery: they belong to no pyplot, and are a block's last expression."""
+"""Figures for sphinx-gallery: of the library, which belong to no pyplot, and of pyplot, framed."""
 
+from textwrap import indent
 from typing import Any
 
 from matplotlib.figure import Figure
-from sphinx_gallery.scrapers import figure_rst
+from sphinx_gallery.scrapers import figure_rst, matplotlib_scraper
 
 
 def scrape(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
-    """Save a block's last expression where it is a figure."""
+    """Save pyplot's figures, and a block's last expression where it is one."""
+    pages = matplotlib_scraper(block, block_vars, gallery_conf)
     shown = block_vars["example_globals"].get("___")
-    if not isinstance(shown, Figure):
-        return ""
-    block_vars["example_globals"]["___"] = None  # or its repr is shown too
-    path = next(block_vars["image_path_iterator"])
-    shown.savefig(path, dpi=150)
-    return figure_rst([path], gallery_conf["src_dir"])
+    if isinstance(shown, Figure):
+        block_vars["example_globals"]["___"] = None  # or its repr is shown too
+        path = next(block_vars["image_path_iterator"])
+        shown.savefig(path, dpi=150)
+        pages += figure_rst([path], gallery_conf["src_dir"])
+    # On a phone a figure scrolls within its frame, and not the page with it.
+    return f"\n.. container:: figure-frame\n\n{indent(pages, '    ')}\n" if pages.strip() else ""
 
 
 def style(gallery_conf: dict[str, Any], name: str) -> None:
