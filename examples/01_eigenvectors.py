@@ -12,9 +12,10 @@ none. Kadkhodaie, Guth, Simoncelli and Mallat (ICLR 2024) call them geometry-ada
 harmonics.
 """
 
+import torch
+
 import denoisers
 import spectral
-import torch
 from denoisers.images import photograph
 
 model = denoisers.load("photos")  # 0.5 M parameters, bias-free, not told sigma
@@ -42,7 +43,5 @@ pairs.plot(clean=x, noisy=y)
 # %%
 # Every eigenvalue carries a bound on its error.
 
-for value, error in list(
-    zip(pairs.values.tolist(), pairs.errors.tolist(), strict=True)
-)[:5]:
+for value, error in list(zip(pairs.values.tolist(), pairs.errors.tolist(), strict=True))[:5]:
     print(f"{value:.6f} +- {error:.0e}")

@@ -9,10 +9,11 @@ disks, and asked at one of them. At 24 x 24 pixels LAPACK can check every digit.
 """
 
 import matplotlib.pyplot as plt
-import spectral
 import torch
-from denoisers.images import Disks
 from torch import nn
+
+import spectral
+from denoisers.images import Disks
 
 
 class Mine(nn.Module):

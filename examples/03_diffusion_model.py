@@ -16,8 +16,9 @@ nothing else changes.
 """
 
 import matplotlib.pyplot as plt
-import spectral
 import torch
+
+import spectral
 from denoisers import adapters
 from denoisers.images import Disks
 from denoisers.networks import LabelledUNet
@@ -35,11 +36,7 @@ for step in range(steps):
     t = torch.randint(1000, (32,))
     alpha, level = (c.float().sqrt()[t].view(-1, 1, 1, 1) for c in (signal, 1 - signal))
     n = torch.randn(w.shape)
-    loss = (
-        (unet(alpha * w + level * n, t.float()) - (alpha * n - level * w))
-        .square()
-        .mean()
-    )
+    loss = (unet(alpha * w + level * n, t.float()) - (alpha * n - level * w)).square().mean()
     adam.zero_grad()
     loss.backward()
     adam.step()
@@ -52,8 +49,8 @@ print(
 
 # %%
 # One disk, at three timesteps: what the network makes of it, and the first three
-# principal components of what else it might be. Early on (much noise) whole disks come
-# and go; later only an edge is in doubt.
+# principal components of what else it might be. With much noise the brightness of all of
+# it is in doubt, and which side is bright; with less the doubt draws near the disk.
 
 x = torch.from_numpy(disks(1, seed=5, first=7))
 noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
@@ -62,14 +59,12 @@ for row, timestep in zip(axes, (400, 250, 100), strict=True):
     denoiser = f.at(timestep=timestep)
     y = x + denoiser.sigma * noise
     found = spectral.posterior(denoiser, y, denoiser.sigma, k=3)
-    print(f"t = {timestep}: {found.pairs.asymmetry_text()}")
+    print(f"t = {timestep}, sigma = {denoiser.sigma:.2f}: {found.pairs.asymmetry_text()}")
     row[0].imshow(y[0, 0], vmin=-0.5, vmax=1.5)
     row[1].imshow(found.mean[0, 0], vmin=0, vmax=1)
-    row[0].set_title(f"t = {timestep}, sigma = {denoiser.sigma:.2f}")
+    row[0].set_title(f"t = {timestep}")
     row[1].set_title("E[x | y]")
-    for axis, e, deviation in zip(
-        row[2:], found.pairs.vectors, found.deviations, strict=True
-    ):
+    for axis, e, deviation in zip(row[2:], found.pairs.vectors, found.deviations, strict=True):
         most = e.abs().max()
         axis.imshow(e.squeeze(), cmap="RdBu_r", vmin=-most, vmax=most)
         axis.set_title(f"deviation {deviation:.2f}")

@@ -15,13 +15,14 @@ that we know what to expect. Its body is an MLP of ours.
 """
 
 import matplotlib.pyplot as plt
-import spectral
 import torch
+from torch import nn
+
+import spectral
 from denoisers.images import Waves
 from denoisers.networks import Consistency
 from denoisers.sampling import consistency
 from denoisers.training.objective import consistency_loss
-from torch import nn
 
 
 class Body(nn.Module):
@@ -72,9 +73,7 @@ print(triplets)
 # The right vectors say which noise matters, the left ones what it changes: the phase,
 # and the intensity.
 
-draws = consistency(
-    f, (1, 16, 16), count=3, levels=[1.0, 0.5], sigma_min=0.001, seed=1
-).images
+draws = consistency(f, (1, 16, 16), count=3, levels=[1.0, 0.5], sigma_min=0.001, seed=1).images
 with torch.no_grad():
     shown = [("x", x[0]), ("y", y[0]), ("f(y)", f(y, sigma)[0])]
 shown += [(f"draw {i}", draw) for i, draw in enumerate(draws, 1)]
@@ -83,9 +82,7 @@ fig, axes = plt.subplots(3, 6, figsize=(7.5, 4.2))
 for axis, (name, image) in zip(axes[0], shown, strict=True):
     axis.imshow(image[0], vmin=0, vmax=1)
     axis.set_title(name)
-for row, vectors, name in zip(
-    axes[1:], (triplets.right, triplets.left), "vu", strict=True
-):
+for row, vectors, name in zip(axes[1:], (triplets.right, triplets.left), "vu", strict=True):
     for k, (axis, e) in enumerate(zip(row, vectors, strict=True), 1):
         axis.imshow(e.squeeze(), cmap="RdBu_r", vmin=-e.abs().max(), vmax=e.abs().max())
         value = rf", $\sigma_{k}$ = {triplets.values[k - 1]:.2f}" if name == "v" else ""

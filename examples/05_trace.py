@@ -12,10 +12,11 @@ an interval that holds as often as it says. At 24 x 24 pixels all 576 unit vecto
 be multiplied, so we look.
 """
 
-import denoisers
 import matplotlib.pyplot as plt
-import spectral
 import torch
+
+import denoisers
+import spectral
 from denoisers.images import photograph
 
 model = denoisers.load("photos")
@@ -44,12 +45,8 @@ for axis, method in zip(axes, ("hutchinson", "hutch++", "xtrace"), strict=True):
             low, high = estimate.interval(0.95)
             inside = low <= exact.value <= high
             held += inside
-            axis.plot(
-                [i + seed / 9] * 2, [low, high], color="C0" if inside else "C1", lw=1.5
-            )
-            axis.plot(
-                i + seed / 9, estimate.value, ".", color="C0" if inside else "C1", ms=4
-            )
+            axis.plot([i + seed / 9] * 2, [low, high], color="C0" if inside else "C1", lw=1.5)
+            axis.plot(i + seed / 9, estimate.value, ".", color="C0" if inside else "C1", ms=4)
     axis.axhline(exact.value, color="0.6", lw=0.8, zorder=0)
     axis.set(
         title=method,

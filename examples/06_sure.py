@@ -12,10 +12,11 @@ level s that it is made for. We turn it, and let SURE choose; the truth, which S
 does not see, is drawn beside it.
 """
 
-import denoisers
 import matplotlib.pyplot as plt
-import spectral
 import torch
+
+import denoisers
+import spectral
 from denoisers.classical import Thresholding
 from denoisers.images import photograph
 from spectral.bases import Wavelet
@@ -32,13 +33,9 @@ print(f"sigma by the median rule: {sigma:.3f}")
 levels = torch.logspace(-2, -0.5, 10).tolist()
 basis = Wavelet((96, 96), "sym4", 4)
 risks = [spectral.sure(Thresholding(basis, s, factor=1.5), y, sigma) for s in levels]
-truth = [
-    (Thresholding(basis, s, factor=1.5)(y) - x).square().mean().item() for s in levels
-]
+truth = [(Thresholding(basis, s, factor=1.5)(y) - x).square().mean().item() for s in levels]
 best = min(range(10), key=lambda i: risks[i].value)
-print(
-    f"SURE picks s = {levels[best]:.3f}, the truth s = {levels[truth.index(min(truth))]:.3f}"
-)
+print(f"SURE picks s = {levels[best]:.3f}, the truth s = {levels[truth.index(min(truth))]:.3f}")
 
 # %%
 # SURE also ranks denoisers that have nothing in common: here, the shipped network.

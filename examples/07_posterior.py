@@ -11,10 +11,11 @@ Jacobian knows the others to second order (Miyasawa 1961; Manor and Michaeli 202
 the variance that they explain, and pixel deviations.
 """
 
-import denoisers
 import matplotlib.pyplot as plt
-import spectral
 import torch
+
+import denoisers
+import spectral
 from denoisers.images import photograph
 
 model, sigma = denoisers.load("photos"), 0.3
@@ -39,7 +40,5 @@ scores = components.scores(x)
 fig, axis = plt.subplots(figsize=(5, 2.4))
 axis.axhspan(-1.96, 1.96, color="C0", alpha=0.12, lw=0)
 axis.bar(range(1, 7), scores, width=0.4)
-axis.set(
-    xlabel="component", ylabel="score of the true error", title="band: 95 % of N(0, 1)"
-)
+axis.set(xlabel="component", ylabel="score of the true error", title="band: 95 % of N(0, 1)")
 plt.show()

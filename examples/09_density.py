@@ -12,10 +12,11 @@ and a few Lanczos steps replace it by a Gauss rule. Twenty vectors give a mean a
 error.
 """
 
-import denoisers
 import matplotlib.pyplot as plt
-import spectral
 import torch
+
+import denoisers
+import spectral
 from denoisers.images import photograph
 
 model = denoisers.load("photos")
@@ -40,9 +41,7 @@ density.plot(threshold=0.5)
 
 S = J.symmetric_part().dense()
 exact = torch.linalg.eigvalsh(S.double())
-grid = torch.linspace(
-    float(exact[0]) - 0.05, float(exact[-1]) + 0.05, 400, dtype=torch.float64
-)
+grid = torch.linspace(float(exact[0]) - 0.05, float(exact[-1]) + 0.05, 400, dtype=torch.float64)
 counts = density.count_above(grid)
 low, high = counts.interval(0.95)
 

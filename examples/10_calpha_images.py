@@ -14,19 +14,18 @@ knowing the clean image's :math:`c_k`: no thresholding in that basis does better
 a network, which knows nothing.
 """
 
-import denoisers
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+
+import denoisers
 from denoisers.images.calpha import synthesize
 from spectral.bases import DCT, Wavelet, wavelet_bandlets
 from spectral.kernels.shrinkage import risks
 
 fig, axes = plt.subplots(2, 6, figsize=(7.5, 2.7))
 for row, alpha in zip(axes, (1, 4), strict=True):
-    for axis, image in zip(
-        row, synthesize(6, size=64, alpha=alpha, seed=3), strict=True
-    ):
+    for axis, image in zip(row, synthesize(6, size=64, alpha=alpha, seed=3), strict=True):
         axis.imshow(image[0], vmin=0, vmax=1)
         axis.set_axis_off()
     row[0].set_title(f"alpha = {alpha}", loc="left")
@@ -55,15 +54,13 @@ with torch.no_grad():
 errors["network, no oracle"] = torch.stack(made, 1).numpy()
 
 # %%
-# Slopes over the whole window, and the optimum's, 2/3.
+# Slopes over the whole window, and the optimum's, 2/3, at a height of its own.
 
 fig, axis = plt.subplots(figsize=(5.4, 3.6))
 for name, error in errors.items():
     output = (-10 * np.log10(error / 64**2)).mean(0)
     slope = np.polyfit(decibels, output, 1)[0]
-    axis.plot(
-        decibels, output - decibels, "o-", ms=3, label=f"{name}, slope {slope:.2f}"
-    )
+    axis.plot(decibels, output - decibels, "o-", ms=3, label=f"{name}, slope {slope:.2f}")
 line = 12.2 + (2 / 3 - 1) * (decibels - 16)
 axis.plot(decibels, line, ":", color="0.5", label="slope 2/3")
 axis.set(xlabel="input PSNR, dB", ylabel="gain in PSNR, dB")

@@ -11,25 +11,23 @@ out; climb it within the images that have measured values, and a linear inverse
 problem is solved (Kadkhodaie and Simoncelli 2021).
 """
 
-import denoisers
 import matplotlib.pyplot as plt
 import torch
+
+import denoisers
 from denoisers.evaluation import psnr
 from denoisers.images import photograph
 from denoisers.images.calpha import synthesize
 from denoisers.sampling import Inpainting
 
-model = denoisers.load(
-    "calpha"
-)  # trained on C^alpha images, whose look draws should have
-draws = denoisers.sample(
-    model, (1, 32, 32), count=8, beta=0.1, sigma_end=0.02, seed=1, every=8
-)
+model = denoisers.load("calpha")  # trained on C^alpha images
+draws = denoisers.sample(model, (1, 32, 32), count=8, beta=0.1, sigma_end=0.02, seed=1, every=8)
 print(draws)
 
 # %%
-# One draw on its way, denoised in one shot; below, all eight, and beneath them the real
-# thing.
+# One draw on its way, denoised in one shot; below, all eight, and beneath them what the
+# network was trained on. It is small: its draws are smooth where they should be, and
+# paler.
 
 frames = draws.trajectory[0, torch.linspace(0, draws.trajectory.shape[1] - 1, 8).long()]
 fig, axes = plt.subplots(3, 8, figsize=(8, 3.3))
@@ -75,9 +73,7 @@ fig, axes = plt.subplots(1, 5, figsize=(8.5, 2))
 for axis, (name, image) in zip(axes, panels, strict=True):
     axis.imshow(image[0, 0], vmin=0, vmax=1)
     axis.set_title(
-        name
-        if name in ("measured", "truth")
-        else f"{name}, {psnr(image, x).item():.1f} dB"
+        name if name in ("measured", "truth") else f"{name}, {psnr(image, x).item():.1f} dB"
     )
     axis.set_axis_off()
 plt.show()

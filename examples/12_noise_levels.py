@@ -12,10 +12,11 @@ A Krylov method forgets its start soon, so that a warm start saves some products
 not most: we count them.
 """
 
-import denoisers
 import matplotlib.pyplot as plt
-import spectral
 import torch
+
+import denoisers
+import spectral
 from denoisers.images import photograph
 
 model = denoisers.load("photos")
@@ -40,9 +41,7 @@ print(f"products, cold: {sum(cold)}; warm: {sum(warm)}")
 
 fig, axis = plt.subplots(figsize=(5.4, 3.2))
 for i, (found, links) in enumerate(paths):
-    axis.errorbar(
-        [levels[i]] * 8, found.values, found.errors, fmt="o", ms=4, color="C0"
-    )
+    axis.errorbar([levels[i]] * 8, found.values, found.errors, fmt="o", ms=4, color="C0")
     for j in range(8) if links is not None else ():
         if links.overlap[j] > 0.5:
             values = paths[i - 1][0].values[j], found.values[links.index[j]]

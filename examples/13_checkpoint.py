@@ -15,43 +15,30 @@ eigenvalues are those of a solve that nobody stopped.
 import tempfile
 from pathlib import Path
 
-import denoisers
 import matplotlib.pyplot as plt
-import spectral
 import torch
+
+import denoisers
+import spectral
 from denoisers.images import photograph
 
 model = denoisers.load("photos")
 x = torch.from_numpy(photograph())[..., 104:152, 208:256]
 y = x + 0.15 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
 
+budgets = (25, 40, 55, 70, 1000)  # products in all until each interruption
 stops = []
 with tempfile.TemporaryDirectory() as folder:
-    file = Path(folder) / "solve.safetensors"
-    for budget in (
-        25,
-        40,
-        55,
-        70,
-        1000,
-    ):  # products until each interruption, of the whole solve
-        stops.append(
-            spectral.top_eigs(
-                model, y, k=10, tol=1e-5, checkpoint=file, max_products=budget
-            )
-        )
-        print(
-            f"{budget} products: {int(stops[-1].converged.sum())} of {stops[-1].k} converged"
-        )
-    print(
-        f"the file is {file.stat().st_size / 1e6:.1f} MB; a matrix would be {4 * y.numel() ** 2 / 1e6:.0f} MB"
-    )
+    kept = {"checkpoint": Path(folder) / "solve.safetensors"}
+    for budget in budgets:
+        pairs = spectral.top_eigs(model, y, k=10, tol=1e-5, max_products=budget, **kept)
+        stops.append(pairs)
+        print(f"{budget} products: {int(pairs.converged.sum())} of {pairs.k} converged")
 
 whole = spectral.top_eigs(model, y, k=10, tol=1e-5)
 print(stops[-1])
-print(
-    f"solved in {stops[-1].spent['solve']} products with stops, in {whole.spent['solve']} without"
-)
+solves = stops[-1].spent["solve"], whole.spent["solve"]
+print("products of the solve: {} with stops, {} without".format(*solves))
 print(f"eigenvalues differ by {(stops[-1].values - whole.values).abs().max():.0e}")
 
 # %%
@@ -60,13 +47,9 @@ print(f"eigenvalues differ by {(stops[-1].values - whole.values).abs().max():.0e
 
 fig, axis = plt.subplots(figsize=(5.4, 3.2))
 shades = plt.get_cmap("viridis")(torch.linspace(0.9, 0.1, len(stops)).numpy())
-for budget, pairs, colour in zip(
-    (25, 40, 55, 70, "the end"), stops, shades, strict=True
-):
+for budget, pairs, colour in zip((25, 40, 55, 70, "the end"), stops, shades, strict=True):
     label = f"after {budget}" if isinstance(budget, int) else "at the end"
-    axis.semilogy(
-        range(1, pairs.k + 1), pairs.residuals, "o-", ms=3, color=colour, label=label
-    )
+    axis.semilogy(range(1, pairs.k + 1), pairs.residuals, "o-", ms=3, color=colour, label=label)
 axis.axhline(float(whole.tolerance), color="0.6", lw=0.8, ls="--")
 axis.set(xlabel="k", ylabel=r"residual $|S e_k - \lambda_k e_k|$")
 axis.legend(title="products", loc="upper left", bbox_to_anchor=(1, 1))

@@ -12,10 +12,11 @@ of exactly that size, with no zeros of what was left out. Local editing of diffu
 models is two such calls (LOCO Edit, Chen et al., NeurIPS 2024).
 """
 
-import denoisers
 import matplotlib.pyplot as plt
-import spectral
 import torch
+
+import denoisers
+import spectral
 from denoisers.images import photograph
 
 model = denoisers.load("photos")

@@ -11,10 +11,11 @@ for the best possible denoiser come apart, and each has its own call:
    J w = \mu\, w, \quad \mu \in \mathbb{C}
 """
 
-import denoisers
 import matplotlib.pyplot as plt
-import spectral
 import torch
+
+import denoisers
+import spectral
 from denoisers.images import photograph
 
 model = denoisers.load("photos")

@@ -208,7 +208,9 @@ def _draw(
 def _layout(grids: list[Grid]) -> list[tuple[int, int, float]]:
     """Rows, columns and height of each grid; all have the same columns, so that images are of one size."""
     most = max((len(vectors) for _, vectors, _ in grids), default=0)
-    columns = max(5, math.ceil(most / max(1, math.ceil(most / 10))))
+    longest = max((len(caption) for *_, captions in grids for caption in captions), default=0)
+    fit = 10 if longest <= 11 else 7  # side by side, without a caption over another
+    columns = max(5, math.ceil(most / max(1, math.ceil(most / fit))))
     shapes = []
     for _, vectors, _ in grids:
         if vectors.ndim < 3:
