@@ -52,3 +52,38 @@ def test_every_page_is_in_a_table_of_contents():
             told |= {re.sub(r".*<(.*)>", r"\1", line) for line in block.splitlines()}
     written = {str(page.relative_to(DOCS).with_suffix("")) for page in DOCS.rglob("*.md")}
     assert {page for page in written if not page.startswith("gallery")} - told == set()
+
+
+@pytest.fixture
+def extension(monkeypatch):
+    """A module of docs/extensions by its name; what needs Sphinx is skipped where `make site` never ran."""
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(DOCS / "extensions")
+    return importlib.import_module
+
+
+def test_docstrings_lose_nothing_to_markup(extension):
+    import spectral
+
+    docstrings = extension("docstrings")
+    names = docstrings.Names(["spectral", "spectral.solvers"])
+    text = [
+        "|J - J'| / |J|, see `top_svd` and `max_products`.",
+        "",
+        "    A V' = V' T + X' C",
+        "",
+        "Raises:",
+        "    NotLinearError, CheckpointError: x_ * y.",
+    ]
+    lines = list(docstrings.converted(text, names, spectral.top_eigs, "spectral.top_eigs"))
+    assert lines[0] == r"\|J - J'\| / \|J\|, see :py:obj:`top_svd <spectral.top_svd>` and ``max_products``."
+    assert lines[2:5] == ["::", "", "    A V' = V' T + X' C"]
+    assert lines[-2:] == [r"    NotLinearError: x\_ \* y.", r"    CheckpointError: x\_ \* y."]
+
+
+def test_formulas_are_drawings_with_their_source(extension):
+    from xml.etree import ElementTree
+
+    drawn = ElementTree.fromstring(extension("mathtext").svg(r"\lambda_k < \frac{1}{2}"))
+    assert drawn.get("aria-label") == r"\lambda_k < \frac{1}{2}"
+    assert len(drawn[0].get("d")) > 100 and "nan" not in drawn[0].get("d")
