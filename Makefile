@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+SITE   := $(VENV)/.site
 
 # Processes with a thread each: with two threads in one, most tests wait for the second to come.
 JOBS   ?= 2
@@ -14,10 +15,10 @@ NAME   ?=
 PYTHONS ?= $(PYTHON)
 
 # All but what tools keep beside sources.
-SPELLED = README.md CHANGELOG.md CITATION.cff docs spectral denoisers benchmarks tests tools
+SPELLED = README.md CHANGELOG.md CITATION.cff docs examples spectral denoisers benchmarks tests tools
 
 .DEFAULT_GOAL := eigs
-.PHONY: help eigs test test-slow test-cpus test-oldest test-newest test-wheel fuzz check bench docs clean
+.PHONY: help eigs test test-slow test-cpus test-oldest test-newest test-wheel fuzz check bench docs site clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z][a-z -]*\):.*##  *\(.*\)/  \1:\2/p' $(MAKEFILE_LIST) | sed 's/:/\n        /'
@@ -70,6 +71,13 @@ docs: $(STAMP)  ## the tables and figures of README and docs, measured anew: hou
 	$(BIN)/python -m benchmarks.paper --write
 	for part in oracle-slopes mterm regularity speed; do $(BIN)/python -m benchmarks.theory $$part || exit 1; done
 
+site: $(SITE)  ## the documentation as a site, its gallery run anew where it changed, in build/site
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/site
+
+$(SITE): $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"
+	touch $@
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -77,4 +85,5 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## away with .venv and what was built
+	rm -rf docs/gallery docs/reference/generated docs/reference/backreferences
 	rm -rf $(VENV) $(VENV)-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -130,8 +130,12 @@ def top_eigs(
         NotFiniteError, NotDeterministicError, ModelOutputError: see `jacobian`.
 
     Example:
-        >>> pairs = spectral.top_eigs(model, y, k=20)
-        >>> pairs.values, pairs.vectors, pairs.residuals
+        >>> y = torch.linspace(0.1, 1.0, 10)
+        >>> pairs = spectral.top_eigs(lambda y: y.square() / 2, y, k=3)  # J = diag(y)
+        >>> pairs.values
+        tensor([1.0000, 0.9000, 0.8000], dtype=torch.float64)
+        >>> pairs.vectors.shape, bool(pairs.converged.all()), bool(pairs.complete)
+        (torch.Size([3, 10]), True, True)
     """
     began = time.perf_counter()
     problem = Problem.of(

@@ -84,8 +84,12 @@ def top_eigs_full(
             `top_eigs`.
 
     Example:
-        >>> pairs = spectral.top_eigs_full(model, y, k=6, left=True)
-        >>> pairs.values, pairs.condition
+        >>> A = torch.tensor([[0.3, -0.7, 0.0], [0.7, 0.3, 0.0], [0.0, 0.0, 0.1]])  # turns, and shrinks
+        >>> pairs = spectral.top_eigs_full(lambda y: A @ y, torch.ones(3), k=2, left=True)
+        >>> pairs.values
+        tensor([0.3000+0.7000j, 0.3000-0.7000j], dtype=torch.complex128)
+        >>> pairs.condition.round(decimals=3)  # J is normal
+        tensor([1., 1.], dtype=torch.float64)
     """
     began = time.perf_counter()
     problem = Problem.of(

@@ -74,8 +74,12 @@ def top_svd(
         NotFiniteError, NotDeterministicError, ModelOutputError: see `jacobian`.
 
     Example:
-        >>> triplets = spectral.top_svd(model, y, k=20, model_kwargs={"sigma": 0.5})
-        >>> triplets.values, triplets.left, triplets.right
+        >>> A = torch.tensor([[0.3, 0.0, 0.0], [0.0, 0.0, 0.7]])
+        >>> triplets = spectral.top_svd(lambda y: A @ y, torch.ones(3), k=2)  # J = A, two rows
+        >>> triplets.values
+        tensor([0.7000, 0.3000], dtype=torch.float64)
+        >>> triplets.left.shape, triplets.right.shape
+        (torch.Size([2, 2]), torch.Size([2, 3]))
     """
     began = time.perf_counter()
     problem = Problem.of(

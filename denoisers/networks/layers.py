@@ -23,9 +23,9 @@ def convolution(channels_in: int, channels_out: int, biased: bool = False) -> nn
 class BiasFreeNorm(nn.Module):
     """Batch normalisation that divides by a standard deviation and never subtracts a mean.
 
-    training:    x gamma / s,  s^2 = var_{N,H,W}(x) + 1e-5  (biased variance, one s a channel),
-                 running_sd <- (1 - momentum) running_sd + momentum s,  momentum = 0.1
-    evaluation:  x gamma / running_sd
+        training:    x gamma / s,  s^2 = var_{N,H,W}(x) + 1e-5  (biased variance, one s a channel),
+                     running_sd <- (1 - momentum) running_sd + momentum s,  momentum = 0.1
+        evaluation:  x gamma / running_sd
 
     In evaluation it is linear and diagonal in the channels: a network of such layers is homogeneous of degree
     one. gamma starts as N(0, 2 / (9 * 64)) clamped to +-0.025, as in the released training code of

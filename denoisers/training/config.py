@@ -21,31 +21,33 @@ GENERATED = ("calpha", "disks", "waves", "sines", "ray")
 class TrainConfig:
     """Everything that the weights of a run depend on.
 
-    data: "photos" (patches of the training photographs), the path of a folder of pictures (patches of them),
-        or one of GENERATED, images without end: "calpha" (`released`, exponents alpha of the contour and
-        beta of the backgrounds, 0: alpha as well), "disks", "waves", "sines" (one period a side about 0, not
-        in [0, 1]: through 0, as bias-free networks have it) and "ray" (the first "calpha" image of seed 0,
-        times s).
-    shuffled: whether pixels are in another order, the same for all images (`denoisers.images.Shuffled`).
-    images, half: with `images` = N the same N images again and again, of the two disjoint sets of N that
-        `denoisers.images.disjoint` makes by data_seed the "first" or the "second"; the pictures of a folder
-        are then taken whole, averaged to `size`.  0: no such set.  A batch may be larger than the set, and
-        has its images more than once, each with noise of its own.
-    network, network_config: the class and its keyword arguments; two or more channels read pictures in
-        colour.
-    start: a weights file to go on from, "" for new weights.
-    objective: "denoise", weighted squared error at the noise levels of `noise`; "consistency", as
-        `denoisers.training.objective.consistency_loss` says.
-    size, batch: side of the images in pixels, and how many a step, over all processes.
-    steps, learning_rate, schedule, warmup: Adam's step rises for `warmup` steps and then is "constant", falls
-        to 0 by a "cosine", or by "halvings": halved `halvings` times at equal distances in the run.
-    clip: norm that gradients are cut to, 0 for none.
-    ema: decay of the mean of the weights that is written in their place, 0 for none.
-    noise: a level for each image, U uniform on [0, 1]: "uniform", sigma_max U (as arXiv 2310.02557 says);
-        "squared", sigma_max U^2 (as its code does, favouring small noise); "log-uniform" between sigma_min
-        and sigma_max; "log-normal", exp(log_mean + log_sd N(0, 1)) cut to these; "fixed", sigma_max.
-    precision: of the network's arithmetic: "bfloat16" by autocast.
-    seed: of weights, order and noise; data_seed: of the images.
+    Attributes:
+        data: "photos" (patches of the training photographs), the path of a folder of pictures (patches of
+            them), or one of GENERATED, images without end: "calpha" (`released`, exponents alpha of the
+            contour and beta of the backgrounds, 0: alpha as well), "disks", "waves", "sines" (one period a
+            side about 0, not in [0, 1]: through 0, as bias-free networks have it) and "ray" (the first
+            "calpha" image of seed 0, times s).
+        shuffled: whether pixels are in another order, the same for all images (`denoisers.images.Shuffled`).
+        images, half: with `images` = N the same N images again and again, of the two disjoint sets of N that
+            `denoisers.images.disjoint` makes by data_seed the "first" or the "second"; the pictures of a
+            folder are then taken whole, averaged to `size`.  0: no such set.  A batch may be larger than the
+            set, and has its images more than once, each with noise of its own.
+        network, network_config: the class and its keyword arguments; two or more channels read pictures in
+            colour.
+        start: a weights file to go on from, "" for new weights.
+        objective: "denoise", weighted squared error at the noise levels of `noise`; "consistency", as
+            `denoisers.training.objective.consistency_loss` says.
+        size, batch: side of the images in pixels, and how many a step, over all processes.
+        steps, learning_rate, schedule, warmup: Adam's step rises for `warmup` steps and then is "constant",
+            falls to 0 by a "cosine", or by "halvings": halved `halvings` times at equal distances in the run.
+        clip: norm that gradients are cut to, 0 for none.
+        ema: decay of the mean of the weights that is written in their place, 0 for none.
+        noise: a level for each image, U uniform on [0, 1]: "uniform", sigma_max U (as arXiv 2310.02557 says);
+            "squared", sigma_max U^2 (as its code does, favouring small noise); "log-uniform" between
+            sigma_min and sigma_max; "log-normal", exp(log_mean + log_sd N(0, 1)) cut to these; "fixed",
+            sigma_max.
+        precision: of the network's arithmetic: "bfloat16" by autocast.
+        seed: of weights, order and noise; data_seed: of the images.
     """
 
     data: str

@@ -80,6 +80,13 @@ def spectral_density(
     Raises:
         OptionError: probes, steps or a name out of range.
         ShapeError: A is not square where its symmetric part is asked for, or `deflate` does not fit.
+
+    Example:
+        >>> A = torch.diag(torch.cat([torch.full((600,), 0.1), torch.full((400,), 0.9)]))
+        >>> density = spectral.spectral_density(A, steps=20)
+        >>> low, high = density.count_above(0.5).interval(0.95)
+        >>> bool(low < 400 < high)
+        True
     """
     A = unit_scale(operator_of(model_or_operator, y, batched, model_kwargs))
     n, started = A.shape[1], A.count

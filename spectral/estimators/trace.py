@@ -67,6 +67,13 @@ def trace(
         ShapeError: A is not square.
         OptionError: a budget too small for the method (each needs a few probes), or an unknown method.
         NotFiniteError: a product holds NaN or infinity.
+
+    Example:
+        >>> A = torch.diag(torch.arange(1.0, 1001.0) ** -2)
+        >>> estimate = spectral.trace(A, rtol=0.01)
+        >>> low, high = estimate.interval(0.95)
+        >>> low < torch.trace(A) < high, estimate.products < 100
+        (tensor(True), True)
     """
     A = operator_of(model_or_operator, y, batched, model_kwargs)
     if A.shape[0] != A.shape[1]:

@@ -95,6 +95,13 @@ def jacobian(
         AmbiguousError: autograd's derivative is another than that of what is computed, and may be meant.
         SpectralError: no way is right: a value leaves torch, an operation has no derivative, the declared
             ones contradict each other; or with `batched` one input reaches another's output.
+
+    Example:
+        >>> J = spectral.jacobian(lambda y: y.square() / 2, torch.tensor([1.0, 2.0, 3.0]))  # diag(y)
+        >>> J @ torch.ones(3), J.T @ torch.ones(3)
+        (tensor([1., 2., 3.]), tensor([1., 2., 3.]))
+        >>> J.count  # products so far
+        2
     """
     choice("method", method, ("auto", *WAYS))
     if not callable(model):

@@ -173,6 +173,14 @@ def posterior(
     Raises:
         OptionError: sigma or k out of range, or the model has a parameter sigma that nothing sets.
         ShapeError: the model changes the shape of y.
+
+    Example:
+        >>> a = torch.tensor([4.0, 1.0, 0.25, 0.0])  # x ~ N(0, diag(a)), whose E[x | y] is linear
+        >>> found = spectral.posterior(lambda y: a / (a + 1) * y, torch.ones(4), sigma=1.0, k=2)
+        >>> found.deviations.square()  # variances a / (a + 1)
+        tensor([0.8000, 0.5000], dtype=torch.float64)
+        >>> round(float(found.total_variance), 3)  # 0.8 + 0.5 + 0.2 + 0
+        1.5
     """
     if not (sigma > 0 and math.isfinite(sigma)):
         raise OptionError(f"sigma is a standard deviation in the units of the image, positive; got {sigma}")

@@ -109,6 +109,14 @@ def sure(
         ShapeError: f changes the shape.
         OptionError: sigma is not positive, or an unknown rule; the model has a parameter sigma that nothing
             sets, or is told what only its residual would say.
+
+    Example:
+        >>> x = torch.zeros(1, 1, 64, 64)
+        >>> y = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+        >>> risk = spectral.sure(lambda y: y / 2, y, sigma=0.1)
+        >>> low, high = risk.interval(0.95)
+        >>> bool(low < (y / 2 - x).square().mean() < high)
+        True
     """
     choice("method", method, (*METHODS, FINITE_DIFFERENCE))
     if isinstance(sigma, str) and sigma == "residual" and sigma_keyword is not None:
