@@ -85,6 +85,10 @@ class Estimate(Result):
         )
         return replace(self, value=plain(value), stderr=plain(stderr))
 
+    @staticmethod
+    def _entry(value: Tensor) -> Number:
+        return plain(value)
+
     def __float__(self) -> float:
         return float(self.value)
 
