@@ -69,6 +69,37 @@ def bar(shown: bool, what: str, unit: str = "products") -> Iterator[Callable[[St
 
 
 @contextlib.contextmanager
+def counting(shown: bool, what: str) -> Iterator[Callable[[int, int, str], None] | None]:
+    """A callback for how many of how many are done and a word beside, drawing on standard error; or None."""
+    console = _console(shown)
+    if console is None:
+        yield None
+        return
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=10),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
+    )
+    # An estimate over all that has been seen: what is counted comes many at once.
+    with Progress(*columns, console=console, transient=True, speed_estimate_period=1e9) as display:
+        task = display.add_task(what, total=None, state="")
+        yield lambda done, total, state: display.update(task, completed=done, total=total, state=state)
+
+
+@contextlib.contextmanager
 def working(shown: bool, what: str) -> Iterator[None]:
     """The time so far on standard error, while something lasts of which nobody knows how long."""
     console = _console(shown)
