@@ -34,6 +34,7 @@ from denoisers.commands.console import (
     region,
     write_files,
 )
+from denoisers.commands.survey import survey
 from spectral import eigs as symmetric
 from spectral import eigs_full as full
 from spectral import svd as singular
@@ -51,7 +52,7 @@ app = typer.Typer(
 )
 
 
-for command in (estimates.trace, estimates.sure, estimates.density):
+for command in (estimates.trace, estimates.sure, estimates.density, survey):
     app.command()(command)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ def _by_index(axis: Axes, levels: list[Level], symbol: str) -> None:
         index = np.arange(1, level.values.shape[1] + 1)
         _line(axis, index, level.values, colour, f"$\\sigma$ = {level.sigma:g}", len(index) < 40)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_xlabel("k", **STYLE)
+    axis.set_xlabel("$k$", **STYLE)
     axis.set_ylabel(f"${symbol}_k$", **STYLE)
     axis.legend(fontsize=7, frameon=False)
 
@@ -72,18 +72,18 @@ def _by_level(axis: Axes, levels: list[Level], symbol: str) -> None:
     shown = sorted({round(i) for i in np.geomspace(1, k, min(SHOWN, k))})
     values = torch.stack([level.values for level in levels], -1)  # (3, k, levels)
     for i, colour in zip(shown, _colours(len(shown)), strict=True):
-        _line(axis, _sigmas(levels), values[:, i - 1], colour, f"${symbol}_{{{i}}}$")
+        _line(axis, _sigmas(levels), values[:, i - 1], colour)
+        end = levels[-1].sigma, values[1, i - 1, -1].item()
+        beside: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+        axis.annotate(f"${symbol}_{{{i}}}$", end, color=colour, fontsize=8, **beside)
     _log_axis(axis, levels)
     axis.set_ylabel(f"${symbol}_k$", **STYLE)
-    axis.legend(fontsize=7, frameon=False)
 
 
 def _ranks(axis: Axes, levels: list[Level]) -> None:
     ranks = torch.stack([level.effective_rank for level in levels], -1)
     _line(axis, _sigmas(levels), ranks, _colours(2)[0])
     _log_axis(axis, levels)
-    if float(ranks.nan_to_num(1.0).min()) > 0:
-        axis.set_yscale("log")
     axis.set_ylabel("effective rank of $(J + J')/2$", **STYLE)
 
 
