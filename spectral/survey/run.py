@@ -127,8 +127,7 @@ def survey(
 
 def _units(images: Images, solver: Solver) -> list[list[str]]:
     """Parts of the images in their order, the same for any number of processes."""
-    size = solver.batch or solver.useful(images.first_shape())
-    size = max(1, min(size, math.ceil(len(images.names) / SHARES)))
+    size = solver.batch or min(solver.useful(images.first_shape()), math.ceil(len(images.names) / SHARES))
     return [images.names[i : i + size] for i in range(0, len(images.names), size)]
 
 
