@@ -28,3 +28,16 @@ def test_nothing_is_drawn_where_it_cannot_be_drawn_over(monkeypatch):
     monkeypatch.setattr("rich.console.Console", lambda stderr: Console(file=io.StringIO()))
     with progress.bar(True, "eigenpairs") as report, progress.working(True, "trace"):
         assert report is None
+
+
+def test_a_count_fits_80_columns(monkeypatch):
+    drawn = io.StringIO()
+    terminal = Console(file=drawn, width=80, force_terminal=True, _environ={"TERM": "xterm"})
+    monkeypatch.setattr("rich.console.Console", lambda stderr: terminal)
+    with progress.counting(True, "spectra") as report:
+        for done in (11_000, 24_000):
+            report(done, 36_000, "waiting for others, 123 failed")
+    lines = drawn.getvalue()
+    assert "24000/36000" in lines and "123 failed" in lines and "…" not in lines and "━" in lines
+    with progress.counting(False, "spectra") as report:
+        assert report is None
