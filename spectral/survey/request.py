@@ -15,7 +15,7 @@ from spectral.eigs import METHODS as OF_EIGS
 from spectral.eigs import top_eigs
 from spectral.errors import CheckpointError, OptionError
 from spectral.jacobians.model import modules_in
-from spectral.options import choice, seed_of, whole
+from spectral.options import choice
 from spectral.solvers import Control, Method, Target
 from spectral.survey.folder import Folder
 from spectral.survey.images import digest
@@ -44,11 +44,11 @@ def checked(part: str, k: int, seed: int, options: Mapping[str, Any]) -> dict[st
         if name not in OPTIONS or name not in known:
             raise TypeError(f"survey() of part {part!r} got an unexpected keyword argument {name!r}")
     full = {name: options.get(name, known[name].default) for name in OPTIONS if name in known}
-    if whole("k", k) < 1:
+    if k < 1:
         raise OptionError(f"k must be at least 1, got {k}")
     Target.of(k, full.get("which", "largest"), None)
     plain = {name: full[name] for name in ("tol", "max_products", "confidence")}
-    Control.of((), 1, **plain, seed=seed_of(seed), start=None, checkpoint=None)
+    Control.of((), 1, **plain, seed=seed, start=None, checkpoint=None)
     if not isinstance(full["method"], Method):
         choice("method", full["method"], ("auto", *methods))
     return full

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral.errors import OptionError
-from spectral.options import number, whole
+from spectral.options import number, seed_of, whole
 from spectral.progress import counting
 from spectral.solvers.search import INTERRUPTED
 from spectral.survey.claims import Claims
@@ -92,6 +92,7 @@ def survey(
         >>> found = spectral.survey(model, {"a": x}, [0.05, 0.1, 0.2], k=8, out="survey")
         >>> found.rows, found.values, found.spectrum("a", 0.1), found.plot()
     """
+    k, seed = whole("k", k), seed_of(seed)
     full = checked(part, k, seed, options)
     levels = _descending(sigmas)
     if batch is not None and whole("batch", batch) < 1:

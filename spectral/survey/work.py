@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
@@ -112,17 +111,28 @@ class Worker:
         for sigma in reversed(larger):
             path = self.folder.result(name, sigma)
             if path.exists():
-                self._keep_start(name, KINDS[self.solver.part].load(path), starts)
+                try:
+                    self._keep_start(name, KINDS[self.solver.part].load(path), starts)
+                except FileContentError as damage:
+                    log.warning("%s: the next level starts without it", damage)
                 return
 
     def _keep_start(self, name: str, found: Spectrum, starts: dict[str, Tensor]) -> None:
         """Put its vectors into `starts`, where there are k, as others have."""
         starts.pop(name, None)
         if self.warm and found.k == self.solver.k:
-            starts[name] = self.solver.vectors(found)
+            starts[name] = self.solver.vectors(found).cpu()
 
     def _together(self, pictures: dict[str, Tensor], sigma: float, starts: dict[str, Tensor]) -> None:
         """Solve images together and write what was found; where that fails by halves, down to single ones."""
+        names = list(pictures)
+        if (self.most is not None and len(names) > self.most) or not self._solved(pictures, sigma, starts):
+            half = len(names) // 2
+            for some in (names[:half], names[half:]):
+                self._together({name: pictures[name] for name in some}, sigma, starts)
+
+    def _solved(self, pictures: dict[str, Tensor], sigma: float, starts: dict[str, Tensor]) -> bool:
+        """Solve images together and write what was found; True too where a single one failed."""
         names = list(pictures)
         start = torch.stack([starts[name] for name in names]) if names[0] in starts else None
         try:
@@ -130,21 +140,16 @@ class Worker:
         except Exception as failure:  # whatever a model raises
             if len(names) == 1:
                 self.failures.add(names[0], repr(sigma), failure)
-                return
-            short = isinstance(failure, MemoryError) or (
+                return True
+            if isinstance(failure, MemoryError) or (
                 isinstance(failure, RuntimeError) and out_of_memory(failure)
-            )
+            ):
+                self.most = len(names) // 2
             log.info("%d images at sigma %g by halves: %s", len(names), sigma, failure)
-        else:
-            for name, (spectrum, rank, seconds) in zip(names, found, strict=True):
-                path = self.folder.result(name, sigma)
-                row = Row.of(name, sigma, spectrum, rank, seconds, str(path.relative_to(self.folder.root)))
-                spectrum.save(path, {"picture": digest(pictures[name]), "row": asdict(row)})
-                self._keep_start(name, spectrum, starts)
-            return
-        half = len(names) // 2
-        if short:
-            self.most = half
-            gc.collect()
-        for some in (names[:half], names[half:]):
-            self._together({name: pictures[name] for name in some}, sigma, starts)
+            return False
+        for name, (spectrum, rank, seconds) in zip(names, found, strict=True):
+            path = self.folder.result(name, sigma)
+            row = Row.of(name, sigma, spectrum, rank, seconds, str(path.relative_to(self.folder.root)))
+            spectrum.save(path, {"picture": digest(pictures[name]), "row": asdict(row)})
+            self._keep_start(name, spectrum, starts)
+        return True

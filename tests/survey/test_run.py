@@ -167,9 +167,9 @@ def test_where_memory_runs_out_fewer_go_together(tmp_path, monkeypatch):
         return solve(self, names, images, sigma, start)
 
     monkeypatch.setattr(Solver, "__call__", small)
-    found = survey(tmp_path, pictures(8), [0.2])
-    assert found.converged and len(found.rows) == 8
-    assert sizes == [4, 2, 2, 2, 2]  # and no more of four
+    found = survey(tmp_path, pictures(8))
+    assert found.converged and len(found.rows) == 16
+    assert sizes == [4, *[2] * 8]  # and no more of four
 
 
 def test_a_name_whose_picture_changed_is_told(tmp_path):
@@ -190,6 +190,15 @@ def test_a_damaged_result_is_solved_again(tmp_path, solved):
     second = survey(tmp_path, pictures(3))
     assert solved == [[(first.rows[2].image, first.rows[2].sigma)]] and second.converged
     torch.testing.assert_close(first.values, second.values, rtol=1e-5, atol=0)
+
+
+def test_a_start_that_is_damaged_is_done_without(tmp_path):
+    first = survey(tmp_path, pictures(1), [0.2])
+    path = tmp_path / "out" / first.rows[0].file
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # of a tensor
+    path.write_bytes(data)
+    assert survey(tmp_path, pictures(1), [0.2, 0.1]).converged
 
 
 def test_what_a_killed_process_left_is_cleared_away(tmp_path):
