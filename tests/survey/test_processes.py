@@ -135,3 +135,21 @@ def test_a_rank_of_torchrun_is_killed(tmp_path):
     after = results(out)
     assert len(after) == 2 * count and after.items() >= before.items()
     assert spectral.Survey.load(out).sigmas == sorted(SIGMAS)
+
+
+@pytest.mark.slow
+def test_one_of_two_dies_and_the_other_does_its_part_too(tmp_path):
+    """Without torchrun, which would end both: what was under way in the dead one is claimed anew."""
+    out, log, count = tmp_path / "out", tmp_path / "log", 100
+    both = [start(out, log, count, rank=rank, processes=2) for rank in (0, 1)]
+    until = time.monotonic() + 300
+    while not log.exists() or (len(solves(log)[1]) < 2 and time.monotonic() < until):
+        time.sleep(0.05)
+    both[1].kill()
+    both[1].wait()
+    before = results(out)
+    assert both[0].wait(900) == 0
+    after = results(out)
+    assert len(before) < len(after) == 2 * count and after.items() >= before.items()
+    by_name, _ = solves(log)
+    assert len(by_name) == 2 * count and sum(by_name.values()) - 2 * count <= 7  # what was under way

@@ -286,6 +286,23 @@ def test_the_model_is_told_the_noise_level(tmp_path):
     torch.testing.assert_close(found.values, scaled, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("name", ["out", "k", "images", "tol"])
+def test_a_models_keywords_have_any_name(tmp_path, name):
+    scope = {"MODEL": MODEL}
+    exec(f"def model(y, {name}=0.0): return {name} * MODEL(y)", scope)
+    found = survey(tmp_path, pictures(1), [0.1], model=scope["model"], model_kwargs={name: 2.0})
+    assert found.values.max() > 2 * 1.2  # of the model alone 1.4
+
+
+def test_a_misspelt_option_is_an_error(tmp_path):
+    with pytest.raises(TypeError, match="toll"):
+        survey(tmp_path, pictures(1), toll=1e-3)
+    for given in (3, [("label", 1)], {1: 2}):
+        with pytest.raises(OptionError, match="model_kwargs maps the names"):
+            survey(tmp_path, pictures(1), model_kwargs=given)
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_request_is_refused(tmp_path):
     survey(tmp_path, pictures(1))
     before = states(tmp_path)
