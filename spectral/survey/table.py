@@ -132,6 +132,8 @@ class Survey:
         self._folder = Folder(folder)
         self.folder, self.notes = self._folder.root, list(notes)
         self.request = self._folder.read(self._folder.request)
+        if self.request.get("part") not in KINDS or not isinstance(self.request.get("k"), int):
+            raise FileContentError(f"{self._folder.request} is no survey's request")
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

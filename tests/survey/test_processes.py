@@ -153,3 +153,14 @@ def test_one_of_two_dies_and_the_other_does_its_part_too(tmp_path):
     assert len(before) < len(after) == 2 * count and after.items() >= before.items()
     by_name, _ = solves(log)
     assert len(by_name) == 2 * count and sum(by_name.values()) - 2 * count <= 7  # what was under way
+
+
+@pytest.mark.slow
+def test_started_twice_on_one_folder(tmp_path):
+    """As on two nodes, each of which is its own process 0."""
+    out, log, count = tmp_path / "out", tmp_path / "log", 60
+    both = [start(out, log, count) for _ in range(2)]
+    assert [process.wait(900) for process in both] == [0, 0]
+    by_name, _ = solves(log)
+    assert len(by_name) == 2 * count and set(by_name.values()) == {1}
+    assert spectral.Survey.load(out).converged

@@ -36,13 +36,16 @@ def test_csv(found):
     assert rows[-1]["image"] == "002" and "truncated" in rows[-1]["error"] and not rows[-1]["lambda_1"]
 
 
-def test_read_back(found):
+def test_read_back(found, tmp_path):
     again = spectral.Survey.load(found.folder)
     assert again.rows == found.rows and again.failures == found.failures and again.request == found.request
     assert torch.equal(again.values, found.values) and again.images == ["000", "001", "003", "004"]
     assert "4 eigenvalues of 4 images at 2 noise levels" in repr(again) and "failed       002" in repr(again)
     with pytest.raises(FileContentError, match="no survey in"):
         spectral.Survey.load(found.folder / "sigma-0.1")
+    (tmp_path / "survey.json").write_text('{"part": "symmetric"}')
+    with pytest.raises(FileContentError, match="no survey's request"):
+        spectral.Survey.load(tmp_path)
 
 
 def test_rows_are_read_from_headers_alone(found, tmp_path):
