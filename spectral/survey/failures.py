@@ -23,24 +23,24 @@ class Failures:
 
     def __init__(self, folder: Folder, since: int) -> None:
         self.folder, self.since = folder, since
+        self.own: dict[str, dict[str, str]] = {}  # of this process, whatever becomes of the disk's clock
 
     def of(self, name: str) -> dict[str, str]:
         """What went wrong with an image, by noise level."""
-        path = self.folder.failure(name)
+        path, own = self.folder.failure(name), self.own.get(name, {})
         try:
             if path.stat().st_mtime_ns < self.since:
-                return {}
-            errors: dict[str, str] = self.folder.read(path)["errors"]
+                return own
+            return self.folder.read(path)["errors"] | own
         except (FileNotFoundError, FileContentError):
-            return {}
-        return errors
+            return own
 
     def add(self, name: str, level: str, error: Exception) -> None:
         """Note an error at a noise level, or WHOLLY."""
         text = f"{type(error).__name__}: {error}"
         log.warning("%s%s: %s", name, f" at sigma {level}" if level else "", text)
-        errors = self.of(name) | {level: text}
-        self.folder.write(self.folder.failure(name), {"image": name, "errors": errors})
+        self.own[name] = self.of(name) | {level: text}
+        self.folder.write(self.folder.failure(name), {"image": name, "errors": self.own[name]})
 
     def forget(self, name: str) -> None:
         """Forget what is from before."""

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from spectral import storage
-from spectral.errors import OptionError
-from spectral.errors import FileContentError
+from spectral.errors import FileContentError, OptionError
 from spectral.estimators.results import Estimate
 from spectral.results import EigenPairs, SingularTriplets
 from spectral.survey.folder import Folder
