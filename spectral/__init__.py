@@ -30,6 +30,7 @@ from spectral.risk import (
     sigma_by_residual,
     sure,
 )
+from spectral.survey import Survey, survey
 from spectral.svd import top_svd
 from spectral.version import __version__
 
@@ -45,6 +46,7 @@ __all__ = [
     "RiskCurve",
     "SingularTriplets",
     "Sure",
+    "Survey",
     "__version__",
     "as_operator",
     "asymmetry",
@@ -65,6 +67,7 @@ __all__ = [
     "spectral_density",
     "subspace_angles",
     "sure",
+    "survey",
     "top_eigs",
     "top_eigs_full",
     "top_svd",

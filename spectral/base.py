@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -23,11 +23,14 @@ class Result:
     def __init_subclass__(cls) -> None:
         Result.kinds[cls.__name__] = cls
 
-    def save(self, path: str | Path) -> Path:
-        """Write every field to one safetensors file, what is no tensor as JSON in its header; the path."""
+    def save(self, path: str | Path, about: dict[str, Any] | None = None) -> Path:
+        """Write every field to one safetensors file, what is no tensor as JSON in its header; the path.
+
+        about: JSON values kept beside the result, which `spectral.storage.about_of` reads alone.
+        """
         tensors: dict[str, Tensor] = {}
         meta = {name: _packed(value, name, tensors) for name, value in _parts(self).items()}
-        return storage.write(path, type(self).__name__, tensors, meta)
+        return storage.write(path, type(self).__name__, tensors, meta, about)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -43,6 +46,21 @@ class Result:
             raise FileContentError(
                 f"{path} was written by another version, whose {cls.__name__} has other fields: {failure}"
             ) from None
+
+    def image(self, i: int) -> Self:
+        """The result of y[i] of a batch, whose tensors all have a leading axis; `spent` stays the mean."""
+        parts: dict[str, Any] = {}
+        for name, value in _parts(self).items():
+            if isinstance(value, Tensor):
+                parts[name] = self._entry(value[i])
+            elif isinstance(value, Result):
+                parts[name] = value.image(i)
+        return replace(self, **parts)  # type: ignore[type-var]
+
+    @staticmethod
+    def _entry(value: Tensor) -> Any:
+        """A tensor of one image, as the class holds it where there is no batch."""
+        return value
 
     def _repr_html_(self) -> str:
         title, rows = self._table()

@@ -46,4 +46,4 @@ class NotLinearError(SpectralError, ArithmeticError):
 
 
 class CheckpointError(SpectralError, ValueError):
-    """A checkpoint belongs to another problem than the one that would be resumed from it."""
+    """A checkpoint, or a survey's folder, belongs to another problem than the one that would be resumed."""

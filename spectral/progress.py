@@ -29,7 +29,8 @@ def bar(shown: bool, what: str, unit: str = "products") -> Iterator[Callable[[St
         yield None
         return
     if not _drawn(console):
-        yield _logged(console, what, unit)
+        tell = _now_and_then(console, what)
+        yield lambda now: tell(_state(now, unit))
         return
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
@@ -74,6 +75,41 @@ def bar(shown: bool, what: str, unit: str = "products") -> Iterator[Callable[[St
 
 
 @contextlib.contextmanager
+def counting(shown: bool, what: str) -> Iterator[Callable[[int, int, str], None] | None]:
+    """A callback for how many of how many are done and a word beside, told on standard error; or None."""
+    console = _console(shown)
+    if console is None:
+        yield None
+        return
+    if not _drawn(console):
+        tell = _now_and_then(console, what)
+        yield lambda done, total, state: tell(f"{done}/{total}{state and f', {state}'}")
+        return
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=10),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
+    )
+    # An estimate over all that has been seen: what is counted comes many at once.
+    with Progress(*columns, console=console, transient=True, speed_estimate_period=1e9) as display:
+        task = display.add_task(what, total=None, state="")
+        yield lambda done, total, state: display.update(task, completed=done, total=total, state=state)
+
+
+@contextlib.contextmanager
 def working(shown: bool, what: str) -> Iterator[None]:
     """The time so far on standard error, while something lasts of which nobody knows how long."""
     console = _console(shown)
@@ -98,17 +134,17 @@ def _state(now: Standing, unit: str) -> str:
     return f"{now.converged}/{now.wanted} at {now.worst_residual:.0e}, {now.products} {unit}"
 
 
-def _logged(console: Console, what: str, unit: str) -> Callable[[Standing], None]:
-    """A callback that prints a line each half a minute."""
+def _now_and_then(console: Console, what: str) -> Callable[[str], None]:
+    """A function that prints what it is given, each half a minute."""
     began = last = time.monotonic()
 
-    def report(now: Standing) -> None:
+    def tell(state: str) -> None:
         nonlocal last
         if time.monotonic() - last >= BETWEEN:
             last = time.monotonic()
-            _print(console, f"{what}: {_state(now, unit)}, {last - began:.0f} s")
+            _print(console, f"{what}: {state}, {last - began:.0f} s")
 
-    return report
+    return tell
 
 
 @contextlib.contextmanager

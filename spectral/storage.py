@@ -25,7 +25,13 @@ _PIECE = 1 << 20
 PARTIAL = ".partial"
 
 
-def write(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Path:
+def write(
+    path: str | Path,
+    kind: str,
+    tensors: dict[str, Tensor],
+    meta: dict[str, Any],
+    about: dict[str, Any] | None = None,
+) -> Path:
     """Write tensors and metadata to `path`, through a temporary file beside it; returns the path.
 
     The header holds the SHA-256 of the file, taken with zeros in its own place.
@@ -35,6 +41,7 @@ def write(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict[st
         kind: what the file holds, checked by `read`.
         tensors: any dtype and device; complex ones are kept as pairs of real numbers.
         meta: JSON values.
+        about: JSON values too, which `about_of` reads without the rest.
 
     Raises:
         OSError: it could not be written, the disk being full or the folder read-only; what it held stays.
@@ -47,6 +54,8 @@ def write(path: str | Path, kind: str, tensors: dict[str, Tensor], meta: dict[st
     pairs = [name for name, t in held.items() if t.is_complex()]
     held |= {name: torch.view_as_real(held[name]) for name in pairs}
     header = {"kind": kind, "meta": json.dumps(meta), "complex": json.dumps(pairs), "sha256": _BLANK.decode()}
+    if about is not None:
+        header["about"] = json.dumps(about)
     # A folder, since safetensors has temporary files of its own, and a killed process leaves what it has.
     with tempfile.TemporaryDirectory(
         dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, ignore_cleanup_errors=True
@@ -96,6 +105,26 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
         raise FileContentError(f"{path} holds {held['kind']}, not {kind}")
     tensors |= {name: torch.view_as_complex(tensors[name]) for name in json.loads(held["complex"])}
     return tensors, json.loads(held["meta"])
+
+
+def about_of(path: str | Path, kind: str) -> dict[str, Any]:
+    """What `write` was given as `about`, from the header alone: the tensors are neither read nor checked.
+
+    Raises:
+        FileContentError: there is no such file, it is cut short, or it holds something else.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            held = file.metadata() or {}
+        if held.get("kind") != kind or "about" not in held:
+            raise FileContentError(f"{path} holds {held.get('kind')}, and says nothing about it")
+        about: dict[str, Any] = json.loads(held["about"])
+    except (SafetensorError, OSError, ValueError) as failure:
+        if isinstance(failure, FileContentError):
+            raise
+        raise FileContentError(f"{path} is damaged, or not a safetensors file: {failure}") from None
+    return about
 
 
 def _checksum(file: BinaryIO) -> tuple[bytes, bytes | None, int]:

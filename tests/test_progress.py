@@ -51,6 +51,14 @@ def test_a_long_solve_leaves_lines_in_a_log(log, monkeypatch):
     ]
 
 
+def test_a_count_leaves_lines_in_a_log(log, monkeypatch):
+    monkeypatch.setattr(progress, "BETWEEN", 0.0)
+    with progress.counting(True, "spectra") as report:
+        report(3, 12, "")
+        report(7, 12, "2 failed")
+    assert log.getvalue().splitlines() == ["spectra: 3/12, 0 s", "spectra: 7/12, 2 failed, 0 s"]
+
+
 def test_what_calls_nothing_back_is_told_in_a_log_too(log, monkeypatch):
     monkeypatch.setattr(progress, "BETWEEN", 0.02)
     with progress.working(True, "trace"):
@@ -69,3 +77,16 @@ def test_a_dumb_terminal_gets_lines(monkeypatch):
     with progress.bar(True, "eigenpairs") as report:
         report(Progress("solve", 100, 20, 3, 1e-3, 1e-5))
     assert "\x1b" not in written.getvalue() and "100 products" in written.getvalue()
+
+
+def test_a_count_fits_80_columns(monkeypatch):
+    drawn = io.StringIO()
+    terminal = Console(file=drawn, width=80, force_terminal=True, _environ={"TERM": "xterm"})
+    monkeypatch.setattr("rich.console.Console", lambda stderr: terminal)
+    with progress.counting(True, "spectra") as report:
+        for done in (11_000, 24_000):
+            report(done, 36_000, "waiting for others, 123 failed")
+    lines = drawn.getvalue()
+    assert "24000/36000" in lines and "123 failed" in lines and "…" not in lines and "━" in lines
+    with progress.counting(False, "spectra") as report:
+        assert report is None

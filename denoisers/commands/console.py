@@ -106,7 +106,7 @@ def load_problem(
             raise OptionError(f"a crop of {side} at ({top}, {left}) leaves the {_size(clean)} picture")
         clean = clean[:, :, top : top + side, left : left + side].contiguous()
     notes = []
-    padded = _continued(clean, model.side_multiple)
+    padded = continued(clean, model.side_multiple)
     if padded.shape != clean.shape:
         notes.append(
             f"picture of {_size(clean)} continued by reflection to {_size(padded)}: "
@@ -127,6 +127,18 @@ def load_problem(
     }
     with torch.no_grad():
         return Problem(model, padded.to(device), noisy, model(noisy), sigma, notes, asked)
+
+
+def continued(x: Tensor, multiple: int) -> Tensor:
+    """An image (1, C, H, W) whose sides are continued by reflection to multiples of `multiple`.
+
+    Raises:
+        OptionError: it is too small for that.
+    """
+    down, right = (-x.shape[2]) % multiple, (-x.shape[3]) % multiple
+    if down >= x.shape[2] or right >= x.shape[3]:
+        raise OptionError(f"a picture of {_size(x)} is too small: its sides must reach {multiple} pixels")
+    return torch.nn.functional.pad(x, (0, right, 0, down), mode="reflect") if down or right else x
 
 
 def region(told: str | None, problem: Problem) -> Tensor | None:
@@ -236,13 +248,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _continued(x: Tensor, multiple: int) -> Tensor:
-    down, right = (-x.shape[2]) % multiple, (-x.shape[3]) % multiple
-    if down >= x.shape[2] or right >= x.shape[3]:
-        raise OptionError(f"a picture of {_size(x)} is too small: its sides must reach {multiple} pixels")
-    return torch.nn.functional.pad(x, (0, right, 0, down), mode="reflect") if down or right else x
 
 
 def _size(x: Tensor) -> str:

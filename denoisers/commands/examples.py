@@ -16,6 +16,10 @@ EXAMPLES = {
     ],
     "spectral sure": ["spectral sure --crop 60 180 40 --sigma 0.1"],
     "spectral density": ["spectral density --crop 60 180 40 --out out"],
+    "spectral survey": [
+        "spectral synth --size 24 -n 4 --out pictures",
+        "spectral survey pictures --denoiser calpha --sigmas 0.1,0.2 -k 4 --out spectra",
+    ],
     "spectral synth": [
         "spectral synth --alpha 3 --size 64 -n 4 --out images",
         "spectral eigs --denoiser calpha --image images/0.png --sigma 0.1 -k 4",
@@ -26,7 +30,8 @@ EXAMPLES = {
     "denoisers evaluate": ["denoisers evaluate photos --patches 40 --curve --out out"],
     "denoisers train": [
         "spectral synth --size 64 -n 4 --out pictures",
-        "denoisers train mine --data pictures --size 32 --batch 4 --steps 20",
+        "denoisers train mine --data pictures --size 32 --batch 4 --steps 20 "
+        """--network-config '{"blocks": 1, "width": 8}'""",
         "denoisers evaluate runs/mine --image pictures/0.png",
     ],
     "denoisers compare": [

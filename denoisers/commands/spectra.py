@@ -35,6 +35,7 @@ from denoisers.commands.console import (
     write_files,
 )
 from denoisers.commands.examples import epilog
+from denoisers.commands.survey import survey
 from spectral import eigs as symmetric
 from spectral import eigs_full as full
 from spectral import svd as singular
@@ -52,7 +53,7 @@ app = typer.Typer(
 )
 
 
-for command in (estimates.trace, estimates.sure, estimates.density):
+for command in (estimates.trace, estimates.sure, estimates.density, survey):
     app.command(epilog=epilog(f"spectral {command.__name__}"))(command)
 
 

@@ -86,6 +86,10 @@ class Estimate(Result):
         )
         return replace(self, value=plain(value), stderr=plain(stderr))
 
+    @staticmethod
+    def _entry(value: Tensor) -> Number:
+        return plain(value)
+
     def _table(self) -> tuple[str, list[tuple[str, str]]]:
         title, rows = super()._table()
         if not isinstance(self.value, Tensor):

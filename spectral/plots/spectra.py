@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from spectral.base import Result
 from spectral.errors import OptionError
-from spectral.estimators.results import Estimate, plain
 from spectral.plots.style import BLUE, DOTS, INK, ORANGE, STYLE, WIDTH, Drawing
 
 if TYPE_CHECKING:
@@ -151,22 +149,10 @@ def stacked(
     for i, canvas in enumerate(figure.subfigures(shown, 1, squeeze=False)[:, 0]):
         name = f"{title}{': ' if title else ''}image {i + 1} of {batch[0]}"
         some = tuple(None if x is None else x[i] for x in images)
-        width, tall = draw(canvas, _one_of(result, i), some, name)
+        width, tall = draw(canvas, result.image(i), some, name)
         height += tall
     figure.set_size_inches(width, height)
     return figure
-
-
-def _one_of(result: Result, i: int) -> Any:
-    """The result of image i of a batch, whose tensors all have a leading axis."""
-    parts: dict[str, Any] = {}
-    for f in fields(result):  # type: ignore[arg-type]
-        value = getattr(result, f.name)
-        if isinstance(value, Tensor):
-            parts[f.name] = plain(value[i]) if isinstance(result, Estimate) else value[i]
-        elif isinstance(value, Result):
-            parts[f.name] = _one_of(value, i)
-    return replace(result, **parts)  # type: ignore[type-var]
 
 
 def _draw(
