@@ -26,6 +26,7 @@ extensions = [
     "docstrings",
     "minigallery",
     "mathtext",
+    "tables",
 ]
 exclude_patterns = ["extensions", "_templates", "reference/backreferences"]
 templates_path = ["_templates"]
