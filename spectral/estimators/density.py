@@ -213,7 +213,7 @@ def _kpm(S: LinearOperator, part: Part, V: Tensor, steps: int, found: LeadingPai
 
 def _deflated(known: Any, A: LinearOperator) -> tuple[Tensor, Tensor]:
     """Values (*batch, k) float64 and vectors (*batch, k, n) of known pairs, none where known is None."""
-    n, work = A.shape[1], torch.promote_types(A.dtype, torch.float32)
+    n, work = A.domain.n, torch.promote_types(A.dtype, torch.float32)
     if known is None:
         empty = torch.zeros(*A.batch, 0, dtype=torch.float64, device=A.device)
         return empty, torch.zeros(*A.batch, 0, n, dtype=work, device=A.device)

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Placed(NamedTuple):
+    """Which entries of whole vectors lie here: of `planes` runs of `length`, those from `first` to `last`."""
+
+    planes: int
+    length: int
+    first: int
+    last: int
 
 
 class Space:
     """R^n, its vectors the rows of tensors (..., m, n).
 
     No solver and no estimator adds up a vector's entries, or draws them, but by a space: vectors that lie in
-    several places are another one, with methods of its own down to `signs`.
+    several places are another one (`spectral.operators.sharded`), with methods of its own down to `own`.
 
     Attributes:
         n: entries of a row here.
         dimension: n, of all places together.
+        placed: which of them lie here.
     """
 
     def __init__(self, n: int) -> None:
         self.n = self.dimension = n
+        self.placed = Placed(1, n, 0, n)
 
     def inner(self, U: Tensor, V: Tensor) -> Tensor:
         """<u_i, v_j> for all rows, (..., m, p), as a product of matrices."""
@@ -50,7 +63,26 @@ class Space:
         bits = torch.randint(0, 2, (*size, self.n), generator=generator, dtype=torch.int8, device="cpu")
         return bits.float().mul_(2).sub_(1)
 
+    def whole(self, V: Tensor) -> Tensor:
+        """Rows (..., m, n) here as rows (..., m, dimension) of all places, in every place."""
+        return V
+
     # Made of these
+
+    def own(self, V: Tensor) -> Tensor:
+        """Of rows (..., m, dimension) of all places the part that lies here, (..., m, n)."""
+        planes, length, first, last = self.placed
+        return V.unflatten(-1, (planes, length))[..., first:last].flatten(-2)
+
+    def units(self, numbers: range, *batch: int) -> Tensor:
+        """The unit vectors of these numbers, (*batch, len(numbers), n), float32 on the CPU."""
+        planes, length, first, last = self.placed
+        E = torch.zeros(*batch, len(numbers), planes, last - first)
+        for i, number in enumerate(numbers):
+            plane, place = divmod(number, length)
+            if first <= place < last:
+                E[..., i, plane, place - first] = 1
+        return E.flatten(-2)
 
     def inner64(self, U: Tensor, V: Tensor) -> Tensor:
         """<u_i, v_j> for all rows, (..., m, p), in float64."""

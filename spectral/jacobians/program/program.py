@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spectral.jacobians.chunks import out_of_memory
 from spectral.jacobians.program.convolution import Convolution, Joint
+from spectral.jacobians.program.reach import Reach, reach_of
 from spectral.jacobians.program.rules.norms import Norm
 from spectral.jacobians.program.rules.pointwise import Diagonal
 from spectral.jacobians.program.slopes import in_channels_last, laid_out
@@ -140,6 +141,28 @@ class Program:
             return None
         entries = {slot: count * len(index) // n for slot, count in self.entries.items()}
         return Program(kept, self.result, some(self.input_size, index), self.output[index], entries)
+
+    def reach(self) -> Reach:
+        """How far along an image's rows it looks; see `reach_of`."""
+        return reach_of(self.steps, self.result, self.input_size, self.output.shape)
+
+    @property
+    def bytes(self) -> int:
+        """What its steps hold: gates, slopes and kernels, each storage once."""
+        held: dict[int, int] = {}
+        pending: list[Any] = list(self.steps)
+        while pending:
+            one = pending.pop()
+            if isinstance(one, Tensor):
+                if one.layout is torch.strided:
+                    held[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+            elif isinstance(one, (list, tuple)):
+                pending += one
+            elif isinstance(one, dict):
+                pending += one.values()
+            elif type(one).__module__.startswith("spectral."):
+                pending += vars(one).values() if hasattr(one, "__dict__") else []
+        return sum(held.values())
 
     @property
     def live_entries(self) -> int:
