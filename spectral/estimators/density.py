@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from spectral.ambient import apart
+from spectral.ambient import front_door
 from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.estimators.probes import Sampler, sampler
 from spectral.estimators.quadrature import (
@@ -37,7 +37,7 @@ Method = Literal["slq", "kpm"]
 _HELD = 1 << 26  # entries of a Lanczos basis held at a time
 
 
-@apart()
+@front_door
 def spectral_density(
     model_or_operator: Any,
     y: Tensor | None = None,
@@ -115,7 +115,7 @@ def spectral_density(
     return Density(*full, *half, values, n, part, method, steps, A.count - started)
 
 
-@apart()
+@front_door
 def schatten_norm(
     model_or_operator: Any,
     y: Tensor | None = None,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from spectral.ambient import apart
+from spectral.ambient import front_door
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators.exchangeable import Reduced, inflation, remaining_rank
 from spectral.estimators.probes import sampler
@@ -29,7 +29,7 @@ Method = Literal["auto", "exact", "hutchinson", "probing", "xdiag"]
 _PIXELS = 256  # entries on which XDiag's error bar is calibrated
 
 
-@apart()
+@front_door
 def diagonal(
     model_or_operator: Any,
     y: Tensor | None = None,

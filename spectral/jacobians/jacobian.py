@@ -221,8 +221,8 @@ class Jacobian(OfModel):
         """
         if self._program is None:
             raise ReachError(
-                f"products of {self!r} are not formed by a program, whose steps would tell how far they look: "
-                "an image cannot be cut into strips for it"
+                f"products of {self!r} are not formed by a program, whose steps would tell how far they "
+                "look: an image cannot be cut into strips for it"
             )
         return self._program.reach()
 
@@ -230,6 +230,11 @@ class Jacobian(OfModel):
     def graph_bytes(self) -> int:
         """About what a graph of the model would hold."""
         return self._graph_bytes
+
+    @property
+    def product_bytes(self) -> int:
+        """What a product of one vector holds at once, at most; 0 where there is no program."""
+        return 0 if self._program is None else self._program.live_entries * self._arithmetic.dtype.itemsize
 
     @property
     def program_bytes(self) -> int:

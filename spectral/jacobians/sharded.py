@@ -10,9 +10,9 @@ image's Jacobian, exactly, and J' = E' P' R'.
 
 That the model at a strip is the model at the image is tried, in every process, before any product is used:
 
-1. f at the strip and its halo against f at the strip and twice the halo, and there against what the
-   neighbours have on their own rows: a model that looks at places or sizes, or a reach that is too small,
-   shows;
+1. f at the strip and its halo against f at the strip and more than twice the halo, there and against what
+   the neighbours have on their own rows: a model that looks at places or sizes, or a reach that is too
+   small, shows;
 2. f at the strip where rows beyond the reach are changed beyond recognition: it must stay what it was, also
    where they act on f by jumps alone;
 3. J v there against A v, v at random, and J v of a v that lives beyond the reach alone against zero;
@@ -22,6 +22,7 @@ That the model at a strip is the model at the image is tried, in every process, 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass, replace
@@ -46,7 +47,7 @@ from spectral.options import choice, number
 GatheredT = TypeVar("GatheredT")
 
 TRIED_ROWS = 128  # of a first record, which tells the reach
-WHOLE_BYTES = 1 << 30  # of a graph, up to which f at the whole image is tried
+FURTHER = 8  # rows, at least, by which a trial goes beyond the halo
 ALIKE = 100.0  # roundings by which f at two sizes may differ, relative to its largest row
 
 
@@ -250,6 +251,10 @@ class ShardedJacobian(OfModel):
         twin.notes = [*self.notes, *(note for note in local.notes if note not in self.notes)]
         return twin
 
+    def interruptible(self) -> contextlib.AbstractContextManager[None]:
+        """See `Ranks.interruptible`."""
+        return self.ranks.interruptible()
+
     def note(self, text: str) -> None:
         """Add to the notes."""
         if text and text not in self.notes:
@@ -381,12 +386,15 @@ def _tried(A: ShardedJacobian, model: Callable[..., Any], keywords: dict[str, An
         SpectralError: products with J and J' contradict each other.
     """
     ranks, halo, reach = A.ranks, A.halo, A.reach
-    wide = Halo(ranks, A.cuts, *(2 * rows for rows in reach.halo))
+    more = max(*reach.halo, -(-FURTHER // reach.multiple) * reach.multiple)
+    wide = Halo(ranks, A.cuts, *(rows + more for rows in reach.halo))
+    around = Halo(ranks, A.cuts, more, more)  # the rows where f at `wide` is f at the image
     called = Model(model, keywords)
     planes, out_planes = (math.prod(s[:-2]) for s in (A.input_shape, A.output_shape))
     y_wide = wide.extend(_planes(y[None], planes))[0]
-    f_halo = halo.extend(_planes(A.output[None].contiguous(), out_planes))[0]
+    f_around = around.extend(_planes(A.output[None].contiguous(), out_planes))[0]
 
+    known = slice(around.rows.start - wide.rows.start, around.rows.stop - wide.rows.start)
     inside = slice(halo.rows.start - wide.rows.start, halo.rows.stop - wide.rows.start)
     beyond = torch.ones(len(wide.rows), dtype=torch.bool)
     beyond[inside] = False
@@ -395,13 +403,14 @@ def _tried(A: ShardedJacobian, model: Callable[..., Any], keywords: dict[str, An
     allowed = ALIKE * A.eps * largest
 
     def f(x: Tensor) -> Tensor:
-        with torch.inference_mode(False), same_random_numbers(x.device), called.ready():
+        ready = called.ready()
+        with torch.inference_mode(False), same_random_numbers(x.device), ready, torch.no_grad():
             value = called(x.reshape(*y.shape[:-2], *x.shape[-2:])).detach()
         return _planes(value[None], out_planes)[0]
 
     def at_strips() -> None:
         value = f(y_wide)
-        off = _row_norms(value[:, inside] - f_halo).max().item()
+        off = _row_norms(value[:, known] - f_around).max().item()
         if not off <= allowed:
             _refuse(A, off / largest, f"at {len(wide.rows)} rows in place of {len(halo.rows)}")
         if beyond.any():
@@ -409,7 +418,7 @@ def _tried(A: ShardedJacobian, model: Callable[..., Any], keywords: dict[str, An
             noise = torch.randn(y_wide.shape, generator=torch.Generator().manual_seed(5)).to(y_wide)
             size = float(y_wide.double().square().mean().sqrt()) or 1.0
             changed[:, beyond] = -3 * changed[:, beyond] + size * noise[:, beyond]
-            off = _row_norms(f(changed)[:, own] - f_halo[:, halo.own]).max().item()
+            off = _row_norms(f(changed)[:, own] - f_around[:, around.own]).max().item()
             if not off <= allowed:
                 _refuse(A, off / largest, "where rows out of its reach are others")
 
@@ -452,8 +461,8 @@ def _tried_products(A: ShardedJacobian, called: Model, wide: Halo, beyond: Tenso
 def _tried_whole(A: ShardedJacobian, f: Callable[[Tensor], Tensor], y: Tensor) -> str:
     """f at the whole image in the first process, against what all have of it."""
     ranks = A.ranks
-    needed = A.local.graph_bytes * A.cuts.rows / len(A.halo.rows)
-    if not ranks.first(needed <= min(WHOLE_BYTES, free_bytes(A.device) // 4)):
+    needed = 2 * A.local.product_bytes * A.cuts.rows / len(A.halo.rows)
+    if not ranks.first(needed <= free_bytes(A.device) / 4):
         return (
             f"not held against f at the whole image, which takes {needed / 2**30:.1f} GiB in one process: a "
             "model that changes its ways with the size of its input would not show"

@@ -13,6 +13,7 @@ explicit matrices and callables.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -162,6 +163,10 @@ class LinearOperator(ABC):
         if self._whole is not None:
             self._whole._spend(products)
 
+    def interruptible(self) -> contextlib.AbstractContextManager[None]:
+        """What a solve is done within, so that processes that share the operator meet Ctrl-C together."""
+        return contextlib.nullcontext()
+
     # Algebra
 
     @property
@@ -279,6 +284,10 @@ class Derived(LinearOperator):
             spaces=spaces,
         )
         self.A = A
+
+    def interruptible(self) -> contextlib.AbstractContextManager[None]:
+        """A's."""
+        return self.A.interruptible()
 
 
 class _Selection(Derived):

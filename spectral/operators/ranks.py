@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
+from spectral import errors
 from spectral.errors import OptionError, RankError, SpectralError
 
 T = TypeVar("T")
@@ -37,12 +38,13 @@ class Ranks:
         rank, size: from 0, and how many.
         sent, received: bytes of rows exchanged so far by this process.
         gathered: bytes of small matrices that this process gave.
+        lost: of a process that was lost, how; nothing is sent any more.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, timeout: float = TIMEOUT) -> None:
         self.rank, self.size = rank, size
         self.sent = self.received = self.gathered = 0
-        self._count, self._lost = 0, ""
+        self._count, self.lost = 0, ""
         self._interrupted: float | None = None
         self._guards = 0
         self._small: Any = None
@@ -100,11 +102,11 @@ class Ranks:
         self._count += 1
         rows = self._all(message)
         if bool((rows[:, 0] != rows[0, 0]).any()):
-            self._lost = (
+            self.lost = (
                 "the processes have gone apart: one of them took another decision, as different machines or "
                 "versions may; start them all alike"
             )
-            raise RankError(self._lost)
+            raise RankError(self.lost)
         if bool(rows[:, 1].any()):
             self._interrupted = None
             raise KeyboardInterrupt
@@ -138,7 +140,7 @@ class Ranks:
         """work(), which sends nothing; where it fails in one process, it fails in all.
 
         Raises:
-            RankError: it has failed elsewhere, and how.
+            SpectralError: it has failed elsewhere, and how; as there, or RankError.
             Exception: it has failed here.
         """
         failure: Exception | None = None
@@ -146,13 +148,19 @@ class Ranks:
             done = work()
         except Exception as reason:
             failure = reason
-        reasons = self.words("" if failure is None else f"{type(failure).__name__}: {_first_line(failure)}")
+        if not self.largest(float(failure is not None)):
+            return done
+        reasons = self.words("" if failure is None else f"{type(failure).__name__}: {failure}")
         if failure is not None:
             raise failure
         for rank, said in enumerate(reasons):
             if said:
-                raise RankError(f"process {rank} of {self.size} says: {said}")
-        return done
+                kind, _, text = said.partition(": ")
+                same = getattr(errors, kind, None)
+                if same is None or not issubclass(same, SpectralError):
+                    raise RankError(f"process {rank} of {self.size} says: {said}")
+                raise same(f"{text} (process {rank} of {self.size})")
+        raise AssertionError("one of them has failed")
 
     def words(self, text: str) -> list[str]:
         """A text of each process, cut off after 1000 bytes."""
@@ -199,20 +207,20 @@ class Ranks:
     @contextlib.contextmanager
     def _reaching(self, whom: str) -> Iterator[None]:
         """While others are waited for: what torch says of them, in one sentence."""
-        if self._lost:
-            raise RankError(self._lost)
+        if self.lost:
+            raise RankError(self.lost)
         try:
             yield
         except SpectralError:
             raise
         except (RuntimeError, ValueError) as failure:
-            self._lost = (
+            self.lost = (
                 f"process {self.rank} of {self.size} has lost {whom}, which ended or did not answer within "
                 f"{self._timeout.total_seconds():.0f} s ({_first_line(failure)}): look at what that one said "
                 "last, and start all again with torchrun; a solve with checkpoint= goes on from its file, "
                 "with any number of processes"
             )
-            raise RankError(self._lost) from failure
+            raise RankError(self.lost) from failure
 
     # Ctrl-C
 

@@ -141,7 +141,8 @@ class ShardedSpace(Space):
         strip = cuts.of(ranks.rank)
         super().__init__(planes * len(strip) * width)
         self.dimension = planes * cuts.rows * width
-        self.ranks, self.cuts, self.planes, self.width = ranks, cuts, planes, width
+        self.ranks: Ranks = ranks
+        self.cuts, self.planes, self.width = cuts, planes, width
         self.placed = Placed(planes, cuts.rows * width, strip.start * width, strip.stop * width)
 
     def inner(self, U: Tensor, V: Tensor) -> Tensor:

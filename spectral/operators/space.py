@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from spectral.operators.ranks import Ranks
 
 
 class Placed(NamedTuple):
@@ -27,7 +30,10 @@ class Space:
         n: entries of a row here.
         dimension: n, of all places together.
         placed: which of them lie here.
+        ranks: the processes that share them; None for this one alone.
     """
+
+    ranks: Ranks | None = None
 
     def __init__(self, n: int) -> None:
         self.n = self.dimension = n
@@ -73,6 +79,15 @@ class Space:
         """Of rows (..., m, dimension) of all places the part that lies here, (..., m, n)."""
         planes, length, first, last = self.placed
         return V.unflatten(-1, (planes, length))[..., first:last].flatten(-2)
+
+    def taken(self, into: Tensor, V: Tensor, placed: Placed) -> None:
+        """Put what rows V (..., m, p) that lie elsewhere hold of `into` (..., m, n) there."""
+        planes, _, first, last = self.placed
+        start, stop = max(first, placed.first), min(last, placed.last)
+        if start < stop:
+            here = into.unflatten(-1, (planes, last - first))
+            there = V.unflatten(-1, (planes, placed.last - placed.first))
+            here[..., start - first : stop - first] = there[..., start - placed.first : stop - placed.first]
 
     def units(self, numbers: range, *batch: int) -> Tensor:
         """The unit vectors of these numbers, (*batch, len(numbers), n), float32 on the CPU."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from spectral.ambient import apart
+from spectral.ambient import front_door
 from spectral.base import Result
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate
@@ -77,7 +77,7 @@ class RiskCurve(Result):
         return "\n".join(lines)
 
 
-@apart()
+@front_door
 def risk_curve(
     model: Callable[..., Tensor],
     images: Tensor,
@@ -156,7 +156,7 @@ class KLBound(Estimate):
         )
 
 
-@apart()
+@front_door
 def kl_bound(
     model: Callable[..., Tensor],
     reference: Callable[..., Tensor],
