@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -262,5 +263,6 @@ def _like(t: Tensor, direct: bool) -> Tensor:
 
 
 def _first_line(failure: BaseException) -> str:
-    text = str(failure).strip().split("\n")[0][:300]
-    return text or type(failure).__name__
+    text = str(failure).strip().split("\n")[0]
+    text = re.sub(r"^\[\S+\] ", "", text).split(". ")[0]  # Gloo's place in its source, and its advice
+    return text[:300] or type(failure).__name__

@@ -38,6 +38,7 @@ def write(
     ranks = next((space.ranks for space in sides.values()), None)
     if ranks is None or ranks.size == 1:
         storage.write(path, kind, tensors, meta)
+        _sweep(path, None)
         return
     own = {name: tensors[name] for name in sides}
     ranks.agree(lambda: storage.write(_part(path, number, ranks.rank), f"{kind} part", own, {}))
@@ -46,9 +47,7 @@ def write(
     same = {name: t for name, t in tensors.items() if name not in sides}
     ranks.agree(lambda: storage.write(path, kind, same, meta) if ranks.rank == 0 else None)
     if ranks.rank == 0:
-        for old in _folder(path).glob("*.safetensors"):
-            if not old.name.startswith(f"{number}-"):
-                old.unlink(missing_ok=True)
+        _sweep(path, number)
 
 
 def read(path: Path, kind: str, sides: dict[str, Space]) -> tuple[dict[str, Tensor], dict[str, Any], int]:
@@ -80,6 +79,13 @@ def read(path: Path, kind: str, sides: dict[str, Space]) -> tuple[dict[str, Tens
                 tensors[name] = t.new_empty(*t.shape[:-1], space.n)
             space.taken(tensors[name], t, placed)
     return tensors, meta, parts["number"]
+
+
+def _sweep(path: Path, number: int | None) -> None:
+    """Clear away parts that the file does not name."""
+    for old in _folder(path).glob("*.safetensors"):
+        if not old.name.startswith(f"{number}-"):
+            old.unlink(missing_ok=True)
 
 
 def _check(path: Path, length: int, space: Space) -> None:
