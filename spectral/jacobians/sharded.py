@@ -42,6 +42,7 @@ from spectral.jacobians.program import Recorder
 from spectral.jacobians.program.reach import Reach
 from spectral.operators.ranks import TIMEOUT, Ranks
 from spectral.operators.sharded import Cuts, Halo, ShardedSpace
+from spectral.operators.space import Space
 from spectral.options import choice, number
 
 GatheredT = TypeVar("GatheredT")
@@ -149,9 +150,12 @@ class ShardedJacobian(OfModel):
             (*shape[:-2], len(own), shape[-1]) for shape in (local.input_shape, local.output_shape)
         )
         self.whole_shape = (*self.input_shape[:-2], cuts.rows, self.input_shape[-1])
-        sides = [
+        shapes = self.output_shape, self.input_shape
+        sides: list[Space] = [
             ShardedSpace(ranks, cuts, math.prod(shape[:-2]), shape[-1])
-            for shape in (self.output_shape, self.input_shape)
+            if ranks.size > 1
+            else Space(math.prod(shape))
+            for shape in shapes
         ]
         super().__init__(
             (sides[0].dimension, sides[1].dimension),
@@ -209,7 +213,6 @@ class ShardedJacobian(OfModel):
         V = cast(Tensor, found)
         for shape, space in ((self.input_shape, self.domain), (self.output_shape, self.codomain)):
             if isinstance(V, Tensor) and V.shape[-len(shape) :] == shape:
-                assert isinstance(space, ShardedSpace)
                 lead = V.shape[: V.ndim - len(shape)]
                 rows = space.collected(V.reshape(*lead, space.n))
                 if rows is None:
@@ -337,9 +340,11 @@ def _check_cuts(cuts: Cuts, reach: Reach) -> None:
 
 
 def _first_reach(model: Callable[..., Any], y: Tensor, keywords: dict[str, Any]) -> Reach:
-    """The reach, of a record at the first rows of what lies here, or at all."""
+    """The reach, of a record at the first rows of what lies here; networks may take multiples alone."""
     failure: Exception | None = None
-    for rows in dict.fromkeys((min(TRIED_ROWS, y.shape[-2]), y.shape[-2])):
+    all_rows = y.shape[-2]
+    few = [all_rows // multiple * multiple for multiple in (64, 32, 16, 8, 4, 2)]
+    for rows in dict.fromkeys((min(TRIED_ROWS, all_rows), *filter(None, few), all_rows)):
         called = Model(model, keywords)
         try:
             with torch.inference_mode(False), same_random_numbers(y.device), called.ready():

@@ -24,7 +24,7 @@ class Space:
     """R^n, its vectors the rows of tensors (..., m, n).
 
     No solver and no estimator adds up a vector's entries, or draws them, but by a space: vectors that lie in
-    several places are another one (`spectral.operators.sharded`), with methods of its own down to `own`.
+    several places are another one (`operators.sharded`), with methods of its own down to `collected`.
 
     Attributes:
         n: entries of a row here.
@@ -71,6 +71,10 @@ class Space:
 
     def whole(self, V: Tensor) -> Tensor:
         """Rows (..., m, n) here as rows (..., m, dimension) of all places, in every place."""
+        return V
+
+    def collected(self, V: Tensor) -> Tensor | None:
+        """The same in the first place alone, and None in others."""
         return V
 
     # Made of these

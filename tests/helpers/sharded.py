@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 import spectral
 from denoisers.networks.bfcnn import BFCNN
 from denoisers.networks.layers import BiasFreeNorm
 from denoisers.networks.unet import UNet
 from spectral.errors import RankError
+from spectral.jacobians.program import Program
 from spectral.jacobians.sharded import ShardedJacobian
+from spectral.operators.base import LinearOperator
+from spectral.operators.ranks import Ranks
+from spectral.operators.sharded import Cuts, ShardedSpace
 
 
 def network(kind: str, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -77,38 +81,64 @@ def told(A: ShardedJacobian) -> dict[str, Any]:
 
 
 def matrices(cases: list[tuple[str, tuple[int, ...]]]) -> list[dict[str, Any]]:
-    """The whole matrix of each network, singular values, and estimates."""
+    """The whole matrix of each network, and of its transpose."""
     found = []
     for kind, shape in cases:
         A = spectral.sharded(network(kind), image(*shape))
-        found.append(
-            told(A)
-            | {
-                "matrix": A.dense(),
-                "transposed": A.T.dense(),
-                "triplets": spectral.top_svd(A, k=3).values,
-                "dense": spectral.top_eigs(A, k=3, method="dense").values,
-                "full": spectral.top_eigs_full(A, k=3, which="magnitude", left=True).values,
-                "trace": spectral.trace(A, products=24).value,
-                "norm": spectral.frobenius_norm(A, products=16).value,
-                "diagonal": A.gather(spectral.diagonal(A, products=16).value),
-                "exact": A.gather(spectral.diagonal(A, method="exact").value),
-                "density": spectral.spectral_density(A, probes=3, steps=12).nodes,
-                "xnystrace": spectral.trace(A.gram(), products=12, method="xnystrace").value,
-                "chebyshev": spectral.top_eigs(A, k=3, method="chebyshev").values,
-                "lobpcg": spectral.top_eigs(A, k=3, method="lobpcg").values,
-            }
-        )
+        found.append(told(A) | {"matrix": A.dense(), "transposed": A.T.dense()})
     return found
+
+
+def answers(A: LinearOperator) -> dict[str, Any]:
+    """What every front door says of an operator, but vectors."""
+    return {
+        "eigs": spectral.top_eigs(A, k=3).values,
+        "magnitude": spectral.top_eigs(A, k=3, which="magnitude", method="lobpcg").values,
+        "inside": spectral.top_eigs(A, between=(0.9, 1.0)).values,
+        "dense": spectral.top_eigs(A, k=3, method="dense").values,
+        "triplets": spectral.top_svd(A, k=3).values,
+        "triplets, dense": spectral.top_svd(A, k=3, method="dense").values,
+        "full": spectral.top_eigs_full(A, k=3, which="magnitude", left=True).condition,
+        "full, dense": spectral.top_eigs_full(A, k=3, which="magnitude", method="dense").values,
+        "trace": spectral.trace(A, products=24).value,
+        "hutch++": spectral.trace(A, products=24, method="hutch++").stderr,
+        "orthogonal": spectral.trace(A, products=12, method="orthogonal").value,
+        "xnystrace": spectral.trace(A.gram(), products=12, method="xnystrace").value,
+        "norm": spectral.frobenius_norm(A, products=16).value,
+        "schatten": spectral.schatten_norm(A, probes=2, steps=10).value,
+        "spectral norm": spectral.schatten_norm(A, p=float("inf")).value,
+        "rank": spectral.effective_rank(A, products=16).value,
+        "asymmetry": spectral.asymmetry(A).value,
+        "density": spectral.spectral_density(A, probes=2, steps=10).nodes,
+        "kpm": spectral.spectral_density(A, probes=2, steps=10, method="kpm").weights,
+    }
+
+
+def doors(kind: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    """`answers` of a network, and its diagonals."""
+    A = spectral.sharded(network(kind), image(*shape))
+    diagonals = {
+        method: A.gather(spectral.diagonal(A, products=16, method=method).value)
+        for method in ("exact", "hutchinson", "xdiag")
+    }
+    return answers(A) | diagonals
+
+
+def program_bytes(kind: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """What the program of a strip holds, and the rows that it is of."""
+    # Which layout is faster is told by a clock.
+    Program.in_faster_layout = lambda self: self  # type: ignore[method-assign]
+    A = spectral.sharded(network(kind, torch.float32), image(*shape, dtype=torch.float32))
+    return A.local.program_bytes, len(A.halo.rows)
 
 
 def spaces(sizes: list[tuple[int, int, int]]) -> list[dict[str, Tensor]]:
     """Blocks of rows, orthonormalised and drawn, whole in each process."""
-    from spectral.operators.ranks import Ranks  # noqa: PLC0415  in the processes alone
-    from spectral.operators.sharded import Cuts, ShardedSpace  # noqa: PLC0415
-
     ranks, found = Ranks.of_process(), []
     for planes, rows, width in sizes:
+        if rows < ranks.size:
+            found.append({})
+            continue
         space = ShardedSpace(ranks, Cuts.even(rows, ranks.size, 1), planes, width)
         generator = torch.Generator().manual_seed(5)
         V = space.normal(2, 5, generator=generator)
@@ -125,9 +155,9 @@ def spaces(sizes: list[tuple[int, int, int]]) -> list[dict[str, Tensor]]:
                 "dots": space.dots(V, V),
                 "norms": space.norms(V),
                 "largest": space.largest(V),
-                "units": space.whole(space.units(range(space.dimension)).double()),
                 "own": space.whole(space.own(space.whole(V))),
                 "lengths": space.lengths(1e200 * V),
+                "units": space.whole(space.units(range(space.dimension)).double()),
             }
         )
     return found
@@ -171,14 +201,14 @@ def models() -> dict[str, nn.Module]:
         "group norm": Of(
             lambda m, y: m.last(m.mid(m.first(y))), first=first, last=last, mid=nn.GroupNorm(2, 8)
         ),
-        "layer norm": Of(lambda m, y: F.layer_norm(y, y.shape)),
+        "layer norm": Of(lambda m, y: functional.layer_norm(y, y.shape)),
         "pooling": Of(lambda m, y: y * m.first(y).mean((1, 2, 3), keepdim=True), first=first),
         "circular": nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"),
         "ramp": Of(lambda m, y: y * torch.linspace(0, 1, y.shape[-2])[:, None]),
         "table": tabled,
         "by jumps": Of(lambda m, y: torch.where(y > y.mean(), m.last(m.first(y)), y), first=first, last=last),
         "by size": Of(_switching, first=first),
-        "resized": Of(lambda m, y: F.interpolate(y, (2 * y.shape[-2], y.shape[-1]))),
+        "resized": Of(lambda m, y: functional.interpolate(y, (2 * y.shape[-2], y.shape[-1]))),
     }
     return {name: model.eval() for name, model in made.items()}
 
@@ -238,3 +268,8 @@ def lost(path: Path, how: str, timeout: float) -> dict[str, Any]:
     except RankError as failure:
         return {"failure": str(failure), "seconds": time.monotonic() - began}
     return {"notes": pairs.notes, "products": pairs.products, "k": pairs.k}
+
+
+def several(works: list[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+    """Some of these functions, one after the other: processes take seconds to start."""
+    return [globals()[name](*arguments) for name, arguments in works]
