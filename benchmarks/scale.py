@@ -1,9 +1,9 @@
 """How large an image can be: memory, traffic and operations by formula, measured where they can be here.
 
-    python -m benchmarks.scale [--write] [--side 256] [--ranks 1 2 4] [--tflops 30]
+    python -m benchmarks.scale [--write] [--pixels 256 64] [--ranks 1 2 4] [--tflops 30]
 
 What a network keeps of a pixel is told by its recorded program at two small sizes; how many rows a Krylov
-basis takes, by the code's own rule.  At --side, over each number of processes (Gloo, a thread each), a solve
+basis takes, by the code's own rule.  At --pixels, over each number of processes (Gloo, a thread each), a solve
 of 48 products is made by torchrun: bytes kept and sent as the operator tells them beside the formula, the
 eigenvalues of all compared, and the peak of each process's resident memory.  The plan for GPUs is the formula
 alone: none was run.  --tflops is what a GPU is taken to sustain.  --write puts the tables into docs/scale.md.
@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,9 +51,9 @@ def network(name: str) -> nn.Module:
     return model.eval()
 
 
-def image(side: int) -> Tensor:
+def image(rows: int, columns: int) -> Tensor:
     """An image of noise."""
-    return torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(1))
+    return torch.rand(1, 1, rows, columns, generator=torch.Generator().manual_seed(1))
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Cost:
         """From programs at 64x64 and 128x128 pixels."""
         told = []
         for side in (64, 128):
-            J = spectral.jacobian(network(name), image(side))
+            J = spectral.jacobian(network(name), image(side, side))
             assert J._program is not None
             told.append((side**2, J._program))
         (few, small), (many, large) = told
@@ -143,11 +144,19 @@ class Plan:
 
     @classmethod
     def of(
-        cls, cost: Cost, side: int, ranks: int, k: int, products: int, basis: int | None, gate: float | None
+        cls,
+        cost: Cost,
+        pixels: tuple[int, int],
+        ranks: int,
+        k: int,
+        products: int,
+        basis: int | None = None,
+        gate: float | None = None,
     ) -> "Plan":
         """The formula of docs/scale.md; `gate` bytes an entry of a gate, by default as kept here."""
         halo = sum(cost.reach.halo) if ranks > 2 else cost.reach.halo[0] if ranks > 1 else 0
-        own, rows = side / ranks, side / ranks + halo
+        height, side = pixels
+        own, rows = height / ranks, height / ranks + halo
         kept = cost.kept if gate is None else cost.gates * gate
         return cls(
             rows=int(rows),
@@ -168,12 +177,12 @@ class Plan:
 # Measured here
 
 
-def worker(name: str, side: int) -> None:
+def worker(name: str, pixels: tuple[int, int]) -> None:
     """One process's part of a solve; what it took, as a line of JSON in the file that is named."""
     torch.set_num_threads(1)
     # Which layout of gates is faster goes by a clock: here all keep the same.
     Program.in_faster_layout = lambda self: self  # type: ignore[method-assign]
-    model, y = network(name), image(side)
+    model, y = network(name), image(*pixels)
     A = spectral.sharded(model, y)
     Path("/proc/self/clear_refs").write_text("5")  # the kernel's high-water mark starts anew
     made = resident("VmRSS")
@@ -198,23 +207,23 @@ def worker(name: str, side: int) -> None:
     Path(os.environ["SCALE_FOLDER"], f"{rank}.json").write_text(json.dumps(told))
 
 
-def measured(name: str, side: int, ranks: int, folder: Path) -> list[dict[str, object]]:
+def measured(name: str, pixels: tuple[int, int], ranks: int, folder: Path) -> list[dict[str, object]]:
     """What each of some processes took."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command += ["-m", "benchmarks.scale", "--one", name, "--side", str(side)]
+    command += ["-m", "benchmarks.scale", "--one", name, "--pixels", *map(str, pixels)]
     around = os.environ | {"OMP_NUM_THREADS": "1", "SCALE_FOLDER": str(folder)}
     subprocess.run(command, check=True, env=around, stderr=subprocess.DEVNULL)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
 
 
-def beside(costs: dict[str, Cost], side: int, every: list[int], folder: Path) -> str:
+def beside(costs: dict[str, Cost], pixels: tuple[int, int], every: list[int], folder: Path) -> str:
     """The formula beside what was measured."""
     rows = []
     for name, cost in costs.items():
         alone: list[float] = []
         for ranks in every:
-            told = measured(name, side, ranks, folder)
-            plan = Plan.of(cost, side, ranks, 6, TRIED, None, None)
+            told = measured(name, pixels, ranks, folder)
+            plan = Plan.of(cost, pixels, ranks, 6, TRIED)
             values = [one["values"] for one in told]
             alone = alone or values[0]  # type: ignore[assignment]
             apart = max(abs(a - b) for one in values for a, b in zip(one, alone, strict=True)) / alone[0]
@@ -228,6 +237,7 @@ def beside(costs: dict[str, Cost], side: int, every: list[int], folder: Path) ->
             rows.append(
                 [
                     name,
+                    "{}x{}".format(*pixels),
                     str(ranks),
                     str(most["rows"]),
                     f"{most['program'] / MB:.1f}, {plan.program / MB:.1f}",  # type: ignore[operator]
@@ -241,6 +251,7 @@ def beside(costs: dict[str, Cost], side: int, every: list[int], folder: Path) ->
             print(*rows[-1], sep=" | ", flush=True)
     head = [
         "network",
+        "pixels",
         "processes",
         "rows with halo",
         "program, MB: told, formula",
@@ -259,7 +270,7 @@ def plans(costs: dict[str, Cost], tflops: float) -> str:
     for side, ranks in ((2048, 1), (4096, 1), (8192, 4), (16384, 8), (16384, 32)):
         for name, cost in costs.items():
             for basis in (None, 60):
-                plan = Plan.of(cost, side, ranks, K, PRODUCTS, basis, 1.0)
+                plan = Plan.of(cost, (side, side), ranks, K, PRODUCTS, basis, 1.0)
                 seconds = 2 * PRODUCTS * plan.flops / (tflops * 1e12)
                 parts = (plan.program, plan.product, plan.basis, plan.vectors, plan.all)
                 rows.append(
@@ -324,21 +335,19 @@ def costs_table(costs: dict[str, Cost]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put the tables into docs/scale.md")
-    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--pixels", type=int, nargs=2, default=[256, 64], metavar=("ROWS", "COLUMNS"))
     parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--tflops", type=float, default=30.0)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        worker(options.one, options.side)
+        worker(options.one, tuple(options.pixels))
         sys.exit()
-    import tempfile
-
     known = {name: Cost.of(name) for name in NETWORKS}
     tables = {"costs": costs_table(known), "plans": plans(known, options.tflops)}
     if options.ranks:
         with tempfile.TemporaryDirectory() as place:
-            tables["measured"] = beside(known, options.side, options.ranks, Path(place))
+            tables["measured"] = beside(known, tuple(options.pixels), options.ranks, Path(place))
     for name, text in tables.items():
         print(text, end="\n\n")
         if options.write:
