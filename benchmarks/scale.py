@@ -3,10 +3,11 @@
     python -m benchmarks.scale [--write] [--pixels 256 64] [--ranks 1 2 4] [--tflops 30]
 
 What a network keeps of a pixel is told by its recorded program at two small sizes; how many rows a Krylov
-basis takes, by the code's own rule.  At --pixels, over each number of processes (Gloo, a thread each), a solve
-of 48 products is made by torchrun: bytes kept and sent as the operator tells them beside the formula, the
-eigenvalues of all compared, and the peak of each process's resident memory.  The plan for GPUs is the formula
-alone: none was run.  --tflops is what a GPU is taken to sustain.  --write puts the tables into docs/scale.md.
+basis takes, by the rule of the code.  At --pixels, over each number of processes (Gloo, a thread each), a
+solve of 48 products is made by torchrun: bytes kept and sent as the operator tells them beside the formula,
+the eigenvalues of all compared, and the peak of each process's resident memory.  The plan for GPUs is the
+formula alone: none was run.  --tflops is what a GPU is taken to sustain.  --write puts the tables into
+docs/scale.md.
 """
 
 import argparse
@@ -190,7 +191,7 @@ def worker(name: str, pixels: tuple[int, int]) -> None:
     v = A.domain.normal(1, generator=torch.Generator().manual_seed(2)).float()
     A.apply(v)
     traffic = [A.ranks.sent - sent, A.ranks.received - received]
-    pairs = spectral.top_eigs(A, 6, max_products=TRIED, confidence=0.0)
+    pairs = spectral.top_eigs(A, k=6, max_products=TRIED, confidence=0.0)
     told = {
         "program": A.local.program_bytes,
         "rows": len(A.halo.rows),

@@ -31,6 +31,7 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor
 
+from spectral.ambient import front_door
 from spectral.errors import OptionError, ReachError, ShapeError, SpectralError
 from spectral.jacobians.chunks import free_bytes
 from spectral.jacobians.jacobian import Jacobian, WrongProductsError, jacobian
@@ -52,6 +53,7 @@ FURTHER = 8  # rows, at least, by which a trial goes beyond the halo
 ALIKE = 100.0  # roundings by which f at two sizes may differ, relative to its largest row
 
 
+@front_door
 def sharded(
     model: Callable[..., Any],
     y: Tensor,
@@ -99,7 +101,7 @@ def sharded(
             )
     ranks = Ranks.of_process(timeout)
     with ranks.interruptible():
-        return _made(ranks, model, y.detach(), given, keywords)
+        return _made(ranks, model, y.detach().clone(), given, keywords)
 
 
 def _made(

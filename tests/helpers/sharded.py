@@ -108,6 +108,7 @@ def answers(A: LinearOperator) -> dict[str, Any]:
         "schatten": spectral.schatten_norm(A, probes=2, steps=10).value,
         "spectral norm": spectral.schatten_norm(A, p=float("inf")).value,
         "rank": spectral.effective_rank(A, products=16).value,
+        "precision": spectral.top_eigs(A, k=3, precision="float32").values,
         "asymmetry": spectral.asymmetry(A).value,
         "density": spectral.spectral_density(A, probes=2, steps=10).nodes,
         "kpm": spectral.spectral_density(A, probes=2, steps=10, method="kpm").weights,
