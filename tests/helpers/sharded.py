@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from denoisers.networks.layers import BiasFreeNorm
 from denoisers.networks.unet import UNet
 from spectral.errors import RankError
 from spectral.jacobians.program import Program
+from spectral.jacobians.program.reach import Reach
 from spectral.jacobians.sharded import ShardedJacobian
 from spectral.operators.base import LinearOperator
 from spectral.operators.ranks import Ranks
@@ -223,6 +225,27 @@ def refusals(names: list[str], shape: tuple[int, ...]) -> dict[str, str]:
             found[name] = ""
         except Exception as failure:
             found[name] = f"{type(failure).__name__}: {failure}"
+    return found
+
+
+def shortened(kinds: list[str], shape: tuple[int, ...]) -> dict[str, str]:
+    """What is said where a program tells a row less, above or below, than it looks."""
+    told, found = Program.reach, {}
+    for kind in kinds:
+        for side in ("above", "below"):
+
+            def less(program: Program, side: str = side) -> Reach:
+                whole = told(program)
+                return replace(whole, **{side: getattr(whole, side) - 1})
+
+            Program.reach = less  # type: ignore[method-assign]
+            try:
+                spectral.sharded(network(kind), image(*shape))
+                found[f"{kind} {side}"] = ""
+            except Exception as failure:
+                found[f"{kind} {side}"] = f"{type(failure).__name__}: {failure}"
+            finally:
+                Program.reach = told  # type: ignore[method-assign]
     return found
 
 
