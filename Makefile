@@ -64,7 +64,7 @@ docs: $(STAMP)  ## the tables and figures of README and docs, measured anew: hou
 	test -f runs/unet/weights.safetensors || $(BIN)/denoisers train unet
 	$(BIN)/spectral eigs --denoiser photos --crop 60 180 128 --sigma 0.15 -k 20 --out docs/figures
 	$(BIN)/spectral eigs --denoiser photos --crop 60 180 64 --part full --left -k 12 --out docs/figures
-	for page in peers sketch half whole many survey solvers nonsymmetric quality operations training sampling; do \
+	for page in peers sketch half whole many survey scale solvers nonsymmetric quality operations training sampling; do \
 		$(BIN)/python -m benchmarks.$$page --write || exit 1; done
 	$(BIN)/python -m benchmarks.products --quick --write
 	$(BIN)/python -m benchmarks.estimators all

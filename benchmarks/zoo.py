@@ -35,6 +35,7 @@ from denoisers import adapters
 from denoisers.networks import EDM, ConditionalUNet
 from spectral.jacobians.faster import AFTER
 from spectral.jacobians.model import first_tensor
+from spectral.jacobians.program.program import storages
 
 Made = tuple[nn.Module, tuple[int, ...]]
 WRONG = 0.05  # relative, beyond which a way of torch's is no derivative of the network, whatever its rounding
@@ -404,6 +405,8 @@ def row(name: str, seconds: float) -> list[str]:
     ]
     unit, forwards, back, *others = medians(calls, seconds)
     by = dict(zip(ways, others, strict=True))
+    own = weights_of(module)
+    held = sum(n for at, n in storages(J._program).items() if at not in own)
     told |= {label: f"{by[label] / unit:.2f}" for label in by}
     best = min((by[label] for label in by if label != "kept vjp"), default=None)
     try:
@@ -423,14 +426,19 @@ def row(name: str, seconds: float) -> list[str]:
         f"{back / unit:.2f}",
         f"{back / by['kept vjp']:.2f}" if "kept vjp" in by else "",
         *(told[label] for label in ("kept vjp", "linearize", "jvp")),
-        f"{1e-6 * held(J._program, module):.0f}",
+        "" if J._program is None else f"{1e-6 * held:.0f}",
         "" if graph is None else f"{1e-6 * graph:.0f}",
     ]
 
 
+def weights_of(module: nn.Module) -> set[int]:
+    """Where the storages of a network's own tensors are."""
+    return {p.untyped_storage().data_ptr() for p in (*module.parameters(), *module.buffers())}
+
+
 def graph_of(module: nn.Module, f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, int | None]:
     """f(x) with its graph, and the bytes of what that saves beside the weights."""
-    weights = {p.untyped_storage().data_ptr() for p in (*module.parameters(), *module.buffers())}
+    weights = weights_of(module)
     saved: dict[int, int] = {}
 
     def keep(t: Tensor) -> Tensor:
@@ -442,31 +450,6 @@ def graph_of(module: nn.Module, f: Callable[[Tensor], Tensor], x: Tensor) -> tup
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         f(x)
     return f(x), sum(saved.values()) or None
-
-
-def held(thing: Any, module: nn.Module) -> int:
-    """The bytes of all tensors that a program holds, at any depth, but for the weights themselves."""
-    weights = {p.untyped_storage().data_ptr() for p in (*module.parameters(), *module.buffers())}
-    seen: dict[int, int] = {}
-    visited: set[int] = set()
-    pending = [thing]
-    while pending:
-        one = pending.pop()
-        if id(one) in visited:
-            continue
-        visited.add(id(one))
-        if isinstance(one, Tensor):
-            if one.layout is not torch.strided:  # packed weights
-                seen[id(one)] = one.numel() * one.element_size()
-            elif one.untyped_storage().data_ptr() not in weights:
-                seen[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
-        elif isinstance(one, dict):
-            pending += one.values()
-        elif isinstance(one, (list, tuple)):
-            pending += one
-        elif type(one).__module__.startswith("spectral."):
-            pending += vars(one).values()
-    return sum(seen.values())
 
 
 def _plainly(call: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:

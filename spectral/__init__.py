@@ -16,6 +16,7 @@ from spectral.estimators import (
     trace,
 )
 from spectral.jacobians import jacobian
+from spectral.jacobians.sharded import sharded
 from spectral.operators import LinearOperator, as_operator, from_functions
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
 from spectral.risk import (
@@ -62,6 +63,7 @@ __all__ = [
     "posterior",
     "risk_curve",
     "schatten_norm",
+    "sharded",
     "sigma_by_median",
     "sigma_by_residual",
     "spectral_density",

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
 
 import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
-    """Outside of inference mode and of autocast, which would round a solver's own arithmetic.
-
-    As a decorator it puts every call of a function there.
-    """
+    """Outside of inference mode and of autocast, which would round a solver's own arithmetic."""
     with (
         torch.inference_mode(False),
         torch.autocast("cpu", enabled=False),
         torch.autocast("cuda", enabled=False),
     ):
         yield
+
+
+def front_door(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that computes apart; of an operator that several processes share, Ctrl-C is met by all."""
+
+    @functools.wraps(function)
+    def entered(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = (*args, *kwargs.values())
+        shared = next((x.interruptible for x in given if hasattr(x, "interruptible")), contextlib.nullcontext)
+        with apart(), shared():
+            return function(*args, **kwargs)
+
+    return entered

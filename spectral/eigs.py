@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.ambient import apart
+from spectral.ambient import front_door
 from spectral.errors import OptionError
 from spectral.estimators.norms import asymmetry
 from spectral.jacobians.precision import Precision
@@ -41,7 +41,7 @@ METHODS: dict[str, type[Method[RitzPairs]]] = {
 }
 
 
-@apart()
+@front_door
 @by_a_right_way
 def top_eigs(
     model_or_operator: Callable[..., Any] | LinearOperator | Any,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.ambient import apart
+from spectral.ambient import front_door
 from spectral.errors import OptionError
 from spectral.linalg.schur import departure
 from spectral.linalg.unseen import rounding
@@ -28,7 +28,7 @@ DENSE_BELOW = 300  # non-normal operators may take Krylov spaces of many times n
 METHODS: dict[str, type[Method[SchurPairs]]] = {method.name: method for method in (KrylovSchur, DenseSchur)}
 
 
-@apart()
+@front_door
 @by_a_right_way
 def top_eigs_full(
     model_or_operator: Callable[..., Any] | LinearOperator | Any,

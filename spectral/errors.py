@@ -47,3 +47,11 @@ class NotLinearError(SpectralError, ArithmeticError):
 
 class CheckpointError(SpectralError, ValueError):
     """A checkpoint, or a survey's folder, belongs to another problem than the one that would be resumed."""
+
+
+class ReachError(SpectralError, ValueError):
+    """A network looks further than the rows that one process can be given of an image."""
+
+
+class RankError(SpectralError, RuntimeError):
+    """One of the processes that share a problem has ended, fallen silent, or failed."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from spectral.errors import OptionError
-from spectral.jacobians import Jacobian
 from spectral.jacobians.jacobian import WrongProductsError
+from spectral.jacobians.of_model import OfModel
 from spectral.jacobians.precision import Precision
 from spectral.jacobians.subject import operator_of
 from spectral.linalg.blocks import stream
@@ -120,7 +120,9 @@ class Problem:
         A = operator_of(subject, y, batched, model_kwargs)
         if square:
             A.symmetric_part()  # raises, before any work, where there is none
-        shapes = (A.input_shape, A.output_shape) if isinstance(A, Jacobian) else (A.shape[1:], A.shape[:1])
+        shapes: tuple[tuple[int, ...], tuple[int, ...]] = (A.domain.n,), (A.codomain.n,)
+        if isinstance(A, OfModel):
+            shapes = A.input_shape, A.output_shape
         place: dict[str, Any] = {"batch": A.batch, "device": A.device}
         inputs = Subspace.of(shapes[0], mask, orthogonal_to, **place)
         outputs = inputs if square else Subspace.of(shapes[1], output_mask, name="output_mask", **place)
@@ -134,14 +136,14 @@ class Problem:
         Raises:
             OptionError: A is no Jacobian.
         """
-        if not isinstance(self.A, Jacobian):
+        if not isinstance(self.A, OfModel):
             raise OptionError("precision= is for the Jacobian of a model: convert an operator's own products")
         other = self.A.at_precision(precision).to(self.working.dtype)
         return UnitScale(_between(other, self.inputs, self.outputs), self.working.scale)
 
     def request(self, *, start: Any, **options: Any) -> Control:
         """How the solve is run, `start` in the coordinates of `working`; see `Control.of`."""
-        control = Control.of(self.A.batch, self.A.shape[1], start=start, **options)
+        control = Control.of(self.A.batch, self.A.domain.n, start=start, **options)
         if self.inputs is None or control.start is None:
             return control
         rows = control.start.to(self.A.device, torch.float64)
@@ -227,7 +229,7 @@ class Problem:
         An operator of unknown make is tried; a Jacobian was when it was made, and only where a threshold is
         to be scaled does it cost one.
         """
-        spent = 0 if isinstance(self.A, Jacobian) else check_operator(self.working, transpose=transpose)
+        spent = 0 if isinstance(self.A, OfModel) else check_operator(self.working, transpose=transpose)
         if not target.counted:
             spent += self.working.measure()
             s = self.scale.item()
@@ -272,7 +274,7 @@ class Problem:
         Raises:
             WrongProductsError: the solve's products were wrong; see `by_a_right_way`.
         """
-        if isinstance(self.A, Jacobian):
+        if isinstance(self.A, OfModel):
             V, U = _embedded(self.inputs, V), _embedded(self.outputs, U)
             V, U = (X.reshape(*self.A.batch, *X.shape[-2:]) for X in (V, U))
             self.A.confirm(V, U, found.norm * self.scale.max().item())
@@ -298,7 +300,7 @@ class Problem:
         scale = values.abs().amax(-1) if k else residuals.new_zeros(len(values))
         tolerance = (tol * scale).clamp(min=floor)
         converged = residuals <= tolerance.unsqueeze(-1)
-        notes = [*(self.A.notes if isinstance(self.A, Jacobian) else []), *found.notes]
+        notes = [*(self.A.notes if isinstance(self.A, OfModel) else []), *found.notes]
         if k and bool((tol * scale < floor).any()):
             notes.append(
                 f"tol {tol:g} is below the rounding of products, {self.working.eps:.1e} in {self.A.dtype}: "
@@ -328,6 +330,7 @@ class Problem:
             "spent": found.spent,
             "operator": repr(self.A),
             "restriction": self.restriction,
+            "strip": self.A.strip if isinstance(self.A, OfModel) else None,
             "notes": notes,
         }
 
@@ -337,7 +340,7 @@ class Problem:
         what = "input" if self.working.shape[1] <= self.working.shape[0] else "output"
         if self.restriction:
             return f"what the {what} is restricted to"
-        if isinstance(self.A, Jacobian):
+        if isinstance(self.A, OfModel):
             return f"the number of entries of the {what}"
         return (
             "the size of the operator" if self.A.shape[0] == self.A.shape[1] else f"the length of its {what}"

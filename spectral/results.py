@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -43,6 +44,8 @@ class Spectrum(Result):
         operator: what was solved, in words.
         restriction: what vectors were restricted to by `mask` and `orthogonal_to`, in words; "" where by
             nothing.  Vectors are told in all entries; all else is the restricted operator's.
+        strip: (first, last, all) where vectors hold these rows of an image alone, the others lying in other
+            processes (`spectral.sharded`); None for whole vectors.
         notes: what the user should know: a fallback, a tolerance out of reach, an interruption.
     """
 
@@ -68,7 +71,15 @@ class Spectrum(Result):
     seconds: float
     operator: str
     restriction: str = ""
+    strip: tuple[int, int, int] | None = None
     notes: list[str] = field(default_factory=list)
+
+    def save(self, path: str | Path, about: dict[str, Any] | None = None) -> Path:
+        """See `Result.save`; of vectors that hold some rows alone a file of its own, name.rows-0-128.ext."""
+        path = Path(path)
+        if self.strip is not None:
+            path = path.with_name("{}.rows-{}-{}{}".format(path.stem, *self.strip[:2], path.suffix))
+        return super().save(path, about)
 
     @property
     def k(self) -> int:

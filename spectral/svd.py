@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.ambient import apart
+from spectral.ambient import front_door
 from spectral.operators import LinearOperator
 from spectral.problem import Problem, by_a_right_way, proved
 from spectral.progress import bar
@@ -22,7 +22,7 @@ from spectral.solvers.certificate import certify_triplets, error_bounds
 METHODS: dict[str, type[Method[RitzTriplets]]] = {method.name: method for method in (GolubKahan, DenseSVD)}
 
 
-@apart()
+@front_door
 @by_a_right_way
 def top_svd(
     model_or_operator: Callable[..., Any] | LinearOperator | Any,

@@ -14,6 +14,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 from torch import Tensor
 
+import spectral
 from denoisers.commands import estimates
 from denoisers.commands.console import (
     Crop,
@@ -76,6 +77,13 @@ Checkpoint = Annotated[
     Path | None, typer.Option(help="keep the solve in this file, and resume the one that it holds")
 ]
 Tol = Annotated[float, typer.Option(help="relative residual")]
+Sharded = Annotated[
+    bool,
+    typer.Option(
+        "--sharded",
+        help="over processes: torchrun --nproc-per-node 2 --no-python spectral eigs --sharded",
+    ),
+]
 MaxProducts = Annotated[
     int | None, typer.Option(help="stop there, converged or not", show_default=str(PRODUCTS))
 ]
@@ -108,6 +116,7 @@ def eigs(
     max_products: MaxProducts = None,
     seed: Seed = 0,
     checkpoint: Checkpoint = None,
+    sharded: Sharded = False,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -136,7 +145,7 @@ def eigs(
         solver, options = full.top_eigs_full, options | {"left": left}
     else:
         options |= {"between": between}
-    _solve(solver, denoiser, image, crop, sigma, k, seed, out, as_json, mask, options)
+    _solve(solver, denoiser, image, crop, sigma, k, seed, out, as_json, mask, sharded, options)
 
 
 @app.command(epilog=epilog("spectral synth"))
@@ -176,6 +185,7 @@ def svd(
     max_products: MaxProducts = None,
     seed: Seed = 0,
     checkpoint: Checkpoint = None,
+    sharded: Sharded = False,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -187,7 +197,8 @@ def svd(
         "max_products": max_products,
         "checkpoint": checkpoint,
     }
-    _solve(singular.top_svd, denoiser, image, crop, sigma, k, seed, out, as_json, mask, options, output_mask)
+    request = denoiser, image, crop, sigma, k, seed, out, as_json, mask, sharded, options
+    _solve(singular.top_svd, *request, output_mask)
 
 
 def _solve(
@@ -201,6 +212,7 @@ def _solve(
     out: Path | None,
     as_json: bool,
     mask: str | None,
+    sharded: bool,
     options: dict[str, Any],
     output_mask: str | None = None,
 ) -> None:
@@ -210,7 +222,15 @@ def _solve(
         regions = {"mask": region(mask, problem), "output_mask": region(output_mask, problem)}
         options |= {name: part for name, part in regions.items() if part is not None}
         unit = forward_seconds(problem.model, problem.noisy)
-        spectrum = solver(problem.model, problem.noisy, k, seed=seed, progress=not as_json, **options)
+        if sharded:
+            A = spectral.sharded(problem.model, problem.noisy)
+            shown = A.ranks.rank == 0 and not as_json
+            found = A.gather(solver(A, k=k, seed=seed, progress=shown, **options))
+            if found is None:  # the first process tells
+                return
+            spectrum = found
+        else:
+            spectrum = solver(problem.model, problem.noisy, k, seed=seed, progress=not as_json, **options)
     name = {EigenPairs: "eigs", FullEigenPairs: "full"}.get(type(spectrum), "svd")
     files = [out / f"{name}.png", out / f"{name}.safetensors"] if out else []
     # The answer first: what took long is not lost where it cannot be written.

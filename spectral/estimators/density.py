@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from spectral.ambient import apart
+from spectral.ambient import front_door
 from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.estimators.probes import Sampler, sampler
 from spectral.estimators.quadrature import (
@@ -37,7 +37,7 @@ Method = Literal["slq", "kpm"]
 _HELD = 1 << 26  # entries of a Lanczos basis held at a time
 
 
-@apart()
+@front_door
 def spectral_density(
     model_or_operator: Any,
     y: Tensor | None = None,
@@ -122,7 +122,7 @@ def spectral_density(
     return Density(*full, *half, values, n, part, method, steps, A.count - started)
 
 
-@apart()
+@front_door
 def schatten_norm(
     model_or_operator: Any,
     y: Tensor | None = None,
@@ -220,7 +220,7 @@ def _kpm(S: LinearOperator, part: Part, V: Tensor, steps: int, found: LeadingPai
 
 def _deflated(known: Any, A: LinearOperator) -> tuple[Tensor, Tensor]:
     """Values (*batch, k) float64 and vectors (*batch, k, n) of known pairs, none where known is None."""
-    n, work = A.shape[1], torch.promote_types(A.dtype, torch.float32)
+    n, work = A.domain.n, torch.promote_types(A.dtype, torch.float32)
     if known is None:
         empty = torch.zeros(*A.batch, 0, dtype=torch.float64, device=A.device)
         return empty, torch.zeros(*A.batch, 0, n, dtype=work, device=A.device)

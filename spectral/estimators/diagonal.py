@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from spectral.ambient import apart
+from spectral.ambient import front_door
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators.exchangeable import Reduced, inflation, remaining_rank
 from spectral.estimators.probes import sampler
@@ -29,7 +29,7 @@ Method = Literal["auto", "exact", "hutchinson", "probing", "xdiag"]
 _PIXELS = 256  # entries on which XDiag's error bar is calibrated
 
 
-@apart()
+@front_door
 def diagonal(
     model_or_operator: Any,
     y: Tensor | None = None,
@@ -65,7 +65,8 @@ def diagonal(
         model_kwargs: keywords for the model, {name: value}: label, ...
 
     Returns:
-        Value and stderr of the shape of y, or (*batch, n) for an operator.
+        Value and stderr of the shape of y, or (*batch, n) for an operator; of an image whose rows lie in
+        several processes, those that lie here, and "probing" is not offered.
 
     Raises:
         ShapeError: A is not square.
@@ -77,7 +78,7 @@ def diagonal(
         raise ShapeError(f"{A!r} is not square, so it has no diagonal")
     if products is None and rtol is None:
         products = 100
-    shape: tuple[int, ...] = tuple(getattr(A, "input_shape", ())) or (A.shape[1],)
+    shape: tuple[int, ...] = tuple(getattr(A, "input_shape", ())) or (A.domain.n,)
     budget, started = Budget(products, rtol, confidence=confidence), A.count
     estimate = diagonal_of(A, shape, method, budget, seed)
     return dataclasses.replace(estimate, products=A.count - started)
@@ -102,7 +103,7 @@ def _diagonal(
     if method == "exact" or (method != "hutchinson" and limit >= n and not budget.has_target):
         return _exact(A)
     if method == "probing":
-        if not _fits_probing(shape, budget):
+        if not _fits_probing(A, shape, budget):
             raise OptionError(
                 f"probing takes images and a budget of 8 products a channel or more; got vectors of shape "
                 f"{shape} and {'a target' if budget.has_target else f'{limit} products'}"
@@ -122,7 +123,7 @@ def _diagonal(
         if excess <= 1 or step < 1:
             return estimate
         rest = dataclasses.replace(budget, products=left if budget.products else None)
-        image = _fits_probing(shape, rest)
+        image = _fits_probing(A, shape, rest)
         # Probing does the work of several times as many of Hutchinson's probes.
         if method == "auto" and remaining_rank(sketch) > min(
             left // 4 if image else left, excess**2 * sketch.size
@@ -133,7 +134,9 @@ def _diagonal(
         sketch.grow(step)
 
 
-def _fits_probing(shape: tuple[int, ...], budget: Budget) -> bool:
+def _fits_probing(A: LinearOperator, shape: tuple[int, ...], budget: Budget) -> bool:
+    if A.domain.n != A.domain.dimension:  # its classes are told by places in the whole image
+        return False
     if len(shape) < 2 or min(shape[-2:]) < 2 or budget.products is None or budget.has_target:
         return False
     return budget.products >= 8 * math.prod(shape[:-2])
@@ -151,7 +154,7 @@ def _hutchinson(A: LinearOperator, budget: Budget, seed: int) -> Estimate:
         raise OptionError("a standard error needs two probes: products >= 2")
     rows = max(1, min(64, CHUNK // (n * math.prod(A.batch))))
     taken, wanted = 0, min(FEWEST, limit) if budget.has_target else limit
-    mean = torch.zeros(*A.batch, n, dtype=torch.float64, device=A.device)
+    mean = torch.zeros(*A.batch, A.domain.n, dtype=torch.float64, device=A.device)
     squares = torch.zeros_like(mean)
     while True:
         while taken < wanted:
@@ -204,7 +207,7 @@ def xdiag_pairs(sketch: Sketch, reduced: Reduced) -> Tensor:
 
     The sketch then loses s_i and e = (s_l - g s_i)/sqrt(1 - g^2), g = s_i' s_l.
     """
-    n = sketch.A.shape[1]
+    n = sketch.A.domain.n
     at = torch.linspace(0, n - 1, min(n, _PIXELS), device=sketch.A.device).round().long()
     Q, Z, omega = (X[..., at].double() for X in (sketch.basis, sketch.image, sketch.probes))
     q, z = _combined(reduced.S, Q).mT, _combined(reduced.S, Z).mT

@@ -159,21 +159,22 @@ def xnystrace_samples(A: LinearOperator, probes: Tensor, images: Tensor) -> tupl
     """
     n, k = A.shape[1], probes.shape[-2]
     omega, Y = probes.double(), finite(images).double()
-    size = torch.linalg.matrix_norm(Y)[..., None, None]
+    space = A.domain
+    size = space.norms(Y).square().sum(-1).sqrt()[..., None, None]
     shift = A.eps * torch.where(size > 0, size, 1.0) / n**0.5
     Y = Y + shift * omega
-    inner = A.domain.inner64
-    gram = inner(omega, Y)
+    gram = space.inner(omega, Y)
     factor, failed = torch.linalg.cholesky_ex((gram + gram.mT) / 2)
     if failed.any():
         raise OptionError('xnystrace needs an operator without negative eigenvalues: use method="xtrace"')
     F = torch.linalg.solve_triangular(factor, Y, upper=False)
     inverse = torch.linalg.solve_triangular(factor, torch.eye(k, dtype=Y.dtype, device=Y.device), upper=False)
     G = inverse.mT @ inverse
-    P = inverse.mT @ (F @ F.mT) @ inverse
-    M = torch.linalg.inv(inner(omega, omega))
+    inner = space.inner(F, F)
+    P = inverse.mT @ inner @ inverse
+    M = torch.linalg.inv(space.inner(omega, omega))
 
-    whole = F.square().sum((-2, -1)) - n * shift[..., 0, 0]
+    whole = _trace(inner) - n * shift[..., 0, 0]
     g, p, m = _diagonal(G), _diagonal(P), _diagonal(M)
     samples = whole.unsqueeze(-1) - p / g + (n - k + 1) * m / g
 

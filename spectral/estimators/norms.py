@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.ambient import apart
+from spectral.ambient import front_door
 from spectral.errors import ShapeError
 from spectral.estimators.probes import sampler
 from spectral.estimators.results import Estimate
@@ -18,7 +18,7 @@ from spectral.jacobians.subject import operator_of
 from spectral.operators.scale import UnitScale, unit_scale
 
 
-@apart()
+@front_door
 def asymmetry(
     model_or_operator: Any,
     y: Tensor | None = None,
@@ -64,7 +64,7 @@ def asymmetry(
     return dataclasses.replace(budget.concluded(found), skewness=0.0)
 
 
-@apart()
+@front_door
 def frobenius_norm(
     model_or_operator: Any,
     y: Tensor | None = None,
@@ -91,7 +91,7 @@ def frobenius_norm(
     return budget.concluded(found).times(A.scale)
 
 
-@apart()
+@front_door
 def effective_rank(
     model_or_operator: Any,
     y: Tensor | None = None,

@@ -151,8 +151,7 @@ def unit_vectors(
     n, started = A.shape[1], A.count
     total: Tensor | float = 0.0
     for first in range(0, n, 64):
-        E = torch.zeros(*A.batch, min(64, n - first), n, dtype=A.dtype, device=A.device)
-        E.diagonal(first, -2, -1).fill_(1)
+        E = A.domain.units(range(first, min(first + 64, n)), *A.batch).to(A.device, A.dtype)
         total = total + integrand(E).sum(-2)
     value = _apply(function, torch.as_tensor(total))
     products, stderr = A.count - started + spent, A.eps * value.abs()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.ambient import apart
+from spectral.ambient import front_door
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators.exchangeable import remaining_rank, xnystrace, xtrace
 from spectral.estimators.probes import sampler
@@ -23,7 +23,7 @@ from spectral.operators.scale import unit_scale
 from spectral.options import choice
 
 
-@apart()
+@front_door
 def trace(
     model_or_operator: Any,
     y: Tensor | None = None,

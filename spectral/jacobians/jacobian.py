@@ -24,6 +24,7 @@ from spectral.errors import (
     AmbiguousError,
     NotFiniteError,
     OptionError,
+    ReachError,
     ShapeError,
     SpectralError,
 )
@@ -33,8 +34,10 @@ from spectral.jacobians.cpu.denormals import flushed
 from spectral.jacobians.faster import FasterBack
 from spectral.jacobians.keywords import keywords_of
 from spectral.jacobians.model import Model, same_random_numbers
+from spectral.jacobians.of_model import OfModel
 from spectral.jacobians.precision import Precision, arithmetic, own, tf32
 from spectral.jacobians.program import Program, Recorder, Repeat, Replayed
+from spectral.jacobians.program.reach import Reach
 from spectral.jacobians.program.recorder import contradiction, half_along, inner, size_of
 from spectral.jacobians.weights import Weights
 from spectral.operators.base import LinearOperator
@@ -148,7 +151,7 @@ class _Trial:
     unplayed: Recorder | None = None
 
 
-class Jacobian(LinearOperator):
+class Jacobian(OfModel):
     """J at one input; made by `jacobian`.
 
     Attributes:
@@ -214,18 +217,38 @@ class Jacobian(LinearOperator):
         twin.notes = [*self.notes]
         return twin
 
-    def symmetric_part(self) -> LinearOperator:
-        """(J + J') / 2, for a model whose output has the shape of its input.
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self._name
+
+    def reach(self) -> Reach:
+        """How far along an image's rows the recorded program looks.
 
         Raises:
-            ShapeError: the shapes differ.
+            ReachError: over all rows, or nobody can tell.
         """
-        if self.input_shape != self.output_shape:
-            raise ShapeError(
-                f"{self._name} maps {self.input_shape} to {self.output_shape}; a symmetric part needs equal "
-                "shapes: select the image from the output, or ask for singular triplets"
+        if self._program is None:
+            raise ReachError(
+                f"products of {self!r} are not formed by a program, whose steps would tell how far they "
+                "look: an image cannot be cut into strips for it"
             )
-        return super().symmetric_part()
+        return self._program.reach()
+
+    @property
+    def graph_bytes(self) -> int:
+        """About what a graph of the model would hold."""
+        return self._graph_bytes
+
+    @property
+    def product_bytes(self) -> int:
+        """What a product of one vector holds at once, at most; 0 where there is no program."""
+        return 0 if self._program is None else self._program.live_entries * self._arithmetic.dtype.itemsize
+
+    @property
+    def program_bytes(self) -> int:
+        """What the recorded program holds, weights and all; 0 where there is none."""
+        return 0 if self._program is None else self._program.bytes
 
     def _apply(self, V: Tensor) -> Tensor:
         return self._through(self._push, V, self._y.shape, self._entering(self._y))

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from spectral.errors import OptionError
-from spectral.jacobians.jacobian import Jacobian, jacobian
+from spectral.jacobians.jacobian import jacobian
 from spectral.jacobians.keywords import keywords_of
+from spectral.jacobians.of_model import OfModel
 from spectral.operators import LinearOperator, as_operator
 
 
@@ -31,7 +32,7 @@ def operator_of(
             raise OptionError(f"{names} goes with a model, and there is no input y: pass (model, y)")
         if callable(subject) and not hasattr(subject, "shape"):
             raise OptionError("a model needs an input to take its Jacobian at: pass (model, y)")
-        if isinstance(subject, Jacobian):
+        if isinstance(subject, OfModel):
             subject.check_weights()
         return as_operator(subject)
     if not isinstance(y, Tensor):

@@ -128,6 +128,8 @@ def reserve(V: Tensor, held: int, rows: int) -> Tensor:
     """V with room for `rows` rows, growing by half so that no more is taken than the solve needs."""
     if rows <= V.shape[1]:
         return V
-    grown = V.new_empty(len(V), min(V.shape[2], max(rows, V.shape[1] * 3 // 2, 32)), V.shape[2])
+    # Of vectors that lie in several places there are more than the entries of one here.
+    room = max(rows, min(V.shape[2], max(V.shape[1] * 3 // 2, 32)))
+    grown = V.new_empty(len(V), room, V.shape[2])
     grown[:, :held] = V[:, :held]
     return grown

@@ -43,15 +43,17 @@ from spectral.operators.space import Space
 class Relation:
     """What every basis here is: tensors with an axis of problems, of which some can be selected, and kept.
 
-    A subclass names in HELD the tensors that make up its relation, in `rows` how many rows of each basis
-    count, and in SHARE the norm of the part of an eigenvector that a random start sees; it has an operator A
-    on vectors of length n, a generator, the largest |A x| seen so far, `norm`, and in `lost` the norm of all
-    that products since `restart_afresh` held of directions too short to go on from.  What changes the
-    relation computes all of it first and sets it in one statement, writing in place only beyond the rows that
+    A subclass names in HELD the tensors that make up its relation, of which those in SIDES hold vectors of
+    A's domain or codomain, in `rows` how many rows of each basis count, and in SHARE the norm of the part of
+    an eigenvector that a random start sees; it has an operator A on vectors of length n, a generator, the
+    largest |A x| seen so far, `norm`, and in `lost` the norm of all that products since `restart_afresh` held
+    of directions too short to go on from.  What changes the relation
+    computes all of it first and sets it in one statement, writing in place only beyond the rows that
     count: an interruption, which falls between calls, then leaves the old relation or the new one.
     """
 
     HELD: ClassVar[tuple[str, ...]]
+    SIDES: ClassVar[dict[str, str]] = {"V": "domain", "X": "domain", "U": "codomain"}
     SHARE: ClassVar[float] = 1.0
 
     A: LinearOperator

@@ -13,9 +13,10 @@ explicit matrices and callables.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,10 +121,12 @@ class LinearOperator(ABC):
         return self.apply(other.unsqueeze(-2)).squeeze(-2)
 
     def dense(self) -> Tensor:
-        """The matrix A, (*batch, r, n), column by column from n products."""
-        n = self.shape[1]
-        eye = torch.eye(n, dtype=self.dtype, device=self.device).expand(*self.batch, n, n)
-        chunks = [self.apply(eye[..., part, :].contiguous()) for part in _slices(n, 64)]
+        """The matrix A, (*batch, r, n), column by column from n products; whole in every place."""
+        chunks = []
+        for first in range(0, self.shape[1], 64):
+            numbers = range(first, min(first + 64, self.shape[1]))
+            E = self.domain.units(numbers, *self.batch).to(self.device, self.dtype)
+            chunks.append(self.codomain.whole(self.apply(E)))
         return torch.cat(chunks, dim=-2).mT
 
     def select(self, index: Tensor | Sequence[int]) -> LinearOperator:
@@ -159,6 +162,10 @@ class LinearOperator(ABC):
         self.count += products
         if self._whole is not None:
             self._whole._spend(products)
+
+    def interruptible(self) -> contextlib.AbstractContextManager[None]:
+        """What a solve is done within, so that processes that share the operator meet Ctrl-C together."""
+        return contextlib.nullcontext()
 
     # Algebra
 
@@ -200,8 +207,10 @@ class LinearOperator(ABC):
         """This operator as a scipy.sparse.linalg.LinearOperator on NumPy column vectors.
 
         Raises:
-            ShapeError: the operator has a batch axis, which SciPy has not.
+            ShapeError: the operator has a batch axis, which SciPy has not, or vectors in several places.
         """
+        if (self.domain.n, self.codomain.n) != (self.domain.dimension, self.codomain.dimension):
+            raise ShapeError("SciPy's vectors lie in one place: this operator's are shared by processes")
         if self.batch:
             raise ShapeError("SciPy operators have no batch axis: take one problem at a time")
 
@@ -275,6 +284,10 @@ class Derived(LinearOperator):
             spaces=spaces,
         )
         self.A = A
+
+    def interruptible(self) -> contextlib.AbstractContextManager[None]:
+        """A's."""
+        return self.A.interruptible()
 
 
 class _Selection(Derived):
@@ -418,8 +431,3 @@ class _Cast(Derived):
 
     def _select(self, index: Tensor) -> LinearOperator:
         return _Cast(self.A.select(index), self.dtype)
-
-
-def _slices(n: int, step: int) -> Iterator[slice]:
-    for first in range(0, n, step):
-        yield slice(first, min(first + step, n))

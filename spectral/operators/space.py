@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from spectral.operators.ranks import Ranks
+
+
+class Placed(NamedTuple):
+    """Which entries of whole vectors lie here: of `planes` runs of `length`, those from `first` to `last`."""
+
+    planes: int
+    length: int
+    first: int
+    last: int
 
 
 class Space:
     """R^n, its vectors the rows of tensors (..., m, n).
 
     No solver and no estimator adds up a vector's entries, or draws them, but by a space: vectors that lie in
-    several places are another one, with methods of its own down to `signs`.
+    several places are another one (`operators.sharded`), with methods of its own down to `collected`.
 
     Attributes:
         n: entries of a row here.
         dimension: n, of all places together.
+        placed: which of them lie here.
+        ranks: the processes that share them; None for this one alone.
     """
+
+    ranks: Ranks | None = None
 
     def __init__(self, n: int) -> None:
         self.n = self.dimension = n
+        self.placed = Placed(1, n, 0, n)
 
     def inner(self, U: Tensor, V: Tensor) -> Tensor:
         """<u_i, v_j> for all rows, (..., m, p), as a product of matrices."""
@@ -50,7 +69,39 @@ class Space:
         bits = torch.randint(0, 2, (*size, self.n), generator=generator, dtype=torch.int8, device="cpu")
         return bits.float().mul_(2).sub_(1)
 
+    def whole(self, V: Tensor) -> Tensor:
+        """Rows (..., m, n) here as rows (..., m, dimension) of all places, in every place."""
+        return V
+
+    def collected(self, V: Tensor) -> Tensor | None:
+        """The same in the first place alone, and None in others."""
+        return V
+
     # Made of these
+
+    def own(self, V: Tensor) -> Tensor:
+        """Of rows (..., m, dimension) of all places the part that lies here, (..., m, n)."""
+        planes, length, first, last = self.placed
+        return V.unflatten(-1, (planes, length))[..., first:last].flatten(-2)
+
+    def taken(self, into: Tensor, V: Tensor, placed: Placed) -> None:
+        """Put what rows V (..., m, p) that lie elsewhere hold of `into` (..., m, n) there."""
+        planes, _, first, last = self.placed
+        start, stop = max(first, placed.first), min(last, placed.last)
+        if start < stop:
+            here = into.unflatten(-1, (planes, last - first))
+            there = V.unflatten(-1, (planes, placed.last - placed.first))
+            here[..., start - first : stop - first] = there[..., start - placed.first : stop - placed.first]
+
+    def units(self, numbers: range, *batch: int) -> Tensor:
+        """The unit vectors of these numbers, (*batch, len(numbers), n), float32 on the CPU."""
+        planes, length, first, last = self.placed
+        E = torch.zeros(*batch, len(numbers), planes, last - first)
+        for i, number in enumerate(numbers):
+            plane, place = divmod(number, length)
+            if first <= place < last:
+                E[..., i, plane, place - first] = 1
+        return E.flatten(-2)
 
     def inner64(self, U: Tensor, V: Tensor) -> Tensor:
         """<u_i, v_j> for all rows, (..., m, p), in float64."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from spectral.ambient import apart
+from spectral.ambient import front_door
 from spectral.base import Result
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate
@@ -83,7 +83,7 @@ class RiskCurve(Result):
         return "\n".join(lines)
 
 
-@apart()
+@front_door
 def risk_curve(
     model: Callable[..., Tensor],
     images: Tensor,
@@ -162,7 +162,7 @@ class KLBound(Estimate):
         )
 
 
-@apart()
+@front_door
 def kl_bound(
     model: Callable[..., Tensor],
     reference: Callable[..., Tensor],

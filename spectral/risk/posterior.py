@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from spectral.ambient import apart
+from spectral.ambient import front_door
 from spectral.base import Result
 from spectral.eigs import top_eigs
 from spectral.errors import OptionError, ShapeError
@@ -139,7 +139,7 @@ class PosteriorComponents(Result):
         )
 
 
-@apart()
+@front_door
 def posterior(
     model: Any,
     y: Tensor,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from spectral.ambient import apart
+from spectral.ambient import front_door
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate, trace
 from spectral.estimators.probes import sampler
@@ -62,7 +62,7 @@ class Sure(Estimate):
         )
 
 
-@apart()
+@front_door
 def sure(
     model: Any,
     y: Tensor,

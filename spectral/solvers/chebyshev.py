@@ -211,8 +211,8 @@ class _Solve:
         """The matrix itself."""
         M = self.A.dense().double()
         theta, Y = torch.linalg.eigh((M + M.mT) / 2)
-        rows = Y[:, (theta > low) & (theta < high)].mT.to(self.A.dtype).contiguous()[None]
-        found = self.as_they_are(rows, 1.0)
+        rows = self.A.domain.own(Y[:, (theta > low) & (theta < high)].mT.to(self.A.dtype))[None]
+        found = self.as_they_are(rows.contiguous(), 1.0)
         found.spent["solve"] = self.A.shape[0]
         return replace(found, notes=["by forming the matrix, expected to take fewer products than a filter"])
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from spectral import storage
-from spectral.errors import CheckpointError
+from spectral.errors import CheckpointError, RankError
+from spectral.linalg.krylov import Relation
 from spectral.operators.base import Derived, LinearOperator
 from spectral.operators.compression import Compression
+from spectral.solvers import parts
 
 try:
     import fcntl
@@ -25,6 +28,7 @@ EVERY = 1.0  # seconds
 SHARE = 0.05  # of the time, at most, goes into writing
 PROGRESS = ("stage", "probed", "polishes", "failure")  # what other questions make a search begin anew
 
+T = TypeVar("T")
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
 
@@ -34,7 +38,8 @@ class Checkpoint:
     It is written at every restart and change of stage, and in between every second, or as seldom as
     keeps writing below a twentieth of the time.  It stays when the solve has ended, so that a later call with
     more pairs or a smaller tolerance goes on from there.  Where it cannot be written the search goes on
-    without, and `notes` says so.  As a context it is one process's, by a lock on a file beside it.
+    without, and `notes` says so.  As a context it is one process's, by a lock on a file beside it.  Of
+    vectors that several processes share each keeps its own (`parts`), and any number of them goes on.
 
     Args:
         path: the file; where there is one already, the search in it is resumed.
@@ -49,6 +54,9 @@ class Checkpoint:
         x = A.domain.normal(*A.batch, 1, generator=generator)
         self.place = _place(A)
         self.sample, self.norms = A.apply(x.to(A.device, A.dtype)), A.codomain.norms
+        self.sides = {name: getattr(A, side) for name, side in Relation.SIDES.items()}
+        self.sides["sample"] = A.codomain
+        self.ranks, self.number = A.domain.ranks, 0
         self.written, self.cost = time.monotonic(), 0.0
         self.notes: list[str] = []
         self._lock: IO[str] | None = None
@@ -59,8 +67,13 @@ class Checkpoint:
         Raises:
             CheckpointError: another search has it.
         """
-        self._lock = _locked(self.path)
-        storage.sweep(self.path)
+
+        def take() -> None:
+            if self._first:
+                self._lock = _locked(self.path)
+                storage.sweep(self.path)
+
+        self._together(take)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -72,8 +85,9 @@ class Checkpoint:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to write, between restarts."""
-        return time.monotonic() - self.written > max(EVERY, self.cost / SHARE)
+        """Whether it is time to write, between restarts; by the clock of the first process."""
+        due = time.monotonic() - self.written > max(EVERY, self.cost / SHARE)
+        return due if self.ranks is None else self.ranks.first(due)
 
     def write(self, question: dict[str, Any], states: list[State]) -> None:
         """Replace what the file holds, or leave it as it is, with a note, where there is no writing."""
@@ -81,11 +95,17 @@ class Checkpoint:
         tensors = {f"{i}.{name}": t for i, (held, _) in enumerate(states) for name, t in held.items()}
         meta = {"solver": self.solver, "target": question, "groups": [meta for _, meta in states]}
         try:
-            own = {"sample": self.sample, "place": self.place}
-            storage.write(self.path, KIND, tensors | own, meta)
+            tensors |= {"sample": self.sample, "place": self.place}
+            sides = {name: self.sides[part] for name in tensors if (part := _last(name)) in self.sides}
+            parts.write(self.path, KIND, tensors, meta, sides, self.number + 1)
+            self.number += 1
             self.notes = []
         except OSError as failure:
             self.notes = [f"the checkpoint {self.path} could not be written: {failure.strerror or failure}"]
+        except RankError as failure:
+            if self.ranks is None or self.ranks.lost:
+                raise
+            self.notes = [f"the checkpoint {self.path} could not be written: {failure}"]
         self.written = time.monotonic()
         self.cost = self.written - began
 
@@ -100,15 +120,16 @@ class Checkpoint:
             CheckpointError: the file is of another operator, another solver, or another end of the spectrum.
             FileContentError: the file is no checkpoint.
         """
-        if not self.path.exists():
+        there = self.path.exists()
+        if not (there if self.ranks is None else self.ranks.first(there)):
             return []
-        tensors, meta = storage.read(self.path, KIND)
+        tensors, meta, self.number = self._together(lambda: parts.read(self.path, KIND, self.sides))
         sample, place = tensors.pop("sample").to(self.sample), tensors.pop("place", self.place[:0])
-        kind = meta["solver"], meta["target"].get("which"), tuple(sample.shape)
-        here = self.solver, question["which"], tuple(self.sample.shape)
+        kind = meta["solver"], meta["target"].get("which"), tuple(sample.shape[:-1])
+        here = self.solver, question["which"], tuple(self.sample.shape[:-1])
         if kind != here:
             raise CheckpointError(
-                "{} holds a solve by {} for the {}, size {}, and not by {} for the {}, size {}: "
+                "{} holds a solve by {} for the {}, batch {}, and not by {} for the {}, batch {}: "
                 "give another path".format(self.path, *kind, *here)
             )
         if not (self.norms(sample - self.sample) <= 1e-2 * self.norms(sample)).all():
@@ -128,6 +149,18 @@ class Checkpoint:
             for part in held:
                 part.pop("threshold", None)
         return list(zip(held, groups, strict=True))
+
+    @property
+    def _first(self) -> bool:
+        return self.ranks is None or self.ranks.rank == 0
+
+    def _together(self, work: Callable[[], T]) -> T:
+        """work(), failing in all processes where it fails in one."""
+        return work() if self.ranks is None else self.ranks.agree(work)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _place(A: LinearOperator) -> Tensor:

@@ -46,7 +46,8 @@ class Dense(Formed[RitzPairs]):
         norm = theta.abs().max().item()
         error = rounding(A.eps, norm)
         wanted = target.wanted(theta, error)
-        V = Y.gather(-1, order[:, None, :wanted].expand(-1, A.shape[0], -1)).mT.to(A.dtype).contiguous()
+        V = Y.gather(-1, order[:, None, :wanted].expand(-1, A.shape[0], -1)).mT.to(A.dtype)
+        V = A.domain.own(V).contiguous()
         return RitzPairs(
             vectors=V,
             AV=A.apply(V),
@@ -69,7 +70,8 @@ class DenseSVD(Formed[RitzTriplets]):
         norm = sigma.max().item()
         error = rounding(A.eps, norm)
         wanted = target.wanted(sigma, error)
-        U, V = (X[:, :wanted].to(A.dtype).contiguous() for X in (Y.mT, Zh))
+        sides = (A.codomain, Y.mT), (A.domain, Zh)
+        U, V = (space.own(X[:, :wanted].to(A.dtype)).contiguous() for space, X in sides)
         return RitzTriplets(
             right=V,
             left=U,

@@ -288,7 +288,7 @@ def _dense_schur(A: LinearOperator, M: Tensor, target: ComplexTarget) -> SchurPa
     theta = torch.from_numpy(form.values[order])[None]
     wanted = target.wanted(theta, error)
     Z = form.leading(order[:wanted]).Z[:, :wanted]
-    Q = torch.from_numpy(Z.T.copy()).to(A.device, A.dtype)[None]
+    Q = A.domain.own(torch.from_numpy(Z.T.copy()).to(A.device, A.dtype)[None]).contiguous()
     return SchurPairs(
         vectors=Q,
         AV=A.apply(Q),

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from spectral.errors import ReachError
 from spectral.jacobians.cpu import memory
 from spectral.jacobians.cpu.winograd import Winograd, offered
 from spectral.jacobians.program.slopes import in_channels_last, laid_out, times
 from spectral.jacobians.program.steps import Leading, aten, cast, counts, some
+
+if TYPE_CHECKING:
+    from spectral.jacobians.program.reach import Rows
 
 SKINNY = 4  # channels, on one side, up to which a convolution is a product of matrices
 
@@ -98,6 +103,19 @@ class Convolution:
         slope, slope_in = (None if s is None else cast(s, dtype) for s in (self.slope, self.slope_in))
         return replace(self, weight=cast(self.weight, dtype), slope=slope, slope_in=slope_in)
 
+    def reach(self, rows: Rows) -> Rows:
+        """Rows of w * t."""
+        place = self.weight.ndim - 2 + rows.axis
+        if place < 0:
+            raise ReachError("rows lie in an axis of channels")
+        k, s, p, d = (
+            part[place] for part in (self.weight.shape[2:], self.stride, self.padding, self.dilation)
+        )
+        count = self.output_size[rows.axis]
+        if not self.transposed:
+            return rows.window(Fraction(s), Fraction(-p), Fraction(d * (k - 1) - p), count)
+        return rows.window(Fraction(1, s), Fraction(p - d * (k - 1), s), Fraction(p, s), count)
+
     def in_layout(self, channels_last: bool) -> Convolution:
         """With images and slopes in another layout."""
         slope, slope_in = (
@@ -166,6 +184,11 @@ class Joint:
     def to(self, dtype: torch.dtype) -> Joint:
         """The convolutions in another precision."""
         return self._of([part.to(dtype) for part in self.parts])
+
+    def reach(self, *rows: Rows) -> Rows:
+        """Those of the parts, together."""
+        first, *others = (part.reach(one) for part, one in zip(self.parts, rows, strict=True))
+        return first.joined(*others)
 
     def in_layout(self, channels_last: bool) -> Joint:
         """The convolutions in another layout."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spectral.jacobians.chunks import out_of_memory
 from spectral.jacobians.program.convolution import Convolution, Joint
+from spectral.jacobians.program.reach import Reach, reach_of
 from spectral.jacobians.program.rules.attention import Attention
 from spectral.jacobians.program.rules.norms import Norm
 from spectral.jacobians.program.rules.pointwise import Diagonal, Pointwise
@@ -156,6 +157,15 @@ class Program:
         entries = {slot: count * len(index) // n for slot, count in self.entries.items()}
         return Program(kept, self.result, some(self.input_size, index), self.output[index], entries)
 
+    def reach(self) -> Reach:
+        """How far along an image's rows it looks; see `reach_of`."""
+        return reach_of(self.steps, self.result, self.input_size, self.output.shape)
+
+    @property
+    def bytes(self) -> int:
+        """What its steps hold: gates, slopes and kernels, each storage once."""
+        return sum(storages(self.steps).values())
+
     @property
     def live_entries(self) -> int:
         """The most entries that one vector's product with J holds at once."""
@@ -173,6 +183,29 @@ def _in_layout(step: Step, channels_last: bool) -> Step:
     if isinstance(step, Diagonal):
         return replace(step, slope=laid_out(step.slope, channels_last))
     return replace(step, z=in_channels_last(step.z, channels_last)) if isinstance(step, Norm) else step
+
+
+def storages(thing: Any) -> dict[int, int]:
+    """The bytes of each storage that steps, and what they are made of, hold at any depth, by its address."""
+    held: dict[int, int] = {}
+    pending, visited = [thing], set[int]()
+    while pending:
+        one = pending.pop()
+        if id(one) in visited:
+            continue
+        visited.add(id(one))
+        if isinstance(one, Tensor):
+            if one.layout is torch.strided:
+                held[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+            else:  # packed weights
+                held[id(one)] = one.numel() * one.element_size()
+        elif isinstance(one, (list, tuple)):
+            pending += one
+        elif isinstance(one, dict):
+            pending += one.values()
+        elif type(one).__module__.startswith("spectral.") and hasattr(one, "__dict__"):
+            pending += vars(one).values()
+    return held
 
 
 def parts_of(steps: list[Step]) -> list[Step]:

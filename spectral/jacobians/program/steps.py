@@ -12,14 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from spectral.errors import SpectralError
+from spectral.errors import ReachError, SpectralError
 from spectral.jacobians.lock import ALONE
 from spectral.jacobians.program.trees import mapped
+
+if TYPE_CHECKING:
+    from spectral.jacobians.program.reach import Rows
 
 aten = torch.ops.aten
 Leading = Literal["free", "merged", "mapped"]
@@ -29,7 +32,11 @@ Forward = Literal["jvp", "vjp", "differences"]
 
 
 class Step(Protocol):
-    """One linear map of the program, from the slots `inputs` to the slot `output`."""
+    """One linear map of the program, from the slots `inputs` to the slot `output`.
+
+    One that knows how far along an image's rows it looks has a method `reach` besides
+    (`spectral.jacobians.program.reach`): of `Rows` of each input those of the output.
+    """
 
     inputs: tuple[int, ...]
     output: int
@@ -103,7 +110,8 @@ class Linear:
 
     `images` says that it does the same to each of the images that the first axis counts; `back` is its
     transpose (g, sizes of the inputs), where that is known; `narrow` makes of it the function for m of n
-    inputs, where it leaves these, and what is inside of them, in the order in which the first axis counts.
+    inputs, where it leaves these, and what is inside of them, in the order in which the first axis counts;
+    `rows` says what it makes of an image's rows, where that is known (`reach`).
     """
 
     inputs: tuple[int, ...]
@@ -114,6 +122,7 @@ class Linear:
     images: bool = False
     back: Callable[[Tensor, tuple[torch.Size, ...]], tuple[Tensor, ...]] | None = None
     narrow: Narrow | None = None
+    rows: Callable[..., Rows] | None = None
 
     @property
     def leading(self) -> Leading:
@@ -141,6 +150,12 @@ class Linear:
         """The factor that is held in another precision."""
         dtypes = tuple(precise(d, dtype) for d in self.dtypes)
         return replace(self, function=self.function.to(dtype), dtypes=dtypes)
+
+    def reach(self, *rows: Rows) -> Rows:
+        """Rows of op(t)."""
+        if self.rows is None:
+            raise ReachError("how far it looks is not known")
+        return self.rows(*rows)
 
     def select(self, index: Tensor, n: int) -> Linear | None:
         """With other sizes, for an operation on images, or on what stays in its place."""

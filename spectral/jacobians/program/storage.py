@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from spectral.jacobians.program.steps import Leading, precise
+
+if TYPE_CHECKING:
+    from spectral.jacobians.program.reach import Rows
 
 
 @dataclass
@@ -32,6 +35,10 @@ class Cast:
     def to(self, dtype: torch.dtype) -> Cast:
         """In one precision there is only real and complex."""
         return replace(self, source=precise(self.source, dtype), target=precise(self.target, dtype))
+
+    def reach(self, rows: Rows) -> Rows:
+        """Itself."""
+        return rows
 
     def select(self, index: Tensor, n: int) -> Cast:
         """Itself: it does the same to every entry."""

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from importlib.metadata import version
 
 import numpy as np
@@ -286,3 +288,30 @@ def test_help_shows_choices_and_what_stands_for_nothing():
     ):
         shown = run(app, [command, "--help"], env={"COLUMNS": "300"}).output
         assert all(word in shown for word in words)
+
+
+@pytest.mark.slow
+def test_sharded_over_processes(tmp_path):
+    """One table, one file of whole vectors: those of one process."""
+    call = "from denoisers.commands.spectra import app; app()"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = ["eigs", "--crop", "60", "180", "40", "-k", "4", "--json", "--out"]
+    around = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [
+        *torchrun,
+        "--no-python",
+        sys.executable,
+        "-c",
+        call,
+        *words,
+        str(tmp_path / "two"),
+        "--sharded",
+    ]
+    told = subprocess.run(command, check=True, capture_output=True, env=around, text=True).stdout
+    alone = CliRunner().invoke(app, [*words, str(tmp_path / "one")])
+    two, one = json.loads(told), json.loads(alone.stdout)
+    np.testing.assert_allclose(two["values"], one["values"], rtol=1e-5)
+    pairs = [EigenPairs.load(tmp_path / name / "eigs.safetensors") for name in ("one", "two")]
+    assert pairs[0].vectors.shape == pairs[1].vectors.shape == (4, 1, 1, 40, 40)
+    overlaps = (pairs[0].vectors * pairs[1].vectors).flatten(1).sum(1)
+    torch.testing.assert_close(overlaps, torch.ones(4), rtol=0, atol=1e-3)

@@ -19,14 +19,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from spectral.errors import ReachError
 from spectral.jacobians.program.rules.base import INSTEAD, Seen, named, rule
 from spectral.jacobians.program.steps import Leading, Step, aten, cast, precise, some, within
 from spectral.jacobians.program.trace import bound
+
+if TYPE_CHECKING:
+    from spectral.jacobians.program.reach import Rows
 
 # Entries of a tile: on a CPU what its caches hold, and enough for threads that wait for each other not to
 # show; on a GPU enough for the launches not to.
@@ -299,6 +303,10 @@ class Attention:
         v, o, scale = (cast(t, work) for t in (self.v, self.o, self.scale))
         weights = self.weights.to(dtype)
         return replace(self, weights=weights, v=v, o=o, scale=scale, given=given, result=result)
+
+    def reach(self, *rows: Rows) -> Rows:
+        """None: every pixel is looked at."""
+        raise ReachError("it looks at all rows")
 
     def select(self, index: Tensor, n: int) -> Attention | None:
         """That of some inputs, each with its heads."""

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from spectral.jacobians.program.steps import Input, Linear, Narrow, Operation, Step, aten
 from spectral.jacobians.program.trees import leaves, mapped
+
+if TYPE_CHECKING:
+    from spectral.jacobians.program.reach import Rows
 
 
 @dataclass
@@ -87,10 +90,11 @@ class Seen:
         images: bool = False,
         back: Back | None = None,
         narrow: Narrow | None = None,
+        rows: Callable[..., Rows] | None = None,
     ) -> Linear:
         """The step of an operation that is linear in what y reaches."""
         dtypes = tuple(self.like.dtype if self.promoted else x.dtype for x in self.primals)
-        return Linear(self.inputs, self.output, function, self.sizes, dtypes, images, back, narrow)
+        return Linear(self.inputs, self.output, function, self.sizes, dtypes, images, back, narrow, rows)
 
 
 Rule = Callable[[Seen], "Step | int | None"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from spectral.jacobians.program.rules.base import Seen, named, rule
 from spectral.jacobians.program.rules.shapes import axes_of, restored, spread
 from spectral.jacobians.program.steps import Input, Leading, Operation, Step, aten, cast, counts, unchanged
+
+if TYPE_CHECKING:
+    from spectral.jacobians.program.reach import Rows
 
 
 @dataclass
@@ -35,6 +39,10 @@ class WeightedSum:
     def to(self, dtype: torch.dtype) -> WeightedSum:
         """The weights in another precision."""
         return replace(self, weight=cast(self.weight, dtype))
+
+    def reach(self, rows: Rows) -> Rows:
+        """Itself, where each row has sums of its own."""
+        return (rows.apart_from if self.keeps_axes else rows.without)(self.axes, "it sums over")
 
     def select(self, index: Tensor, n: int) -> WeightedSum | None:
         """With the weights of some inputs."""
@@ -61,7 +69,11 @@ def _spread(seen: Seen) -> Step | None:
     if seen.entry == 1:
         mean = Operation(aten.mean.dim, ((Input(0), list(axes), keeps), {}))
         inside = unchanged if -x.ndim not in axes else None
-        return seen.linear(mean, back=spread(axes, keeps, 1 / count), narrow=inside)
+
+        def tells(rows: Rows) -> Rows:
+            return (rows.apart_from if keeps else rows.without)(axes, "it averages over")
+
+        return seen.linear(mean, back=spread(axes, keeps, 1 / count), narrow=inside, rows=tells)
     centred = x - x.mean(axes, keepdim=True)
     if "std" not in str(seen.target):
         return _sum(seen, (2 / freedom) * centred, axes, keeps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from spectral.jacobians.program.rules.base import Seen, named, rule
 from spectral.jacobians.program.rules.pointwise import Diagonal
 from spectral.jacobians.program.slopes import in_channels_last
 from spectral.jacobians.program.steps import Leading, Step, aten, cast, counts, pulled
+
+if TYPE_CHECKING:
+    from spectral.jacobians.program.reach import Rows
 
 
 @dataclass
@@ -70,6 +74,10 @@ class Norm:
     def to(self, dtype: torch.dtype) -> Norm:
         """The normalised input and scales in another precision."""
         return replace(self, z=cast(self.z, dtype), scale=cast(self.scale, dtype))
+
+    def reach(self, rows: Rows) -> Rows:
+        """Itself, where each row has means of its own."""
+        return rows.apart_from(range(-self.axes, 0), "its means are over")
 
     def select(self, index: Tensor, n: int) -> Norm | None:
         """With what is kept of some inputs."""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from spectral.errors import ReachError
 from spectral.jacobians.program.rules.base import Seen, named, rule
 from spectral.jacobians.program.slopes import gate, in_channels_last, shape_of, times
 from spectral.jacobians.program.steps import Leading, Step, aten, cast, counts, pulled, some, unchanged
+
+if TYPE_CHECKING:
+    from spectral.jacobians.program.reach import Rows
 
 
 @dataclass
@@ -50,6 +55,10 @@ class Diagonal:
     def to(self, dtype: torch.dtype) -> Diagonal:
         """Slopes in another precision; gates stay as they are."""
         return replace(self, slope=cast(self.slope, dtype))
+
+    def reach(self, rows: Rows) -> Rows:
+        """Itself."""
+        return unspread(rows, self.input_size, torch.broadcast_shapes(shape_of(self.slope), self.input_size))
 
     def select(self, index: Tensor, n: int) -> Diagonal | None:
         """With the slopes of some inputs."""
@@ -99,6 +108,13 @@ class Pointwise:
         first, second = (cast(s, dtype) for s in self.slopes)
         return replace(self, slopes=(first, second))
 
+    def reach(self, *rows: Rows) -> Rows:
+        """Both together."""
+        first, second = (
+            unspread(one, size, self.output_size) for one, size in zip(rows, self.sizes, strict=True)
+        )
+        return first.joined(second)
+
     def select(self, index: Tensor, n: int) -> Pointwise | None:
         """With the slopes of some inputs."""
         axes = len(self.output_size)
@@ -137,6 +153,10 @@ class Halves:
     def to(self, dtype: torch.dtype) -> Halves:
         """The slopes in another precision."""
         return replace(self, slope=cast(self.slope, dtype))
+
+    def reach(self, rows: Rows) -> Rows:
+        """Itself, where it is not rows that are halved."""
+        return rows.apart_from((self.axis,), "it halves")
 
     def select(self, index: Tensor, n: int) -> Halves | None:
         """With the slopes of some inputs."""
@@ -177,12 +197,30 @@ class Sum:
         """Itself: the weights are Python numbers."""
         return self
 
+    def reach(self, *rows: Rows) -> Rows:
+        """All together."""
+        first, *others = (
+            unspread(one, size, self.output_size) for one, size in zip(rows, self.sizes, strict=True)
+        )
+        return first.joined(*others)
+
     def select(self, index: Tensor, n: int) -> Sum | None:
         """With other sizes."""
         if self.leading != "free" or not counts(self.output_size, n):
             return None
         size = some(self.output_size, index)
         return replace(self, sizes=(size,) * len(self.sizes), output_size=size)
+
+
+def unspread(rows: Rows, size: torch.Size, after: torch.Size) -> Rows:
+    """Rows of what was broadcast from one size to another, along other axes than theirs.
+
+    Raises:
+        ReachError: one row is spread to all.
+    """
+    if size[rows.axis] != after[rows.axis]:
+        raise ReachError("it spreads one row over all")
+    return rows
 
 
 _SMOOTH = named(
@@ -279,7 +317,9 @@ def _pair(seen: Seen) -> Step | None:
 
 @rule(*named("mul", "div", overload="Scalar"), promotes=True)
 def _scalar(seen: Seen) -> Step | None:
-    return seen.linear(seen.operation(), narrow=unchanged) if seen.first_alone else None
+    return (
+        seen.linear(seen.operation(), narrow=unchanged, rows=lambda rows: rows) if seen.first_alone else None
+    )
 
 
 @rule(aten.neg.default)
@@ -312,4 +352,9 @@ def _masked(seen: Seen) -> Step | None:
 
 @rule(aten.where.self, promotes=True)
 def _where(seen: Seen) -> Step:
-    return seen.linear(seen.operation().without_held())
+
+    def tells(*rows: Rows) -> Rows:
+        parts = [unspread(one, size, seen.like.shape) for one, size in zip(rows, seen.sizes, strict=True)]
+        return parts[0].joined(*parts[1:])
+
+    return seen.linear(seen.operation().without_held(), rows=tells)

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from spectral.jacobians.program.rules.base import Seen, rule
+from spectral.jacobians.program.rules.rows import windowed
 from spectral.jacobians.program.steps import Leading, Step, aten, counts
+
+if TYPE_CHECKING:
+    from spectral.jacobians.program.reach import Rows
 
 
 @dataclass
 class Gather:
-    """t (..., H, W) -> t[..., indices], with `indices` (..., h, w) into the H W pixels of each plane."""
+    """t (..., H, W) -> t[..., indices], with `indices` (..., h, w) into the H W pixels of each plane.
+
+    `windows` are what they were chosen from: kernel, stride, padding and dilation.
+    """
 
     inputs: tuple[int, ...]
     output: int
     indices: Tensor
     sides: torch.Size
+    windows: tuple[Any, Any, Any, Any]
     leading: Leading = "free"
 
     def apply(self, *tangents: Tensor) -> Tensor:
@@ -37,6 +46,10 @@ class Gather:
         """Itself: indices have no precision."""
         return self
 
+    def reach(self, rows: Rows) -> Rows:
+        """Rows of what is taken: of all that it may be taken from."""
+        return windowed(rows, self.indices.shape, *self.windows)
+
     def select(self, index: Tensor, n: int) -> Gather | None:
         """With the indices of some inputs."""
         return replace(self, indices=self.indices[index]) if counts(self.indices.shape, n) else None
@@ -46,4 +59,11 @@ class Gather:
 def _maximum(seen: Seen) -> Step | None:
     if seen.entry != 0:
         return None
-    return Gather(seen.inputs, seen.output, seen.hold(seen.outputs[1]), seen.primals[0].shape[-2:])
+    kernel = seen.args[1]
+    windows = (
+        kernel,
+        seen.given(2, "stride") or kernel,
+        seen.given(3, "padding", 0),
+        seen.given(4, "dilation", 1),
+    )
+    return Gather(seen.inputs, seen.output, seen.hold(seen.outputs[1]), seen.primals[0].shape[-2:], windows)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from spectral.jacobians.program.rules.base import Seen, named, rule
 from spectral.jacobians.program.steps import Leading, Step, aten, cast, within
+
+if TYPE_CHECKING:
+    from spectral.jacobians.program.reach import Rows
 
 
 @dataclass
@@ -57,6 +61,13 @@ class Matmul:
         left = self.left if second else self.left.new_empty(0)
         return replace(self, left=left, right=self.right if first else self.right.new_empty(0))
 
+    def reach(self, *rows: Rows) -> Rows:
+        """Rows of the product, where it leaves them to themselves."""
+        if self.reached == (True, True):
+            first, second = (one.apart_from((-1, -2), "it multiplies across") for one in rows)
+            return first.joined(second)
+        return rows[0].apart_from((-1 if self.reached[0] else -2,), "it sums over")
+
     def select(self, index: Tensor, n: int) -> Matmul | None:
         """That of some inputs: rows, beside a matrix of weights; or a stack of matrices, each with heads."""
         if self.reached == (True, False) and self.right.ndim == 2:
@@ -90,6 +101,10 @@ class Softmax:
     def to(self, dtype: torch.dtype) -> Softmax:
         """The softmax in another precision."""
         return replace(self, value=cast(self.value, dtype))
+
+    def reach(self, rows: Rows) -> Rows:
+        """Itself, where each row has a sum of its own."""
+        return rows.apart_from((self.axis,), "it sums over")
 
     def select(self, index: Tensor, n: int) -> Softmax | None:
         """That of some inputs."""

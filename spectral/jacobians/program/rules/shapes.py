@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spectral.jacobians.program.rules.base import Back, Seen, named, rule
+from spectral.jacobians.program.rules.rows import tells_rows
 from spectral.jacobians.program.slopes import in_channels_last
 from spectral.jacobians.program.steps import Input, Narrow, Operation, Step, aten, unchanged
 from spectral.jacobians.program.trees import leaves
@@ -27,7 +28,7 @@ def _copied(seen: Seen) -> Step | int | None:
     (x,) = seen.primals
     if x.device == seen.like.device:
         return seen.inputs[0]
-    return seen.linear(seen.operation())
+    return seen.linear(seen.operation(), rows=tells_rows(seen))
 
 
 _IMAGES = {
@@ -98,7 +99,8 @@ def _linear(seen: Seen) -> Step | None:
     if target in (aten.cat.default, aten.slice.Tensor):
         every = [x for x in leaves(args) if isinstance(x, Tensor)]
         images = images and _dim(seen) % 4 > 0 and len(every) == len(seen.inputs)
-    return seen.linear(function, images, _back(seen, images), None if images else _narrow(seen, target))
+    narrow = None if images else _narrow(seen, target)
+    return seen.linear(function, images, _back(seen, images), narrow, tells_rows(seen))
 
 
 def as_complex(t: Tensor) -> Tensor:
@@ -127,7 +129,8 @@ _AS_RESHAPE = {*named("view", "_unsafe_view", "_reshape_alias")}
 def _padded(seen: Seen) -> Step:
     """The derivative is padded with zeros, whatever the value was."""
     function = seen.operation(seen.target, (*seen.args[:2], 0))
-    return seen.linear(function, len(seen.sizes[0]) == 4 and len(seen.args[1]) <= 6)
+    images = len(seen.sizes[0]) == 4 and len(seen.args[1]) <= 6
+    return seen.linear(function, images, rows=tells_rows(seen))
 
 
 @rule(aten.index.Tensor, aten.gather.default, aten.index_select.default)

@@ -1,0 +1,525 @@
+"""The Jacobian of a model at one image whose rows lie in several processes.
+
+    A = R P E
+
+with P the model's own Jacobian at a strip and its halo, recorded in each process for itself, E what brings
+the halo (`spectral.operators.sharded`), and R what keeps the strip's rows.  A row of the output is made of
+rows of the input within the network's reach, which its program tells (`spectral.jacobians.program.reach`):
+where the halo covers that, and cuts lie where poolings begin, A's rows on the strip are those of the whole
+image's Jacobian, exactly, and J' = E' P' R'.
+
+That the model at a strip is the model at the image is tried, in every process, before any product is used:
+
+1. f at the strip and its halo against f at the strip and more than twice the halo, there and against what
+   the neighbours have on their own rows: a model that looks at places or sizes, or a reach that is too
+   small, shows;
+2. f at the strip where rows beyond the reach are changed beyond recognition: it must stay what it was, also
+   where they act on f by jumps alone;
+3. J v there against A v, v at random, and J v of a v that lives beyond the reach alone against zero;
+4. <u, A v> against <A' u, v>, over all processes;
+5. f at the whole image, where one process has room for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass, replace
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from spectral.ambient import front_door
+from spectral.errors import OptionError, ReachError, ShapeError, SpectralError
+from spectral.jacobians.chunks import free_bytes
+from spectral.jacobians.jacobian import Jacobian, WrongProductsError, jacobian
+from spectral.jacobians.keywords import keywords_of
+from spectral.jacobians.model import Model, same_random_numbers
+from spectral.jacobians.of_model import OfModel
+from spectral.jacobians.precision import Precision
+from spectral.jacobians.program import Recorder
+from spectral.jacobians.program.reach import Reach
+from spectral.operators.ranks import TIMEOUT, Ranks
+from spectral.operators.sharded import Cuts, Halo, ShardedSpace
+from spectral.operators.space import Space
+from spectral.options import choice, number
+
+GatheredT = TypeVar("GatheredT")
+
+TRIED_ROWS = 128  # of a first record, which tells the reach
+FURTHER = 8  # rows, at least, by which a trial goes beyond the halo
+ALIKE = 100.0  # roundings by which f at two sizes may differ, relative to its largest row
+
+
+@front_door
+def sharded(
+    model: Callable[..., Any],
+    y: Tensor,
+    *,
+    given: Literal["whole", "strip"] = "whole",
+    timeout: float = TIMEOUT,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> ShardedJacobian:
+    """The Jacobian at one image, its rows shared by the processes that torchrun has started.
+
+    All processes make the same calls with it, and get the same numbers; what is as long as an image (y,
+    vectors, their products) each has of its own rows alone.  `spectral.top_eigs(A, k=20)`, `top_svd`,
+    `trace` and all the rest take it as any operator.
+
+    Args:
+        model: as for `jacobian`, the same in each process, on the device of y; of an image (..., H, W) it
+            makes one with as many rows.
+        y: the image; with given="strip" this process's rows of it, from the top one after the other.
+        given: "whole" where y is the whole image in each process, which is cut into strips as equal as the
+            network's poolings let them be; "strip" where it is cut already.
+        timeout: seconds without a word from another process after which it is given up; one that ends is
+            told of at once.
+        model_kwargs: keywords for the model, as for `jacobian`; none of them may have rows.
+
+    Raises:
+        ReachError: the network looks at all rows (attention, norms over the image, global pooling, circular
+            padding, what is not known), strips are cut where its poolings do not begin, or it computes
+            something else at a strip than at the image.
+        OptionError: there are fewer rows than processes, or a keyword has rows.
+        RankError: a process ended, fell silent, or failed.
+        ShapeError: strips do not fit together, or y has no rows.
+        Exception: as of `jacobian`.
+    """
+    choice("given", given, ("whole", "strip"))
+    if number("timeout", timeout) <= 0:
+        raise OptionError(f"timeout is a number of seconds, positive; got {timeout}")
+    if not isinstance(y, Tensor) or y.ndim < 2:
+        raise ShapeError("y is an image with rows, a tensor of shape (..., H, W)")
+    keywords = keywords_of(model_kwargs)
+    for name, value in keywords.items():
+        if isinstance(value, Tensor) and value.ndim > 1 and value.shape[-2] > 1:
+            raise OptionError(
+                f"the keyword {name} has rows, {tuple(value.shape)}, which are not cut with those of y: make "
+                "it a channel of y, or a part of the model"
+            )
+    ranks = Ranks.of_process(timeout)
+    with ranks.interruptible():
+        return _made(ranks, model, y.detach().clone(), given, keywords)
+
+
+def _made(
+    ranks: Ranks, model: Callable[..., Any], y: Tensor, given: str, keywords: dict[str, Any]
+) -> ShardedJacobian:
+    _check_alike(ranks, y, given)
+    if ranks.size == 1:
+        reach = Reach(0, 0, 1)
+    else:
+        reach = ranks.agree(lambda: _first_reach(model, y, keywords))
+        reach = Reach(*(int(ranks.largest(part)) for part in (reach.above, reach.below, reach.multiple)))
+    if given == "whole":
+        cuts = Cuts.even(y.shape[-2], ranks.size, reach.multiple)
+        own = cuts.of(ranks.rank)
+        y = y[..., own.start : own.stop, :]
+    else:
+        (heights,) = ranks.gather(torch.tensor(y.shape[-2]))
+        bounds = [0, *heights.long().cumsum(0).tolist()]
+        cuts = Cuts(tuple(bounds))
+    _check_cuts(cuts, reach)
+    halo = Halo(ranks, cuts, *reach.halo)
+    planes = math.prod(y.shape[:-2])
+    extended = halo.extend(_planes(y.contiguous()[None], planes))[0]
+    extended = extended.reshape(*y.shape[:-2], *extended.shape[-2:])
+    local = ranks.agree(lambda: _local(model, extended, keywords, reach, ranks.size))
+    A = ShardedJacobian(local, ranks, cuts, halo, reach)
+    if ranks.size > 1:
+        A.note(_tried(A, model, keywords, y.contiguous()))
+    return A
+
+
+class ShardedJacobian(OfModel):
+    """J at an image whose rows lie in several processes; made by `sharded`.
+
+    Attributes:
+        input_shape, output_shape: of the strip here.
+        whole_shape: of the image.
+        ranks, cuts, halo, reach: the processes, which rows each has, and what it is given besides.
+        local: the Jacobian at the strip and its halo.
+        notes: what was decided on the way.
+        strip: (first, last, all) rows of the image that lie here.
+    """
+
+    def __init__(self, local: Jacobian, ranks: Ranks, cuts: Cuts, halo: Halo, reach: Reach) -> None:
+        self.local, self.ranks, self.cuts, self.halo, self.reach = local, ranks, cuts, halo, reach
+        own = cuts.of(ranks.rank)
+        self.input_shape, self.output_shape = (
+            (*shape[:-2], len(own), shape[-1]) for shape in (local.input_shape, local.output_shape)
+        )
+        self.whole_shape = (*self.input_shape[:-2], cuts.rows, self.input_shape[-1])
+        shapes = self.output_shape, self.input_shape
+        sides: list[Space] = [
+            ShardedSpace(ranks, cuts, math.prod(shape[:-2]), shape[-1])
+            if ranks.size > 1
+            else Space(math.prod(shape))
+            for shape in shapes
+        ]
+        super().__init__(
+            (sides[0].dimension, sides[1].dimension),
+            dtype=local.dtype,
+            device=local.device,
+            eps=ranks.largest(local.eps),
+            spaces=(sides[0], sides[1]),
+        )
+        self.notes = [*local.notes]
+        self.strip = None if ranks.size == 1 else (own.start, own.stop, cuts.rows)
+        if ranks.size > 1:
+            self.note(
+                f"rows {own.start} to {own.stop} of {cuts.rows} here, {len(halo.rows)} with what is within "
+                f"reach ({reach.above} above, {reach.below} below)"
+            )
+        everywhere = ranks.largest(float(not halo.whole)) == 0
+        if ranks.size > 1 and everywhere:
+            self.note("the whole image is within reach of every strip: no memory of the network's is saved")
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.local.name
+
+    @property
+    def output(self) -> Tensor:
+        """model(y) on the rows here."""
+        return self.local.output[..., self.halo.own, :]
+
+    @property
+    def bytes_per_product(self) -> tuple[int, int]:
+        """What a product with J sends and receives here, in bytes: rows of halos; with J' the two change."""
+        wide = torch.promote_types(self.dtype, torch.float32) if self.dtype.itemsize < 4 else self.dtype
+        row = math.prod(self.input_shape[:-2]) * self.input_shape[-1] * wide.itemsize
+        return self.halo.bytes_each_way(row)
+
+    def gather(self, found: GatheredT) -> GatheredT | None:
+        """Whole vectors in the first process, None in the others.
+
+        Args:
+            found: vectors (..., *input shape) or (..., *output shape) of the rows here; or a result of
+                `top_eigs`, `top_svd` or `top_eigs_full`, all of whose vectors are gathered, so that it can be
+                saved, plotted and compared as any other.
+
+        Raises:
+            ShapeError: the vectors are not of these rows.
+        """
+        if is_dataclass(found) and not isinstance(found, type) and hasattr(found, "strip"):
+            if found.strip is None:
+                return found if self.ranks.rank == 0 else None
+            every = vars(found).items()
+            names = [name for name, value in every if name in _VECTORS and isinstance(value, Tensor)]
+            whole: dict[str, Any] = {name: self.gather(getattr(found, name)) for name in names}
+            return None if self.ranks.rank else replace(found, strip=None, **whole)
+        V = cast(Tensor, found)
+        for shape, space in ((self.input_shape, self.domain), (self.output_shape, self.codomain)):
+            if isinstance(V, Tensor) and V.shape[-len(shape) :] == shape:
+                lead = V.shape[: V.ndim - len(shape)]
+                rows = space.collected(V.reshape(*lead, space.n))
+                if rows is None:
+                    return None
+                whole_shape = (*shape[:-2], self.cuts.rows, shape[-1])
+                return cast(GatheredT, rows.reshape(*lead, *whole_shape))
+        got = tuple(V.shape) if isinstance(V, Tensor) else type(V).__name__
+        raise ShapeError(f"vectors of the rows here have the shape (..., {self.input_shape}); got {got}")
+
+    def check_weights(self, thorough: bool = True) -> None:
+        """See `Jacobian.check_weights`; of all processes where it is thorough."""
+        if thorough:
+            self.ranks.agree(self.local.check_weights)
+        else:
+            self.local.check_weights(thorough=False)
+
+    def confirm(self, V: Tensor, U: Tensor, norm: float) -> None:
+        """See `Jacobian.confirm`: in each process, of the strip and its halo.
+
+        Raises:
+            SpectralError: the products are wrong.
+        """
+        extended = self._extended(V)
+        embedded = self._embedded(U)
+
+        def work() -> None:
+            try:
+                self.local.confirm(extended.flatten(1), embedded.flatten(1), norm)
+            except WrongProductsError as wrong:
+                raise SpectralError(f"{wrong}; make the operator anew, of one process") from wrong
+
+        self.ranks.agree(work)
+
+    def at_precision(self, precision: Precision) -> ShardedJacobian:
+        """See `Jacobian.at_precision`."""
+        local = self.ranks.agree(lambda: self.local.at_precision(precision))
+        twin = ShardedJacobian(local, self.ranks, self.cuts, self.halo, self.reach)
+        twin._whole = self
+        twin.notes = [*self.notes, *(note for note in local.notes if note not in self.notes)]
+        return twin
+
+    def interruptible(self) -> contextlib.AbstractContextManager[None]:
+        """See `Ranks.interruptible`."""
+        return self.ranks.interruptible()
+
+    def note(self, text: str) -> None:
+        """Add to the notes."""
+        if text and text not in self.notes:
+            self.notes.append(text)
+
+    def _apply(self, V: Tensor) -> Tensor:
+        W = self.local.apply(self._extended(V).flatten(1))
+        rows = W.reshape(len(V), -1, len(self.halo.rows), self.output_shape[-1])
+        return rows[..., self.halo.own, :].reshape(len(V), -1)
+
+    def _apply_transpose(self, U: Tensor) -> Tensor:
+        G = self.local.apply_transpose(self._embedded(U).flatten(1))
+        rows = G.reshape(len(U), -1, len(self.halo.rows), self.input_shape[-1])
+        return self.halo.add_back(rows).reshape(len(U), -1)
+
+    def _extended(self, V: Tensor) -> Tensor:
+        """E v, (m, planes, strip and halo, W)."""
+        return self.halo.extend(
+            _planes(V.reshape(len(V), *self.input_shape), math.prod(self.input_shape[:-2]))
+        )
+
+    def _embedded(self, U: Tensor) -> Tensor:
+        """R' u."""
+        planes, width = math.prod(self.output_shape[:-2]), self.output_shape[-1]
+        out = U.new_zeros(len(U), planes, len(self.halo.rows), width)
+        out[..., self.halo.own, :] = U.reshape(len(U), planes, -1, width)
+        return out
+
+    def __repr__(self) -> str:
+        notes = "".join(f"; {note}" for note in self.notes)
+        size = f"{self.shape[0]}x{self.shape[1]}"
+        return (
+            f"ShardedJacobian({size} of {self.name} over {self.ranks.size} processes, {self.dtype}, "
+            f"{self.device}, {self.local.method}{notes})"
+        )
+
+
+_VECTORS = ("vectors", "left", "right", "schur_vectors")
+
+
+def _planes(X: Tensor, planes: int) -> Tensor:
+    """(m, ..., h, W) as (m, planes, h, W)."""
+    return X.reshape(len(X), planes, *X.shape[-2:])
+
+
+def _check_alike(ranks: Ranks, y: Tensor, given: str) -> None:
+    """That all processes ask the same.
+
+    Raises:
+        ShapeError: they have different images.
+    """
+    shape = list(y.shape) if given == "whole" else [*y.shape[:-2], 0, y.shape[-1]]
+    told = ranks.words(f"given={given!r}, {shape}, {y.dtype}")
+    if len(set(told)) > 1:
+        raise ShapeError(f"the processes were given different images: {'; '.join(told)}")
+    if given == "whole" and ranks.size > 1:
+        sums = torch.stack([y.double().sum(), y.double().square().sum()])
+        (every,) = ranks.gather(sums)
+        if not bool((every == every[0]).all()):
+            raise ShapeError(
+                'the processes were given different images: with given="whole" y is the same in each, made '
+                "from one seed, or read from one file"
+            )
+
+
+def _check_cuts(cuts: Cuts, reach: Reach) -> None:
+    """That poolings begin in strips where they do in the image.
+
+    Raises:
+        ReachError: they do not.
+    """
+    off = [bound for bound in cuts.bounds[1:-1] if bound % reach.multiple]
+    if off:
+        at = [round(bound / reach.multiple) * reach.multiple for bound in cuts.bounds[1:-1]]
+        raise ReachError(
+            f"an image is cut for this network at multiples of {reach.multiple} rows, where its poolings "
+            f"begin, and strips begin at {', '.join(map(str, off))}: cut at {', '.join(map(str, at))}, or "
+            'give the whole image with given="whole"'
+        )
+
+
+def _first_reach(model: Callable[..., Any], y: Tensor, keywords: dict[str, Any]) -> Reach:
+    """The reach, of a record at the first rows of what lies here; networks may take multiples alone."""
+    failure: Exception | None = None
+    all_rows = y.shape[-2]
+    few = [all_rows // multiple * multiple for multiple in (64, 32, 16, 8, 4, 2)]
+    for rows in dict.fromkeys((min(TRIED_ROWS, all_rows), *filter(None, few), all_rows)):
+        called = Model(model, keywords)
+        try:
+            with torch.inference_mode(False), same_random_numbers(y.device), called.ready():
+                part = y[..., :rows, :].clone()
+                return Recorder.of(called, part).program()[0].reach()
+        except ReachError:
+            raise
+        except Exception as reason:
+            failure = reason
+    assert failure is not None  # there is a row at least
+    raise failure
+
+
+def _local(
+    model: Callable[..., Any], extended: Tensor, keywords: dict[str, Any], reach: Reach, processes: int
+) -> Jacobian:
+    """The Jacobian at the strip and its halo, where its program looks no further than was thought."""
+    J = jacobian(model, extended, model_kwargs=keywords)
+    if processes == 1:
+        return J
+    if J.output_shape[-2] != extended.shape[-2] or len(J.output_shape) < 2:
+        raise ReachError(
+            f"{J.name} makes {J.output_shape[-2:]} of {tuple(extended.shape[-2:])} pixels: strips take an "
+            "output with the rows of the input"
+        )
+    now = J.reach()
+    if not reach.covers(now):
+        raise ReachError(
+            f"{J.name} looks {now.above} and {now.below} rows far at {extended.shape[-2]} rows, and "
+            f"{reach.above} and {reach.below} at fewer: it depends on the size of its input, and an image "
+            "cannot be cut into strips for it"
+        )
+    return J
+
+
+# Whether the model at a strip is the model at the image
+
+
+def _tried(A: ShardedJacobian, model: Callable[..., Any], keywords: dict[str, Any], y: Tensor) -> str:
+    """The module's trials; a note of those that there was no room for.
+
+    Raises:
+        ReachError: the model computes something else at a strip than at the image.
+        SpectralError: products with J and J' contradict each other.
+    """
+    ranks, halo, reach = A.ranks, A.halo, A.reach
+    more = max(*reach.halo, -(-FURTHER // reach.multiple) * reach.multiple)
+    wide = Halo(ranks, A.cuts, *(rows + more for rows in reach.halo))
+    around = Halo(ranks, A.cuts, more, more)  # the rows where f at `wide` is f at the image
+    called = Model(model, keywords)
+    planes, out_planes = (math.prod(s[:-2]) for s in (A.input_shape, A.output_shape))
+    y_wide = wide.extend(_planes(y[None], planes))[0]
+    f_around = around.extend(_planes(A.output[None].contiguous(), out_planes))[0]
+
+    known = slice(around.rows.start - wide.rows.start, around.rows.stop - wide.rows.start)
+    inside = slice(halo.rows.start - wide.rows.start, halo.rows.stop - wide.rows.start)
+    beyond = torch.ones(len(wide.rows), dtype=torch.bool)
+    beyond[inside] = False
+    own = slice(wide.own.start, wide.own.stop)
+    largest = ranks.largest(_row_norms(A.output).max().item())
+    allowed = ALIKE * A.eps * largest
+
+    def f(x: Tensor) -> Tensor:
+        ready = called.ready()
+        with torch.inference_mode(False), same_random_numbers(x.device), ready, torch.no_grad():
+            value = called(x.reshape(*y.shape[:-2], *x.shape[-2:])).detach()
+        return _planes(value[None], out_planes)[0]
+
+    def at_strips() -> None:
+        value = f(y_wide)
+        off = _row_norms(value[:, known] - f_around).max().item()
+        if not off <= allowed:
+            _refuse(A, off / largest, f"at {len(wide.rows)} rows in place of {len(halo.rows)}")
+        if beyond.any():
+            changed = y_wide.clone()
+            noise = torch.randn(y_wide.shape, generator=torch.Generator().manual_seed(5)).to(y_wide)
+            size = float(y_wide.double().square().mean().sqrt()) or 1.0
+            changed[:, beyond] = -3 * changed[:, beyond] + size * noise[:, beyond]
+            off = _row_norms(f(changed)[:, own] - f_around[:, around.own]).max().item()
+            if not off <= allowed:
+                _refuse(A, off / largest, "where rows out of its reach are others")
+
+    ranks.agree(at_strips)
+    notes = [_tried_products(A, called, wide, beyond, y_wide), _tried_whole(A, f, y)]
+    _check_adjoint(A)
+    return "; ".join(note for note in notes if note)
+
+
+def _tried_products(A: ShardedJacobian, called: Model, wide: Halo, beyond: Tensor, y_wide: Tensor) -> str:
+    """J v at twice the halo against A v, and of a v beyond the reach against zero."""
+    space = A.domain
+    v = space.normal(1, generator=torch.Generator().manual_seed(6)).to(A.device, A.dtype)
+    v_wide = wide.extend(_planes(v.reshape(1, *A.input_shape), len(y_wide)))
+    Av = A.apply(v).reshape(-1, *A.output_shape[-2:])
+    largest = A.ranks.largest(_row_norms(Av).max().item())
+    ratio = len(wide.rows) / len(A.halo.rows)
+    room = A.local.program_bytes * ratio <= free_bytes(A.device) / 4
+    room = room and A.local.graph_bytes * ratio <= free_bytes(A.device) / 4
+    shape = (*A.input_shape[:-2], len(wide.rows), A.input_shape[-1])
+
+    def work() -> None:
+        if not room or len(wide.rows) == len(A.halo.rows):
+            return
+        with torch.inference_mode(False), same_random_numbers(A.device), called.ready():
+            program = Recorder.of(called, y_wide.reshape(shape)).program()[0]
+        far = torch.where(beyond.to(A.device)[:, None], v_wide, 0)
+        with torch.no_grad():
+            for x, true, how in ((v_wide, Av, "at random"), (far, torch.zeros_like(Av), "out of its reach")):
+                W = _planes(program.apply(x.reshape(1, *shape)), len(Av))[0]
+                off = _row_norms(W[:, wide.own] - true).max().item()
+                if not off <= ALIKE * 10 * A.eps * largest:
+                    _refuse(A, off / largest, f"in J v of a v {how}")
+
+    A.ranks.agree(work)
+    short = A.ranks.largest(float(not room))
+    return "J v was not tried with twice the halo, for which there was no room" if short else ""
+
+
+def _tried_whole(A: ShardedJacobian, f: Callable[[Tensor], Tensor], y: Tensor) -> str:
+    """f at the whole image in the first process, against what all have of it."""
+    ranks = A.ranks
+    needed = 2 * A.local.product_bytes * A.cuts.rows / len(A.halo.rows)
+    if not ranks.first(needed <= free_bytes(A.device) / 4):
+        return (
+            f"not held against f at the whole image, which takes {needed / 2**30:.1f} GiB in one process: a "
+            "model that changes its ways with the size of its input would not show"
+        )
+    image, output = A.gather(y), A.gather(A.output.contiguous())
+
+    def work() -> None:
+        if image is None or output is None:
+            return
+        whole = _planes(output[None], math.prod(A.output_shape[:-2]))[0]
+        value = f(_planes(image[None], math.prod(A.input_shape[:-2]))[0])
+        if value.shape != whole.shape:
+            raise ReachError(f"{A.name} makes {tuple(value.shape)} of the whole image")
+        off, largest = _row_norms(value - whole).max().item(), _row_norms(whole).max().item()
+        if not off <= ALIKE * A.eps * largest:
+            _refuse(A, off / largest, "at the whole image")
+
+    ranks.agree(work)
+    return ""
+
+
+def _check_adjoint(A: ShardedJacobian) -> None:
+    """<u, A v> = <A' u, v>, over all processes.
+
+    Raises:
+        SpectralError: they differ by more than rounding.
+    """
+    generator = torch.Generator().manual_seed(7)
+    v = A.domain.normal(1, generator=generator).to(A.device, A.dtype)
+    u = A.codomain.normal(1, generator=generator).to(A.device, A.dtype)
+    Av = A.apply(v)
+    size_u, size_Av = (float(A.codomain.norms(W)[0]) for W in (u, Av))
+    u = u / size_u + Av / max(size_Av, torch.finfo(Av.dtype).tiny)
+    Au = A.apply_transpose(u)
+    left, right = float(A.codomain.dots(u, Av)[0]), float(A.domain.dots(Au, v)[0])
+    sizes = [float(space.norms(x)[0]) for space, x in ((A.codomain, u), (A.domain, Au), (A.domain, v))]
+    scale = max(sizes[0] * size_Av, sizes[1] * sizes[2], 1e-300)
+    if not abs(left - right) <= min(1e3 * A.eps, 0.1) * scale:
+        raise SpectralError(
+            f"J v and J' u of {A.name} over strips contradict each other by {abs(left - right) / scale:.1e}"
+        )
+
+
+def _refuse(A: ShardedJacobian, off: float, where: str) -> None:
+    raise ReachError(
+        f"{A.name} computes something else {where}, by {off:.1e} of its largest row: it looks at places, at "
+        "the size of its input or further than its layers tell, and an image cannot be cut into strips for it"
+    )
+
+
+def _row_norms(f: Tensor) -> Tensor:
+    """The norm of each row of (..., h, W), over all else."""
+    return torch.linalg.vector_norm(f.double().reshape(-1, *f.shape[-2:]), dim=(0, 2))

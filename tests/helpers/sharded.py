@@ -1,0 +1,299 @@
+"""What the processes of the tests of `spectral.sharded` do; each function is run in all of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import spectral
+from denoisers.networks.bfcnn import BFCNN
+from denoisers.networks.layers import BiasFreeNorm
+from denoisers.networks.unet import UNet
+from spectral.errors import RankError
+from spectral.jacobians.program import Program
+from spectral.jacobians.program.reach import Reach
+from spectral.jacobians.sharded import ShardedJacobian
+from spectral.operators.base import LinearOperator
+from spectral.operators.ranks import Ranks
+from spectral.operators.sharded import Cuts, ShardedSpace
+
+
+def network(kind: str, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """A network whose J is far from trivial, the same in each process."""
+    torch.manual_seed(0)
+    name, *sizes = kind.split("-")
+    model = {"bfcnn": BFCNN, "unet": UNet}[name](*map(int, sizes))
+    for part in model.modules():
+        if isinstance(part, BiasFreeNorm):
+            part.gamma.data.fill_(1.0)
+    return model.eval().to(dtype)
+
+
+def image(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The same image in each process."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+
+
+def spectra(kind: str, shape: tuple[int, ...], k: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Eigenvalues, and all that is told of the way there."""
+    A = spectral.sharded(network(kind, dtype), image(*shape, dtype=dtype))
+    pairs = spectral.top_eigs(A, k=k)
+    whole = A.gather(pairs)
+    return told(A) | {
+        "values": pairs.values,
+        "products": pairs.products,
+        "residuals": pairs.residuals,
+        "spent": pairs.spent,
+        "complete": bool(pairs.complete),
+        "vectors": None if whole is None else whole.vectors,
+        "strip": pairs.vectors.shape,
+    }
+
+
+def told(A: ShardedJacobian) -> dict[str, Any]:
+    """What the operator tells of itself, with products of one random vector on the way."""
+    generator = torch.Generator().manual_seed(3)
+    v = A.domain.normal(1, generator=generator).to(A.dtype)
+    u = A.codomain.normal(1, generator=generator).to(A.dtype)
+    sent, received = A.ranks.sent, A.ranks.received
+    Av = A.apply(v)
+    ahead = A.ranks.sent - sent, A.ranks.received - received
+    sent, received = A.ranks.sent, A.ranks.received
+    Au = A.apply_transpose(u)
+    behind = A.ranks.received - received, A.ranks.sent - sent
+    left, right = A.codomain.dots(u, Av).item(), A.domain.dots(v, Au).item()
+    return {
+        "adjoint": abs(left - right) / (A.codomain.norms(u) * A.codomain.norms(Av)).item(),
+        "ahead": ahead,
+        "behind": behind,
+        "formula": A.bytes_per_product,
+        "program": A.local.program_bytes,
+        "rows": (len(A.cuts.of(A.ranks.rank)), len(A.halo.rows)),
+        "repr": repr(A),
+    }
+
+
+def matrices(cases: list[tuple[str, tuple[int, ...]]]) -> list[dict[str, Any]]:
+    """The whole matrix of each network, and of its transpose."""
+    found = []
+    for kind, shape in cases:
+        A = spectral.sharded(network(kind), image(*shape))
+        found.append(told(A) | {"matrix": A.dense(), "transposed": A.T.dense()})
+    return found
+
+
+def answers(A: LinearOperator) -> dict[str, Any]:
+    """What every front door says of an operator, but vectors."""
+    return {
+        "eigs": spectral.top_eigs(A, k=3).values,
+        "magnitude": spectral.top_eigs(A, k=3, which="magnitude", method="lobpcg").values,
+        "inside": spectral.top_eigs(A, between=(0.9, 1.0)).values,
+        "dense": spectral.top_eigs(A, k=3, method="dense").values,
+        "triplets": spectral.top_svd(A, k=3).values,
+        "triplets, dense": spectral.top_svd(A, k=3, method="dense").values,
+        "full": spectral.top_eigs_full(A, k=3, which="magnitude", left=True).condition,
+        "full, dense": spectral.top_eigs_full(A, k=3, which="magnitude", method="dense").values,
+        "trace": spectral.trace(A, products=24).value,
+        "hutch++": spectral.trace(A, products=24, method="hutch++").stderr,
+        "orthogonal": spectral.trace(A, products=12, method="orthogonal").value,
+        "xnystrace": spectral.trace(A.gram(), products=12, method="xnystrace").value,
+        "norm": spectral.frobenius_norm(A, products=16).value,
+        "schatten": spectral.schatten_norm(A, probes=2, steps=10).value,
+        "spectral norm": spectral.schatten_norm(A, p=float("inf")).value,
+        "rank": spectral.effective_rank(A, products=16).value,
+        "precision": spectral.top_eigs(A, k=3, precision="float32").values,
+        "asymmetry": spectral.asymmetry(A).value,
+        "density": spectral.spectral_density(A, probes=2, steps=10).nodes,
+        "kpm": spectral.spectral_density(A, probes=2, steps=10, method="kpm").weights,
+    }
+
+
+def doors(kind: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    """`answers` of a network, and its diagonals."""
+    A = spectral.sharded(network(kind), image(*shape))
+    diagonals = {
+        method: A.gather(spectral.diagonal(A, products=16, method=method).value)
+        for method in ("exact", "hutchinson", "xdiag")
+    }
+    return answers(A) | diagonals
+
+
+def program_bytes(kind: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """What the program of a strip holds, and the rows that it is of."""
+    # Which layout is faster is told by a clock.
+    Program.in_faster_layout = lambda self: self  # type: ignore[method-assign]
+    A = spectral.sharded(network(kind, torch.float32), image(*shape, dtype=torch.float32))
+    return A.local.program_bytes, len(A.halo.rows)
+
+
+def spaces(sizes: list[tuple[int, int, int]]) -> list[dict[str, Tensor]]:
+    """Blocks of rows, orthonormalised and drawn, whole in each process."""
+    ranks, found = Ranks.of_process(), []
+    for planes, rows, width in sizes:
+        if rows < ranks.size:
+            found.append({})
+            continue
+        space = ShardedSpace(ranks, Cuts.even(rows, ranks.size, 1), planes, width)
+        generator = torch.Generator().manual_seed(5)
+        V = space.normal(2, 5, generator=generator)
+        dependent = torch.cat([V, V[:, :1] + 1e-13 * space.normal(2, 1, generator=generator)], 1)
+        Q, R = space.qr(dependent)
+        found.append(
+            {
+                "normal": space.whole(V),
+                "signs": space.whole(space.signs(3, generator=generator)),
+                "given": space.whole(dependent),
+                "Q": space.whole(Q),
+                "R": R,
+                "inner": space.inner(V, dependent),
+                "dots": space.dots(V, V),
+                "norms": space.norms(V),
+                "largest": space.largest(V),
+                "own": space.whole(space.own(space.whole(V))),
+                "lengths": space.lengths(1e200 * V),
+                "units": space.whole(space.units(range(space.dimension)).double()),
+            }
+        )
+    return found
+
+
+class Of(nn.Module):
+    """A model from a function of layers and y."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Tensor], **layers: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """function(self, y)."""
+        return self.function(self, y)
+
+
+def _attended(m: Any, y: Tensor) -> Tensor:
+    x = m.first(y).flatten(2).mT
+    return m.last(m.mix(x, x, x, need_weights=False)[0].mT.unflatten(2, y.shape[-2:]))
+
+
+def _tabled(m: Any, y: Tensor) -> Tensor:
+    return y * m.table[: y.shape[-2], None]
+
+
+def _switching(m: Any, y: Tensor) -> Tensor:
+    return m.first(y).sum(1, keepdim=True) * (2.0 if y.shape[-2] > 40 else 1.0)
+
+
+def models() -> dict[str, nn.Module]:
+    """Models that look further than their strips, or at where they are, by name."""
+    torch.manual_seed(0)
+    first, last = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 1, 3, padding=1)
+    tabled = Of(_tabled)
+    tabled.table = nn.Parameter(torch.linspace(1, 2, 4096))
+    made = {
+        "attention": Of(_attended, first=first, last=last, mix=nn.MultiheadAttention(8, 2, batch_first=True)),
+        "group norm": Of(
+            lambda m, y: m.last(m.mid(m.first(y))), first=first, last=last, mid=nn.GroupNorm(2, 8)
+        ),
+        "layer norm": Of(lambda m, y: functional.layer_norm(y, y.shape)),
+        "pooling": Of(lambda m, y: y * m.first(y).mean((1, 2, 3), keepdim=True), first=first),
+        "circular": nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"),
+        "ramp": Of(lambda m, y: y * torch.linspace(0, 1, y.shape[-2])[:, None]),
+        "table": tabled,
+        "by jumps": Of(lambda m, y: torch.where(y > y.mean(), m.last(m.first(y)), y), first=first, last=last),
+        "by size": Of(_switching, first=first),
+        "resized": Of(lambda m, y: functional.interpolate(y, (2 * y.shape[-2], y.shape[-1]))),
+    }
+    return {name: model.eval() for name, model in made.items()}
+
+
+def refusals(names: list[str], shape: tuple[int, ...]) -> dict[str, str]:
+    """What each model is refused with; "" where it is not."""
+    found = {}
+    for name in names:
+        try:
+            spectral.sharded(models()[name], image(*shape, dtype=torch.float32))
+            found[name] = ""
+        except Exception as failure:
+            found[name] = f"{type(failure).__name__}: {failure}"
+    return found
+
+
+def shortened(kinds: list[str], shape: tuple[int, ...]) -> dict[str, str]:
+    """What is said where a program tells a row less, above or below, than it looks."""
+    told, found = Program.reach, {}
+    for kind in kinds:
+        for side in ("above", "below"):
+
+            def less(program: Program, side: str = side) -> Reach:
+                whole = told(program)
+                return replace(whole, **{side: getattr(whole, side) - 1})
+
+            Program.reach = less  # type: ignore[method-assign]
+            try:
+                spectral.sharded(network(kind), image(*shape))
+                found[f"{kind} {side}"] = ""
+            except Exception as failure:
+                found[f"{kind} {side}"] = f"{type(failure).__name__}: {failure}"
+            finally:
+                Program.reach = told  # type: ignore[method-assign]
+    return found
+
+
+def strips(kind: str, heights: list[int], width: int) -> dict[str, Any]:
+    """An image that is given in strips."""
+    rank = int(os.environ["RANK"])
+    y = image(1, 1, sum(heights), width)
+    own = y[..., sum(heights[:rank]) : sum(heights[: rank + 1]), :]
+    try:
+        A = spectral.sharded(network(kind), own, given="strip")
+    except Exception as failure:
+        return {"failure": f"{type(failure).__name__}: {failure}"}
+    return told(A) | {"matrix": A.dense(), "output": A.gather(A.output)}
+
+
+def kept(
+    path: Path, k: int, most: int | None, kind: str, shape: tuple[int, ...], door: str
+) -> dict[str, Any]:
+    """A solve that is kept in a file."""
+    A = spectral.sharded(network(kind), image(*shape))
+    found = getattr(spectral, door)(A, k=k, max_products=most, checkpoint=path, confidence=0.0)
+    return {"values": found.values, "spent": found.spent, "notes": found.notes, "converged": found.converged}
+
+
+def lost(path: Path, how: str, timeout: float) -> dict[str, Any]:
+    """A solve in the middle of which the last process ends, or stops, or is interrupted."""
+    A = spectral.sharded(network("bfcnn-4-8"), image(1, 1, 96, 96), timeout=timeout)
+    last = A.ranks.rank == A.ranks.size - 1
+    product, count = A._apply, 0
+
+    def counted(V: Tensor) -> Tensor:
+        nonlocal count
+        count += 1
+        if last and count == 40:
+            os.kill(
+                os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "ctrl-c": signal.SIGINT}[how]
+            )
+        return product(V)
+
+    A._apply = counted  # type: ignore[method-assign]
+    began = time.monotonic()
+    try:
+        pairs = spectral.top_eigs(A, k=20, checkpoint=path)
+    except RankError as failure:
+        return {"failure": str(failure), "seconds": time.monotonic() - began}
+    return {"notes": pairs.notes, "products": pairs.products, "k": pairs.k}
+
+
+def several(works: list[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+    """Some of these functions, one after the other: processes take seconds to start."""
+    return [globals()[name](*arguments) for name, arguments in works]
