@@ -24,11 +24,18 @@ from denoisers.images import photograph
 
 picture = torch.from_numpy(photograph())[0]
 corners = [(top, left) for top in (20, 180, 340) for left in (20, 180, 340)]
-crops = {f"{top}, {left}": picture[:, top : top + 32, left : left + 32] for top, left in corners}
+crops = {
+    f"{top}, {left}": picture[:, top : top + 32, left : left + 32] for top, left in corners
+}
 
 with tempfile.TemporaryDirectory() as folder:
     found = spectral.survey(
-        denoisers.load("photos"), crops, [0.05, 0.1, 0.2], k=6, out=Path(folder) / "survey", tol=1e-3
+        denoisers.load("photos"),
+        crops,
+        [0.05, 0.1, 0.2],
+        k=6,
+        out=Path(folder) / "survey",
+        tol=1e-3,
     )
     print(found)
     found.plot("photos")
@@ -38,8 +45,8 @@ with tempfile.TemporaryDirectory() as folder:
 # left; where there are edges, a few keep most of it.
 
 fig, axes = plt.subplots(3, 3, figsize=(5.4, 6))
-for axis, (name, crop), ranks in zip(axes.flat, crops.items(), found.effective_ranks, strict=True):
-    axis.imshow(crop[0], cmap="gray", vmin=0, vmax=1)
+for axis, name, ranks in zip(axes.flat, found.images, found.effective_ranks, strict=True):
+    axis.imshow(crops[name][0], cmap="gray", vmin=0, vmax=1)
     axis.set_title(" ".join(f"{rank:.0f}" for rank in ranks), fontsize=9)
     axis.set_axis_off()
 fig.suptitle(r"effective rank at $\sigma$ = 0.05, 0.1, 0.2", fontsize=10)
