@@ -41,13 +41,14 @@ with tempfile.TemporaryDirectory() as folder:
     found.plot("photos")
 
 # %%
-# Image by image: of a flat sky no direction stands out, and many share what noise is
-# left; where there are edges, a few keep most of it.
+# Image by image: of the noise on a flat sky few directions are left, of that on edges
+# several times as many.
 
 fig, axes = plt.subplots(3, 3, figsize=(5.4, 6))
-for axis, name, ranks in zip(axes.flat, found.images, found.effective_ranks, strict=True):
-    axis.imshow(crops[name][0], cmap="gray", vmin=0, vmax=1)
-    axis.set_title(" ".join(f"{rank:.0f}" for rank in ranks), fontsize=9)
+ranks = dict(zip(found.images, found.effective_ranks, strict=True))
+for axis, (name, crop) in zip(axes.flat, crops.items(), strict=True):
+    axis.imshow(crop[0], cmap="gray", vmin=0, vmax=1)
+    axis.set_title(" ".join(f"{rank:.0f}" for rank in ranks[name]), fontsize=9)
     axis.set_axis_off()
 fig.suptitle(r"effective rank at $\sigma$ = 0.05, 0.1, 0.2", fontsize=10)
 plt.show()
