@@ -45,10 +45,9 @@ with tempfile.TemporaryDirectory() as folder:
 # several times as many.
 
 fig, axes = plt.subplots(3, 3, figsize=(5.4, 6))
-ranks = dict(zip(found.images, found.effective_ranks, strict=True))
-for axis, (name, crop) in zip(axes.flat, crops.items(), strict=True):
+for axis, crop, ranks in zip(axes.flat, crops.values(), found.effective_ranks, strict=True):
     axis.imshow(crop[0], cmap="gray", vmin=0, vmax=1)
-    axis.set_title(" ".join(f"{rank:.0f}" for rank in ranks[name]), fontsize=9)
+    axis.set_title(" ".join(f"{rank:.0f}" for rank in ranks), fontsize=9)
     axis.set_axis_off()
 fig.suptitle(r"effective rank at $\sigma$ = 0.05, 0.1, 0.2", fontsize=10)
 plt.show()

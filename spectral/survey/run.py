@@ -120,7 +120,7 @@ def survey(
             _share_out(_units(held, solver), rank, processes, worker, claims, tell)
         except KeyboardInterrupt:
             notes.append(INTERRUPTED)
-    found = Survey(folder.root, notes)
+    found = Survey(folder.root, notes, held.names)
     if rank == 0:
         found.write_table()
     return found

@@ -126,9 +126,12 @@ class Survey:
         folder: where they are.
         request: what was asked of all of them: k, tol, part, ...; the model by a digest.
         notes: an interruption, where there was one.
+
+    Images come in the order that `survey` was given them, and in that of their names where they are loaded.
     """
 
-    def __init__(self, folder: str | Path, notes: Sequence[str] = ()) -> None:
+    def __init__(self, folder: str | Path, notes: Sequence[str] = (), names: Sequence[str] = ()) -> None:
+        self._places = {name: i for i, name in enumerate(names)}
         self._folder = Folder(folder)
         self.folder, self.notes = self._folder.root, list(notes)
         self.request = self._folder.read(self._folder.request)
@@ -153,7 +156,8 @@ class Survey:
         """
         kind = KINDS[self.request["part"]].__name__
         found = [Row(**storage.about_of(path, kind)["row"]) for path in self._folder.results()]
-        return sorted(found, key=lambda row: (row.image, row.sigma))
+        last = len(self._places)
+        return sorted(found, key=lambda row: (self._places.get(row.image, last), row.image, row.sigma))
 
     @cached_property
     def failures(self) -> list[Failure]:

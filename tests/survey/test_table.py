@@ -48,6 +48,15 @@ def test_read_back(found, tmp_path):
         spectral.Survey.load(tmp_path)
 
 
+def test_images_come_in_the_order_given(tmp_path):
+    given = {name: picture(i) for i, name in enumerate(["b", "10", "9"])}
+    found = spectral.survey(network(), given, [0.1], 2, out=tmp_path)
+    assert found.images == list(given)
+    values = torch.cat([found.spectrum(name, 0.1).values[None] for name in given])
+    assert torch.equal(found.values[:, 0], values)
+    assert spectral.Survey.load(tmp_path).images == sorted(given)
+
+
 def test_rows_are_read_from_headers_alone(found, tmp_path):
     source = found.folder / found.rows[0].file
     path = tmp_path / source.name
