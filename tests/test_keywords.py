@@ -17,6 +17,7 @@ GAINS = torch.linspace(0.1, 0.7, 6, dtype=torch.float64)
 # Every function that calls a model, with what it takes beside the model and y.
 DOORS = {
     spectral.jacobian: (),
+    spectral.sharded: (),
     spectral.top_eigs: (2,),
     spectral.top_eigs_full: (2,),
     spectral.top_svd: (2,),

@@ -285,7 +285,7 @@ def test_a_solve_goes_on_with_any_number_of_processes(door, tmp_path):
             # When convergence is tested is begun anew, and may come late by a product or two.
             assert one["spent"]["solve"] <= (budget or alone.spent["solve"] + 2)
     assert told[0]["spent"]["solve"] >= alone.spent["solve"] and told[0]["converged"].all()
-    torch.testing.assert_close(told[0]["values"], alone.values, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(told[0]["values"], alone.values, rtol=1e-6, atol=1e-6)
     again = getattr(spectral, door)(J, k=4, checkpoint=path, confidence=0.0)
     assert again.spent["solve"] == told[0]["spent"]["solve"]
     assert not list(Path(f"{path}.parts").iterdir())  # one process keeps all in one file
