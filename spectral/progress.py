@@ -26,10 +26,7 @@ def bar(shown: bool, what: str, unit: str = "products") -> Iterator[Callable[[St
     """
     console = _console(shown)
     if console is None:
-        yield None
-        return
-    if not _drawn(console):
-        yield _logged(console, what, unit)
+        yield _logged(what, unit) if shown else None
         return
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
@@ -78,10 +75,7 @@ def working(shown: bool, what: str) -> Iterator[None]:
     """The time so far on standard error, while something lasts of which nobody knows how long."""
     console = _console(shown)
     if console is None:
-        yield
-        return
-    if not _drawn(console):
-        with _ticking(console, what):
+        with _ticking(what) if shown else contextlib.nullcontext():
             yield
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
@@ -98,7 +92,7 @@ def _state(now: Standing, unit: str) -> str:
     return f"{now.converged}/{now.wanted} at {now.worst_residual:.0e}, {now.products} {unit}"
 
 
-def _logged(console: Console, what: str, unit: str) -> Callable[[Standing], None]:
+def _logged(what: str, unit: str) -> Callable[[Standing], None]:
     """A callback that prints a line each half a minute."""
     began = last = time.monotonic()
 
@@ -106,19 +100,19 @@ def _logged(console: Console, what: str, unit: str) -> Callable[[Standing], None
         nonlocal last
         if time.monotonic() - last >= BETWEEN:
             last = time.monotonic()
-            _print(console, f"{what}: {_state(now, unit)}, {last - began:.0f} s")
+            _print(f"{what}: {_state(now, unit)}, {last - began:.0f} s")
 
     return report
 
 
 @contextlib.contextmanager
-def _ticking(console: Console, what: str) -> Iterator[None]:
+def _ticking(what: str) -> Iterator[None]:
     """A line each half a minute, by a thread of its own, since nothing calls back."""
     began, done = time.monotonic(), threading.Event()
 
     def tick() -> None:
         while not done.wait(BETWEEN):
-            _print(console, f"{what}: {time.monotonic() - began:.0f} s")
+            _print(f"{what}: {time.monotonic() - began:.0f} s")
 
     thread = threading.Thread(target=tick, daemon=True)
     thread.start()
@@ -129,19 +123,17 @@ def _ticking(console: Console, what: str) -> Iterator[None]:
         thread.join()
 
 
-def _print(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+def _print(line: str) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _console(shown: bool) -> Console | None:
-    """Standard error."""
+    """Standard error, where what is drawn can be drawn over: elsewhere a display leaves lines behind."""
     if not shown:
         return None
     from rich.console import Console  # noqa: PLC0415  not for those who want no bar
 
-    return Console(stderr=True)
-
-
-def _drawn(console: Console) -> bool:
-    """Whether what is drawn can be drawn over: elsewhere a bar leaves control characters and lines behind."""
-    return (console.is_terminal and not console.is_dumb_terminal) or console.is_jupyter
+    console = Console(stderr=True)
+    return console if (console.is_terminal and not console.is_dumb_terminal) or console.is_jupyter else None
