@@ -26,11 +26,8 @@ def bar(shown: bool, what: str, unit: str = "products") -> Iterator[Callable[[St
     """
     console = _console(shown)
     if console is None:
-        yield None
-        return
-    if not _drawn(console):
-        tell = _now_and_then(console, what)
-        yield lambda now: tell(_state(now, unit))
+        tell = _now_and_then(what) if shown else None
+        yield None if tell is None else lambda now: tell(_state(now, unit))
         return
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
@@ -79,11 +76,12 @@ def counting(shown: bool, what: str) -> Iterator[Callable[[int, int, str], None]
     """A callback for how many of how many are done and a word beside, told on standard error; or None."""
     console = _console(shown)
     if console is None:
-        yield None
-        return
-    if not _drawn(console):
-        tell = _now_and_then(console, what)
-        yield lambda done, total, state: tell(f"{done}/{total}{state and f', {state}'}")
+        tell = _now_and_then(what) if shown else None
+        yield (
+            None
+            if tell is None
+            else lambda done, total, state: tell(f"{done}/{total}{state and f', {state}'}")
+        )
         return
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
@@ -114,10 +112,7 @@ def working(shown: bool, what: str) -> Iterator[None]:
     """The time so far on standard error, while something lasts of which nobody knows how long."""
     console = _console(shown)
     if console is None:
-        yield
-        return
-    if not _drawn(console):
-        with _ticking(console, what):
+        with _ticking(what) if shown else contextlib.nullcontext():
             yield
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
@@ -134,7 +129,7 @@ def _state(now: Standing, unit: str) -> str:
     return f"{now.converged}/{now.wanted} at {now.worst_residual:.0e}, {now.products} {unit}"
 
 
-def _now_and_then(console: Console, what: str) -> Callable[[str], None]:
+def _now_and_then(what: str) -> Callable[[str], None]:
     """A function that prints what it is given, each half a minute."""
     began = last = time.monotonic()
 
@@ -142,19 +137,19 @@ def _now_and_then(console: Console, what: str) -> Callable[[str], None]:
         nonlocal last
         if time.monotonic() - last >= BETWEEN:
             last = time.monotonic()
-            _print(console, f"{what}: {state}, {last - began:.0f} s")
+            _print(f"{what}: {state}, {last - began:.0f} s")
 
     return tell
 
 
 @contextlib.contextmanager
-def _ticking(console: Console, what: str) -> Iterator[None]:
+def _ticking(what: str) -> Iterator[None]:
     """A line each half a minute, by a thread of its own, since nothing calls back."""
     began, done = time.monotonic(), threading.Event()
 
     def tick() -> None:
         while not done.wait(BETWEEN):
-            _print(console, f"{what}: {time.monotonic() - began:.0f} s")
+            _print(f"{what}: {time.monotonic() - began:.0f} s")
 
     thread = threading.Thread(target=tick, daemon=True)
     thread.start()
@@ -165,19 +160,17 @@ def _ticking(console: Console, what: str) -> Iterator[None]:
         thread.join()
 
 
-def _print(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+def _print(line: str) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _console(shown: bool) -> Console | None:
-    """Standard error."""
+    """Standard error, where what is drawn can be drawn over: elsewhere a display leaves lines behind."""
     if not shown:
         return None
     from rich.console import Console  # noqa: PLC0415  not for those who want no bar
 
-    return Console(stderr=True)
-
-
-def _drawn(console: Console) -> bool:
-    """Whether what is drawn can be drawn over: elsewhere a bar leaves control characters and lines behind."""
-    return (console.is_terminal and not console.is_dumb_terminal) or console.is_jupyter
+    console = Console(stderr=True)
+    return console if (console.is_terminal and not console.is_dumb_terminal) or console.is_jupyter else None

@@ -116,23 +116,29 @@ def strip(rows: list[tuple[str, Tensor]], title: str = "") -> Figure:
     return figure
 
 
-def _strip(canvas: Canvas, rows: list[tuple[str, Tensor]], title: str) -> Size:
-    count = len(rows[0][1])
+def _strip(canvas: Canvas, rows: list[tuple[str, Tensor]], title: str, signed: Tensor | None = None) -> Size:
+    """`strip`, each row after an image of `signed` (rows, ..., H, W), red and blue, where that is given."""
+    before = 0 if signed is None else 1
+    count = len(rows[0][1]) + before
     if title:
         canvas.suptitle(title, fontsize=10, color=INK)
     # A panel a row: a name above the first image alone would widen its column.
-    for panel, (name, images_) in zip(
-        canvas.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True
-    ):
+    panels = canvas.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for k, (panel, (name, images_)) in enumerate(zip(panels, rows, strict=True)):
         panel.suptitle(name, x=0.01, ha="left", **STYLE)
-        for axis, x in zip(panel.subplots(1, count, squeeze=False)[0], images_, strict=True):
+        axes = panel.subplots(1, count, squeeze=False)[0]
+        for axis, x in zip(axes[before:], images_, strict=True):
             axis.imshow(_plane(x), cmap="gray", vmin=0, vmax=1)
+        if signed is not None:
+            e = _plane(signed[k])
+            axes[0].imshow(e, cmap="RdBu_r", vmin=-np.abs(e).max(), vmax=np.abs(e).max())
+        for axis in axes:
             axis.set_axis_off()
     return WIDTH, (WIDTH / count + 0.22) * len(rows)
 
 
 def posterior(components: PosteriorComponents, title: str = "") -> Figure:
-    """Mean and pixel deviations, above walks from the mean along the first four components.
+    """Mean and pixel deviations, above the first four components, each before a walk from the mean along it.
 
     Args:
         components: of images (grey or colour, in [0, 1]); of a batch the first are shown one under another.
@@ -146,17 +152,17 @@ def posterior(components: PosteriorComponents, title: str = "") -> Figure:
 
     def draw(canvas: Canvas, one: PosteriorComponents, _: Images, title: str) -> Size:
         walks = [
-            (f"{k + 1}: -3 to 3 standard deviations of {size:.3g}", one.traversal(k))
+            (f"$e_{k + 1}$, and from -3 to 3 standard deviations of {size:.3g} along it", one.traversal(k))
             for k, size in enumerate(one.deviations[:4].tolist())
         ]
         if title:
             canvas.suptitle(title, fontsize=10, color=INK)
-        ratios = [3.2, 1.22 * len(walks)]
+        ratios = [3.2, 1.1 * len(walks)]
         above, below = canvas.subfigures(2, 1, height_ratios=ratios, squeeze=False)[:, 0]
         top = _images(
             above, [("E[x | y], intensity", one.mean), ("deviation, intensity", one.pixel_deviation)], ""
         )
-        width, height = _strip(below, walks, "")
+        width, height = _strip(below, walks, "", one.pairs.vectors)
         return width, top[1] + height
 
     return stacked(draw, components, components.pairs.values.shape[:-1], (), title)
