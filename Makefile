@@ -72,7 +72,7 @@ docs: $(STAMP)  ## the tables and figures of README and docs, measured anew: hou
 	for part in oracle-slopes mterm regularity speed; do $(BIN)/python -m benchmarks.theory $$part || exit 1; done
 
 site: $(SITE)  ## the documentation as a site, its gallery run anew where it changed, in build/site
-	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/site
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -b html -W --keep-going -q docs build/site
 
 $(SITE): $(STAMP)
 	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"
