@@ -89,8 +89,13 @@ def survey(
         OSError: the folder cannot be written to.
 
     Example:
-        >>> found = spectral.survey(model, {"a": x}, [0.05, 0.1, 0.2], k=8, out="survey")
-        >>> found.rows, found.values, found.spectrum("a", 0.1), found.plot()
+        >>> from tempfile import mkdtemp
+        >>> images = {"dark": torch.full((1, 16, 16), 0.2), "bright": torch.full((1, 16, 16), 0.8)}
+        >>> found = spectral.survey(denoisers.load("calpha"), images, [0.1, 0.2], k=2, out=mkdtemp())
+        >>> found.images, found.sigmas, tuple(found.values.shape)
+        (['dark', 'bright'], [0.1, 0.2], (2, 2, 2))
+        >>> found.spectrum("dark", 0.2).converged
+        tensor([True, True])
     """
     k, seed = whole("k", k), seed_of(seed)
     full = checked(part, k, seed, options)
