@@ -328,12 +328,21 @@ def bound(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
 
 def in_function() -> bool:
     """Whether the caller runs inside of a torch.autograd.Function."""
+    forwards = {getattr(cls.forward, "__code__", None) for cls in _subclasses(torch.autograd.Function)}
     frame = inspect.currentframe()
     while frame is not None:
-        if frame.f_code.co_filename == torch.autograd.function.__file__ and frame.f_code.co_name == "apply":
+        code = frame.f_code
+        # From torch 2.15 on `apply` has no frame of Python's: the user's `forward` has.
+        if code in forwards or (
+            code.co_filename == torch.autograd.function.__file__ and code.co_name == "apply"
+        ):
             return True
         frame = frame.f_back
     return False
+
+
+def _subclasses(cls: Any) -> set[Any]:
+    return {found for below in cls.__subclasses__() for found in {below, *_subclasses(below)}}
 
 
 def _copied(t: Tensor) -> Tensor:
