@@ -135,8 +135,10 @@ class Weights:
         mask = self.mask
         if mask is not None and mask.is_floating_point():
             mask = cast(mask, work)
-        kept = None if self.kept is None else cast(self.kept, work)
-        return replace(self, q=cast(self.q, work), k=cast(self.k, work), mask=mask, kept=kept)
+        weights = replace(self, q=cast(self.q, work), k=cast(self.k, work), mask=mask, kept=None)
+        if self.kept is not None:  # those of the queries and keys, to the last digit, as J' u may form them
+            weights.kept = weights.whole()
+        return weights
 
     def select(self, index: Tensor, n: int) -> Weights:
         """Those of some inputs, each with its heads."""
