@@ -82,11 +82,11 @@ def sweep(path: str | Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and metadata that `write` put into `path`.
+def check(path: str | Path) -> None:
+    """See that no bit of what `write` wrote has changed.
 
     Raises:
-        FileContentError: there is no such file, it holds something else, or one of its bits has changed.
+        FileContentError: one has, or there is no such file.
     """
     path = Path(path)
     if not path.is_file():
@@ -98,6 +98,16 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
             f"{path} is damaged, or not a safetensors file of this library: "
             + ("its checksum is not that of its contents" if kept else "it holds no checksum")
         )
+
+
+def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and metadata that `write` put into `path`.
+
+    Raises:
+        FileContentError: there is no such file, it holds something else, or one of its bits has changed.
+    """
+    path = Path(path)
+    check(path)
     with safe_open(path, framework="pt") as file:
         held = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping

@@ -782,6 +782,7 @@ class Jacobian(OfModel):
             return None
         # Units and thresholds switch within a large step, rounding shows in a small one.
         steps = (2e-5, 2e-3, 2e-7) if self._grain < 1e-12 else (2e-4, 2e-3, 2e-2)
+        scale = max(scale, 1e-300)  # of J = 0
         tried: list[tuple[float, Tensor, float]] = []
         length = float(v.abs().max())
         for step in steps:

@@ -230,7 +230,7 @@ class Ranks:
         """While a solve runs: Ctrl-C in one process is met by all at their next common call.
 
         Raised wherever each process stands, it would leave them waiting for each other.  A second one, while
-        the first has not been met, ends the process.
+        the first has not been met, ends the process; one that no call has met is raised at the end.
         """
         here = threading.current_thread() is threading.main_thread()
         if self.size == 1 or not here or self._guards:
@@ -246,6 +246,8 @@ class Ranks:
         self._guards += 1
         try:
             yield
+            if self._interrupted is not None:
+                raise KeyboardInterrupt
         finally:
             self._guards -= 1
             self._interrupted = None

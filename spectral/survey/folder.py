@@ -64,14 +64,14 @@ class Folder:
     def results(self) -> list[Path]:
         """The files of all results that are there, by noise level and name."""
         levels = sorted(
-            (path for path in self.root.glob(f"{LEVEL}*") if path.is_dir()),
-            key=lambda path: float(path.name.removeprefix(LEVEL)),
+            (p for p in self.root.glob(f"{LEVEL}*") if p.is_dir() and _number(p.name) is not None),
+            key=lambda path: _number(path.name) or 0.0,
         )
         return [
             level / name
             for level in levels
             for name in sorted(os.listdir(level))  # noqa: PTH208  an entry for each of many thousands
-            if name.endswith(RESULT)
+            if name.endswith(RESULT) and not name.startswith(".")
         ]
 
     def failures(self) -> list[Path]:
@@ -87,12 +87,20 @@ class Folder:
         found = [n for n in self.present(sigma) if n.startswith(".") and n.endswith(storage.PARTIAL)]
         return [(name[1:].rsplit(".", 2)[0], self.level(sigma) / name) for name in found]
 
-    def write(self, path: Path, words: Any) -> None:
-        """Write JSON whole or not at all."""
+    def write(self, path: Path, words: Any, *, first: bool = False) -> None:
+        """Write JSON whole or not at all; `first`: only where no other process has written there before."""
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as beside:
             partial = Path(beside) / path.name
             partial.write_text(json.dumps(words, indent=1) + "\n")
-            partial.replace(path)
+            if first:
+                try:
+                    os.link(partial, path)
+                except FileExistsError:
+                    return
+                except OSError:  # a disk without links
+                    partial.replace(path)
+            else:
+                partial.replace(path)
 
     def read(self, path: Path) -> dict[str, Any]:
         """JSON that `write` wrote.
@@ -109,6 +117,14 @@ class Folder:
         if not isinstance(words, dict):
             raise FileContentError(f"{path} holds no survey")
         return words
+
+
+def _number(name: str) -> float | None:
+    """The noise level that a folder of results is called by; None of any other."""
+    try:
+        return float(name.removeprefix(LEVEL))
+    except ValueError:
+        return None
 
 
 def discard(path: Path) -> None:

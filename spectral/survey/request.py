@@ -69,7 +69,8 @@ def in_words(
 
 
 def fingerprint(model: Callable[..., Any]) -> str:
-    """A digest of every module that a callable holds: class, settings, parameters and buffers.
+    """A digest of every module that a callable holds: class, settings, parameters, buffers, and attributes
+    that are numbers, words, tensors, or lists of such.
 
     What a plain function computes beside is known by its name alone.
     """
@@ -78,7 +79,21 @@ def fingerprint(model: Callable[..., Any]) -> str:
         found.update(f"{_named(module)} {module.extra_repr()} ".encode())
         for name, t in (*module._parameters.items(), *module._buffers.items()):
             found.update(f"{name} {'none' if t is None else digest(t)} ".encode())
+        for name, value in sorted(vars(module).items()):
+            if not name.startswith("_") and name != "training":
+                found.update(f"{name}={_told(value)} ".encode())
     return found.hexdigest()[:32]
+
+
+def _told(value: Any) -> str:
+    """An attribute in words, "" where it is no number, word or tensor, nor made of these alone."""
+    if isinstance(value, Tensor):
+        return digest(value)
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_told, value))
+    if isinstance(value, dict):
+        return ",".join(f"{key}:{_told(one)}" for key, one in value.items())
+    return repr(value) if isinstance(value, (bool, int, float, complex, str, type(None))) else ""
 
 
 def keep(folder: Folder, words: dict[str, Any]) -> None:
@@ -91,7 +106,7 @@ def keep(folder: Folder, words: dict[str, Any]) -> None:
     """
     folder.root.mkdir(parents=True, exist_ok=True)
     if not folder.request.exists():
-        folder.write(folder.request, words)
+        folder.write(folder.request, words, first=True)
     held = folder.read(folder.request)
     apart = [name for name in {**held, **words} if held.get(name) != words.get(name)]
     if not apart:

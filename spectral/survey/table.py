@@ -296,6 +296,7 @@ def check_about(folder: Folder, name: str, sigma: float, part: str, picture: str
         FileContentError: it is damaged, or no result of a survey.
     """
     path = folder.result(name, sigma)
+    storage.check(path)
     about = storage.about_of(path, KINDS[part].__name__)
     if about.get("picture") != picture:
         raise OptionError(

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+import spectral
 from spectral.errors import CheckpointError, FileContentError, OptionError
 from spectral.solvers import Lanczos
 from spectral.survey.folder import Folder
 from spectral.survey.request import checked, fingerprint, in_words, keep
-from tests.helpers.small_survey import network
+from tests.helpers.small_survey import network, picture
 
 
 def words(model=None, k=4, seed=0, part="symmetric", **options):
@@ -73,3 +74,29 @@ def test_options_that_no_survey_has():
             checked(part, 4, 0, {name: 1})
     with pytest.raises(OptionError, match="part is one of symmetric, svd"):
         checked("full", 4, 0, {})
+
+
+def test_a_module_is_known_by_its_attributes_too(tmp_path):
+    """A skip's scale, a number of steps: what changes the function changes the survey."""
+
+    class Scaled(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.scale = nn.Conv2d(1, 1, 3, padding=1), [scale]
+
+        def forward(self, x):
+            return self.scale[0] * self.conv(x)
+
+    spectral.survey(Scaled(1.0), {"a": picture(0)}, [0.1], 2, out=tmp_path)
+    spectral.survey(Scaled(1.0), {"a": picture(0)}, [0.1], 2, out=tmp_path)
+    with pytest.raises(CheckpointError, match="another model"):
+        spectral.survey(Scaled(5.0), {"a": picture(0), "b": picture(1)}, [0.1], 2, out=tmp_path)
+
+
+def test_of_two_first_requests_one_is_kept(tmp_path):
+    """Whatever another process has written between the look and the write."""
+    folder = Folder(tmp_path)
+    folder.write(folder.request, {"k": 2}, first=True)
+    folder.write(folder.request, {"k": 3}, first=True)
+    assert folder.read(folder.request) == {"k": 2}

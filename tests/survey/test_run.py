@@ -327,3 +327,22 @@ def test_bad_requests_are_told_before_anything_is_made(tmp_path, options):
 def test_too_many_values_for_a_small_image(tmp_path):
     found = survey(tmp_path, {"small": partial(picture, 0, 2), "large": partial(picture, 0)}, k=6)
     assert {f.image for f in found.failures} == {"small"} and len(found.rows) == 2
+
+
+def test_what_others_put_into_the_folder_is_left_alone(tmp_path):
+    found = survey(tmp_path, pictures(2))
+    (result,) = (path for path in found._folder.results() if "000" in path.name and "0.1" in str(path))
+    (tmp_path / "sigma-0.2.bak").mkdir()
+    (result.parent / "._000.safetensors").write_bytes(b"a desktop's")
+    assert survey(tmp_path, pictures(3)).images == ["000", "001", "002"]
+
+
+def test_a_changed_bit_of_a_header_is_solved_again(tmp_path):
+    found = survey(tmp_path, pictures(2))
+    path = found._folder.result("000", 0.1)
+    data, row = path.read_bytes(), repr(found.rows[0].values[0]).encode()
+    assert row in data
+    path.write_bytes(data.replace(row, row[:-1] + (b"1" if row[-1:] != b"1" else b"2")))
+    again = survey(tmp_path, pictures(2))
+    torch.testing.assert_close(again.values, found.values, rtol=1e-6, atol=0)
+    assert again.values[0, 0, 0] == again.spectrum("000", 0.1).values[0]
