@@ -37,9 +37,11 @@ nitpicky = True
 # What is named in signatures and documented elsewhere, or nowhere: other packages, and parts of this one that
 # a user has no need to name.
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|numpy|scipy|matplotlib|np|nn|collections|pathlib|rich|os|abc|types)\..*"),
+    ("py:.*", r"(torch|numpy|scipy|matplotlib|np|nn|collections|contextlib|pathlib|rich|os|abc|types)\..*"),
     ("py:.*", "Figure|Images|Number|Tensor|WrongProductsError"),
     ("py:.*", r"spectral\.(jacobians\.jacobian\.WrongProductsError|operators\.base\.Derived)"),
+    ("py:.*", r"spectral\.jacobians\.(of_model\.OfModel|program\.reach\.Reach|sharded\.ShardedJacobian)"),
+    ("py:.*", r"spectral\.(operators\.space\.Placed|survey\.table\.(Row|Failure|Level))"),
     (
         "py:.*",
         r"spectral\.solvers\.(dense\.Formed|method\.FoundT)|denoisers\.networks\.conditional\.Coefficients",

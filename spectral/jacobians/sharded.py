@@ -51,8 +51,7 @@ GatheredT = TypeVar("GatheredT")
 
 TRIED_ROWS = 128  # of a first record, which tells the reach
 FURTHER = 8  # rows, at least, by which a trial goes beyond the halo
-ALIKE = 100.0  # roundings by which f at two sizes may differ, relative to its largest row,
-COARSE = 4.0  # and in half precision, in which as many would be all of it
+ALIKE = 100.0  # roundings by which f at two sizes may differ, relative to its largest row
 
 
 @front_door
@@ -82,8 +81,8 @@ def sharded(
 
     Raises:
         ReachError: the network looks at all rows (attention, norms over the image, global pooling, circular
-            padding, what is not known), strips are cut where its poolings do not begin, or it computes
-            something else at a strip than at the image.
+            padding, what is not known), strips are cut where its poolings do not begin, it computes
+            something else at a strip than at the image, or in half precision, in which that would not show.
         OptionError: there are fewer rows than processes, or a keyword has rows.
         RankError: a process ended, fell silent, or failed.
         ShapeError: strips do not fit together, or y has no rows.
@@ -131,6 +130,12 @@ def _made(
     local = ranks.agree(lambda: _local(model, extended, keywords, reach, ranks.size))
     A = ShardedJacobian(local, ranks, cuts, halo, reach)
     if ranks.size > 1:
+        if A.eps > 1e-4:
+            raise ReachError(
+                f"{A.name} computes in half precision, in which what it makes of a strip cannot be told from "
+                'what it makes of the image: give model and y in float32, and precision="bfloat16" for '
+                "products"
+            )
         A.note(_tried(A, model, keywords, y.contiguous()))
     return A
 
@@ -409,7 +414,7 @@ def _tried(A: ShardedJacobian, model: Callable[..., Any], keywords: dict[str, An
     beyond[inside] = False
     own = slice(wide.own.start, wide.own.stop)
     largest = ranks.largest(_row_norms(A.output).max().item())
-    allowed = _alike(A) * largest
+    allowed = ALIKE * A.eps * largest
 
     def f(x: Tensor) -> Tensor:
         ready = called.ready()
@@ -433,8 +438,6 @@ def _tried(A: ShardedJacobian, model: Callable[..., Any], keywords: dict[str, An
 
     ranks.agree(at_strips)
     notes = [_tried_products(A, called, wide, beyond, y_wide), _tried_whole(A, f, y)]
-    if A.eps >= 1e-4:
-        notes.append(f"what differs at strips by less than {_alike(A):.1%} of its largest row does not show")
     _check_adjoint(A)
     return "; ".join(note for note in notes if note)
 
@@ -461,7 +464,7 @@ def _tried_products(A: ShardedJacobian, called: Model, wide: Halo, beyond: Tenso
             for x, true, how in ((v_wide, Av, "at random"), (far, torch.zeros_like(Av), "out of its reach")):
                 W = _planes(program.apply(x.reshape(1, *shape)), len(Av))[0]
                 off = _row_norms(W[:, wide.own] - true).max().item()
-                if not off <= min(10 * _alike(A), 0.1) * largest:
+                if not off <= min(10 * ALIKE * A.eps, 0.1) * largest:
                     _refuse(A, off / largest, f"in J v of a v {how}")
 
     A.ranks.agree(work)
@@ -488,7 +491,7 @@ def _tried_whole(A: ShardedJacobian, f: Callable[[Tensor], Tensor], y: Tensor) -
         if value.shape != whole.shape:
             raise ReachError(f"{A.name} makes {tuple(value.shape)} of the whole image")
         off, largest = _row_norms(value - whole).max().item(), _row_norms(whole).max().item()
-        if not off <= _alike(A) * largest:
+        if not off <= ALIKE * A.eps * largest:
             _refuse(A, off / largest, "at the whole image")
 
     ranks.agree(work)
@@ -515,11 +518,6 @@ def _check_adjoint(A: ShardedJacobian) -> None:
         raise SpectralError(
             f"J v and J' u of {A.name} over strips contradict each other by {abs(left - right) / scale:.1e}"
         )
-
-
-def _alike(A: ShardedJacobian) -> float:
-    """By how much f at two sizes may differ, relative to its largest row."""
-    return (ALIKE if A.eps < 1e-4 else COARSE) * A.eps
 
 
 def _refuse(A: ShardedJacobian, off: float, where: str) -> None:

@@ -228,6 +228,24 @@ def refusals(names: list[str], shape: tuple[int, ...]) -> dict[str, str]:
     return found
 
 
+def half_refusals(names: list[str], shape: tuple[int, ...]) -> dict[str, str]:
+    """The same, of models and images in bfloat16; and of an image that another process has mirrored."""
+    found = {}
+    for name in names:
+        try:
+            spectral.sharded(models()[name].bfloat16(), image(*shape, dtype=torch.bfloat16))
+            found[name] = ""
+        except Exception as failure:
+            found[name] = f"{type(failure).__name__}: {failure}"
+    y = image(*shape)
+    try:
+        spectral.sharded(network("bfcnn-3-8"), y.flip(-1) if int(os.environ["RANK"]) else y)
+        found["mirrored"] = ""
+    except Exception as failure:
+        found["mirrored"] = f"{type(failure).__name__}: {failure}"
+    return found
+
+
 def shortened(kinds: list[str], shape: tuple[int, ...]) -> dict[str, str]:
     """What is said where a program tells a row less, above or below, than it looks."""
     told, found = Program.reach, {}

@@ -554,3 +554,13 @@ def test_a_deep_copy_is_the_same_map_with_a_count_of_its_own(method):
         next(iter(net.parameters())).mul_(2)
     with pytest.raises(SpectralError, match="have changed"):
         twin @ v
+
+
+def test_a_jacobian_that_is_zero():
+    """Of dead units, or nothing: all values are zero, and found to be."""
+    y = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for model in (lambda x: x * 0, torch.nn.Threshold(100.0, 0.0)):
+        pairs = spectral.top_eigs(model, y, k=3)
+        assert pairs.values.abs().max() == 0 and pairs.converged.all() and pairs.complete
+        assert spectral.top_svd(model, y, k=2).values.abs().max() == 0
+        assert spectral.jacobian(model, y, method="jvp").dense().abs().max() == 0

@@ -29,6 +29,7 @@ def by_two():
         ("refusals", (["by size"], (1, 1, 1, 16))),
         ("spectra", ("bfcnn-4-8", (1, 1, 48, 40), 4, torch.float64)),
         ("shortened", (["bfcnn-3-8", "bfcnn-8-8"], (1, 1, 64, 12))),
+        ("half_refusals", (["ramp", "table", "by jumps"], (1, 1, 64, 16))),
     ]
     return together(2, HERE + "several", works)
 
@@ -93,6 +94,14 @@ def test_a_reach_that_is_a_row_short_is_noticed(by_two):
         assert len(one[6]) == 4
         for name, said in one[6].items():
             assert "computes something else" in said, name
+
+
+def test_half_precision_is_refused(by_two):
+    """A hundred roundings of bfloat16 would be most of f; and sums alone do not tell images apart."""
+    for one in by_two:
+        for name in ("ramp", "table", "by jumps"):
+            assert one[7][name].startswith("ReachError") and "half precision" in one[7][name]
+        assert one[7]["mirrored"].startswith("ShapeError")
 
 
 def test_strips_begin_where_poolings_do(by_two):
