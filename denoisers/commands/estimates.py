@@ -310,7 +310,8 @@ def _print(
     )
     console.print(f"products      {estimate.products} with J and J'", highlight=False)
     console.print(
-        f"time          {seconds:.1f} s, {seconds / unit:.0f} forward passes of {1e3 * unit:.1f} ms",
+        f"time          {seconds:.1f} s, as long as {seconds / unit:.0f} forward passes of "
+        f"{1e3 * unit:.1f} ms",
         highlight=False,
     )
     for note in problem.notes:

@@ -3,7 +3,7 @@
 EXAMPLES = {
     "spectral eigs": [
         "spectral eigs --crop 60 180 40 -k 8",
-        "spectral eigs --crop 60 180 40 --above 1.2 --out out",
+        "spectral eigs --crop 60 180 40 --above 1 --out out",
         "spectral eigs --crop 60 180 40 --part full --left -k 4 --json",
     ],
     "spectral svd": [

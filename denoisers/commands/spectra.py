@@ -275,10 +275,10 @@ def _print(spectrum: Result, problem: Problem, denoiser: str, unit: float) -> No
             cell,
             *(["yes" if spectrum.converged[i] else "no"] if short else []),
         )
-    console.print(table)
+    console.print(table if spectrum.k else "none found")
     spent = ", ".join(f"{name} {n}" for name, n in spectrum.spent.items())
     each = "J, or J' for left vectors" if isinstance(spectrum, FullEigenPairs) else "J and one with J'"
-    passes = f"{spectrum.seconds / unit:.0f} forward passes of {1e3 * unit:.1f} ms"
+    passes = f"as long as {spectrum.seconds / unit:.0f} forward passes of {1e3 * unit:.1f} ms"
     limit = spectrum.tolerance.item()
     lines = [
         ("residuals", f"{residual} from fresh products; asked for {limit:.1e} (tol {spectrum.tol:g})"),

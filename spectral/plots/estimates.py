@@ -88,10 +88,14 @@ def images(panels: list[tuple[str, Tensor]], title: str = "", signed: tuple[str,
 
 
 def _images(
-    canvas: Canvas, panels: list[tuple[str, Tensor]], title: str, signed: tuple[str, ...] = ()
+    canvas: Canvas,
+    panels: list[tuple[str, Tensor]],
+    title: str,
+    signed: tuple[str, ...] = (),
+    coloured: str = "",
 ) -> Size:
-    planes = [(name, _plane(x)) for name, x in panels]
-    height, width = planes[0][1].shape
+    planes = [(name, _picture(x) if name == coloured else _plane(x)) for name, x in panels]
+    height, width = planes[0][1].shape[:2]
     if title:
         canvas.suptitle(title, fontsize=10, color=INK)
     for axis, (name, x) in zip(np.atleast_1d(canvas.subplots(1, len(planes))), planes, strict=True):
@@ -100,7 +104,8 @@ def _images(
         shown = axis.imshow(x, **scale)
         axis.set_title(name, **STYLE)
         axis.set_axis_off()
-        canvas.colorbar(shown, ax=axis, shrink=0.8).ax.tick_params(labelsize=6)
+        if x.ndim == 2:
+            canvas.colorbar(shown, ax=axis, shrink=0.8).ax.tick_params(labelsize=6)
     return WIDTH, 0.8 * WIDTH / max(len(planes), 2) * min(max(height / width, 0.5), 2) + 0.4
 
 
@@ -128,7 +133,7 @@ def _strip(canvas: Canvas, rows: list[tuple[str, Tensor]], title: str, signed: T
         panel.suptitle(name, x=0.01, ha="left", **STYLE)
         axes = panel.subplots(1, count, squeeze=False)[0]
         for axis, x in zip(axes[before:], images_, strict=True):
-            axis.imshow(_plane(x), cmap="gray", vmin=0, vmax=1)
+            axis.imshow(_picture(x), cmap="gray", vmin=0, vmax=1)
         if signed is not None:
             e = _plane(signed[k])
             axes[0].imshow(e, cmap="RdBu_r", vmin=-np.abs(e).max(), vmax=np.abs(e).max())
@@ -159,9 +164,8 @@ def posterior(components: PosteriorComponents, title: str = "") -> Figure:
             canvas.suptitle(title, fontsize=10, color=INK)
         ratios = [3.2, 1.1 * len(walks)]
         above, below = canvas.subfigures(2, 1, height_ratios=ratios, squeeze=False)[:, 0]
-        top = _images(
-            above, [("E[x | y], intensity", one.mean), ("deviation, intensity", one.pixel_deviation)], ""
-        )
+        panels = [("E[x | y], intensity", one.mean), ("deviation, intensity", one.pixel_deviation)]
+        top = _images(above, panels, "", coloured="E[x | y], intensity")
         width, height = _strip(below, walks, "", one.pairs.vectors)
         return width, top[1] + height
 
@@ -205,6 +209,13 @@ def risk(curve: RiskCurve, title: str = "") -> Figure:
 def _plane(x: Tensor) -> np.ndarray:
     """(H, W) from (..., H, W), leading axes averaged."""
     return x.detach().double().cpu().reshape(-1, *x.shape[-2:]).mean(0).numpy()
+
+
+def _picture(x: Tensor) -> np.ndarray:
+    """(H, W, 3) of an image in colour, and `_plane` of any other."""
+    if x.ndim >= 3 and x.shape[-3] == 3:
+        return x.detach().double().cpu().reshape(-1, *x.shape[-3:])[0].movedim(0, -1).clamp(0, 1).numpy()
+    return _plane(x)
 
 
 def _array(x: Any) -> np.ndarray:

@@ -258,10 +258,11 @@ def _values(axis: Axes, spectrum: EigenPairs | SingularTriplets, value: str) -> 
     axis.axhline(1, color="#bbbbbb", lw=0.8, ls="--")
     axis.set_xlabel("index k", **STYLE)
     axis.set_ylabel(f"${value}$", color=BLUE, fontsize=8)
-    axis.set_ylim(min(0.0, float(spectrum.values.min()) * 1.1) if spectrum.k else 0.0, None)
+    ends = [float(spectrum.values.min()), float(spectrum.values.max())] if spectrum.k else [0.0, 1.0]
+    axis.set_ylim(min(0.0, 1.1 * ends[0]), 1.08 * ends[1] if ends[1] > 0 else max(-0.05 * ends[0], 1e-3))
     axis.tick_params(labelsize=7)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.spines["top"].set_visible(False)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _coefficients(axis: Axes, size: np.ndarray, vector: str) -> None:
