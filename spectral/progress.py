@@ -13,6 +13,7 @@ from spectral.solvers.control import Progress as Standing
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
 
 PATIENCE = 2.0
 BETWEEN = 30.0  # seconds between two lines of a log
@@ -29,25 +30,9 @@ def bar(shown: bool, what: str, unit: str = "products") -> Iterator[Callable[[St
         tell = _now_and_then(what) if shown else None
         yield None if tell is None else lambda now: tell(_state(now, unit))
         return
-    from rich.progress import (  # noqa: PLC0415
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
     began = time.monotonic()
     first: list[float] = []
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=10),
-        TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(compact=True),
-    )
-    display = Progress(*columns, console=console, transient=True)
+    display = _display(console)
     task = display.add_task(what, total=1.0, state="")
 
     def report(now: Standing) -> None:
@@ -83,26 +68,10 @@ def counting(shown: bool, what: str) -> Iterator[Callable[[int, int, str], None]
             else lambda done, total, state: tell(f"{done}/{total}{state and f', {state}'}")
         )
         return
-    from rich.progress import (  # noqa: PLC0415
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import MofNCompleteColumn  # noqa: PLC0415
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=10),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(compact=True),
-    )
     # An estimate over all that has been seen: what is counted comes many at once.
-    with Progress(*columns, console=console, transient=True, speed_estimate_period=1e9) as display:
+    with _display(console, MofNCompleteColumn(), speed_estimate_period=1e9) as display:
         task = display.add_task(what, total=None, state="")
         yield lambda done, total, state: display.update(task, completed=done, total=total, state=state)
 
@@ -121,6 +90,28 @@ def working(shown: bool, what: str) -> Iterator[None]:
     with Progress(*columns, console=console, transient=True) as display:
         display.add_task(what, total=None)
         yield
+
+
+def _display(console: Console, *counted: ProgressColumn, **options: float) -> Progress:
+    """A bar between what is done and its `state`, with the time so far and the time left."""
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=10),
+        *counted,
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
+    )
+    return Progress(*columns, console=console, transient=True, **options)  # type: ignore[arg-type]
 
 
 def _state(now: Standing, unit: str) -> str:
