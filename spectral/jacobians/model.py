@@ -223,7 +223,14 @@ class _Plain(TorchFunctionMode):
         ):
             with plain_attention():
                 return func(*args, **kwargs)
-        return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if func in _BY_IMAGE and torch.is_grad_enabled() and out.requires_grad:
+            out.register_hook(torch.Tensor.contiguous)
+        return out
+
+
+# Their derivative backwards is wrong in torch for one image where its cotangent has channels last.
+_BY_IMAGE = {functional.instance_norm, torch.instance_norm}
 
 
 # The rules of these are in `program/rules/attention.py`; what none of them takes torch forms plainly.

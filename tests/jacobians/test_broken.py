@@ -478,3 +478,30 @@ def test_exact_traces_tell_of_rounding():
     assert found.method == "exact" and low < high
     assert 0 < found.stderr < 1e-6 * abs(found.value)
     assert spectral.frobenius_norm(M.float(), products=100).stderr > 0
+
+
+class NormByImage(nn.Module):
+    """Norms over each image, in front of a convolution whose derivative comes back with channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Conv2d(3, 16, 3), nn.InstanceNorm2d(16), nn.Conv2d(16, 3, 3)
+
+    def forward(self, y):
+        return self.last(nn.functional.gelu(self.norm(self.first(y))))
+
+
+@pytest.mark.parametrize("method", ["auto", "jvp", "double-backward"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_norms_over_each_image_with_channels_last(dtype, method):
+    """torch's derivative of them is wrong there: J is that of the other layout, and nothing is said against it."""
+    torch.manual_seed(0)
+    model, y = NormByImage().eval().to(dtype), torch.randn(1, 3, 10, 8).to(dtype)
+    true = spectral.jacobian(copy.deepcopy(model).double(), y.double()).dense()
+    model, y = (x.to(memory_format=torch.channels_last) for x in (model, y))
+    J = spectral.jacobian(model, y, method=method)
+    bound = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.1}[dtype]
+    for M in (J.dense(), J.T.dense().mT):
+        assert (M.double() - true).norm() <= bound * true.norm()
+    pairs = spectral.top_svd(J, k=2) if dtype is torch.bfloat16 else spectral.top_svd(model, y, 2)
+    assert not J.notes and not any("autograd" in note for note in pairs.notes)
