@@ -494,7 +494,7 @@ class NormByImage(nn.Module):
 @pytest.mark.parametrize("method", ["auto", "jvp", "double-backward"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_norms_over_each_image_with_channels_last(dtype, method):
-    """torch's derivative of them is wrong there: J is that of the other layout, and nothing is said against it."""
+    """torch's derivative of them is wrong there: J is that of the other layout, with no word against it."""
     torch.manual_seed(0)
     model, y = NormByImage().eval().to(dtype), torch.randn(1, 3, 10, 8).to(dtype)
     true = spectral.jacobian(copy.deepcopy(model).double(), y.double()).dense()

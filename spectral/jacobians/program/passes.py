@@ -190,10 +190,11 @@ def _channel_scale(slope: Tensor, convolution: Convolution) -> Tensor | None:
     if convolution.transposed and convolution.groups > 1:
         return None
     size = convolution.output_size
-    padded = (1,) * (len(size) - slope.ndim) + tuple(slope.shape)
+    shape = shape_of(slope)
+    padded = (1,) * (len(size) - len(shape)) + tuple(shape)
     if len(padded) != len(size) or any(s != 1 for axis, s in enumerate(padded) if axis != 1):
         return None
-    return slope.reshape(-1).expand(size[1])
+    return factor(slope).reshape(-1).expand(size[1])
 
 
 def rewritten(steps: list[Step], result: int | None, dtype: torch.dtype | None) -> list[Step]:

@@ -237,6 +237,17 @@ def test_gates_as_bits_where_winograd_takes_them():
     assert (single - fine).norm() / fine.norm() < 1e-5
 
 
+@pytest.mark.parametrize("channels", [7, 8, 16])
+@pytest.mark.parametrize("sides", [(1, 1), (1, 9), (9, 1), (2, 1)])
+def test_images_one_pixel_wide(sides, channels):
+    """The bits of eight channels look like a number a row there."""
+    layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in ((2, channels), (channels, channels), (channels, 2))]
+    agree(
+        nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]).double(),
+        torch.randn(2, 2, *sides),
+    )
+
+
 @pytest.mark.parametrize("network", [UNet(2, 8), BFCNN(4, 8)])
 def test_either_layout_is_the_same_program(network):
     y = torch.rand(2, 1, 16, 24)
