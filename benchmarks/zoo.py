@@ -30,7 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import spectral
 from benchmarks.operations import way
 from benchmarks.page import ROOT, insert, table
-from benchmarks.products import Rows, medians
+from benchmarks.products import BLOCK, Rows, medians
 from denoisers import adapters
 from denoisers.networks import EDM, ConditionalUNet
 from spectral.jacobians.faster import AFTER
@@ -330,6 +330,10 @@ NETWORKS: dict[str, tuple[str, Callable[[], Made]]] = {
     "azula ViT": ("azula", _azula_vit),
     "monai UNet, 3-D": ("monai", lambda: _monai("UNet", **UNET3D)),
     "monai DiffusionModelUNet": ("monai", _monai_diffusion),
+    "monai SwinUNETR, 3-D": (
+        "monai",
+        lambda: _monai("SwinUNETR", 64, in_channels=1, out_channels=1, feature_size=12, spatial_dims=3),
+    ),
     "timm ViT": ("timm", _vit),
     "Swin2SR": ("transformers", _swin2sr),
 }
@@ -397,6 +401,7 @@ def row(name: str, seconds: float) -> list[str]:
         with torch.no_grad():
             return f(y)
 
+    block = torch.randn(BLOCK, v.numel(), generator=torch.Generator().manual_seed(4))
     calls = [
         forward,
         lambda: J.apply(v.view(1, -1)),
@@ -404,6 +409,7 @@ def row(name: str, seconds: float) -> list[str]:
         *ways.values(),
     ]
     unit, forwards, back, *others = medians(calls, seconds)
+    alone, together = medians([forward, lambda: J.apply(block)], seconds / 2)
     by = dict(zip(ways, others, strict=True))
     own = weights_of(module)
     held = sum(n for at, n in storages(J._program).items() if at not in own)
@@ -422,6 +428,7 @@ def row(name: str, seconds: float) -> list[str]:
         error,
         f"{1e3 * unit:.1f}",
         f"{forwards / unit:.2f}",
+        f"{together / alone / BLOCK:.2f}",
         "" if best is None else f"{forwards / best:.2f}",
         f"{back / unit:.2f}",
         f"{back / by['kept vjp']:.2f}" if "kept vjp" in by else "",
@@ -486,8 +493,8 @@ def alone(name: str, seconds: float) -> list[str]:
 
 
 HEAD = [
-    *("network", "way", "error", "forward, ms", "**J v**", "to torch's best", "**J' u**", "to a kept vjp"),
-    *("kept vjp J' u", "linearize J v", "jvp J v", "held, MB", "graph, MB"),
+    *("network", "way", "error", "forward, ms", "**J v**", f"J v of {BLOCK}, each", "to torch's best"),
+    *("**J' u**", "to a kept vjp", "kept vjp J' u", "linearize J v", "jvp J v", "held, MB", "graph, MB"),
 ]
 
 
