@@ -29,14 +29,14 @@ from spectral.errors import (
     SpectralError,
 )
 from spectral.jacobians import autograd
-from spectral.jacobians.chunks import Chunks, Product, free_bytes
+from spectral.jacobians.chunks import Product, free_bytes
 from spectral.jacobians.cpu.denormals import flushed
 from spectral.jacobians.faster import FasterBack
 from spectral.jacobians.keywords import keywords_of
 from spectral.jacobians.model import Model, same_random_numbers
 from spectral.jacobians.of_model import OfModel
 from spectral.jacobians.precision import Precision, arithmetic, own, tf32
-from spectral.jacobians.program import Program, Recorder, Repeat, Replayed
+from spectral.jacobians.program import Chunks, Program, Recorder, Repeat, Replayed
 from spectral.jacobians.program.reach import Reach
 from spectral.jacobians.program.recorder import contradiction, half_along, inner, size_of
 from spectral.jacobians.weights import Weights
