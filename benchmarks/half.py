@@ -8,22 +8,16 @@ half-precision solve asks for what its products allow, and says so.  --write put
 docs/products.md.
 """
 
-import argparse
-
 import torch
 from torch import nn
 
 import denoisers
 import spectral
-from benchmarks.page import ROOT, insert, table
+from benchmarks.page import Page, records
 from denoisers.images.folder import photograph
 from denoisers.networks import ConditionalUNet
 
 K, SIGMA = 6, 0.15
-HEAD = [
-    *("network", "precision", "**products**", "to float32's", "worst residual", "asked for"),
-    *("lambda_1", "largest difference from float32", "largest error told", "complete"),
-]
 
 
 def _conditional() -> nn.Module:
@@ -38,7 +32,7 @@ NETWORKS = {
 }
 
 
-def rows(name: str) -> list[list[str]]:
+def rows(name: str) -> list[dict[str, str]]:
     """A row for each precision."""
     make, keywords = NETWORKS[name]
     x = torch.from_numpy(photograph())[..., 60:124, 180:244]
@@ -56,25 +50,22 @@ def rows(name: str) -> list[list[str]]:
     for dtype, pairs in found:
         apart = (pairs.values - first.values).abs().max().item()
         told.append(
-            [
-                *(name, dtype, str(pairs.products), f"{pairs.products / first.products:.2f}"),
-                *(f"{pairs.residuals.max():.0e}", f"{pairs.tolerance.max():.0e}", f"{pairs.values[0]:.4f}"),
-                *("" if pairs is first else f"{apart:.0e}", f"{pairs.errors.max():.0e}"),
-                "yes" if pairs.complete else "no",
-            ]
+            {
+                "network": name,
+                "precision": dtype,
+                "**products**": str(pairs.products),
+                "to float32's": f"{pairs.products / first.products:.2f}",
+                "worst residual": f"{pairs.residuals.max():.0e}",
+                "asked for": f"{pairs.tolerance.max():.0e}",
+                "lambda_1": f"{pairs.values[0]:.4f}",
+                "largest difference from float32": "" if pairs is first else f"{apart:.0e}",
+                "largest error told": f"{pairs.errors.max():.0e}",
+                "complete": "yes" if pairs.complete else "no",
+            }
         )
     return told
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/products.md")
-    options = parser.parse_args()
-    text = table(HEAD, [row for name in NETWORKS for row in rows(name)])
-    print(text)
-    if options.write:
-        insert(ROOT / "docs/products.md", "half", text)
-
-
 if __name__ == "__main__":
-    main()
+    page = Page("docs/products.md", __doc__)
+    page.tell("half", records([row for name in NETWORKS for row in rows(name)]))

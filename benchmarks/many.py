@@ -7,7 +7,6 @@ batched=True against one call an image, interleaved; then one crop at noise leve
 started from the basis of the level before, against cold starts.  --write puts the tables into docs/many.md.
 """
 
-import argparse
 import time
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 import denoisers
 import spectral
-from benchmarks.page import ROOT, insert, table
+from benchmarks.page import Page, table
 from denoisers.images.folder import photograph
 
 TOL = 1e-4
@@ -55,14 +54,10 @@ def batch(model: nn.Module, images: int, side: int, k: int, rounds: int) -> str:
     one, many = (min(taken) for taken in seconds.values())
     head = ["", "seconds", "products to solve, an image", "to be sure"]
     sure = sum(o.spent["completeness"] for o in alone) / images
+    many_solved = f"{sum(solves) / images:.0f} ({min(solves)} to {max(solves)})"
     rows = [
         ["one call", f"{one:.1f}", str(together.spent["solve"]), str(together.spent["completeness"])],
-        [
-            f"{images} calls",
-            f"{many:.1f}",
-            f"{sum(solves) / images:.0f} ({min(solves)} to {max(solves)})",
-            f"{sure:.0f}",
-        ],
+        [f"{images} calls", f"{many:.1f}", many_solved, f"{sure:.0f}"],
     ]
     return (
         f"{table(head, rows)}\n\n{images} images of {side}x{side}, k = {k}: one call takes {one / many:.2f} "
@@ -92,19 +87,8 @@ def sweep(model: nn.Module, side: int, k: int) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/many.md")
-    parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--side", type=int, default=40)
-    parser.add_argument("-k", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=2)
-    options = parser.parse_args()
+    page = Page("docs/many.md", __doc__, images=32, side=40, k=8, rounds=2)
+    options = page.options
     network = denoisers.load("photos").to(memory_format=torch.channels_last)
-    tables = {
-        "batch": batch(network, options.images, options.side, options.k, options.rounds),
-        "sweep": sweep(network, 2 * options.side, options.k),
-    }
-    for name, text in tables.items():
-        print(text, end="\n\n")
-        if options.write:
-            insert(ROOT / "docs/many.md", name, text)
+    page.tell("batch", batch(network, options.images, options.side, options.k, options.rounds))
+    page.tell("sweep", sweep(network, 2 * options.side, options.k))

@@ -8,7 +8,6 @@ its basis; its count stands only where the residuals, measured afresh, reach the
 table into docs/nonsymmetric.md; --quick leaves the networks out.
 """
 
-import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -18,7 +17,7 @@ from scipy.sparse.linalg import ArpackError, eigs
 from torch import Tensor
 
 import spectral
-from benchmarks.page import BFCNN, LAB, ROOT, insert, table
+from benchmarks.page import BFCNN, LAB, Page, table
 from denoisers.commands.console import load_problem
 from spectral.operators import LinearOperator, as_operator, from_functions
 from spectral.solvers import ComplexTarget, Control, KrylovSchur
@@ -147,11 +146,5 @@ def products(quick: bool) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/nonsymmetric.md")
-    parser.add_argument("--quick", action="store_true", help="without the networks")
-    options = parser.parse_args()
-    text = products(options.quick)
-    print(text)
-    if options.write:
-        insert(ROOT / "docs/nonsymmetric.md", "nonsymmetric", text)
+    page = Page("docs/nonsymmetric.md", __doc__, quick=False)
+    page.tell("nonsymmetric", products(page.options.quick))

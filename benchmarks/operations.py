@@ -9,7 +9,6 @@ operations that autograd differentiates, each alone, inside it.  A product that 
 precision explains is written as wrong.  --write puts the table into docs/operations.md.
 """
 
-import argparse
 import sys
 import warnings
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from collections.abc import Iterator
 import torch
 
 import spectral
-from benchmarks.page import ROOT, insert, table
+from benchmarks.page import Page, table
 from spectral.errors import SpectralError
 from tests.helpers import differences
 from tests.helpers.random_networks import FLOOR, OPERATIONS, Line, Network, products
@@ -76,16 +75,7 @@ def rows() -> Iterator[list[str]]:
             yield made
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/operations.md")
-    options = parser.parse_args()
-    head = ["operation", "way", "error, float64", "error, float32", "why not"]
-    text = f"torch {torch.__version__}.\n\n{table(head, list(rows()))}"
-    print(text)
-    if options.write:
-        insert(ROOT / "docs/operations.md", "operations", text)
-
-
 if __name__ == "__main__":
-    main()
+    page = Page("docs/operations.md", __doc__)
+    head = ["operation", "way", "error, float64", "error, float32", "why not"]
+    page.tell("operations", f"torch {torch.__version__}.\n\n{table(head, list(rows()))}")

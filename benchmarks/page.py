@@ -1,10 +1,47 @@
 """Tables in pages: a command's output goes between two markers, and never in by hand."""
 
+import argparse
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 LAB = ROOT / "../shared/data/lab"  # the published networks, where they are at hand
 BFCNN = LAB / "bfcnn21_celeba160_gray.npz"
+
+
+class Page:
+    """A page of docs as the command that measures it: it prints its tables, and with --write puts them there.
+
+    Args:
+        name: of the page, from the root.
+        doc: the command's text.
+        options: by name with their defaults: a bool is a switch, a list takes several.
+    """
+
+    def __init__(self, name: str, doc: str | None, **options: Any) -> None:
+        self.path = ROOT / name
+        parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+        parser.add_argument("--write", action="store_true", help=f"put the tables into {name}")
+        for option, default in options.items():
+            flag = f"--{option}" if len(option) > 1 else f"-{option}"
+            if default is False:
+                parser.add_argument(flag, action="store_true")
+            elif isinstance(default, list):
+                parser.add_argument(flag, nargs="*", type=type((default or [""])[0]), default=default)
+            else:
+                parser.add_argument(flag, type=type(default), default=default)
+        self.options = parser.parse_args()
+
+    def tell(self, name: str, text: str) -> None:
+        """Print a table, and write it between the page's markers of that name where that was asked for."""
+        print(text, end="\n\n", flush=True)
+        if self.options.write:
+            insert(self.path, name, text)
+
+
+def records(rows: list[dict[str, str]]) -> str:
+    """A table of rows that name their cells."""
+    return table(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -17,7 +17,6 @@ all of it takes an hour on two cores.  --recording measures what recording and c
 else.  --write puts the tables into docs/products.md.
 """
 
-import argparse
 import functools
 import gc
 import json
@@ -35,7 +34,7 @@ from torch import Tensor, nn
 
 import denoisers
 import spectral
-from benchmarks.page import LAB, ROOT, insert, table
+from benchmarks.page import LAB, ROOT, Page, table
 from denoisers.networks import BFCNN, ConditionalUNet, UNet
 from spectral.jacobians.cpu.memory import SMALL, trim
 from spectral.kernels import cpu
@@ -247,9 +246,10 @@ def alone(name: str, side: int, *options: str) -> Any:
 class Rows:
     """Rows by what was measured, in a file where one is named."""
 
-    def __init__(self, file: Path | None) -> None:
-        self.file = file
-        self.rows: dict[str, list[str]] = json.loads(file.read_text()) if file and file.is_file() else {}
+    def __init__(self, file: str) -> None:
+        self.file = Path(file) if file else None
+        there = self.file is not None and self.file.is_file()
+        self.rows: dict[str, list[str]] = json.loads(Path(file).read_text()) if there else {}
 
     def row(self, key: str, measure: Callable[[], list[str]]) -> list[str]:
         """The row of that key, measured unless it is at hand."""
@@ -397,50 +397,33 @@ def recorded(rows: Rows) -> str:
     return f"{note}\n\n{table(head, made)}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/products.md")
-    parser.add_argument(
-        "--quick", action="store_true", help="three networks at 80 and 256 pixels, memory at 512"
+if __name__ == "__main__":
+    page = Page(
+        "docs/products.md",
+        __doc__,
+        quick=False,
+        sides=[80, 256, 512],
+        networks=[""],
+        seconds=20.0,
+        device="cpu",
+        rows="",
+        peak="",
+        recording=False,
+        row=False,
     )
-    parser.add_argument(
-        "--sides", type=int, nargs="+", default=[80, 256, 512], help="of the images, multiples of 16"
-    )
-    parser.add_argument("--networks", nargs="+", default=[""], help="parts of the names to take")
-    parser.add_argument("--seconds", type=float, default=20, help="to spend on a network at one side, about")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rows", type=Path, help="a file of rows, made or gone on with")
-    parser.add_argument(
-        "--peak", choices=(*MEMORY_WAYS, "record", "kept"), help="print the peak memory of one way, in MB"
-    )
-    parser.add_argument("--recording", action="store_true", help="what recording costs, and nothing else")
-    parser.add_argument("--row", action="store_true", help="print one row, as JSON")
-    options = parser.parse_args()
+    options = page.options
     names = [name for name in NETWORKS if any(part in name for part in options.networks)]
-    if options.recording:
-        text = recorded(Rows(options.rows))
-        print(text)
-        if options.write:
-            insert(ROOT / "docs/products.md", "recording", text)
-        return
     if options.peak:
         print(peak_here(names[0], options.sides[0], options.peak))
-        return
-    if options.row:
+    elif options.row:
         print(json.dumps(times(names[0], options.sides[0], options.device, options.seconds)))
-        return
-    sides, of = (
-        options.sides,
-        [(name, side) for side in options.sides for name in names if side > 80 and name in QUICK],
-    )
-    if options.quick:
-        names, sides, of = list(QUICK), [80, 256], [("UNet, 3 blocks", 512)]
-    of = of if options.device == "cpu" else []
-    text = measured(names, sides, of, Rows(options.rows), options.device, options.seconds)
-    print(text)
-    if options.write:
-        insert(ROOT / "docs/products.md", "products", text)
-
-
-if __name__ == "__main__":
-    main()
+    elif options.recording:
+        page.tell("recording", recorded(Rows(options.rows)))
+    else:
+        sides = options.sides
+        of = [(name, side) for side in sides for name in names if side > 80 and name in QUICK]
+        if options.quick:
+            names, sides, of = list(QUICK), [80, 256], [("UNet, 3 blocks", 512)]
+        of = of if options.device == "cpu" else []
+        rows = Rows(options.rows)
+        page.tell("products", measured(names, sides, of, rows, options.device, options.seconds))

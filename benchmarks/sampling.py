@@ -1,8 +1,11 @@
-"""Inverse problems with `photos` as the prior: `python -m benchmarks.sampling` prints the table.
+"""Inverse problems with `photos` as the prior.
 
---write puts it into docs/sampling.md.  Crops of the shipped photograph, which the network was not trained on,
+    python -m benchmarks.sampling [--write]
+
+Crops of the shipped photograph, which the network was not trained on,
 each measured and drawn four times by `denoisers solve`, beside what is made of the same numbers without a
-denoiser; a quarter of an hour on two cores.
+denoiser; a quarter of an hour on two cores.  --write puts
+the table into docs/sampling.md.
 """
 
 import json
@@ -11,7 +14,7 @@ import sys
 
 from typer.testing import CliRunner
 
-from benchmarks.page import ROOT, insert, table
+from benchmarks.page import Page, table
 from denoisers.commands.networks import app
 
 CROPS = {"collar": (100, 100, 64), "hair": (60, 180, 64), "camera": (150, 260, 64)}
@@ -43,12 +46,10 @@ def row(crop: str, task: str) -> list[str]:
 
 
 if __name__ == "__main__":
+    page = Page("docs/sampling.md", __doc__)
     rows = []
     for crop in CROPS:
         for task in TASKS:
             rows.append(row(crop, task))
             print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
-    text = table(HEAD, rows)
-    print(text)
-    if "--write" in sys.argv:
-        insert(ROOT / "docs/sampling.md", "solved", text)
+    page.tell("solved", table(HEAD, rows))

@@ -10,7 +10,6 @@ formula alone: none was run.  --tflops is what a GPU is taken to sustain.  --wri
 docs/scale.md.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -18,12 +17,13 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import spectral
-from benchmarks.page import ROOT, insert, table
+from benchmarks.page import Page, records
 from benchmarks.products import resident
 from denoisers.networks.bfcnn import BFCNN
 from denoisers.networks.layers import BiasFreeNorm
@@ -208,7 +208,7 @@ def worker(name: str, pixels: tuple[int, int]) -> None:
     Path(os.environ["SCALE_FOLDER"], f"{rank}.json").write_text(json.dumps(told))
 
 
-def measured(name: str, pixels: tuple[int, int], ranks: int, folder: Path) -> list[dict[str, object]]:
+def measured(name: str, pixels: tuple[int, int], ranks: int, folder: Path) -> list[dict[str, Any]]:
     """What each of some processes took."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     command += ["-m", "benchmarks.scale", "--one", name, "--pixels", *map(str, pixels)]
@@ -226,7 +226,7 @@ def beside(costs: dict[str, Cost], pixels: tuple[int, int], every: list[int], fo
             told = measured(name, pixels, ranks, folder)
             plan = Plan.of(cost, pixels, ranks, 6, TRIED)
             values = [one["values"] for one in told]
-            alone = alone or values[0]  # type: ignore[assignment]
+            alone = alone or values[0]
             apart = max(abs(a - b) for one in values for a, b in zip(one, alone, strict=True)) / alone[0]
             if apart > 1e-5:
                 raise ArithmeticError(f"{name}: eigenvalues over {ranks} processes differ by {apart:.1e}")
@@ -234,35 +234,25 @@ def beside(costs: dict[str, Cost], pixels: tuple[int, int], every: list[int], fo
                 raise ArithmeticError(
                     f"{name}: bytes sent over {ranks} processes are not those of the formula"
                 )
-            most = max(told, key=lambda one: one["rows"])  # type: ignore[no-any-return]
+            most = max(told, key=lambda one: one["rows"])
+            made, peak = (max(one[key] for one in told) for key in ("made", "peak"))
+            sent = max(max(one["traffic"]) for one in told) / 1e3
             rows.append(
-                [
-                    name,
-                    "{}x{}".format(*pixels),
-                    str(ranks),
-                    str(most["rows"]),
-                    f"{most['program'] / MB:.1f}, {plan.program / MB:.1f}",  # type: ignore[operator]
-                    f"{max(max(one['traffic']) for one in told) / 1e3:.1f}, {plan.sent / 1e3:.1f}",  # type: ignore[type-var]
-                    f"{plan.all / MB:.0f}",
-                    f"{max(one['made'] for one in told):.0f}, {max(one['peak'] for one in told):.0f}",  # type: ignore[type-var]
-                    f"{told[0]['products']}",
-                    f"{apart:.0e}",
-                ]
+                {
+                    "network": name,
+                    "pixels": "{}x{}".format(*pixels),
+                    "processes": str(ranks),
+                    "rows with halo": str(most["rows"]),
+                    "program, MB: told, formula": f"{most['program'] / MB:.1f}, {plan.program / MB:.1f}",
+                    "a product sends at most, kB: counted, formula": f"{sent:.1f}, {plan.sent / 1e3:.1f}",
+                    "formula in all, MB": f"{plan.all / MB:.0f}",
+                    "resident, MB: once made, peak": f"{made:.0f}, {peak:.0f}",
+                    "products": f"{told[0]['products']}",
+                    "eigenvalues differ, relative": f"{apart:.0e}",
+                }
             )
-            print(*rows[-1], sep=" | ", flush=True)
-    head = [
-        "network",
-        "pixels",
-        "processes",
-        "rows with halo",
-        "program, MB: told, formula",
-        "a product sends at most, kB: counted, formula",
-        "formula in all, MB",
-        "resident, MB: once made, peak",
-        "products",
-        "eigenvalues differ, relative",
-    ]
-    return table(head, rows)
+            print(*rows[-1].values(), sep=" | ", flush=True)
+    return records(rows)
 
 
 def plans(costs: dict[str, Cost], tflops: float) -> str:
@@ -273,83 +263,53 @@ def plans(costs: dict[str, Cost], tflops: float) -> str:
             for basis in (None, 60):
                 plan = Plan.of(cost, (side, side), ranks, K, PRODUCTS, basis, 1.0)
                 seconds = 2 * PRODUCTS * plan.flops / (tflops * 1e12)
-                parts = (plan.program, plan.product, plan.basis, plan.vectors, plan.all)
                 rows.append(
-                    [
-                        name,
-                        f"{side}x{side}",
-                        str(ranks),
-                        "default" if basis is None else f"{basis} rows",
-                        *(f"{part / GB:.1f}" for part in parts),
-                        "yes" if plan.all < 0.9 * 80 * GB else "no",
-                        f"{plan.sent / MB:.1f}",
-                        f"{seconds / 60:.0f}",
-                    ]
+                    {
+                        "network": name,
+                        "pixels": f"{side}x{side}",
+                        "GPUs": str(ranks),
+                        "basis": "default" if basis is None else f"{basis} rows",
+                        "program, GB": f"{plan.program / GB:.1f}",
+                        "product, GB": f"{plan.product / GB:.1f}",
+                        "basis, GB": f"{plan.basis / GB:.1f}",
+                        "vectors, GB": f"{plan.vectors / GB:.1f}",
+                        "all, GB": f"{plan.all / GB:.1f}",
+                        "below 72 GB": "yes" if plan.all < 0.9 * 80 * GB else "no",
+                        "a product sends, MB": f"{plan.sent / MB:.1f}",
+                        f"minutes at {tflops:g} TFLOP/s": f"{seconds / 60:.0f}",
+                    }
                 )
-    head = [
-        "network",
-        "pixels",
-        "GPUs",
-        "basis",
-        "program, GB",
-        "product, GB",
-        "basis, GB",
-        "vectors, GB",
-        "all, GB",
-        "below 72 GB",
-        "a product sends, MB",
-        f"minutes at {tflops:g} TFLOP/s",
-    ]
-    return table(head, rows)
+    return records(rows)
 
 
 def costs_table(costs: dict[str, Cost]) -> str:
     """What a pixel takes."""
-    head = [
-        "network",
-        "gates, entries a pixel",
-        "kept here, bytes a pixel",
-        "weights, MB",
-        "live, entries a pixel",
-        "J v, kFLOP a pixel",
-        "reach, rows",
-        "cuts at multiples of",
-    ]
-    return table(
-        head,
+    return records(
         [
-            [
-                name,
-                f"{c.gates:.0f}",
-                f"{c.kept:.0f}",
-                f"{c.weights / MB:.0f}",
-                f"{c.live:.0f}",
-                f"{c.operations / 1e3:.0f}",
-                str(max(c.reach.above, c.reach.below)),
-                str(c.reach.multiple),
-            ]
+            {
+                "network": name,
+                "gates, entries a pixel": f"{c.gates:.0f}",
+                "kept here, bytes a pixel": f"{c.kept:.0f}",
+                "weights, MB": f"{c.weights / MB:.0f}",
+                "live, entries a pixel": f"{c.live:.0f}",
+                "J v, kFLOP a pixel": f"{c.operations / 1e3:.0f}",
+                "reach, rows": str(max(c.reach.above, c.reach.below)),
+                "cuts at multiples of": str(c.reach.multiple),
+            }
             for name, c in costs.items()
-        ],
+        ]
     )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/scale.md")
-    parser.add_argument("--pixels", type=int, nargs=2, default=[256, 64], metavar=("ROWS", "COLUMNS"))
-    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2, 4])
-    parser.add_argument("--tflops", type=float, default=30.0)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    page = Page("docs/scale.md", __doc__, pixels=[256, 64], ranks=[1, 2, 4], tflops=30.0, one="")
+    options = page.options
     if options.one:
         worker(options.one, tuple(options.pixels))
         sys.exit()
     known = {name: Cost.of(name) for name in NETWORKS}
-    tables = {"costs": costs_table(known), "plans": plans(known, options.tflops)}
+    page.tell("costs", costs_table(known))
+    page.tell("plans", plans(known, options.tflops))
     if options.ranks:
         with tempfile.TemporaryDirectory() as place:
-            tables["measured"] = beside(known, tuple(options.pixels), options.ranks, Path(place))
-    for name, text in tables.items():
-        print(text, end="\n\n")
-        if options.write:
-            insert(ROOT / "docs/scale.md", name, text)
+            page.tell("measured", beside(known, tuple(options.pixels), options.ranks, Path(place)))

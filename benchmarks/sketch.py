@@ -7,13 +7,11 @@ iteration: Q = orth(S Omega), then the eigenpairs of Q' S Q, for S = (J + J')/2.
 computed here; the recipe itself computes none.  --write puts the table into docs/peers.md.
 """
 
-import argparse
-
 import torch
 from torch import Tensor
 
 import spectral
-from benchmarks.page import ROOT, insert, table
+from benchmarks.page import Page, records
 from denoisers.commands.console import load_problem
 from spectral.operators import LinearOperator
 
@@ -43,21 +41,20 @@ def compare() -> str:
     cosines = torch.linalg.svdvals(ours @ E.double().T)
     scale = pairs.values[0]
     rows = [
-        [
-            str(k),
-            f"{pairs.values[k - 1]:.4f}",
-            f"{pairs.residuals[k - 1] / scale:.0e}",
-            f"{theta[k - 1]:.4f}",
-            f"{residuals[k - 1] / scale:.2f}",
-            f"{cosines[k - 1]:.2f}",
-        ]
+        {
+            "k": str(k),
+            "`top_eigs`": f"{pairs.values[k - 1]:.4f}",
+            "residual": f"{pairs.residuals[k - 1] / scale:.0e}",
+            "sketch": f"{theta[k - 1]:.4f}",
+            "true residual": f"{residuals[k - 1] / scale:.2f}",
+            "cosine of k-th principal angle": f"{cosines[k - 1]:.2f}",
+        }
         for k in SHOWN
     ]
-    head = ["k", "`top_eigs`", "residual", "sketch", "true residual", "cosine of k-th principal angle"]
     spent = ", ".join(f"{name} {count}" for name, count in pairs.spent.items())
     side = CROP[2]
     return (
-        f"{table(head, rows)}\n\n"
+        f"{records(rows)}\n\n"
         f"Eigenvalues of (J + J')/2 of the shipped `photos` network on {side}x{side} pixels of the shipped "
         f"photograph at sigma = {SIGMA}; residuals relative to lambda_1. Products with (J + J')/2: sketch "
         f"{products}; `top_eigs` {pairs.products} ({spent}). Certificate: {pairs.completeness_text()}; "
@@ -66,9 +63,5 @@ def compare() -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/peers.md")
-    text = compare()
-    print(text)
-    if parser.parse_args().write:
-        insert(ROOT / "docs/peers.md", "sketch", text)
+    page = Page("docs/peers.md", __doc__)
+    page.tell("sketch", compare())

@@ -12,7 +12,6 @@ only where the true residuals reached tol max |lambda| and the values are right;
 settings, and are stopped where they take more than twice what the best of ours did.
 """
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from torch import Tensor
 
 import spectral
 from benchmarks.methods import solve
-from benchmarks.page import BFCNN, ROOT, insert, table
+from benchmarks.page import BFCNN, Page, table
 from denoisers.commands.console import load_problem
 from spectral import operators, solvers
 from spectral.solvers import LOBPCG, Chebyshev, GolubKahan, Lanczos
@@ -442,11 +441,8 @@ def trap(seeds: int) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/solvers.md")
-    parser.add_argument("--seeds", type=int, default=100, help="of the cluster trap")
-    parser.add_argument("--only", help="one section instead of all")
-    options = parser.parse_args()
+    page = Page("docs/solvers.md", __doc__, seeds=100, only="")
+    options = page.options
     sections: dict[str, Callable[[], str]] = {
         "spectra": spectra,
         "singular": singular,
@@ -460,7 +456,5 @@ if __name__ == "__main__":
         "trap": lambda: trap(options.seeds),
     }
     for name, section in sections.items():
-        if options.only in (None, name) and (text := section()):
-            print(text, end="\n\n", flush=True)
-            if options.write:
-                insert(ROOT / "docs/solvers.md", name, text)
+        if options.only in ("", name) and (text := section()):
+            page.tell(name, text)

@@ -7,7 +7,6 @@ and two by turns; eigenvalues are compared.  Both include the start of Python an
 the same by one process without warm starts.  --write puts the tables into docs/survey.md.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.page import ROOT, insert, table
+from benchmarks.page import Page, table
 from spectral.kernels.write import write_calpha
 from spectral.survey import Survey
 
@@ -98,18 +97,11 @@ def started(folder: Path, k: int, warm: Survey) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/survey.md")
-    parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--side", type=int, default=24)
-    parser.add_argument("-k", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=2)
-    options = parser.parse_args()
+    page = Page("docs/survey.md", __doc__, images=100, side=24, k=8, rounds=2)
+    options = page.options
     with tempfile.TemporaryDirectory() as temporary:
         at = Path(temporary)
         write_calpha(at / "images", n=options.images, size=options.side, alpha=2.0, seed=0)
         text, one = shared(at, options.k, options.rounds)
-        for name, part in (("shared", text), ("warm", started(at, options.k, one))):
-            print(part, end="\n\n", flush=True)
-            if options.write:
-                insert(ROOT / "docs/survey.md", name, part)
+        page.tell("shared", text)
+        page.tell("warm", started(at, options.k, one))

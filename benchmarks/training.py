@@ -1,12 +1,14 @@
-"""Training's rate: `python -m benchmarks.training` prints it; --write puts it into docs/training.md.
+"""Training's rate.
+
+    python -m benchmarks.training [--write]
 
 A step is worth three forward passes: one forwards, and two as much backwards.  The share is three times the
 time of a forward pass of the same batch, in evaluation without a graph, over the time of a step, images and
 noise made and Adam's update with it; medians of interleaved rounds.
+--write puts the table into docs/training.md.
 """
 
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.page import ROOT, insert, table
+from benchmarks.page import Page, table
 from denoisers.networks.base import by_image
 from denoisers.training import RECIPES, TrainConfig, clean_batches, noisy_batch
 from denoisers.training.engine import engine_of
@@ -54,8 +56,6 @@ def row(name: str, config: TrainConfig, rounds: int = 12) -> list[str]:
 
 
 if __name__ == "__main__":
-    text = table(HEAD, [row(name, config) for name, config in CASES.items()])
-    text = f"float32, {torch.get_num_threads()} threads.\n\n{text}"
-    print(text)
-    if "--write" in sys.argv:
-        insert(ROOT / "docs/training.md", "rate", text)
+    page = Page("docs/training.md", __doc__)
+    rates = table(HEAD, [row(name, config) for name, config in CASES.items()])
+    page.tell("rate", f"float32, {torch.get_num_threads()} threads.\n\n{rates}")

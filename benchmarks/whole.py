@@ -10,7 +10,6 @@ above that of the loaded model; by default `photos` and, where it has been train
 the paper's UNet.  --write puts the tables into docs/whole.md.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -24,7 +23,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
 import spectral
-from benchmarks.page import BFCNN, ROOT, insert, table
+from benchmarks.page import BFCNN, ROOT, Page, records
 from benchmarks.products import resident
 from denoisers.commands.console import forward_seconds, load_problem
 
@@ -49,7 +48,7 @@ def by_eigsh(model: nn.Module, y: Tensor) -> tuple[np.ndarray, int]:
     return eigsh(S, K, which="LA", tol=TOL, v0=start)[0][::-1], count
 
 
-def against(name: str, denoiser: str, rounds: int) -> list[str]:
+def against(name: str, denoiser: str, rounds: int) -> dict[str, str]:
     """Seconds of both and their ratio, medians of interleaved runs."""
     problem = load_problem(denoiser, None, SIGMA, 0, (60, 180, 80))
     ours, theirs, ratio = [], [], []
@@ -65,17 +64,17 @@ def against(name: str, denoiser: str, rounds: int) -> list[str]:
     apart = np.abs(pairs.values.numpy() - theta).max()
     if apart > 2 * TOL * theta[0]:
         raise ArithmeticError(f"eigenvalues differ by {apart:.1e}")
-    return [
-        name,
-        f"{statistics.median(theirs):.1f} ({count})",
-        f"{statistics.median(ours):.1f} ({pairs.products})",
-        f"{statistics.median(ratio):.2f}",
-        f"{apart:.0e}",
-        "complete" if pairs.complete else pairs.completeness_text(),
-    ]
+    return {
+        "network": name,
+        "eigsh, s (products)": f"{statistics.median(theirs):.1f} ({count})",
+        "`top_eigs`, s (products)": f"{statistics.median(ours):.1f} ({pairs.products})",
+        "ratio": f"{statistics.median(ratio):.2f}",
+        "difference": f"{apart:.0e}",
+        "certificate": "complete" if pairs.complete else pairs.completeness_text(),
+    }
 
 
-def large(denoiser: str) -> dict[str, str | float]:
+def large(denoiser: str) -> dict[str, str]:
     """One solve at 512x512: seconds, forward passes, products, and memory in GB above the loaded model."""
     problem = load_problem(denoiser, None, SIGMA, 0)
     parameters = sum(p.numel() for p in problem.model.parameters())
@@ -98,37 +97,19 @@ def large(denoiser: str) -> dict[str, str | float]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/whole.md")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--large", nargs="*", default=["photos", *([str(UNET)] if UNET.is_file() else [])], metavar="DENOISER"
-    )
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    trained = [str(UNET)] if UNET.is_file() else []
+    page = Page("docs/whole.md", __doc__, rounds=3, large=["photos", *trained], one="")
+    options = page.options
     if options.one:
         print(json.dumps(large(options.one)))
         sys.exit()
-    tables = {}
     if options.rounds:
-        head = [
-            "network",
-            "eigsh, s (products)",
-            "`top_eigs`, s (products)",
-            "ratio",
-            "difference",
-            "certificate",
-        ]
         subjects = [("`photos`", "photos"), *([("BF-CNN, 21 layers", str(BFCNN))] if BFCNN.is_file() else [])]
-        tables["against"] = table(head, [against(*subject, options.rounds) for subject in subjects])
+        page.tell("against", records([against(*subject, options.rounds) for subject in subjects]))
     if options.large:
         command = [sys.executable, "-m", "benchmarks.whole", "--one"]
         told = [
             json.loads(subprocess.run([*command, name], check=True, stdout=subprocess.PIPE).stdout)
             for name in options.large
         ]
-        tables["large"] = table(list(told[0]), [list(row.values()) for row in told])
-    for name, text in tables.items():
-        print(text, end="\n\n")
-        if options.write:
-            insert(ROOT / "docs/whole.md", name, text)
+        page.tell("large", records(told))

@@ -11,7 +11,6 @@ Memory is of the tensors that a program, or a graph, holds beside the weights.  
 docs/zoo.md.
 """
 
-import argparse
 import functools
 import importlib.util
 import json
@@ -20,7 +19,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import spectral
 from benchmarks.operations import way
-from benchmarks.page import ROOT, insert, table
+from benchmarks.page import ROOT, Page, table
 from benchmarks.products import BLOCK, Rows, medians
 from denoisers import adapters
 from denoisers.networks import EDM, ConditionalUNet
@@ -498,33 +496,21 @@ HEAD = [
 ]
 
 
-def main() -> None:
+if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/zoo.md")
-    parser.add_argument("--networks", nargs="+", default=[""], help="parts of the names to take")
-    parser.add_argument("--seconds", type=float, default=10, help="to spend on the times of a network, about")
-    parser.add_argument("--rows", type=Path, help="a file of rows, made or gone on with")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    page = Page("docs/zoo.md", __doc__, networks=[""], seconds=10.0, rows="", row="")
+    options = page.options
     if options.row:
         print(json.dumps(row(options.row, options.seconds)))
-        return
-    kept, rows = Rows(options.rows), []
+        sys.exit()
+    kept, found = Rows(options.rows), []
     for name, (package, _) in NETWORKS.items():
         if not any(part in name for part in options.networks):
             continue
         if importlib.util.find_spec(package) is None:
-            rows.append([name, f"{package} is not installed", *[""] * (len(HEAD) - 2)])
+            found.append([name, f"{package} is not installed", *[""] * (len(HEAD) - 2)])
             continue
-        rows.append(kept.row(name, functools.partial(alone, name, options.seconds)))
+        found.append(kept.row(name, functools.partial(alone, name, options.seconds)))
     threads = torch.get_num_threads()
-    text = f"torch {torch.__version__}, {threads} threads, float32.\n\n{table(HEAD, rows)}"
-    print(text)
-    if options.write:
-        insert(ROOT / "docs/zoo.md", "zoo", text)
-
-
-if __name__ == "__main__":
-    main()
+    page.tell("zoo", f"torch {torch.__version__}, {threads} threads, float32.\n\n{table(HEAD, found)}")

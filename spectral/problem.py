@@ -20,7 +20,7 @@ from spectral.jacobians.subject import operator_of
 from spectral.linalg.blocks import stream
 from spectral.linalg.unseen import SLACK, rounding
 from spectral.operators import Compression, LinearOperator, Subspace
-from spectral.operators.scale import UnitScale
+from spectral.operators.base import UnitScale
 from spectral.solvers import Completeness, Control, Method, RitzPairs, RitzTriplets, SchurPairs, Target
 from spectral.solvers.certificate import measured_rounding
 from spectral.solvers.checks import check_operator
@@ -76,7 +76,7 @@ def proved(found: FoundT, proof: Callable[[FoundT], AnswerT]) -> AnswerT:
 class Problem:
     """What is solved: the operator, the one the solver works with, and the shapes of its vectors.
 
-    `working` is A / s (`spectral.operators.scale`), or F' A E / s between the subspaces that vectors are
+    `working` is A / s (`spectral.operators.base`), or F' A E / s between the subspaces that vectors are
     restricted to: what solvers find are its values and coordinates, and `report` tells them of A.
 
     Attributes:

@@ -8,8 +8,8 @@ from torch import nn
 
 import spectral
 from spectral.errors import NotFiniteError, NotSymmetricError
-from spectral.jacobians.chunks import Chunks
 from spectral.jacobians.program import record
+from spectral.jacobians.program.program import Chunks
 from spectral.linalg.blocks import first_block
 from spectral.linalg.golub_kahan import GolubKahanBasis
 from spectral.linalg.krylov import KrylovBasis

@@ -11,7 +11,6 @@ the float64 solves before.
 `--write --networks` alone does the latter.
 """
 
-import argparse
 import json
 import math
 import re
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor
 
 import spectral
-from benchmarks.page import ROOT, insert, rows, table
+from benchmarks.page import ROOT, Page, insert, rows, table
 from benchmarks.peers import ours
 from benchmarks.peers.answer import Answer, Network
 from benchmarks.peers.arnoldi import arnoldi
@@ -183,16 +182,16 @@ def short() -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--networks", nargs="*", default=["photos", "unet"])
-    parser.add_argument("--kinds", nargs="+", default=["triplets", "pairs", "traces"])
-    parser.add_argument(
-        "--write", action="store_true", help="put the tables into docs/peers.md and README.md"
+    page = Page(
+        "docs/peers.md",
+        __doc__,
+        networks=["photos", "unet"],
+        kinds=["triplets", "pairs", "traces"],
+        k=5,
+        probes=3500,
+        one=[],
     )
-    parser.add_argument("-k", type=int, default=5)
-    parser.add_argument("--probes", type=int, default=3500)
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = page.options
     if options.one:
         way, name, size, path = options.one
         print(json.dumps(one(way, name, int(size), Path(path))))
@@ -202,9 +201,7 @@ if __name__ == "__main__":
         for kind in options.kinds:
             size = options.probes if kind == "traces" else options.k
             text = {"triplets": triplets, "pairs": pairs, "traces": traces}[kind](truth, name, size)
-            print(text, end="\n\n")
-            if options.write:
-                insert(PAGE, f"{kind}-{name}", text)
+            page.tell(f"{kind}-{name}", text)
             for way in {"triplets": TRIPLETS, "pairs": PAIRS, "traces": TRACES}[kind]:
                 for file in (kept(way, name, size), kept(way, name, size).with_suffix(".json")):
                     file.unlink()

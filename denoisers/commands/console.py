@@ -9,14 +9,16 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from rich.console import Console
 from torch import Tensor, nn
 
 import denoisers
@@ -56,9 +58,11 @@ def device_at_hand() -> str:
 class Problem:
     """A denoiser and an image: clean x, noisy y = x + sigma z and denoised f(y), each (1, channels, H, W).
 
+    name: the denoiser's, for titles.
     asked: what the command was given, and the version, for its JSON.
     """
 
+    name: str
     model: nn.Module
     clean: Tensor
     noisy: Tensor
@@ -66,6 +70,21 @@ class Problem:
     sigma: float
     notes: list[str]
     asked: dict[str, object]
+
+    @cached_property
+    def unit(self) -> float:
+        """Seconds of a forward pass."""
+        return forward_seconds(self.model, self.noisy)
+
+    @property
+    def title(self) -> str:
+        """Of tables and figures."""
+        return f"{self.name}, {_size(self.clean)}, sigma {self.sigma:g}"
+
+    def passes(self, seconds: float) -> tuple[str, str]:
+        """The line that tells a time, in forward passes too."""
+        count, each = seconds / self.unit, 1e3 * self.unit
+        return "time", f"{seconds:.1f} s, as long as {count:.0f} forward passes of {each:.1f} ms"
 
 
 def load_problem(
@@ -126,7 +145,9 @@ def load_problem(
         "version": version("jacobian-spectra"),
     }
     with torch.no_grad():
-        return Problem(model, padded.to(device), noisy, model(noisy), sigma, notes, asked)
+        return Problem(
+            Path(denoiser).stem, model, padded.to(device), noisy, model(noisy), sigma, notes, asked
+        )
 
 
 def continued(x: Tensor, multiple: int) -> Tensor:
@@ -181,6 +202,13 @@ def forward_seconds(model: nn.Module, y: Tensor, repeats: int = 5) -> float:
     with torch.no_grad():
         once()
         return statistics.median(once() for _ in range(repeats))
+
+
+def tell(lines: Iterable[tuple[str, str]], indent: str = "", width: int = 13) -> None:
+    """Lines with a word in front of each."""
+    for name, text in lines:
+        line = f"{indent}{name:{width}} {text}"
+        Console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

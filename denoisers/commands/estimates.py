@@ -23,10 +23,10 @@ from denoisers.commands.console import (
     Seed,
     Sigma,
     check_writable,
-    forward_seconds,
     load_problem,
     one_line_errors,
     print_json,
+    tell,
     write_files,
 )
 from spectral.eigs import top_eigs
@@ -63,7 +63,6 @@ def trace(
     with one_line_errors():
         check_writable(out)
         problem = load_problem(denoiser, image, sigma, seed, crop)
-        unit = forward_seconds(problem.model, problem.noisy)
         began = time.perf_counter()
         with working(not as_json, "trace"):
             found = estimate_trace(
@@ -73,12 +72,12 @@ def trace(
     files = [out / "diagonal.png", out / "diagonal.safetensors"] if out else []
     d = problem.noisy.numel()
     if as_json:
-        summary = {"trace": _numbers(found), "d": d, "seconds": seconds, "forward_seconds": unit}
+        summary = {"trace": _numbers(found), "d": d, "seconds": seconds, "forward_seconds": problem.unit}
         _print_json(summary, problem, files)
     else:
         rows = [("tr J", _interval(found)), ("tr J / d", f"{float(found) / d:.4f}")]
-        _print(f"trace of J, {_title(denoiser, problem)}", rows, found, seconds, unit, problem)
-    write_files(files, as_json, lambda: _write_diagonal(problem, denoiser, products, seed, *files))
+        _print(f"trace of J, {problem.title}", rows, found, seconds, problem)
+    write_files(files, as_json, lambda: _write_diagonal(problem, products, seed, *files))
     if rtol is not None and float(found.halfwidth()) > rtol * abs(float(found)):
         raise typer.Exit(ABOVE_TOLERANCE)
 
@@ -105,7 +104,6 @@ def sure(
     with one_line_errors():
         check_writable(out)
         problem = load_problem(denoiser, image, sigma, seed, crop)
-        unit = forward_seconds(problem.model, problem.noisy)
         began = time.perf_counter()
         with working(not as_json, "SURE"):
             found = estimate_sure(
@@ -133,7 +131,7 @@ def sure(
             "sigma_rule": found.rule,
             "divergence": _numbers(found.divergence),
             "seconds": seconds,
-            "forward_seconds": unit,
+            "forward_seconds": problem.unit,
         }
         _print_json(summary, problem, files)
     else:
@@ -147,8 +145,8 @@ def sure(
             (f"sigma ({found.rule})", with_error(float(found.sigma), 1.96 * float(found.sigma_error))),
             ("tr J", _interval(found.divergence)),
         ]
-        _print(f"SURE, {_title(denoiser, problem)}", rows, found, seconds, unit, problem)
-    write_files(files, as_json, lambda: _write_risk(problem, denoiser, products, seed, *files))
+        _print(f"SURE, {problem.title}", rows, found, seconds, problem)
+    write_files(files, as_json, lambda: _write_risk(problem, products, seed, *files))
     divergence = found.divergence
     if rtol is not None and float(divergence.halfwidth()) > rtol * abs(float(divergence)):
         raise typer.Exit(ABOVE_TOLERANCE)
@@ -186,7 +184,6 @@ def density(
             raise OptionError(f"--threshold is a finite number, got {threshold}")
         check_writable(out)
         problem = load_problem(denoiser, image, sigma, seed, crop)
-        unit = forward_seconds(problem.model, problem.noisy)
         began = time.perf_counter()
         pairs = (
             top_eigs(problem.model, problem.noisy, deflate, seed=seed, progress=not as_json)
@@ -219,7 +216,7 @@ def density(
         "part": part,
         "method": method,
         "seconds": seconds,
-        "forward_seconds": unit,
+        "forward_seconds": problem.unit,
     }
     if as_json:
         _print_json(summary, problem, files)
@@ -230,35 +227,33 @@ def density(
     ]
     name = "eigenvalues of (J + J')/2" if part == "symmetric" else "singular values of J"
     if not as_json:
-        _print(f"{name}, {_title(denoiser, problem)}", rows, count, seconds, unit, problem)
-    title = f"{part} part, {_title(denoiser, problem)}"
+        _print(f"{name}, {problem.title}", rows, count, seconds, problem)
+    title = f"{part} part, {problem.title}"
     write_files(files, as_json, lambda: _write_density(found, threshold, title, *files))
 
 
-def _write_diagonal(
-    problem: Problem, denoiser: str, products: int | None, seed: int, picture: Path, result: Path
-) -> None:
+def _write_diagonal(problem: Problem, products: int | None, seed: int, picture: Path, result: Path) -> None:
     from spectral.plots.estimates import images  # noqa: PLC0415  matplotlib takes a second to import
 
     found = diagonal(problem.model, problem.noisy, products=products or 100, seed=seed)
     name = f"diag J, \u00b1 {torch.as_tensor(found.halfwidth()).mean():.2g} a pixel"
     figure = images(
         [("noisy", problem.noisy), ("denoised", problem.denoised), (name, torch.as_tensor(found.value))],
-        _title(denoiser, problem),
+        problem.title,
         signed=(name,),
     )
     found.save(result)
     figure.savefig(picture)
 
 
-def _write_risk(problem: Problem, denoiser: str, products: int | None, seed: int, picture: Path) -> None:
+def _write_risk(problem: Problem, products: int | None, seed: int, picture: Path) -> None:
     """SURE, the true error and sigma^2 tr J from sigma / 4 to 4 sigma, over four draws of the noise."""
     from spectral.plots.estimates import risk  # noqa: PLC0415  matplotlib takes a second to import
 
     sigmas = [problem.sigma * factor for factor in (0.25, 0.5, 1.0, 2.0, 4.0)]
     draws = problem.clean.repeat(4, 1, 1, 1)
     curve = risk_curve(problem.model, draws, sigmas, products=products, seed=seed)
-    risk(curve, f"{Path(denoiser).stem}, one picture").savefig(picture)
+    risk(curve, f"{problem.name}, one picture").savefig(picture)
 
 
 def _write_density(found: Any, threshold: float, title: str, picture: Path, result: Path) -> None:
@@ -266,11 +261,6 @@ def _write_density(found: Any, threshold: float, title: str, picture: Path, resu
 
     found.save(result)
     draw(found, threshold, title).savefig(picture)
-
-
-def _title(denoiser: str, problem: Problem) -> str:
-    rows, columns = problem.clean.shape[-2:]
-    return f"{Path(denoiser).stem}, {rows}x{columns}, sigma {problem.sigma:g}"
 
 
 def _interval(estimate: Estimate) -> str:
@@ -291,31 +281,22 @@ def _numbers(estimate: Estimate) -> dict[str, Any]:
 
 
 def _print(
-    title: str,
-    rows: list[tuple[str, str]],
-    estimate: Estimate,
-    seconds: float,
-    unit: float,
-    problem: Problem,
+    title: str, rows: list[tuple[str, str]], estimate: Estimate, seconds: float, problem: Problem
 ) -> None:
-    console = Console(soft_wrap=True)
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column()
     table.add_column()
     for row in rows:
         table.add_row(*row)
-    console.print(table)
-    console.print(
-        f"errors        95 % intervals; {estimate.method}, {estimate.samples} samples", highlight=False
+    Console(soft_wrap=True).print(table)
+    tell(
+        [
+            ("errors", f"95 % intervals; {estimate.method}, {estimate.samples} samples"),
+            ("products", f"{estimate.products} with J and J'"),
+            problem.passes(seconds),
+            *(("note", note) for note in problem.notes),
+        ]
     )
-    console.print(f"products      {estimate.products} with J and J'", highlight=False)
-    console.print(
-        f"time          {seconds:.1f} s, as long as {seconds / unit:.0f} forward passes of "
-        f"{1e3 * unit:.1f} ms",
-        highlight=False,
-    )
-    for note in problem.notes:
-        console.print(f"note          {note}", highlight=False, markup=False)
 
 
 def _print_json(summary: dict[str, Any], problem: Problem, files: list[Path]) -> None:

@@ -25,6 +25,7 @@ from denoisers.commands.console import (
     end,
     one_line_errors,
     print_json,
+    tell,
     write_files,
 )
 from denoisers.evaluation import Comparison, add_noise, homogeneity, psnr_curve, sure_check
@@ -263,8 +264,7 @@ def _print(
         lines.append(("homogeneity", f"|f(s y) - s f(y)| / |s f(y)| at most {scaled.worst:.1e} ({each})"))
     if found.noisy.shape[1] == 1:
         lines.append(("note", "one image tells no error over images: give --patches, --alpha or --data"))
-    for label, text in lines:
-        console.print(f"{label:13} {text}", highlight=False, markup=False)
+    tell(lines)
     if checked is not None:
         console.print(_sure_table(checked))
 
@@ -358,10 +358,6 @@ def _print_comparison(
     console.print(table)
     words = {"between": "A to B", "first": "A to nearest", "second": "B to nearest"}
     means, of_centred = found.mean(), found.mean(centred=True)
-    for key, text in words.items():
-        console.print(
-            f"{text:13} {told(means[key])}; centred {told(of_centred[key])}", highlight=False, markup=False
-        )
+    tell((text, f"{told(means[key])}; centred {told(of_centred[key])}") for key, text in words.items())
     for samples, name in ((found.first, "A"), (found.second, "B")):
-        for note in samples.notes:
-            console.print(f"{f'note, {name}':13} {note}", highlight=False, markup=False)
+        tell((f"note, {name}", note) for note in samples.notes)

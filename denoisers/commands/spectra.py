@@ -28,11 +28,11 @@ from denoisers.commands.console import (
     Sigma,
     check_writable,
     end,
-    forward_seconds,
     load_problem,
     one_line_errors,
     print_json,
     region,
+    tell,
     write_files,
 )
 from denoisers.commands.examples import epilog
@@ -221,7 +221,6 @@ def _solve(
         problem = load_problem(denoiser, image, sigma, seed, crop)
         regions = {"mask": region(mask, problem), "output_mask": region(output_mask, problem)}
         options |= {name: part for name, part in regions.items() if part is not None}
-        unit = forward_seconds(problem.model, problem.noisy)
         if sharded:
             A = spectral.sharded(problem.model, problem.noisy)
             shown = A.ranks.rank == 0 and not as_json
@@ -235,19 +234,19 @@ def _solve(
     files = [out / f"{name}.png", out / f"{name}.safetensors"] if out else []
     # The answer first: what took long is not lost where it cannot be written.
     if as_json:
-        print_json(_summary(spectrum, problem, unit, files))
+        print_json(_summary(spectrum, problem, files))
     else:
-        _print(spectrum, problem, denoiser, unit)
-    write_files(files, as_json, lambda: _write(spectrum, problem, denoiser, *files))
+        _print(spectrum, problem)
+    write_files(files, as_json, lambda: _write(spectrum, problem, *files))
     end(spectrum.notes, spectrum.converged)
 
 
-def _write(spectrum: Result, problem: Problem, denoiser: str, picture: Path, result: Path) -> None:
+def _write(spectrum: Result, problem: Problem, picture: Path, result: Path) -> None:
     from spectral.plots import spectra as plots  # noqa: PLC0415  matplotlib takes a second to import
 
     spectrum.save(result)
     images = (problem.clean, problem.noisy, problem.denoised)
-    title = f"{Path(denoiser).stem}, sigma = {problem.sigma:g}"
+    title = f"{problem.name}, sigma = {problem.sigma:g}"
     if isinstance(spectrum, EigenPairs):
         figure = plots.eigs(spectrum, *images, f"{title}: {spectrum.asymmetry_text()}")
     elif isinstance(spectrum, FullEigenPairs):
@@ -257,10 +256,8 @@ def _write(spectrum: Result, problem: Problem, denoiser: str, picture: Path, res
     figure.savefig(picture)
 
 
-def _print(spectrum: Result, problem: Problem, denoiser: str, unit: float) -> None:
-    console = Console()
-    rows, columns = problem.clean.shape[-2:]
-    table = Table(title=f"{Path(denoiser).stem}, {rows}x{columns}, sigma {problem.sigma:g}")
+def _print(spectrum: Result, problem: Problem) -> None:
+    table = Table(title=problem.title)
     value = "sigma" if isinstance(spectrum, SingularTriplets) else "lambda"
     last, cells, residual, about = _told(spectrum, problem)
     short = not bool(spectrum.converged.all())
@@ -275,10 +272,9 @@ def _print(spectrum: Result, problem: Problem, denoiser: str, unit: float) -> No
             cell,
             *(["yes" if spectrum.converged[i] else "no"] if short else []),
         )
-    console.print(table if spectrum.k else "none found")
+    Console().print(table if spectrum.k else "none found")
     spent = ", ".join(f"{name} {n}" for name, n in spectrum.spent.items())
     each = "J, or J' for left vectors" if isinstance(spectrum, FullEigenPairs) else "J and one with J'"
-    passes = f"as long as {spectrum.seconds / unit:.0f} forward passes of {1e3 * unit:.1f} ms"
     limit = spectrum.tolerance.item()
     lines = [
         ("residuals", f"{residual} from fresh products; asked for {limit:.1e} (tol {spectrum.tol:g})"),
@@ -286,11 +282,10 @@ def _print(spectrum: Result, problem: Problem, denoiser: str, unit: float) -> No
         *([("restricted", spectrum.restriction)] if spectrum.restriction else []),
         *about,
         ("products", f"{spectrum.products}, each one with {each}: {spent}"),
-        ("time", f"{spectrum.seconds:.1f} s, {passes}"),
+        problem.passes(spectrum.seconds),
         *(("note", note) for note in (*problem.notes, *spectrum.notes)),
     ]
-    for name, text in lines:
-        console.print(f"{name:13} {text}", highlight=False, markup=False, soft_wrap=True)
+    tell(lines)
 
 
 def _told(spectrum: Result, problem: Problem) -> tuple[str, list[str], str, list[tuple[str, str]]]:
@@ -306,7 +301,7 @@ def _told(spectrum: Result, problem: Problem) -> tuple[str, list[str], str, list
     return "|<x, v_k>|", cells, "the larger of |J v - sigma u|, |J' u - sigma v|", []
 
 
-def _summary(spectrum: Result, problem: Problem, unit: float, files: list[Path]) -> dict[str, object]:
+def _summary(spectrum: Result, problem: Problem, files: list[Path]) -> dict[str, object]:
     told: dict[str, object] = {
         **problem.asked,
         "values": _plain(spectrum.values),
@@ -319,7 +314,7 @@ def _summary(spectrum: Result, problem: Problem, unit: float, files: list[Path])
         "products": spectrum.products,
         "spent": spectrum.spent,
         "seconds": spectrum.seconds,
-        "forward_seconds": unit,
+        "forward_seconds": problem.unit,
         "which": spectrum.which,
         "tol": spectrum.tol,
         "method": spectrum.method,

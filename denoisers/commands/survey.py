@@ -27,6 +27,7 @@ from denoisers.commands.console import (
     device_at_hand,
     one_line_errors,
     print_json,
+    tell,
     write_files,
 )
 from denoisers.images.folder import pictures_in, read_grey
@@ -170,7 +171,7 @@ def _summary(found: Survey) -> dict[str, Any]:
 
 
 def _print(found: Survey, denoiser: str) -> None:
-    console, rows = Console(), found.rows
+    rows = found.rows
     k, part = found.request["k"], found.request["part"]
     symbol = "lambda" if part == "symmetric" else "sv"
     words = "lower quartile, median, upper quartile"
@@ -184,7 +185,7 @@ def _print(found: Survey, denoiser: str) -> None:
         table.add_row(f"{level.sigma:g}", str(level.images), *values, rank)
     lines: list[tuple[str, str]] = []
     if rows:
-        console.print(table)
+        Console().print(table)
         complete, above = sum(row.complete for row in rows), sum(not row.converged for row in rows)
         worst, tol = max(row.residual for row in rows), found.request["tol"]
         products, seconds = (
@@ -201,8 +202,7 @@ def _print(found: Survey, denoiser: str) -> None:
     if len(found.failures) > LISTED:
         lines.append(("failed", f"{len(found.failures) - LISTED} more, in {found.folder}/table.csv"))
     lines += [("note", note) for note in found.notes]
-    for name, text in lines:
-        console.print(f"{name:13} {text}", highlight=False, markup=False, soft_wrap=True)
+    tell(lines)
 
 
 def _spread(quartiles: Tensor, digits: int) -> str:

@@ -26,7 +26,7 @@ from spectral.estimators.quadrature import (
 from spectral.estimators.results import Density, Estimate, plain, student_t
 from spectral.jacobians.subject import operator_of
 from spectral.operators import LinearOperator
-from spectral.operators.scale import unit_scale
+from spectral.operators.base import unit_scale
 from spectral.options import choice, whole
 from spectral.solvers import Control, GolubKahan, Target
 from spectral.solvers.certificate import certify_triplets

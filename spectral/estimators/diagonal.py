@@ -20,7 +20,7 @@ from spectral.estimators.sampling import CHUNK, FEWEST, Budget, finite, unit_vec
 from spectral.estimators.sketch import Sketch
 from spectral.jacobians.subject import operator_of
 from spectral.operators import LinearOperator
-from spectral.operators.scale import unit_scale
+from spectral.operators.base import unit_scale
 from spectral.operators.space import Space
 from spectral.options import choice
 

@@ -15,7 +15,7 @@ from spectral.estimators.probes import sampler
 from spectral.estimators.results import Estimate
 from spectral.estimators.sampling import Budget, sample
 from spectral.jacobians.subject import operator_of
-from spectral.operators.scale import UnitScale, unit_scale
+from spectral.operators.base import UnitScale, unit_scale
 
 
 @front_door

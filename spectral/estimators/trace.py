@@ -19,7 +19,7 @@ from spectral.estimators.sampling import FEWEST, Budget, Integrand, sample, unit
 from spectral.estimators.sketch import Sketch
 from spectral.jacobians.subject import operator_of
 from spectral.operators import LinearOperator
-from spectral.operators.scale import unit_scale
+from spectral.operators.base import unit_scale
 from spectral.options import choice
 
 

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectral.linalg.bounds import SpectralBounds
-from spectral.operators.base import Derived, LinearOperator
+from spectral.operators.base import Each, LinearOperator
 
 EDGE, FOOT = 0.9, 0.1
 HIGHEST_DEGREE = 4000
 
 
-class ChebyshevFilter(Derived):
+class ChebyshevFilter(Each):
     """p(A) = sum_j a_j T_j((A - c) / h), by the three-term recurrence: as many products with A as p's degree.
 
     Attributes:
@@ -60,9 +60,6 @@ class ChebyshevFilter(Derived):
         return total
 
     _apply_transpose = _apply
-
-    def _select(self, index: Tensor) -> LinearOperator:
-        return ChebyshevFilter(self.A.select(index), self.coefficients, self.centre, self.radius)
 
 
 class Window:

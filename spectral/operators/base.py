@@ -14,10 +14,11 @@ explicit matrices and callables.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     import scipy.sparse.linalg
 
 Rows = Callable[[Tensor], Tensor]
+
+STEP = 32  # `UnitScale` divides by powers of 2^32: operators of everyday size are left as they are
 
 
 class LinearOperator(ABC):
@@ -312,7 +315,19 @@ class _Selection(Derived):
         return _Selection(self.A, self.index[index.to(self.index.device)])
 
 
-class _Transpose(Derived):
+class Each(Derived):
+    """One made of A, or of A and B, problem by problem: a selection is made of theirs."""
+
+    def _select(self, index: Tensor) -> LinearOperator:
+        part = copy.copy(self)
+        part.batch, part.count = (len(index),), 0
+        for name in ("A", "B"):
+            if hasattr(self, name):
+                setattr(part, name, getattr(self, name).select(index))
+        return part
+
+
+class _Transpose(Each):
     def __init__(self, A: LinearOperator) -> None:
         super().__init__(A, spaces=(A.domain, A.codomain))
 
@@ -326,11 +341,8 @@ class _Transpose(Derived):
     def T(self) -> LinearOperator:
         return self.A
 
-    def _select(self, index: Tensor) -> LinearOperator:
-        return _Transpose(self.A.select(index))
 
-
-class _Sum(Derived):
+class _Sum(Each):
     def __init__(self, A: LinearOperator, B: LinearOperator) -> None:
         if (A.shape, A.dtype, A.batch) != (B.shape, B.dtype, B.batch):
             raise ShapeError(f"cannot add {A!r} and {B!r}")
@@ -343,11 +355,8 @@ class _Sum(Derived):
     def _apply_transpose(self, V: Tensor) -> Tensor:
         return self.A.apply_transpose(V) + self.B.apply_transpose(V)
 
-    def _select(self, index: Tensor) -> LinearOperator:
-        return _Sum(self.A.select(index), self.B.select(index))
 
-
-class _Scaled(Derived):
+class _Scaled(Each):
     def __init__(self, scalar: float, A: LinearOperator) -> None:
         super().__init__(A, symmetric=A.symmetric)
         self.scalar = scalar
@@ -358,11 +367,8 @@ class _Scaled(Derived):
     def _apply_transpose(self, V: Tensor) -> Tensor:
         return self.scalar * self.A.apply_transpose(V)
 
-    def _select(self, index: Tensor) -> LinearOperator:
-        return _Scaled(self.scalar, self.A.select(index))
 
-
-class _Product(Derived):
+class _Product(Each):
     def __init__(self, A: LinearOperator, B: LinearOperator) -> None:
         if (A.shape[1], A.dtype, A.batch) != (B.shape[0], B.dtype, B.batch):
             raise ShapeError(f"cannot multiply {A!r} by {B!r}")
@@ -375,11 +381,8 @@ class _Product(Derived):
     def _apply_transpose(self, V: Tensor) -> Tensor:
         return self.B.apply_transpose(self.A.apply_transpose(V))
 
-    def _select(self, index: Tensor) -> LinearOperator:
-        return _Product(self.A.select(index), self.B.select(index))
 
-
-class _SymmetricPart(Derived):
+class _SymmetricPart(Each):
     def __init__(self, A: LinearOperator) -> None:
         if A.shape[0] != A.shape[1]:
             raise ShapeError(
@@ -392,11 +395,8 @@ class _SymmetricPart(Derived):
 
     _apply_transpose = _apply
 
-    def _select(self, index: Tensor) -> LinearOperator:
-        return _SymmetricPart(self.A.select(index))
 
-
-class _Gram(Derived):
+class _Gram(Each):
     def __init__(self, A: LinearOperator) -> None:
         super().__init__(A, spaces=(A.domain, A.domain), symmetric=True)
 
@@ -405,11 +405,8 @@ class _Gram(Derived):
 
     _apply_transpose = _apply
 
-    def _select(self, index: Tensor) -> LinearOperator:
-        return _Gram(self.A.select(index))
 
-
-class _Cast(Derived):
+class _Cast(Each):
     """A in another dtype.  Rows entering float16 are scaled, exactly, by a power of two to unit root mean
     square: the entries of a unit vector of length 10^6 are near float16's subnormals."""
 
@@ -429,5 +426,65 @@ class _Cast(Derived):
     def _apply_transpose(self, V: Tensor) -> Tensor:
         return self._through(self.A.apply_transpose, V, self.codomain)
 
+
+class UnitScale(Each):
+    """A / s of each problem, s = 2^(32 j) such that the first product's largest entry is within 2^16 of 1.
+
+    Norms, Gram matrices and products of residuals square what an operator returns: in float32 they vanish
+    below 1e-22 and overflow above 1e19, in float64 at 1e-162 and 1e154.  The front doors therefore ask all
+    questions about A / s, and multiply the answers by s, which is exact.  s is told by the first product that
+    is not zero, and costs none.  Once read it stays.
+    """
+
+    def __init__(self, A: LinearOperator, scale: Tensor | None = None) -> None:
+        """Of A, whose `scale` (*batch) is known or told by its products."""
+        super().__init__(A, symmetric=A.symmetric)
+        self._settled = scale is not None
+        self._scale = torch.ones(A.batch, dtype=torch.float64) if scale is None else scale
+
+    @property
+    def scale(self) -> Tensor:
+        """s, (*batch) float64 on the CPU; 1 where all products so far were zero."""
+        self._settled = True
+        return self._scale
+
+    def measure(self) -> int:
+        """Settle s before it is needed; products spent, 1 where none was formed yet."""
+        if self._settled or self.count:
+            return 0
+        generator = torch.Generator().manual_seed(0)
+        x = self.domain.normal(*self.batch, 1, generator=generator)
+        self.apply(x.to(self.device, self.dtype))
+        return 1
+
+    def _over(self, W: Tensor, space: Space) -> Tensor:
+        if not self._settled and W.numel():
+            size = space.largest(W).abs().amax((-2, -1)).double().cpu()
+            most = max(math.frexp(torch.finfo(self.dtype).max)[1] // STEP - 1, 0)
+            power = (torch.frexp(size).exponent.double() / STEP).round().clamp(-most, most)
+            told = (size > 0) & size.isfinite()
+            self._scale = torch.where(told & (self._scale == 1), torch.exp2(STEP * power), self._scale)
+            self._settled = bool(told.all())
+        if bool((self._scale == 1).all()):
+            return W
+        return W * (1 / self._scale).to(W)[..., None, None]
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self._over(self.A.apply(V), self.codomain)
+
+    def _apply_transpose(self, V: Tensor) -> Tensor:
+        return self._over(self.A.apply_transpose(V), self.domain)
+
     def _select(self, index: Tensor) -> LinearOperator:
-        return _Cast(self.A.select(index), self.dtype)
+        scale = self.scale[index]
+        part = cast(UnitScale, super()._select(index))
+        part._scale = scale
+        return part
+
+    def __repr__(self) -> str:
+        return repr(self.A)
+
+
+def unit_scale(A: LinearOperator) -> UnitScale:
+    """A / s; see `UnitScale`."""
+    return A if isinstance(A, UnitScale) else UnitScale(A)

@@ -26,13 +26,11 @@ from spectral.linalg.resolvent import unseen_height
 from spectral.linalg.schur import RealSchur
 from spectral.linalg.unseen import rounding
 from spectral.operators.base import LinearOperator
-from spectral.solvers.checkpoint import Checkpoint
 from spectral.solvers.control import Control
 from spectral.solvers.dense import Formed
 from spectral.solvers.found import Completeness, SchurPairs
 from spectral.solvers.lanczos import signed
-from spectral.solvers.method import Method
-from spectral.solvers.search import INTERRUPTED, search
+from spectral.solvers.search import INTERRUPTED, Found, KrylovMethod
 from spectral.solvers.target import ComplexTarget, Target
 
 
@@ -170,8 +168,7 @@ class KrylovSchurBasis(KrylovBasis):
         return torch.from_numpy(np.linalg.norm(rows[0].numpy() @ form.vectors[:, order], axis=0))[None]
 
 
-@dataclass(frozen=True, eq=False)
-class KrylovSchur(Method[SchurPairs]):
+class KrylovSchur(KrylovMethod[SchurPairs]):
     """Krylov-Schur: the invariant subspace of extreme eigenvalues of an operator that need not be symmetric.
 
     The completeness bound is on real parts, or on moduli for "magnitude", of the eigenvalues of (1 - Q' Q) A
@@ -189,10 +186,6 @@ class KrylovSchur(Method[SchurPairs]):
 
     name: ClassVar[str] = "krylov-schur"
     finds: ClassVar[type] = SchurPairs
-    keeps: ClassVar[bool] = True
-
-    block: int = 1
-    basis: int | None = None
 
     def least(self, target: Target, n: int) -> int:
         """Those of both solves, where there are two."""
@@ -213,25 +206,29 @@ class KrylovSchur(Method[SchurPairs]):
         assert isinstance(target, ComplexTarget)
         second = target.left and not A.symmetric
         share = replace(control, max_products=(control.budget - 1) // 2) if second else control
-        generator, block = stream(control.seed), min(self.block, A.shape[1])
-        first = first_block(A, block, control.start, generator)
         if second:
-            A.apply_transpose(first[0, :1])  # where there is none, before any work
-        krylov = KrylovSchurBasis(signed(A, target), first, generator, target)
-        kept = None if control.checkpoint is None else Checkpoint(control.checkpoint, A, self.name)
-        found = search(krylov, target, share, block=block, limit=self.basis, checkpoint=kept)
-        unseen = target.sign * found.unseen.real
-        right = SchurPairs(
-            vectors=found.gather(lambda basis: basis.V[:, : basis.size]),
-            AV=target.sign * found.gather(lambda basis: basis.AV[:, : basis.size]),
-            completeness=Completeness(unseen, found.confidence, found.spent["completeness"]),
+            A.apply_transpose(first_block(A, 1, None, stream(0))[0])  # where there is none, before any work
+        right = super().solve(A, target, share)
+        return self._with_left(A, target, share, right) if second else _mirrored(right, target)
+
+    def begun(
+        self, A: LinearOperator, target: ComplexTarget, first: Tensor, generator: torch.Generator
+    ) -> KrylovSchurBasis:
+        """Of A, or -A where the smallest real parts are sought."""
+        return KrylovSchurBasis(signed(A, target), first, generator, target)
+
+    def told(self, A: LinearOperator, target: ComplexTarget, found: Found) -> SchurPairs:
+        """The invariant subspace of one side."""
+        return SchurPairs(
+            vectors=found.rows("V"),
+            AV=target.sign * found.rows("AV"),
+            completeness=found.completeness(target.sign),
             spent=found.spent,
             norm=found.norm,
             notes=found.notes,
             conditions=found.groups[0].basis.conditions,
             eps=A.eps,
         )
-        return self._with_left(A, target, share, right) if second else _mirrored(right, target)
 
     def _with_left(
         self, A: LinearOperator, target: ComplexTarget, share: Control, right: SchurPairs

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from spectral.linalg.blocks import first_block, fresh_seed, stream
+from spectral.linalg.blocks import fresh_seed, stream
 from spectral.linalg.krylov import KrylovBasis
 from spectral.operators.base import LinearOperator
-from spectral.solvers.checkpoint import Checkpoint
 from spectral.solvers.control import Control
-from spectral.solvers.found import Completeness, RitzPairs
-from spectral.solvers.method import Method
-from spectral.solvers.search import search
+from spectral.solvers.found import RitzPairs
+from spectral.solvers.search import Found, KrylovMethod, search
 from spectral.solvers.target import Target
 
 
-@dataclass(frozen=True, eq=False)
-class Lanczos(Method[RitzPairs]):
+class Lanczos(KrylovMethod[RitzPairs]):
     """Thick-restart block Lanczos: in general the fewest products.
 
     Attributes:
@@ -32,19 +29,23 @@ class Lanczos(Method[RitzPairs]):
 
     name: ClassVar[str] = "lanczos"
     finds: ClassVar[type] = RitzPairs
-    keeps: ClassVar[bool] = True
 
-    block: int = 1
-    basis: int | None = None
+    def begun(
+        self, A: LinearOperator, target: Target, first: Tensor, generator: torch.Generator
+    ) -> KrylovBasis:
+        """Of A, or -A where its smallest eigenvalues are sought."""
+        return KrylovBasis(signed(A, target), first, generator, magnitude=target.magnitude)
 
-    def solve(self, A: LinearOperator, target: Target, control: Control) -> RitzPairs:
-        """The extreme eigenpairs of a symmetric A, with a probe for missed ones; see `Method.solve`."""
-        generator = stream(control.seed)
-        block = min(self.block, A.shape[1])
-        first = first_block(A, block, control.start, generator)
-        krylov = KrylovBasis(signed(A, target), first, generator, magnitude=target.magnitude)
-        kept = None if control.checkpoint is None else Checkpoint(control.checkpoint, A, self.name)
-        return _pairs(krylov, target, control, block=block, limit=self.basis, checkpoint=kept)
+    def told(self, A: LinearOperator, target: Target, found: Found) -> RitzPairs:
+        """The extreme eigenpairs."""
+        return RitzPairs(
+            vectors=found.rows("V"),
+            AV=target.sign * found.rows("AV"),
+            completeness=found.completeness(target.sign),
+            spent=found.spent,
+            norm=found.norm,
+            notes=found.notes,
+        )
 
 
 def finish(
@@ -70,29 +71,16 @@ def finish(
         spent: products so far, told as those of the solve.
         block: vectors a product.
     """
-    generator = stream(control.seed)
-    krylov = KrylovBasis(signed(A, target), rows[:, :1], generator, magnitude=target.magnitude)
+    method = Lanczos(block)
+    krylov = method.begun(A, target, rows[:, :1], stream(control.seed))
     krylov.norm = A.codomain.norms(AV).max().item()
     krylov.hold(rows, target.sign * AV, 0.3 * control.tol * krylov.norm)
-    return _pairs(krylov, target, control, block=block, spent=spent)
+    return method.told(A, target, search(krylov, target, control, block=block, spent=spent))
 
 
 def with_budget(control: Control, generator: torch.Generator, most: int) -> Control:
     """The control of what follows a first method: a seed of its own, and as many products in all."""
     return replace(control, seed=fresh_seed(generator), max_products=most)
-
-
-def _pairs(krylov: KrylovBasis, target: Target, control: Control, **options: Any) -> RitzPairs:
-    """What the search finds in a basis of `signed(A, target)`, told of A."""
-    found = search(krylov, target, control, **options)
-    return RitzPairs(
-        vectors=found.gather(lambda basis: basis.V[:, : basis.size]),
-        AV=target.sign * found.gather(lambda basis: basis.AV[:, : basis.size]),
-        completeness=Completeness(target.sign * found.unseen, found.confidence, found.spent["completeness"]),
-        spent=found.spent,
-        norm=found.norm,
-        notes=found.notes,
-    )
 
 
 def signed(A: LinearOperator, target: Target) -> LinearOperator:

@@ -14,15 +14,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from abc import abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from spectral.linalg.blocks import first_block, stream
+from spectral.linalg.golub_kahan import GolubKahanBasis
+from spectral.linalg.krylov import KrylovBasis
+from spectral.operators.base import LinearOperator
 from spectral.solvers.checkpoint import Checkpoint, State
 from spectral.solvers.control import Control
+from spectral.solvers.found import Completeness
+from spectral.solvers.method import FoundT, Method
 from spectral.solvers.target import Target
 
 WIDEST_PROBE = 16
@@ -34,64 +40,8 @@ STAGES = ("solve", "completeness", "residuals")
 INTERRUPTED = "interrupted"
 
 
-class Basis(Protocol):
-    """What the search asks of a Krylov basis; Ritz pairs come in order of preference, the best first."""
-
-    n: int
-    norm: float
-
-    @property
-    def rounding(self) -> float:
-        """Residuals below this are rounding of a product."""
-
-    @property
-    def problems(self) -> int:
-        """B, the problems in lock-step."""
-
-    @property
-    def size(self) -> int:
-        """Pairs in the basis."""
-
-    @property
-    def block(self) -> int:
-        """Products the next expansion takes."""
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether the basis spans the whole space, and the Ritz pairs are exact."""
-
-    def expand(self) -> None:
-        """Multiply the next block and take it in."""
-
-    def ritz(self) -> tuple[Tensor, Tensor]:
-        """Ritz values and residuals, (B, size) each."""
-
-    def in_next_block(self, keep: int) -> Tensor:
-        """The part of the leading residuals that further expansion will reduce, (B, keep)."""
-
-    def restart(self, keep: int) -> None:
-        """Keep the leading pairs and the next block."""
-
-    def restart_afresh(self, keep: int, block: int) -> None:
-        """Keep the leading pairs, and go on from random vectors in their complement."""
-
-    def refresh(self, keep: int, threshold: float) -> None:
-        """Keep the leading pairs, their residuals measured by fresh products."""
-
-    def unseen(self, keep: int, block: int, failure: float) -> tuple[Tensor, Tensor]:
-        """The largest value seen in the complement, and a bound on all that it holds, (B,) each."""
-
-    def resolution(self, keep: int, block: int, failure: float) -> float:
-        """How far rounding keeps the bound above the value seen, about, however long the probe is."""
-
-    def select(self, index: Tensor) -> Self:
-        """The basis of some of the problems alone."""
-
-    def state(self) -> dict[str, Tensor]:
-        """All that `restored` needs."""
-
-    def restored(self, state: dict[str, Tensor]) -> Self:
-        """A basis of the same operator, selected to the problems of `state`, as it was then."""
+Basis = KrylovBasis | GolubKahanBasis
+"""What is searched: Ritz pairs come in order of preference, the best first."""
 
 
 @dataclass
@@ -176,27 +126,21 @@ class _Group:
 class Found:
     """How a search ended.
 
-    unseen: the bound (B,) on what was not seen; confidence: of all of them; spent: products by purpose, the
-    mean over the problems; notes for the user, with those of the whole search, `remarks`.
+    spent: products by purpose, the mean over the problems; notes for the user, with those of the whole
+    search, `remarks`.
     """
 
     groups: list[_Group]
     remarks: list[str] = field(default_factory=list)
 
-    def gather(self, part: Callable[[Any], Tensor]) -> Tensor:
-        """part(basis) of every group's basis, its problems in the order of the batch."""
-        index = torch.cat([g.index for g in self.groups])
-        return self._ordered([part(g.basis) for g in self.groups], index)
+    def rows(self, name: str) -> Tensor:
+        """The rows that count of every group's basis, its problems in the order of the batch."""
+        return self._ordered([getattr(g.basis, name)[:, : g.basis.size] for g in self.groups])
 
-    @property
-    def unseen(self) -> Tensor:
-        """See the class."""
-        return self._ordered([g.unseen for g in self.groups], torch.cat([g.index for g in self.groups]))
-
-    @property
-    def confidence(self) -> float:
-        """See the class."""
-        return min(g.confidence for g in self.groups)
+    def completeness(self, sign: float = 1.0) -> Completeness:
+        """What is said of all that was not seen, of -A where sign is -1."""
+        unseen = sign * self._ordered([g.unseen for g in self.groups]).real
+        return Completeness(unseen, min(g.confidence for g in self.groups), self.spent["completeness"])
 
     @property
     def spent(self) -> dict[str, int]:
@@ -215,9 +159,46 @@ class Found:
         """See the class."""
         return list(dict.fromkeys([*(note for g in self.groups for note in g.notes), *self.remarks]))
 
-    @staticmethod
-    def _ordered(parts: list[Tensor], index: Tensor) -> Tensor:
-        return parts[0] if len(parts) == 1 else torch.cat(parts)[torch.argsort(index).to(parts[0].device)]
+    def _ordered(self, parts: list[Tensor]) -> Tensor:
+        if len(parts) == 1:
+            return parts[0]
+        order = torch.argsort(torch.cat([g.index for g in self.groups]))
+        return torch.cat(parts)[order.to(parts[0].device)]
+
+
+@dataclass(frozen=True, eq=False)
+class KrylovMethod(Method[FoundT]):
+    """A method that searches a Krylov basis: all but the basis, and how what was found is told.
+
+    Attributes:
+        block, basis: as in `Lanczos`.
+    """
+
+    keeps: ClassVar[bool] = True
+
+    block: int = 1
+    basis: int | None = None
+
+    @abstractmethod
+    def begun(self, A: LinearOperator, target: Any, first: Tensor, generator: torch.Generator) -> Basis:
+        """The basis of A at its start, from rows `first` (B, block, n)."""
+
+    @abstractmethod
+    def told(self, A: LinearOperator, target: Any, found: Found) -> FoundT:
+        """What was found, of A."""
+
+    def solve(self, A: LinearOperator, target: Target, control: Control) -> FoundT:
+        """What is sought of A, with a probe for what was missed; see `Method.solve`.
+
+        `control.start` holds vectors of A's domain.
+        """
+        generator, block = stream(control.seed), min(self.block, *A.shape)
+        first = first_block(A, block, control.start, generator)
+        basis = self.begun(A, target, first, generator)
+        kept = None if control.checkpoint is None else Checkpoint(control.checkpoint, A, self.name)
+        return self.told(
+            A, target, search(basis, target, control, block=block, limit=self.basis, checkpoint=kept)
+        )
 
 
 def search(

@@ -20,7 +20,8 @@ from spectral.errors import (
     ShapeError,
     SpectralError,
 )
-from spectral.jacobians import Jacobian, chunks
+from spectral.jacobians import Jacobian
+from spectral.jacobians.program import program as programs
 from spectral.jacobians.program import recorder, rules
 from spectral.jacobians.program.convolution import Convolution
 from spectral.jacobians.program.rules.pointwise import Diagonal
@@ -367,9 +368,9 @@ def test_blocks_in_chunks_of_any_size(batched, size):
 )
 def test_chunks_grow_while_that_is_faster(monkeypatch, seconds, free, expected):
     clock = [0.0]
-    monkeypatch.setattr(chunks, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    monkeypatch.setattr(chunks, "free_bytes", lambda device: free)
-    chosen, through = chunks.Chunks(100), []
+    monkeypatch.setattr(programs, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(programs, "free_bytes", lambda device: free)
+    chosen, through = programs.Chunks(100), []
 
     def product(V):
         clock[0] += seconds(len(V))

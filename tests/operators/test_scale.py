@@ -7,7 +7,7 @@ import torch
 
 import spectral
 from spectral.operators import as_operator
-from spectral.operators.scale import UnitScale
+from spectral.operators.base import UnitScale
 
 N = 150
 # Multiples of 32, so that what is solved is the same matrix; beyond where squares are lost.

@@ -45,7 +45,7 @@ class _Flushed:
         kept = np.zeros(3 + 2 * threads, np.int64)
         kept[1:3] = threads, threading.get_ident()
         task = kept.ctypes.data_as(ctypes.c_void_p)
-        self._on, self._off = (openmp.prepared(switch(on).address, task, threads) for on in (True, False))
+        self._on, self._off = (openmp.region(switch(on).address, task, threads, 3) for on in (True, False))
 
     def __enter__(self) -> None:
         try:

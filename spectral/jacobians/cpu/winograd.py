@@ -10,6 +10,7 @@ B and G belong to polynomials at 0, a, -a, b, -b and infinity; a = 21/32 and b =
 errors of the usual 1 and 2 (8e-7 relative in float32 with 64 channels; the definition itself makes 4e-7).
 """
 
+import ctypes
 from types import ModuleType
 
 import numpy as np
@@ -146,7 +147,8 @@ class Winograd:
             ],
             np.int64,
         )
-        openmp.run(kernels.worker(x.dtype, kinds.pop()).address, task.ctypes.data, threads)
+        work = kernels.worker(x.dtype, kinds.pop()).address
+        openmp.region(work, task.ctypes.data_as(ctypes.c_void_p), threads)()
         return out
 
     def _target(self, onto: Tensor, size: torch.Size) -> Tensor:
@@ -221,5 +223,6 @@ def _transformed(weight: Tensor) -> Tensor:
     workspace = torch.empty(threads * FORMED * group, dtype=torch.float64)
     places = (t.data_ptr() for t in (weight, matrices, workspace))
     task = np.array([0, 0, groups, channels, *weight.stride(), *places], np.int64)
-    openmp.run(_kernels().transformer(weight.dtype).address, task.ctypes.data, threads)
+    work = _kernels().transformer(weight.dtype).address
+    openmp.region(work, task.ctypes.data_as(ctypes.c_void_p), threads)()
     return matrices

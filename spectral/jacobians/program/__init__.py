@@ -7,8 +7,8 @@ gates and slopes, and a product costs about its convolutions.
 """
 
 from spectral.jacobians.program.cuda_graphs import Replayed
-from spectral.jacobians.program.program import Program
+from spectral.jacobians.program.program import Chunks, Program
 from spectral.jacobians.program.recorder import Recorder, record
 from spectral.jacobians.program.repeat import Repeat
 
-__all__ = ["Program", "Recorder", "Repeat", "Replayed", "record"]
+__all__ = ["Chunks", "Program", "Recorder", "Repeat", "Replayed", "record"]

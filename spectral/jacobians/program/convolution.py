@@ -13,7 +13,7 @@ from spectral.errors import ReachError
 from spectral.jacobians.cpu import memory
 from spectral.jacobians.cpu.winograd import Winograd, offered
 from spectral.jacobians.program.slopes import in_channels_last, laid_out, times
-from spectral.jacobians.program.steps import Leading, aten, cast, counts, some
+from spectral.jacobians.program.steps import Leading, Step, aten, counts, in_precision, some
 
 if TYPE_CHECKING:
     from spectral.jacobians.program.reach import Rows
@@ -22,15 +22,13 @@ SKINNY = 4  # channels, on one side, up to which a convolution is a product of m
 
 
 @dataclass
-class Convolution:
+class Convolution(Step):
     """t -> s (w * (r t)), of any stride, padding, dilation, groups and dimension, transposed or not.
 
     `slope` s, of the size of the output, is the gate that follows, and `slope_in` r one that comes before:
     numbers or gates (`slopes`), None for 1; `channels_last` says how images are laid out.
     """
 
-    inputs: tuple[int, ...]
-    output: int
     weight: Tensor
     stride: list[int]
     padding: list[int]
@@ -98,11 +96,6 @@ class Convolution:
         shape[1 if self.transposed else 0] = -1
         return replace(self, output=output, weight=self.weight * scale.view(shape))
 
-    def to(self, dtype: torch.dtype) -> Convolution:
-        """The kernels and slopes in another precision."""
-        slope, slope_in = (None if s is None else cast(s, dtype) for s in (self.slope, self.slope_in))
-        return replace(self, weight=cast(self.weight, dtype), slope=slope, slope_in=slope_in)
-
     def reach(self, rows: Rows) -> Rows:
         """Rows of w * t."""
         place = self.weight.ndim - 2 + rows.axis
@@ -161,11 +154,9 @@ class Convolution:
 
 
 @dataclass
-class Joint:
+class Joint(Step):
     """t_1, t_2, ... -> sum_i s (w_i * t_i): a convolution of a concatenation, which is never made."""
 
-    inputs: tuple[int, ...]
-    output: int
     parts: list[Convolution]
     leading: Leading = "merged"
 
@@ -183,7 +174,7 @@ class Joint:
 
     def to(self, dtype: torch.dtype) -> Joint:
         """The convolutions in another precision."""
-        return self._of([part.to(dtype) for part in self.parts])
+        return self._of(in_precision(self.parts, dtype))
 
     def reach(self, *rows: Rows) -> Rows:
         """Those of the parts, together."""

@@ -21,7 +21,7 @@ from spectral.jacobians.program.rules.attention import Attention, Given, Role, W
 from spectral.jacobians.program.rules.pointwise import Diagonal, Sum
 from spectral.jacobians.program.rules.products import Matmul, Softmax
 from spectral.jacobians.program.slopes import factor
-from spectral.jacobians.program.steps import Leading, Linear, Step, aten
+from spectral.jacobians.program.steps import Linear, Step, aten
 from spectral.jacobians.program.storage import Cast
 
 FILLED = -1e3  # what is added to hide a key is less, if it is not -inf itself
@@ -43,7 +43,7 @@ _MOVES = {
 
 
 @dataclass
-class SoftmaxOfScores:
+class SoftmaxOfScores(Step):
     """t -> P o (t - sum P o t), P of the scores of queries and keys, formed when it is needed.
 
     Attributes:
@@ -53,8 +53,6 @@ class SoftmaxOfScores:
         size, dtype: of the softmax, whose last axis counts keys, or queries where it is `turned`.
     """
 
-    inputs: tuple[int, ...]
-    output: int
     weights: Weights
     scale: Tensor
     sources: tuple[int, ...]
@@ -62,7 +60,6 @@ class SoftmaxOfScores:
     size: torch.Size
     dtype: torch.dtype
     turned: bool
-    leading: Leading = "free"
 
     def formed(self) -> Softmax:
         """The softmax that keeps its weights."""
@@ -78,7 +75,7 @@ class SoftmaxOfScores:
         """The same."""
         return self.formed().transpose(g)
 
-    def to(self, dtype: torch.dtype) -> Softmax:
+    def to(self, dtype: torch.dtype) -> Step:
         """The softmax in another precision."""
         return self.formed().to(dtype)
 

@@ -1,4 +1,4 @@
-"""The recorded program: its steps in order, forwards for J v and backwards for J' u."""
+"""The recorded program: its steps in order, forwards for J v and backwards for J' u, on chunks of vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.jacobians.chunks import out_of_memory
+from spectral.jacobians.chunks import Product, free_bytes, out_of_memory
 from spectral.jacobians.program.convolution import Convolution, Joint
 from spectral.jacobians.program.reach import Reach, reach_of
 from spectral.jacobians.program.rules.attention import Attention
@@ -20,7 +20,7 @@ from spectral.jacobians.program.rules.products import Matmul
 from spectral.jacobians.program.slopes import in_channels_last, laid_out
 from spectral.jacobians.program.steps import Local, Step, counts, some
 
-GAIN = 0.95  # another layout must take less than this share of the time
+GAIN = 0.95  # another layout, or twice as many vectors at once, must take less than this share of the time
 FRESH = (Convolution, Joint, Norm)  # steps whose results are new tensors, which nobody else holds
 
 
@@ -175,6 +175,69 @@ class Program:
             most = max(most, sum(self.entries[i] for i in live))
             live.difference_update(dead)
         return most
+
+
+class Chunks:
+    """A product of blocks, in chunks of the size that is fastest, fewer where memory runs out.
+
+    Sizes 1, 2, 4, ... are timed on the blocks that come, as long as that gains and there is room; on a CPU
+    one image often keeps every core busy.  Rounding may differ between sizes, in the last digits.
+
+    Attributes:
+        size: vectors at once.
+        growing: whether twice as many are still to be tried.
+    """
+
+    def __init__(self, vector_bytes: int) -> None:
+        self.vector_bytes = vector_bytes
+        self.size, self.growing = 1, True
+        self._taken: dict[int, list[float]] = {}
+
+    def __call__(self, product: Product, V: Tensor) -> Tensor:
+        """product(V) for V (m, ...), chunk by chunk."""
+        done: list[Tensor] = []
+        at = 0
+        while at < len(V):
+            size = self._next(len(V) - at, V.device)
+            timed = self._undecided(size, len(V))
+            began = time.perf_counter()
+            try:
+                done.append(product(V[at : at + size]))
+            except RuntimeError as failure:
+                if size == 1 or not out_of_memory(failure):
+                    raise
+                self.size, self.growing = size // 2, False
+                continue
+            at += size
+            if timed:
+                if V.is_cuda:
+                    torch.cuda.synchronize(V.device)
+                self._learn(size, time.perf_counter() - began)
+        return done[0] if len(done) == 1 else torch.cat(done)
+
+    def _next(self, left: int, device: torch.device) -> int:
+        """The size in use; once it was timed, twice that."""
+        twice = 2 * self.size
+        if self.growing and twice <= left and len(self._taken.get(self.size, ())) > 1:
+            room = free_bytes(device) // (2 * max(self.vector_bytes, 1))
+            if twice <= room:
+                return twice
+        return min(self.size, left)
+
+    def _undecided(self, size: int, block: int) -> bool:
+        """Whether the time of a chunk is of use, as it makes the host wait for a GPU: two of each size are,
+        in blocks that could go in larger chunks."""
+        return self.growing and 2 * self.size <= block and len(self._taken.get(size, ())) < 2
+
+    def _learn(self, size: int, seconds: float) -> None:
+        """Two timings of a size decide, the first being the dearer for what it sets up."""
+        taken = self._taken.setdefault(size, [])
+        taken.append(seconds / size)
+        if size > self.size and len(taken) > 1:
+            if min(taken) < GAIN * min(self._taken[self.size]):
+                self.size = size
+            else:
+                self.growing = False
 
 
 def _in_layout(step: Step, channels_last: bool) -> Step:

@@ -130,14 +130,6 @@ class Reach:
             and self.multiple % other.multiple == 0
         )
 
-    def with_(self, other: Reach) -> Reach:
-        """What does for both."""
-        return Reach(
-            max(self.above, other.above),
-            max(self.below, other.below),
-            math.lcm(self.multiple, other.multiple),
-        )
-
 
 def reach_of(
     steps: Sequence[Step], result: int | None, input_size: torch.Size, output_size: torch.Size
@@ -152,11 +144,8 @@ def reach_of(
     known = {0: Rows(input_size[-2])}
     multiple = 1
     for step in steps:
-        tells = getattr(step, "reach", None)
         try:
-            if tells is None:
-                raise ReachError("how far it looks is not known")
-            rows: Rows = tells(*(known[i] for i in step.inputs))
+            rows = step.reach(*(known[i] for i in step.inputs))
         except ReachError as failure:
             raise ReachError(
                 f"{name_of(step)}: {failure}: an image cannot be cut into strips for it"

@@ -10,9 +10,10 @@ one).  Each step says in `leading` how it takes that axis: "free", its formulas 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,11 +32,11 @@ Leading = Literal["free", "merged", "mapped"]
 Forward = Literal["jvp", "vjp", "differences"]
 
 
-class Step(Protocol):
+@dataclass
+class Step(ABC):
     """One linear map of the program, from the slots `inputs` to the slot `output`.
 
-    One that knows how far along an image's rows it looks has a method `reach` besides
-    (`spectral.jacobians.program.reach`): of `Rows` of each input those of the output.
+    Its formulas hold with a leading axis as they are, unless `leading` says how else that is taken.
     """
 
     inputs: tuple[int, ...]
@@ -44,18 +45,32 @@ class Step(Protocol):
     @property
     def leading(self) -> Leading:
         """How a block's leading axis is taken."""
+        return "free"
 
+    @abstractmethod
     def apply(self, *tangents: Tensor) -> Tensor:
         """The derivative of the operation, applied to tangents of its inputs."""
 
+    @abstractmethod
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """Its transpose: a cotangent for each input."""
 
     def to(self, dtype: torch.dtype) -> Step:
-        """The step with its constants in another precision."""
+        """The step with its constants in another precision; gates and indices have none."""
+        held = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        return replace(self, **{name: in_precision(value, dtype) for name, value in held.items()})
+
+    def reach(self, *rows: Any, **_: Any) -> Rows:
+        """Of `Rows` of each input those of the output (`spectral.jacobians.program.reach`).
+
+        Raises:
+            ReachError: they are mixed, or it is not known how.
+        """
+        raise ReachError("how far it looks is not known")
 
     def select(self, index: Tensor, n: int) -> Step | None:
         """The step for some of the n inputs that the first axis counts; None where that cannot be told."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -105,7 +120,7 @@ def unchanged(function: Operation, n: int, m: int) -> Operation:
 
 
 @dataclass
-class Linear:
+class Linear(Step):
     """t -> op(t) for an operation that is linear, without constant, in what y reaches.
 
     `images` says that it does the same to each of the images that the first axis counts; `back` is its
@@ -114,8 +129,6 @@ class Linear:
     `rows` says what it makes of an image's rows, where that is known (`reach`).
     """
 
-    inputs: tuple[int, ...]
-    output: int
     function: Operation
     sizes: tuple[torch.Size, ...]
     dtypes: tuple[torch.dtype, ...]
@@ -146,16 +159,9 @@ class Linear:
         )
         return pulled(self.function, tuple(zeros), _aligned(g))
 
-    def to(self, dtype: torch.dtype) -> Linear:
-        """The factor that is held in another precision."""
-        dtypes = tuple(precise(d, dtype) for d in self.dtypes)
-        return replace(self, function=self.function.to(dtype), dtypes=dtypes)
-
     def reach(self, *rows: Rows) -> Rows:
         """Rows of op(t)."""
-        if self.rows is None:
-            raise ReachError("how far it looks is not known")
-        return self.rows(*rows)
+        return super().reach() if self.rows is None else self.rows(*rows)
 
     def select(self, index: Tensor, n: int) -> Linear | None:
         """With other sizes, for an operation on images, or on what stays in its place."""
@@ -170,15 +176,13 @@ class Linear:
 
 
 @dataclass
-class Local:
+class Local(Step):
     """t -> d op (t) at the operation's inputs, which are kept.
 
     `forward` says how: torch's own forward mode; where it has none, two vjps, J t being the gradient of
     <J' g, t> by g; where those fail too, central differences of the operation in float64.
     """
 
-    inputs: tuple[int, ...]
-    output: int
     function: Operation
     primals: tuple[Tensor, ...]
     forward: Forward = "jvp"
@@ -197,14 +201,6 @@ class Local:
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """(d op)' g, by torch's vjp; some of its kernels misread a cotangent that is not contiguous."""
         return pulled(self.function, self.primals, _aligned(g.contiguous()))
-
-    def to(self, dtype: torch.dtype) -> Local:
-        """The operation differentiated in another precision."""
-        primals = tuple(cast(x, dtype) for x in self.primals)
-        return replace(self, function=self.function.to(dtype), primals=primals)
-
-    def select(self, index: Tensor, n: int) -> None:
-        """An operation of any kind may treat its inputs differently."""
 
 
 def _aligned(t: Tensor) -> Tensor:
@@ -266,6 +262,17 @@ def precise(dtype: torch.dtype, precision: torch.dtype) -> torch.dtype:
     if dtype.is_complex:
         return precision.to_complex()
     return precision if dtype.is_floating_point else dtype
+
+
+def in_precision(held: Any, dtype: torch.dtype) -> Any:
+    """What a step holds in another precision: tensors, dtypes, operations, and lists and tuples of such."""
+    if isinstance(held, Tensor):
+        return cast(held, dtype)
+    if isinstance(held, torch.dtype):
+        return precise(held, dtype)
+    if isinstance(held, (Operation, Step)):
+        return held.to(dtype)
+    return type(held)(in_precision(x, dtype) for x in held) if type(held) in (list, tuple) else held
 
 
 def cast(t: Tensor, dtype: torch.dtype) -> Tensor:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from spectral.jacobians.program.steps import Leading, precise
+from spectral.jacobians.program.steps import Step
 
 if TYPE_CHECKING:
     from spectral.jacobians.program.reach import Rows
 
 
 @dataclass
-class Cast:
+class Cast(Step):
     """t -> t in another precision; from real to complex numbers and, for the transpose, back."""
 
-    inputs: tuple[int, ...]
-    output: int
     source: torch.dtype
     target: torch.dtype
-    leading: Leading = "free"
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """t in the target's precision."""
@@ -31,10 +28,6 @@ class Cast:
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """g in the source's precision."""
         return (_converted(g, self.source),)
-
-    def to(self, dtype: torch.dtype) -> Cast:
-        """In one precision there is only real and complex."""
-        return replace(self, source=precise(self.source, dtype), target=precise(self.target, dtype))
 
     def reach(self, rows: Rows) -> Rows:
         """Itself."""
@@ -46,14 +39,11 @@ class Cast:
 
 
 @dataclass
-class Take:
+class Take(Step):
     """t -> the entries of t at `index` into its flat form, of the index's shape; 0 where that is negative."""
 
-    inputs: tuple[int, ...]
-    output: int
     index: Tensor
     input_size: torch.Size
-    leading: Leading = "free"
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """t at the index."""
@@ -69,27 +59,17 @@ class Take:
         total.index_add_(-1, self.index.clamp(min=0).flatten(), flat)
         return (_shaped(total, self.input_size),)
 
-    def to(self, dtype: torch.dtype) -> Take:
-        """Itself: an index has no precision."""
-        return self
-
-    def select(self, index: Tensor, n: int) -> None:
-        """A storage may hold its inputs in any order."""
-
 
 @dataclass
-class Put:
+class Put(Step):
     """t_1, t_2 -> t_1 with the entries of t_2 at `index` into its flat form; either t may be constant.
 
     `which` says what the inputs are: both, t_1 alone ("rest") or t_2 alone ("part").
     """
 
-    inputs: tuple[int, ...]
-    output: int
     index: Tensor
     size: torch.Size
     which: Literal["both", "rest", "part"]
-    leading: Leading = "free"
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """t_1 with t_2 in its place."""
@@ -112,13 +92,6 @@ class Put:
         rest[..., self.index.flatten()] = 0
         rest = _shaped(rest, self.size)
         return (rest, part) if self.which == "both" else (rest,)
-
-    def to(self, dtype: torch.dtype) -> Put:
-        """Itself: an index has no precision."""
-        return self
-
-    def select(self, index: Tensor, n: int) -> None:
-        """A storage may hold its inputs in any order."""
 
 
 def _flat(t: Tensor, size: torch.Size) -> Tensor:

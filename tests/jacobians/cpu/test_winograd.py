@@ -1,3 +1,4 @@
+import ctypes
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -198,7 +199,7 @@ def test_bad_arguments_are_refused() -> None:
 
 
 def test_without_torchs_threads_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openmp, "_start", lambda: None)
+    monkeypatch.setattr(openmp, "_start", lambda more: None)
     assert not offered(torch.zeros(32, 32, 3, 3), torch.Size((1, 32, 40, 40)))
     with pytest.raises(OptionError, match="OpenMP"):
-        openmp.run(0, 0, 1)
+        openmp.region(0, ctypes.c_void_p(), 1)

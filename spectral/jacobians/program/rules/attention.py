@@ -26,7 +26,7 @@ from torch import Tensor
 
 from spectral.errors import ReachError
 from spectral.jacobians.program.rules.base import INSTEAD, Seen, named, rule
-from spectral.jacobians.program.steps import Leading, Step, aten, cast, precise, some, within
+from spectral.jacobians.program.steps import Step, aten, cast, precise, some, within
 from spectral.jacobians.program.trace import bound
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Given(NamedTuple):
 
 
 @dataclass
-class Attention:
+class Attention(Step):
     """dq, dk, dv -> P dv + (P o dS) v - r o, those of them that y reaches.
 
     Attributes:
@@ -185,15 +185,12 @@ class Attention:
         result: how o is wanted.
     """
 
-    inputs: tuple[int, ...]
-    output: int
     weights: Weights
     v: Tensor
     o: Tensor
     scale: Tensor
     given: dict[Role, Given]
     result: Given
-    leading: Leading = "free"
 
     @classmethod
     def at(

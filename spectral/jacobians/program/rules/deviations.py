@@ -11,22 +11,19 @@ from torch import Tensor
 
 from spectral.jacobians.program.rules.base import Seen, named, rule
 from spectral.jacobians.program.rules.shapes import axes_of, restored, spread
-from spectral.jacobians.program.steps import Input, Leading, Operation, Step, aten, cast, counts, unchanged
+from spectral.jacobians.program.steps import Input, Operation, Step, aten, counts, unchanged
 
 if TYPE_CHECKING:
     from spectral.jacobians.program.reach import Rows
 
 
 @dataclass
-class WeightedSum:
+class WeightedSum(Step):
     """t -> sum w t over some axes, told from the last; back, g -> w g."""
 
-    inputs: tuple[int, ...]
-    output: int
     weight: Tensor
     axes: tuple[int, ...]
     keeps_axes: bool
-    leading: Leading = "free"
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """sum w t."""
@@ -35,10 +32,6 @@ class WeightedSum:
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """w g."""
         return (self.weight * restored(g, self.axes, self.keeps_axes),)
-
-    def to(self, dtype: torch.dtype) -> WeightedSum:
-        """The weights in another precision."""
-        return replace(self, weight=cast(self.weight, dtype))
 
     def reach(self, rows: Rows) -> Rows:
         """Itself, where each row has sums of its own."""

@@ -11,14 +11,14 @@ from torch import Tensor
 from spectral.jacobians.program.rules.base import Seen, named, rule
 from spectral.jacobians.program.rules.pointwise import Diagonal
 from spectral.jacobians.program.slopes import in_channels_last
-from spectral.jacobians.program.steps import Leading, Step, aten, cast, counts, pulled
+from spectral.jacobians.program.steps import Step, aten, counts, pulled
 
 if TYPE_CHECKING:
     from spectral.jacobians.program.reach import Rows
 
 
 @dataclass
-class Norm:
+class Norm(Step):
     """t -> s (t - mean t - z mean(z t)): the derivative of x -> gamma z + beta, z = (x - mean x) / deviation.
 
     Means are over all of a group, s = gamma / deviation; the transpose is g -> h - mean h - z mean(z h) with
@@ -26,13 +26,10 @@ class Norm:
     or else the last `axes` axes make one group.
     """
 
-    inputs: tuple[int, ...]
-    output: int
     z: Tensor
     scale: Tensor
     groups: int | None
     axes: int
-    leading: Leading = "free"
 
     @classmethod
     def at(
@@ -70,10 +67,6 @@ class Norm:
             return (self._project(g * self.scale),)
         mean, along = (self._mean(x, self.scale) for x in (g, self.z * g))
         return (torch.addcmul(-mean, g, self.scale).addcmul_(self.z, -along),)
-
-    def to(self, dtype: torch.dtype) -> Norm:
-        """The normalised input and scales in another precision."""
-        return replace(self, z=cast(self.z, dtype), scale=cast(self.scale, dtype))
 
     def reach(self, rows: Rows) -> Rows:
         """Itself, where each row has means of its own."""

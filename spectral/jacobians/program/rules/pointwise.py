@@ -11,21 +11,19 @@ from torch import Tensor
 from spectral.errors import ReachError
 from spectral.jacobians.program.rules.base import Seen, named, rule
 from spectral.jacobians.program.slopes import gate, in_channels_last, shape_of, times
-from spectral.jacobians.program.steps import Leading, Step, aten, cast, counts, pulled, some, unchanged
+from spectral.jacobians.program.steps import Leading, Step, aten, counts, pulled, some, unchanged
 
 if TYPE_CHECKING:
     from spectral.jacobians.program.reach import Rows
 
 
 @dataclass
-class Diagonal:
+class Diagonal(Step):
     """t -> s t, s broadcast; in place where nobody else looks (`owns_tangent`, `owns_cotangent`).
 
     Gates, whose s is 0 or 1, are kept as bits or bytes (`slopes`).
     """
 
-    inputs: tuple[int, ...]
-    output: int
     slope: Tensor
     input_size: torch.Size
     owns_tangent: bool = False
@@ -52,10 +50,6 @@ class Diagonal:
             return (times(g, slope, self.owns_cotangent),)
         return (times(g, slope).sum_to_size(self.input_size),)
 
-    def to(self, dtype: torch.dtype) -> Diagonal:
-        """Slopes in another precision; gates stay as they are."""
-        return replace(self, slope=cast(self.slope, dtype))
-
     def reach(self, rows: Rows) -> Rows:
         """Itself."""
         return unspread(rows, self.input_size, torch.broadcast_shapes(shape_of(self.slope), self.input_size))
@@ -72,15 +66,12 @@ class Diagonal:
 
 
 @dataclass
-class Pointwise:
+class Pointwise(Step):
     """t_1, t_2 -> s_1 t_1 + s_2 t_2, each broadcast to the size of the output."""
 
-    inputs: tuple[int, ...]
-    output: int
     slopes: tuple[Tensor, Tensor]
     sizes: tuple[torch.Size, torch.Size]
     output_size: torch.Size
-    leading: Leading = "free"
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """s_1 t_1 + s_2 t_2."""
@@ -102,11 +93,6 @@ class Pointwise:
         if len(size) == len(self.output_size):
             return t
         return t.reshape((*t.shape[: t.ndim - len(size)], *self._whole(size)))
-
-    def to(self, dtype: torch.dtype) -> Pointwise:
-        """The slopes in another precision."""
-        first, second = (cast(s, dtype) for s in self.slopes)
-        return replace(self, slopes=(first, second))
 
     def reach(self, *rows: Rows) -> Rows:
         """Both together."""
@@ -132,14 +118,11 @@ def _summed(t: Tensor, size: torch.Size) -> Tensor:
 
 
 @dataclass
-class Halves:
+class Halves(Step):
     """t -> a + b of s t = (a, b), two halves of one axis, told from the last."""
 
-    inputs: tuple[int, ...]
-    output: int
     slope: Tensor
     axis: int
-    leading: Leading = "free"
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """a + b."""
@@ -149,10 +132,6 @@ class Halves:
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """s (g, g)."""
         return (torch.cat([g, g], self.axis).mul_(self.slope),)
-
-    def to(self, dtype: torch.dtype) -> Halves:
-        """The slopes in another precision."""
-        return replace(self, slope=cast(self.slope, dtype))
 
     def reach(self, rows: Rows) -> Rows:
         """Itself, where it is not rows that are halved."""
@@ -165,11 +144,9 @@ class Halves:
 
 
 @dataclass
-class Sum:
+class Sum(Step):
     """t_1, t_2 -> a_1 t_1 + a_2 t_2, broadcast; or one of them alone."""
 
-    inputs: tuple[int, ...]
-    output: int
     weights: tuple[float, ...]
     sizes: tuple[torch.Size, ...]
     output_size: torch.Size
@@ -192,10 +169,6 @@ class Sum:
         if self.leading == "free":
             return tuple(parts)
         return tuple(part.sum_to_size(size) for part, size in zip(parts, self.sizes, strict=True))
-
-    def to(self, dtype: torch.dtype) -> Sum:
-        """Itself: the weights are Python numbers."""
-        return self
 
     def reach(self, *rows: Rows) -> Rows:
         """All together."""

@@ -10,25 +10,22 @@ from torch import Tensor
 
 from spectral.jacobians.program.rules.base import Seen, rule
 from spectral.jacobians.program.rules.rows import windowed
-from spectral.jacobians.program.steps import Leading, Step, aten, counts
+from spectral.jacobians.program.steps import Step, aten, counts
 
 if TYPE_CHECKING:
     from spectral.jacobians.program.reach import Rows
 
 
 @dataclass
-class Gather:
+class Gather(Step):
     """t (..., H, W) -> t[..., indices], with `indices` (..., h, w) into the H W pixels of each plane.
 
     `windows` are what they were chosen from: kernel, stride, padding and dilation.
     """
 
-    inputs: tuple[int, ...]
-    output: int
     indices: Tensor
     sides: torch.Size
     windows: tuple[Any, Any, Any, Any]
-    leading: Leading = "free"
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """t at the indices."""
@@ -41,10 +38,6 @@ class Gather:
         indices = self.indices.expand(g.shape).flatten(-2)
         total = g.new_zeros(*g.shape[:-2], self.sides.numel())
         return (total.scatter_add_(-1, indices, g.flatten(-2)).unflatten(-1, self.sides),)
-
-    def to(self, dtype: torch.dtype) -> Gather:
-        """Itself: indices have no precision."""
-        return self
 
     def reach(self, rows: Rows) -> Rows:
         """Rows of what is taken: of all that it may be taken from."""

@@ -9,26 +9,23 @@ import torch
 from torch import Tensor
 
 from spectral.jacobians.program.rules.base import Seen, named, rule
-from spectral.jacobians.program.steps import Leading, Step, aten, cast, within
+from spectral.jacobians.program.steps import Step, aten, within
 
 if TYPE_CHECKING:
     from spectral.jacobians.program.reach import Rows
 
 
 @dataclass
-class Matmul:
+class Matmul(Step):
     """t_1, t_2 -> a (t_1 x_2 + x_1 t_2), of matrices (..., n, k) and (..., k, m); or one of the two alone.
 
     `reached` says of which factors there are tangents; both are kept, for attention to be made of them.
     """
 
-    inputs: tuple[int, ...]
-    output: int
     left: Tensor
     right: Tensor
     reached: tuple[bool, bool] = (True, True)
     scale: float = 1.0
-    leading: Leading = "free"
 
     @property
     def depth(self) -> int:
@@ -50,10 +47,6 @@ class Matmul:
         first, second = self.reached
         parts = (g @ self.right.mH if first else None, self.left.mH @ g if second else None)
         return tuple(part for part in parts if part is not None)
-
-    def to(self, dtype: torch.dtype) -> Matmul:
-        """The factors in another precision."""
-        return replace(self, left=cast(self.left, dtype), right=cast(self.right, dtype))
 
     def lean(self) -> Matmul:
         """Without a factor that products do not need."""
@@ -80,14 +73,11 @@ class Matmul:
 
 
 @dataclass
-class Softmax:
+class Softmax(Step):
     """t -> s (t - sum s t), the sum over one axis, told from the last."""
 
-    inputs: tuple[int, ...]
-    output: int
     value: Tensor
     axis: int
-    leading: Leading = "free"
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """s (t - sum s t)."""
@@ -97,10 +87,6 @@ class Softmax:
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """The same."""
         return (self.apply(g),)
-
-    def to(self, dtype: torch.dtype) -> Softmax:
-        """The softmax in another precision."""
-        return replace(self, value=cast(self.value, dtype))
 
     def reach(self, rows: Rows) -> Rows:
         """Itself, where each row has a sum of its own."""
