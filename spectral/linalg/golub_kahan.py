@@ -76,8 +76,21 @@ class GolubKahanBasis(Relation):
 
     @property
     def exhausted(self) -> bool:
-        """Whether nothing couples the bases to the rest, so that the singular values of B are those of A."""
+        """Whether there is no next block: the singular values of B are those of A, but for F (`beyond`)."""
         return self.columns > 0 and self.block == 0
+
+    def beyond(self, keep: int, sigma: Tensor) -> Tensor:
+        """A bound on all of A's singular values but `keep`; sigma (B,) is that on B's, B being exhausted.
+
+        A = U' (B V + F' Y), Y orthonormal and orthogonal to V, gives A A' = U' (B B' + F' F) U: on what is
+        orthogonal to the leading left vectors it is sigma^2 at most, and |F|^2 there.  There is no Y where V
+        is the whole space.
+        """
+        if self.columns == self.n:
+            return sigma
+        leading = self._svd()[1][..., :keep]
+        rest = self.F - self.F @ leading @ leading.mT
+        return torch.hypot(sigma, torch.linalg.matrix_norm(rest))
 
     def expand(self) -> None:
         """Take the next block into the right basis, and its image into the left one: b products of each.

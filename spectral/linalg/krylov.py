@@ -131,6 +131,10 @@ class Relation:
         self.norm = max(self.norm, norm)
         return W
 
+    def beyond(self, keep: int, theta: Tensor) -> Tensor:
+        """A bound on all of A's eigenvalues but `keep`; theta (B,) is that on the exhausted relation's."""
+        return theta
+
     def held(self) -> dict[str, Tensor]:
         """The tensors of the relation, without the room."""
         rows = self.rows

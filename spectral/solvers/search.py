@@ -288,7 +288,7 @@ class _Search:
                 self._report(g, residual[:, :wanted], tolerance)
                 if basis.exhausted:
                     g.stage, g.confidence = "residuals", 1.0
-                    g.unseen = target.remaining(theta, basis.rounding)
+                    g.unseen = basis.beyond(wanted, target.remaining(theta, basis.rounding))
                     return [g]
                 converged = (residual[:, :wanted] <= tolerance).all(-1)
                 if target.all_in_view(theta, residual, wanted, basis.rounding):

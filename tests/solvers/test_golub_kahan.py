@@ -163,3 +163,15 @@ def test_blocks_wider_than_an_operator_is_long(r, n, block):
     A = as_operator(M)
     found = golub_kahan(A, len(exact), block=block)
     torch.testing.assert_close(certify_triplets(A, found).values[0], exact)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_certain_bound_of_wide_matrices_counts_what_was_left_out(seed):
+    """With all left vectors found, the right basis may still lack where coarse triplets lead."""
+    generator = torch.Generator().manual_seed(seed)
+    M = torch.randn(10, 31, generator=generator, dtype=torch.float64)
+    true = torch.linalg.svdvals(M)
+    above = float(true[3]) * (1 + 1e-7)
+    found = spectral.top_svd(M, above=above, tol=0.1, method=GolubKahan(block=1), seed=seed)
+    assert found.completeness.confidence == 1
+    assert float(found.completeness.bound) >= true[len(found.values)] * (1 - 1e-14)
