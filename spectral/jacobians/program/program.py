@@ -18,7 +18,7 @@ from spectral.jacobians.program.rules.norms import Norm
 from spectral.jacobians.program.rules.pointwise import Diagonal, Pointwise
 from spectral.jacobians.program.rules.products import Matmul
 from spectral.jacobians.program.slopes import in_channels_last, laid_out
-from spectral.jacobians.program.steps import Local, Step, counts, some
+from spectral.jacobians.program.steps import Cut, Local, Step, counts, some
 
 GAIN = 0.95  # another layout, or twice as many vectors at once, must take less than this share of the time
 FRESH = (Convolution, Joint, Norm)  # steps whose results are new tensors, which nobody else holds
@@ -86,13 +86,16 @@ class Program:
             if step.output not in slots:
                 continue
             g = slots.pop(step.output)
+            if isinstance(step, Cut) and step.inputs[0] in owned:
+                step.add_back(g, slots[step.inputs[0]])
+                continue
             parts = step.transpose(g) if single else _transpose(step, g)
             del g
             for i, h in zip(step.inputs, parts, strict=True):
                 if i in owned:
                     slots[i] += h
                     continue
-                if i in slots or isinstance(step, FRESH):
+                if i in slots or isinstance(step, (*FRESH, Cut)):
                     owned.add(i)
                 slots[i] = slots[i] + h if i in slots else h
             del parts, h

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spectral.jacobians.cpu.winograd import AT_ONCE, packed, unpacked
+from spectral.jacobians.program.steps import in_memory
 
 
 def in_channels_last(t: Tensor, really: bool = True) -> Tensor:
@@ -42,6 +43,22 @@ def laid_out(slope: Tensor, channels_last: bool) -> Tensor:
     if channels_last and is_gate(slope):
         return gate(factor(slope))
     return in_channels_last(factor(slope), channels_last)
+
+
+def beside(slope: Tensor, t: Tensor) -> Tensor:
+    """The slope with its entries in memory in the order of t's, where it has as many.
+
+    A product of two orders takes ten times as long, and may come out in one that the next step does not want.
+    """
+    size = t.shape[t.ndim - slope.ndim :]
+    if is_gate(slope) or slope.shape != size or slope.device.type != "cpu":
+        return slope
+    long = {axis for axis in range(-len(size), 0) if size[axis] > 1}
+    order, own = in_memory(t, len(size)), in_memory(slope, len(size))
+    alike = [axis for axis in order if axis in long] == [axis for axis in own if axis in long]
+    if alike or any(t.stride(axis) == 0 for axis in long):
+        return slope
+    return slope.permute(order).contiguous().permute([order.index(axis) for axis in range(-len(size), 0)])
 
 
 def times(t: Tensor, slope: Tensor, owned: bool = False) -> Tensor:

@@ -111,6 +111,12 @@ class Operation:
         return Operation(self.target, arguments, self.entry)
 
 
+def in_memory(t: Tensor, ndim: int) -> list[int]:
+    """The last `ndim` axes, told from the last, in the order in which t has them in memory."""
+    strides = t.stride()
+    return sorted(range(-ndim, 0), key=lambda axis: -strides[axis])
+
+
 Narrow = Callable[[Operation, int, int], "Operation | None"]
 
 
@@ -173,6 +179,47 @@ class Linear(Step):
         if not (self.images and all(counts(size, n) for size in self.sizes)):
             return None
         return replace(self, sizes=tuple(some(size, index) for size in self.sizes))
+
+
+@dataclass
+class Cut(Linear):
+    """t -> a part of t along one axis, told from the last; back into zeros, or onto what else came back.
+
+    `within` is the index, whose axis goes, or the slice.
+    """
+
+    axis: int = -1
+    within: int | slice = 0
+
+    @property
+    def leading(self) -> Leading:
+        """An axis told from the last is the same behind one more."""
+        return "free"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """The part of t."""
+        return self._of(tangents[0])
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """g among zeros, in memory in g's order."""
+        (size,) = self.sizes
+        axes = range(-len(size), 0)
+        gone = isinstance(self.within, int)
+        order = [*axes] if gone else in_memory(g, len(size))
+        lead = g.shape[: g.ndim - len(size) + gone]
+        whole = g.new_zeros((*lead, *(size[axis] for axis in order)))
+        whole = whole.permute(*range(len(lead)), *(len(lead) + order.index(axis) for axis in axes))
+        self._of(whole).copy_(g)
+        return (whole,)
+
+    def add_back(self, g: Tensor, onto: Tensor) -> None:
+        """`onto` + g among zeros, in place."""
+        self._of(onto).add_(g)
+
+    def _of(self, t: Tensor) -> Tensor:
+        if isinstance(self.within, int):
+            return t.select(self.axis, self.within)
+        return t.transpose(self.axis, -1)[..., self.within].transpose(self.axis, -1)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch import Tensor
 from spectral.jacobians.program.rules.base import Back, Seen, named, rule
 from spectral.jacobians.program.rules.rows import tells_rows
 from spectral.jacobians.program.slopes import in_channels_last
-from spectral.jacobians.program.steps import Input, Narrow, Operation, Step, aten, unchanged
+from spectral.jacobians.program.steps import Cut, Input, Narrow, Operation, Step, aten, unchanged
 from spectral.jacobians.program.trees import leaves
 
 
@@ -100,6 +100,10 @@ def _linear(seen: Seen) -> Step | None:
         every = [x for x in leaves(args) if isinstance(x, Tensor)]
         images = images and _dim(seen) % 4 > 0 and len(every) == len(seen.inputs)
     narrow = None if images else _narrow(seen, target)
+    if target in _CUTTING and seen.sizes[0] and seen.like.dtype == seen.primals[0].dtype:
+        dtypes, (axis, within) = (seen.like.dtype,), _taken(seen)
+        given = seen.inputs, seen.output, function, seen.sizes, dtypes, images, None, narrow, tells_rows(seen)
+        return Cut(*given, axis, within)
     return seen.linear(function, images, _back(seen, images), narrow, tells_rows(seen))
 
 
@@ -185,25 +189,22 @@ def _dim(seen: Seen) -> int:
 _CUTTING = {aten.select.int, aten.slice.Tensor, *_SPLITTING}
 
 
-def _put_back(seen: Seen) -> Back:
-    """Into zeros, where an operation along one axis took it from."""
-    axis, length = _axis(seen), seen.sizes[0][_axis(seen)]
+def _taken(seen: Seen) -> tuple[int, int | slice]:
+    """The axis, from the last, and what an operation along one axis takes of it."""
+    length, from_last = seen.sizes[0][_axis(seen)], _axis(seen) % len(seen.sizes[0]) - len(seen.sizes[0])
     if seen.target in (aten.select.int, aten.unbind.int):
         index = seen.entry if seen.target is aten.unbind.int else int(seen.given(2, "index"))
-        return lambda g, sizes: (aten.select_backward(g, sizes[0], axis, index),)
+        assert index is not None  # the entry of several outputs
+        return from_last, index
     if seen.target is aten.slice.Tensor:
         start, end, step = (seen.given(2 + i, name) for i, name in enumerate(("start", "end", "step")))
-        within = range(length)[slice(start, end, step)]
-        start, end, step = within.start, within.stop, within.step
-    else:
-        assert seen.entry is not None
-        given, step = seen.args[1], 1
-        if seen.target in (aten.split.Tensor, aten.unsafe_split.Tensor):
-            start, end = seen.entry * given, min((seen.entry + 1) * given, length)
-        else:
-            start = sum(given[: seen.entry])
-            end = start + given[seen.entry]
-    return lambda g, sizes: (aten.slice_backward(g, sizes[0], axis, start, end, step),)
+        return from_last, slice(start, end, step)
+    assert seen.entry is not None
+    given = seen.args[1]
+    if seen.target in (aten.split.Tensor, aten.unsafe_split.Tensor):
+        return from_last, slice(seen.entry * given, min((seen.entry + 1) * given, length))
+    start = sum(given[: seen.entry])
+    return from_last, slice(start, start + given[seen.entry])
 
 
 def axes_of(dim: Any, ndim: int) -> tuple[int, ...]:
@@ -250,8 +251,6 @@ def _back(seen: Seen, images: bool) -> Back | None:
             return lambda g, sizes: g.unbind(dim)
         if all(len(size) == seen.like.ndim for size in seen.sizes):  # torch lets empty ones of one axis pass
             return lambda g, sizes: g.split([size[dim] for size in sizes], dim)
-    if target in _CUTTING and seen.sizes[0] and seen.like.dtype == seen.primals[0].dtype:
-        return _put_back(seen)
     if target in (aten.mean.dim, aten.sum.dim_IntList) and seen.given(1, "dim"):
         axes = axes_of(seen.given(1, "dim"), len(seen.sizes[0]))
         count = math.prod(seen.sizes[0][axis] for axis in axes)
