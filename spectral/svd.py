@@ -114,15 +114,19 @@ def top_svd(
     def certified(found: RitzTriplets) -> SingularTriplets:
         proof = certify_triplets(problem.working, found)
         problem.confirm(found, proof.right, proof.left)
-        # As eigenpairs of ((0, J), (J', 0)), whose other eigenvalues are -sigma and 0.
+        # As eigenpairs of ((0, J), (J', 0)), whose other eigenvalues are -sigma and 0.  Where the one that is
+        # near may be 0, by a J + E which has the triplet, |E| = max(|J v - sigma u|, |J' u - sigma v|)
+        # (Kahan, Parlett and Jiang, SIAM J. Numer. Anal. 19, 1982).
         joint = ((proof.left_residuals**2 + proof.right_residuals**2) / 2).sqrt()
+        worse = torch.maximum(proof.left_residuals, proof.right_residuals)
         unseen = found.completeness.bound.clamp(min=0)
+        errors = error_bounds(proof.values, joint, unseen, which="largest")
         return SingularTriplets(
             **problem.report(
                 found,
                 proof.values,
-                torch.maximum(proof.left_residuals, proof.right_residuals),
-                error_bounds(proof.values, joint, unseen, which="largest"),
+                worse,
+                torch.where(proof.values > joint, errors, worse),
                 control.tol,
                 error=problem.rounding(problem.working, found, control.seed),
                 ends=target.ends,

@@ -175,3 +175,16 @@ def test_a_certain_bound_of_wide_matrices_counts_what_was_left_out(seed):
     found = spectral.top_svd(M, above=above, tol=0.1, method=GolubKahan(block=1), seed=seed)
     assert found.completeness.confidence == 1
     assert float(found.completeness.bound) >= true[len(found.values)] * (1 - 1e-14)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_errors_of_values_near_zero_are_to_a_singular_value(seed):
+    """Of ((0, A), (A', 0)) of a wide A zero is an eigenvalue, and of A no singular value."""
+    M, _ = torch.linalg.qr(
+        torch.randn(40, 20, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    )
+    M = torch.linspace(1, 0.01, 20, dtype=torch.float64).unsqueeze(-1) * M.T
+    true = torch.linalg.svdvals(M)
+    found = spectral.top_svd(M, k=20, tol=0.05, method=GolubKahan(block=1), seed=seed)
+    off = (found.values.unsqueeze(-1) - true).abs().amin(-1)
+    assert (off <= found.errors + 1e-14).all()
