@@ -165,7 +165,7 @@ def density(
         Literal["slq", "kpm"], typer.Option(help="Lanczos quadrature, or Chebyshev moments")
     ] = "slq",
     probes: Annotated[int, typer.Option(help="random vectors")] = 10,
-    steps: Annotated[int, typer.Option(help="products a probe")] = 60,
+    steps: Annotated[int, typer.Option(help="products per probe")] = 60,
     threshold: Annotated[float, typer.Option(help="count the values above it")] = 0.5,
     deflate: Annotated[
         int, typer.Option(help="find so many top eigenpairs first, and take them out of the probes")

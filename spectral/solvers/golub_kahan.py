@@ -20,7 +20,7 @@ class GolubKahan(KrylovMethod[RitzTriplets]):
     A product is counted as one with A and one with A'.
 
     Attributes:
-        block: vectors a product.
+        block: vectors per product.
         basis: rows of either side kept before a restart, as in `Lanczos`.
 
     Source: Baglama and Reichel, SIAM J. Sci. Comput. 27 (2005).

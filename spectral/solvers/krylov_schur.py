@@ -178,7 +178,7 @@ class KrylovSchur(KrylovMethod[SchurPairs]):
     ".left" added.
 
     Attributes:
-        block: vectors a product.
+        block: vectors per product.
         basis: rows kept before a restart, as in `Lanczos`.
 
     Source: Stewart, SIAM J. Matrix Anal. Appl. 23 (2002).

@@ -21,7 +21,7 @@ class Lanczos(KrylovMethod[RitzPairs]):
     """Thick-restart block Lanczos: in general the fewest products.
 
     Attributes:
-        block: vectors a product; larger blocks cost more products, and find clusters sooner.
+        block: vectors per product; larger blocks cost more products, and find clusters sooner.
         basis: rows kept before a restart; by default four times the pairs sought, at least 200 more.
 
     Source: Wu and Simon (2000) for the thick restart.
@@ -69,7 +69,7 @@ def finish(
         control: its seed is that of the probe, which must know nothing of the rows: another than that of the
             first method.
         spent: products so far, told as those of the solve.
-        block: vectors a product.
+        block: vectors per product.
     """
     method = Lanczos(block)
     krylov = method.begun(A, target, rows[:, :1], stream(control.seed))
