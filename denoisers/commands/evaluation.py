@@ -276,7 +276,7 @@ def _sure_table(checked: SureCheck) -> Table:
         "SURE",
         "SURE - true",
         "true inside SURE's 95 %",
-        title=f"mean squared error per pixel in {checked.unit:g}; products per image: {checked.curve.products}",
+        title=f"squared error per pixel in {checked.unit:g}, {checked.curve.products} products per image, means",
         title_justify="left",
     )
     columns = (checked.curve.sigmas.tolist(), checked.in_words(), checked.covered.tolist())
