@@ -241,7 +241,7 @@ def test_exit_codes_tell_of_stops(files, monkeypatch):
     monkeypatch.setattr(KrylovBasis, "expand", interrupted)
     stopped = eigs(files, "-k", "9", "--method", "lanczos", "--tol", "1e-9")
     assert stopped.exit_code == 130 and "interrupted" in stopped.stdout and "lambda" in stopped.stdout
-    monkeypatch.setattr(spectra, "forward_seconds", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(console, "forward_seconds", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     early = eigs(files)
     assert early.exit_code == 130 and early.stderr == "interrupted\n"
 
