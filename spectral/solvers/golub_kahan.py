@@ -42,8 +42,5 @@ class GolubKahan(KrylovMethod[RitzTriplets]):
             left=found.rows("U"),
             AV=found.rows("AV"),
             ATU=found.rows("ATU"),
-            completeness=found.completeness(),
-            spent=found.spent,
-            norm=found.norm,
-            notes=found.notes,
+            **found.told(),
         )

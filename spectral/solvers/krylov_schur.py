@@ -222,10 +222,7 @@ class KrylovSchur(KrylovMethod[SchurPairs]):
         return SchurPairs(
             vectors=found.rows("V"),
             AV=target.sign * found.rows("AV"),
-            completeness=found.completeness(target.sign),
-            spent=found.spent,
-            norm=found.norm,
-            notes=found.notes,
+            **found.told(target.sign),
             conditions=found.groups[0].basis.conditions,
             eps=A.eps,
         )

@@ -41,10 +41,7 @@ class Lanczos(KrylovMethod[RitzPairs]):
         return RitzPairs(
             vectors=found.rows("V"),
             AV=target.sign * found.rows("AV"),
-            completeness=found.completeness(target.sign),
-            spent=found.spent,
-            norm=found.norm,
-            notes=found.notes,
+            **found.told(target.sign),
         )
 
 

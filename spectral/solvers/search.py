@@ -137,10 +137,12 @@ class Found:
         """The rows that count of every group's basis, its problems in the order of the batch."""
         return self._ordered([getattr(g.basis, name)[:, : g.basis.size] for g in self.groups])
 
-    def completeness(self, sign: float = 1.0) -> Completeness:
-        """What is said of all that was not seen, of -A where sign is -1."""
+    def told(self, sign: float = 1.0) -> dict[str, Any]:
+        """The fields that all results of solvers have, of -A where sign is -1."""
         unseen = sign * self._ordered([g.unseen for g in self.groups]).real
-        return Completeness(unseen, min(g.confidence for g in self.groups), self.spent["completeness"])
+        confidence, spent = min(g.confidence for g in self.groups), self.spent
+        completeness = Completeness(unseen, confidence, spent["completeness"])
+        return {"completeness": completeness, "spent": spent, "norm": self.norm, "notes": self.notes}
 
     @property
     def spent(self) -> dict[str, int]:
