@@ -29,13 +29,13 @@ class GolubKahan(KrylovMethod[RitzTriplets]):
     name: ClassVar[str] = "golub-kahan"
     finds: ClassVar[type] = RitzTriplets
 
-    def begun(
+    def _begun(
         self, A: LinearOperator, target: Target, first: Tensor, generator: torch.Generator
     ) -> GolubKahanBasis:
         """From right vectors."""
         return GolubKahanBasis(A, first, generator)
 
-    def told(self, A: LinearOperator, target: Target, found: Found) -> RitzTriplets:
+    def _told(self, A: LinearOperator, target: Target, found: Found) -> RitzTriplets:
         """The largest singular triplets of A (r, n)."""
         return RitzTriplets(
             right=found.rows("V"),

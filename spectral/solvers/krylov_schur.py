@@ -211,13 +211,13 @@ class KrylovSchur(KrylovMethod[SchurPairs]):
         right = super().solve(A, target, share)
         return self._with_left(A, target, share, right) if second else _mirrored(right, target)
 
-    def begun(
+    def _begun(
         self, A: LinearOperator, target: ComplexTarget, first: Tensor, generator: torch.Generator
     ) -> KrylovSchurBasis:
         """Of A, or -A where the smallest real parts are sought."""
         return KrylovSchurBasis(signed(A, target), first, generator, target)
 
-    def told(self, A: LinearOperator, target: ComplexTarget, found: Found) -> SchurPairs:
+    def _told(self, A: LinearOperator, target: ComplexTarget, found: Found) -> SchurPairs:
         """The invariant subspace of one side."""
         return SchurPairs(
             vectors=found.rows("V"),

@@ -30,13 +30,13 @@ class Lanczos(KrylovMethod[RitzPairs]):
     name: ClassVar[str] = "lanczos"
     finds: ClassVar[type] = RitzPairs
 
-    def begun(
+    def _begun(
         self, A: LinearOperator, target: Target, first: Tensor, generator: torch.Generator
     ) -> KrylovBasis:
         """Of A, or -A where its smallest eigenvalues are sought."""
         return KrylovBasis(signed(A, target), first, generator, magnitude=target.magnitude)
 
-    def told(self, A: LinearOperator, target: Target, found: Found) -> RitzPairs:
+    def _told(self, A: LinearOperator, target: Target, found: Found) -> RitzPairs:
         """The extreme eigenpairs."""
         return RitzPairs(
             vectors=found.rows("V"),
@@ -69,10 +69,10 @@ def finish(
         block: vectors per product.
     """
     method = Lanczos(block)
-    krylov = method.begun(A, target, rows[:, :1], stream(control.seed))
+    krylov = method._begun(A, target, rows[:, :1], stream(control.seed))
     krylov.norm = A.codomain.norms(AV).max().item()
     krylov.hold(rows, target.sign * AV, 0.3 * control.tol * krylov.norm)
-    return method.told(A, target, search(krylov, target, control, block=block, spent=spent))
+    return method._told(A, target, search(krylov, target, control, block=block, spent=spent))
 
 
 def with_budget(control: Control, generator: torch.Generator, most: int) -> Control:

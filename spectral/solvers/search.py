@@ -182,11 +182,11 @@ class KrylovMethod(Method[FoundT]):
     basis: int | None = None
 
     @abstractmethod
-    def begun(self, A: LinearOperator, target: Any, first: Tensor, generator: torch.Generator) -> Basis:
+    def _begun(self, A: LinearOperator, target: Any, first: Tensor, generator: torch.Generator) -> Basis:
         """The basis of A at its start, from rows `first` (B, block, n)."""
 
     @abstractmethod
-    def told(self, A: LinearOperator, target: Any, found: Found) -> FoundT:
+    def _told(self, A: LinearOperator, target: Any, found: Found) -> FoundT:
         """What was found, of A."""
 
     def solve(self, A: LinearOperator, target: Target, control: Control) -> FoundT:
@@ -196,9 +196,9 @@ class KrylovMethod(Method[FoundT]):
         """
         generator, block = stream(control.seed), min(self.block, *A.shape)
         first = first_block(A, block, control.start, generator)
-        basis = self.begun(A, target, first, generator)
+        basis = self._begun(A, target, first, generator)
         kept = None if control.checkpoint is None else Checkpoint(control.checkpoint, A, self.name)
-        return self.told(
+        return self._told(
             A, target, search(basis, target, control, block=block, limit=self.basis, checkpoint=kept)
         )
 
