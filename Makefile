@@ -10,7 +10,6 @@ JOBS   ?= 2
 PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 CPUS    = $$($(BIN)/python -c 'from spectral.kernels import cpu; print(*cpu.at_hand())')
 
-NAME   ?=
 # Interpreters that the wheel is tried with.
 PYTHONS ?= $(PYTHON)
 
@@ -57,8 +56,8 @@ check: $(STAMP)  ## lint, format, types, the order of floors, spelling, workflow
 	$(BIN)/check-jsonschema --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
-bench: $(STAMP)  ## the timed suites; NAME=solvers: one of them
-	$(BIN)/python -m pytest benchmarks -k "$(NAME)" --benchmark-only -o addopts="--import-mode=importlib"
+bench: $(STAMP)  ## the solvers and SciPy's, timed
+	$(BIN)/python -m pytest benchmarks --benchmark-only -o addopts="--import-mode=importlib"
 
 docs: $(STAMP)  ## the tables and figures of README and docs, measured anew: hours
 	test -f runs/unet/weights.safetensors || $(BIN)/denoisers train unet

@@ -1,7 +1,7 @@
 """What a product with J or J' costs, in forward passes and in memory, beside torch's own ways.
 
     python -m benchmarks.products [--quick] [--sides 80 256 512] [--networks UNet] [--device cuda] [--write]
-                                  [--rows runs/products.json] [--recording]
+                                  [--rows runs/products.json] [--recording] [--reuse]
 
 Times are medians of interleaved runs; a forward pass is the model in eval mode, as it was built, without
 gradient.  Each row is measured in a process of its own; with --rows it is kept in that file, and one that is
@@ -14,7 +14,8 @@ to twice what torch.func in float32 does (a unit near zero switches with the las
 column of J with it), and likewise with the same program, its gates too, in float64 arithmetic; a float64
 program must agree to 1e-12.  --quick takes three networks at 80 and 256 pixels, and the memory of one at 512;
 all of it takes an hour on two cores.  --recording measures what recording and checking costs, and nothing
-else.  --write puts the tables into docs/products.md.
+else; --reuse what it saves that large results take memory that was used before.  --write puts the tables
+into docs/products.md.
 """
 
 import functools
@@ -25,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import time
+import unittest.mock
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,9 +36,9 @@ from torch import Tensor, nn
 
 import denoisers
 import spectral
-from benchmarks.page import LAB, ROOT, Page, table
+from benchmarks.page import LAB, ROOT, Page, records, table
 from denoisers.networks import BFCNN, ConditionalUNet, UNet
-from spectral.jacobians.cpu.memory import SMALL, trim
+from spectral.jacobians.cpu.memory import SMALL, Pool, trim
 from spectral.kernels import cpu
 
 Model = Callable[[Tensor], Tensor]
@@ -287,6 +289,27 @@ def recording(name: str, side: int) -> list[str]:
     ]
 
 
+def reused(name: str, side: int = 512) -> dict[str, str]:
+    """Processor seconds of J v and J' u with results in memory used again, and in fresh memory, by turns."""
+    J, v = spectral.jacobian(build(name)[0], image(side), method="frozen"), torch.randn(1, side**2)
+    ways = {"used again": Pool.empty, "fresh": lambda pool, size, dtype: torch.empty(size, dtype=dtype)}
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(8):
+        for way, empty in ways.items():
+            with unittest.mock.patch.object(Pool, "empty", empty):
+                began = time.process_time()
+                J.apply(v), J.apply_transpose(v)
+                taken[way].append(time.process_time() - began)
+    again, fresh = (statistics.median(times[1:]) for times in taken.values())  # the first warms up
+    size = f"{name}, {side}x{side}"
+    return {
+        "network": size,
+        "used again, s": f"{again:.2f}",
+        "fresh, s": f"{fresh:.2f}",
+        "ratio": f"{fresh / again:.2f}",
+    }
+
+
 def peak_here(name: str, side: int, way: str) -> float:
     """MB that this process holds at most, above those with the model loaded, to build and apply (Linux).
 
@@ -409,6 +432,7 @@ if __name__ == "__main__":
         rows="",
         peak="",
         recording=False,
+        reuse=False,
         row=False,
     )
     options = page.options
@@ -419,6 +443,8 @@ if __name__ == "__main__":
         print(json.dumps(times(names[0], options.sides[0], options.device, options.seconds)))
     elif options.recording:
         page.tell("recording", recorded(Rows(options.rows)))
+    elif options.reuse:
+        page.tell("reuse", records([reused(name) for name in QUICK]))
     else:
         sides = options.sides
         of = [(name, side) for side in sides for name in names if side > 80 and name in QUICK]

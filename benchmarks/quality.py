@@ -1,14 +1,15 @@
-"""Quality of the shipped denoisers: `python -m benchmarks.quality` prints it; --write puts it into docs.
+"""Quality of the shipped denoisers.
+
+    python -m benchmarks.quality [--write]
 
 calpha: against hard thresholding of an orthonormal periodised db4 transform on fresh images of its training
 distribution; threshold and number of levels are the best of a fine grid for each noise level, on those very
 images and their mean PSNR, which favours db4. photos: on the shipped photograph against the bias-free DnCNN
 of Mohan et al. (arXiv 1906.05478), trained on BSD400, where the lab's data is at hand.
+--write puts the tables into docs/quality.md.
 """
 
-import sys
 import warnings
-from collections.abc import Iterator
 
 import numpy as np
 import pywt
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.page import LAB, ROOT
+from benchmarks.page import LAB, Page, records
 from denoisers import load
 from denoisers.evaluation import PSNR, add_noise, psnr, psnr_table
 from denoisers.images import photograph
@@ -55,46 +56,39 @@ def calpha_rows(size: int, count: int = 64, seed: int = 2026) -> list[tuple[PSNR
     return [(row, *best_db4(clean, add_noise(clean, row.sigma, seed), row.sigma)) for row in rows]
 
 
-def report() -> Iterator[str]:
-    """The lines of the tables."""
-    for size in (48, 80):
-        yield f"`calpha` on 64 fresh C^alpha images (alpha = 2, {size}x{size}), PSNR in dB:"
-        yield ""
-        yield "| sigma | noisy | best db4 hard threshold | its threshold / sigma, levels | calpha | gain |"
-        yield "|---|---|---|---|---|---|"
-        for row, db4, threshold, levels in calpha_rows(size):
-            baseline = f"{db4:.2f} | {threshold:.2f}, {levels}"
-            gain = f"{row.denoised - db4:+.2f}"
-            yield f"| {row.sigma} | {row.noisy:.2f} | {baseline} | {row.denoised:.2f} | {gain} |"
-        yield ""
-    yield "`photos` on the shipped photograph (512x512, never trained on), PSNR in dB:"
-    yield ""
-    ours = psnr_table(load("photos"), photograph(), PHOTO_SIGMAS)
-    if not LAB_DNCNN.exists():
-        yield "| sigma | noisy | photos |"
-        yield "|---|---|---|"
-        yield from (f"| {row.sigma:.3f} | {row.noisy:.2f} | {row.denoised:.2f} |" for row in ours)
-        return
-    yield "| sigma | noisy | bias-free DnCNN (BSD400) | photos | gain |"
-    yield "|---|---|---|---|---|"
-    for row, lab in zip(ours, psnr_table(load(LAB_DNCNN), photograph(), PHOTO_SIGMAS), strict=True):
-        gain = row.denoised - lab.denoised
-        yield f"| {row.sigma:.3f} | {row.noisy:.2f} | {lab.denoised:.2f} | {row.denoised:.2f} | {gain:+.2f} |"
-
-
-def main() -> None:
-    lines = [
-        "# Quality of the shipped denoisers",
-        "",
-        "Written by `python -m benchmarks.quality --write`.",
-        "",
+def of_calpha(size: int) -> str:
+    """`calpha` beside the best threshold."""
+    rows = [
+        {
+            "sigma": f"{row.sigma:g}",
+            "noisy": f"{row.noisy:.2f}",
+            "best db4 hard threshold": f"{db4:.2f}",
+            "its threshold / sigma, levels": f"{threshold:.2f}, {levels}",
+            "calpha": f"{row.denoised:.2f}",
+            "gain": f"{row.denoised - db4:+.2f}",
+        }
+        for row, db4, threshold, levels in calpha_rows(size)
     ]
-    for line in report():
-        print(line, flush=True)
-        lines.append(line)
-    if "--write" in sys.argv[1:]:
-        (ROOT / "docs/quality.md").write_text("\n".join(lines) + "\n")
+    return records(rows)
+
+
+def of_photos() -> str:
+    """`photos`, beside the lab's network where that is at hand."""
+    ours = psnr_table(load("photos"), photograph(), PHOTO_SIGMAS)
+    rows = [
+        {"sigma": f"{row.sigma:.3f}", "noisy": f"{row.noisy:.2f}", "photos": f"{row.denoised:.2f}"}
+        for row in ours
+    ]
+    if LAB_DNCNN.exists():
+        theirs = psnr_table(load(LAB_DNCNN), photograph(), PHOTO_SIGMAS)
+        for row, mine, lab in zip(rows, ours, theirs, strict=True):
+            row["bias-free DnCNN (BSD400)"] = f"{lab.denoised:.2f}"
+            row["gain"] = f"{mine.denoised - lab.denoised:+.2f}"
+    return records(rows)
 
 
 if __name__ == "__main__":
-    main()
+    page = Page("docs/quality.md", __doc__)
+    for side in (48, 80):
+        page.tell(f"calpha-{side}", of_calpha(side))
+    page.tell("photos", of_photos())

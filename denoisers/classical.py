@@ -81,7 +81,7 @@ class Diagonal(nn.Module):
 
 
 def oracle(basis: Basis, clean: Tensor, sigma: float) -> Diagonal:
-    """The oracle of one clean image, or of one a row of the batch: lambda_k = c_k^2 / (c_k^2 + sigma^2)."""
+    """The oracle of one clean image, or of one per row of the batch: lambda_k = c_k^2 / (c_k^2 + sigma^2)."""
     return Diagonal(basis, analysis(basis, clean).square(), sigma)
 
 
@@ -240,7 +240,7 @@ class _BandletProjection(torch.autograd.Function):
 
 
 class _Projection(torch.autograd.Function):
-    """v -> P v for fixed projections, one an image; vmap runs over a leading axis of v."""
+    """v -> P v for fixed projections, one per image; vmap runs over a leading axis of v."""
 
     @staticmethod
     def forward(v: Tensor, projections: _Projections) -> Tensor:

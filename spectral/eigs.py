@@ -107,12 +107,12 @@ def top_eigs(
             as the basis at a neighbouring noise level.
         seed: of the random starts; a run repeats on one device.
         max_products: bound on the products of solve and probe, `spent` but for "checks", "residuals" and
-            "asymmetry", which take five, one a pair found and eight besides; 10,000 by default.  Pairs short
-            of tol are then marked so.  With `precision` it bounds both solves together, and the residuals of
-            the first.
+            "asymmetry", which take five, one per pair found and eight besides; 10,000 by default.  Pairs
+            short of tol are then marked so.  With `precision` it bounds both solves together, and the
+            residuals of the first.
         precision: "bfloat16", "tf32", "float32" or "float64": solve with products formed at it, then polish
             in the model's own by LOBPCG; certificates are always the model's own.  With k and method="auto".
-        progress: show a bar.
+        progress: show a progress bar.
         checkpoint: a file in which the solve is kept while it runs; where it exists, the solve in it is
             resumed, also with another k, tol or max_products.  For the method "lanczos".
         model_kwargs: keywords for the model, {name: value}: noise level, label, ...

@@ -57,9 +57,14 @@ def bar(shown: bool, what: str, unit: str = "products") -> Iterator[Callable[[St
 
 
 @contextlib.contextmanager
-def counting(shown: bool, what: str) -> Iterator[Callable[[int, int, str], None] | None]:
-    """A callback for how many of how many are done and a word beside, told on standard error; or None."""
-    console = _console(shown)
+def counting(
+    shown: bool, what: str, console: Console | None = None
+) -> Iterator[Callable[[int, int, str], None] | None]:
+    """A callback for how many of how many are done and a word beside, told on standard error; or None.
+
+    console: where a bar is drawn instead.
+    """
+    console = _console(shown) if console is None else console
     if console is None:
         tell = _now_and_then(what) if shown else None
         yield (

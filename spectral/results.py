@@ -50,6 +50,7 @@ class Spectrum(Result):
     """
 
     symbol: ClassVar[str]
+    shown: ClassVar[str] = "vectors"  # which of them `_picture` shows
     sides: ClassVar[dict[str, str]] = {
         "largest": "above",
         "smallest": "below",
@@ -171,7 +172,7 @@ class Spectrum(Result):
         if values.is_complex() and bool(values.imag.any()):
             named = [("real part", values.real.tolist()), ("imaginary part", values.imag.tolist())]
         drawn = inline.lines(index, named, f"{self.symbol}s{of}")
-        vectors = self._shown()
+        vectors: Tensor = getattr(self, self.shown)
         vectors = vectors[0] if self.values.ndim == 2 else vectors
         if not inline.is_image(vectors.shape[1:]):
             return drawn
@@ -180,10 +181,6 @@ class Spectrum(Result):
             for i, (v, e) in enumerate(zip(values.tolist()[: inline.MOST], vectors, strict=False), 1)
         ]
         return drawn + inline.images(panels)
-
-    def _shown(self) -> Tensor:
-        """The vectors that `_picture` shows, (k, ...) or (B, k, ...)."""
-        raise NotImplementedError
 
     def _last_lines(self) -> list[str]:
         spent = ", ".join(f"{name} {n}" for name, n in self.spent.items())
@@ -255,9 +252,6 @@ class EigenPairs(Spectrum):
             return f"|J - J'| / |J| from {a.value.min():.3f} to {a.value.max():.3f}"
         return f"|J - J'| / |J| = {a.value:.3f} +- {a.stderr:.3f}"
 
-    def _shown(self) -> Tensor:
-        return self.vectors
-
     def __repr__(self) -> str:
         lines = self._lines(f"of the {self.part} part")
         return "\n".join([*lines, f"  asymmetry    {self.asymmetry_text()}", *self._last_lines()])
@@ -276,6 +270,7 @@ class SingularTriplets(Spectrum):
     """
 
     symbol = "singular value"
+    shown = "right"
 
     left: Tensor
     right: Tensor
@@ -291,9 +286,6 @@ class SingularTriplets(Spectrum):
         from spectral.plots.spectra import svd  # noqa: PLC0415  matplotlib takes a second to import
 
         return svd(self, clean, noisy)
-
-    def _shown(self) -> Tensor:
-        return self.right
 
     def __repr__(self) -> str:
         return "\n".join([*self._lines("singular triplets"), *self._last_lines()])
@@ -365,9 +357,6 @@ class FullEigenPairs(Spectrum):
         return (
             f"{known}; {int(self.defective.sum())} defective; departure from normality {self.departure:.2g}"
         )
-
-    def _shown(self) -> Tensor:
-        return self.vectors
 
     def __repr__(self) -> str:
         lines = self._lines("of the matrix itself")

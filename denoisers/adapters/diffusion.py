@@ -84,7 +84,7 @@ class Diffusion(nn.Module):
             )
 
     def forward(self, y: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
-        """E[x | y] at a noise level, one number or one an image (N,).
+        """E[x | y] at a noise level, one number or one per image (N,).
 
         condition: instead of those given at construction, by name.
 
@@ -119,14 +119,14 @@ class Diffusion(nn.Module):
         return self.schedule.at_time(number("timestep", timestep))
 
     def denoised(self, y: Tensor, levels: list[Level], condition: Condition) -> Tensor:
-        """E[x | y] at one level, or one an image."""
+        """E[x | y] at one level, or one per image."""
         _check_images(y)
         alpha = _factor([c.alpha for c in levels], y)
         w = self.mean(self.width * alpha * y + self.low * alpha, levels, condition)
         return (w - self.low) / self.width
 
     def mean(self, z: Tensor, levels: list[Level], condition: Condition) -> Tensor:
-        """E[w | z] at one level, or one an image."""
+        """E[w | z] at one level, or one per image."""
         pairs = [mean_from(self.prediction, c.alpha, c.sigma) for c in levels]
         b = _factor([b for _, b in pairs], z)
         mean = b * self._predicted(z, _times(levels, z), condition)
@@ -293,14 +293,16 @@ def _both(name: str, free: Any, asked: Any, z: Tensor) -> Any:
 
 
 def tensor_of(output: Any, name: str) -> Tensor:
-    """The prediction in a network's output."""
-    if isinstance(output, Tensor):
-        return output
-    found = getattr(output, "sample", None)
+    """The tensor that is meant in what a network or a layer returns: `.sample`, or what comes first.
+
+    Raises:
+        ModelOutputError: that is no tensor.
+    """
+    while isinstance(output, (tuple, list)) and output and not hasattr(output, "sample"):
+        output = output[0]
+    found = output if isinstance(output, Tensor) else getattr(output, "sample", None)
     if isinstance(output, Mapping) and found is None:
         found = next(iter(output.values()), None)
-    if isinstance(output, (tuple, list)) and found is None:
-        found = next(iter(output), None)
     if not isinstance(found, Tensor):
-        raise ModelOutputError(f"{name} returned a {type(output).__name__} without a prediction")
+        raise ModelOutputError(f"{name} returned a {type(output).__name__} without a tensor")
     return found

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spectral.errors import ModelOutputError, OptionError
+from denoisers.adapters.diffusion import tensor_of
+from spectral.errors import OptionError
 from spectral.options import whole
 
 
@@ -40,7 +41,7 @@ class AtLayer(nn.Module):
             raise OptionError(f"{self.path} ran {self.call - left} times, and call {self.call} was asked for")
         finally:
             hook.remove()
-        return _first(output, self.path)
+        return tensor_of(output, self.path)
 
 
 class _Reached(Exception):  # noqa: N818  no error: the way out of a network's forward
@@ -79,12 +80,3 @@ def _path(model: nn.Module, layer: str) -> str:
         raise OptionError(f"several layers end in {layer!r}: {', '.join(found[:4])}; give more of the path")
     tops = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names))[:8]
     raise OptionError(f"there is no layer {layer!r}; among them are {', '.join(tops)}")
-
-
-def _first(output: Any, path: str) -> Tensor:
-    while isinstance(output, (tuple, list)) and output:
-        output = output[0]
-    found = output if isinstance(output, Tensor) else getattr(output, "sample", None)
-    if not isinstance(found, Tensor):
-        raise ModelOutputError(f"{path} returns a {type(output).__name__} without a tensor")
-    return found

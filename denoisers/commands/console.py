@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,6 +58,7 @@ class Problem:
     """A denoiser and an image: clean x, noisy y = x + sigma z and denoised f(y), each (1, channels, H, W).
 
     name: the denoiser's, for titles.
+    unit: seconds of a forward pass; NaN where they were not asked for.
     asked: what the command was given, and the version, for its JSON.
     """
 
@@ -70,11 +70,7 @@ class Problem:
     sigma: float
     notes: list[str]
     asked: dict[str, object]
-
-    @cached_property
-    def unit(self) -> float:
-        """Seconds of a forward pass."""
-        return forward_seconds(self.model, self.noisy)
+    unit: float
 
     @property
     def title(self) -> str:
@@ -93,6 +89,7 @@ def load_problem(
     sigma: float,
     seed: int,
     crop: tuple[int, int, int] | None = None,
+    timed: bool = False,
 ) -> Problem:
     """Load a denoiser and a picture, and add noise.
 
@@ -104,6 +101,7 @@ def load_problem(
         sigma: standard deviation of the noise, images being in [0, 1].
         seed: of the noise.
         crop: (top, left, side) of the square to use.
+        timed: whether a forward pass is timed, in the unit of which times are told.
 
     Raises:
         OptionError: sigma is not positive, the crop lies outside the picture, or the network takes colour.
@@ -145,9 +143,9 @@ def load_problem(
         "version": version("jacobian-spectra"),
     }
     with torch.no_grad():
-        return Problem(
-            Path(denoiser).stem, model, padded.to(device), noisy, model(noisy), sigma, notes, asked
-        )
+        images = padded.to(device), noisy, model(noisy)
+    unit = forward_seconds(model, noisy) if timed else math.nan
+    return Problem(Path(denoiser).stem, model, *images, sigma, notes, asked, unit)
 
 
 def continued(x: Tensor, multiple: int) -> Tensor:

@@ -62,7 +62,7 @@ def trace(
     """The trace of a denoiser's Jacobian at a noisy picture, with its error; with --out its diagonal."""
     with one_line_errors():
         check_writable(out)
-        problem = load_problem(denoiser, image, sigma, seed, crop)
+        problem = load_problem(denoiser, image, sigma, seed, crop, timed=True)
         began = time.perf_counter()
         with working(not as_json, "trace"):
             found = estimate_trace(
@@ -103,7 +103,7 @@ def sure(
     """A denoiser's error from the noisy picture alone, beside the true one; with --out over noise levels."""
     with one_line_errors():
         check_writable(out)
-        problem = load_problem(denoiser, image, sigma, seed, crop)
+        problem = load_problem(denoiser, image, sigma, seed, crop, timed=True)
         began = time.perf_counter()
         with working(not as_json, "SURE"):
             found = estimate_sure(
@@ -165,7 +165,7 @@ def density(
         Literal["slq", "kpm"], typer.Option(help="Lanczos quadrature, or Chebyshev moments")
     ] = "slq",
     probes: Annotated[int, typer.Option(help="random vectors")] = 10,
-    steps: Annotated[int, typer.Option(help="products a probe")] = 60,
+    steps: Annotated[int, typer.Option(help="products per probe")] = 60,
     threshold: Annotated[float, typer.Option(help="count the values above it")] = 0.5,
     deflate: Annotated[
         int, typer.Option(help="find so many top eigenpairs first, and take them out of the probes")
@@ -183,7 +183,7 @@ def density(
         if not math.isfinite(threshold):
             raise OptionError(f"--threshold is a finite number, got {threshold}")
         check_writable(out)
-        problem = load_problem(denoiser, image, sigma, seed, crop)
+        problem = load_problem(denoiser, image, sigma, seed, crop, timed=True)
         began = time.perf_counter()
         pairs = (
             top_eigs(problem.model, problem.noisy, deflate, seed=seed, progress=not as_json)

@@ -270,13 +270,14 @@ def _print(
 
 
 def _sure_table(checked: SureCheck) -> Table:
+    spent = f"{checked.curve.products} products per image"
     table = Table(
         "sigma",
         "true",
         "SURE",
         "SURE - true",
         "true inside SURE's 95 %",
-        title=f"mean squared error per pixel in {checked.unit:g}, {checked.curve.products} products an image",
+        title=f"mean squared error per pixel in {checked.unit:g}, {spent}",
         title_justify="left",
     )
     columns = (checked.curve.sigmas.tolist(), checked.in_words(), checked.covered.tolist())

@@ -218,7 +218,7 @@ def _solve(
 ) -> None:
     with one_line_errors():
         check_writable(out)
-        problem = load_problem(denoiser, image, sigma, seed, crop)
+        problem = load_problem(denoiser, image, sigma, seed, crop, timed=True)
         regions = {"mask": region(mask, problem), "output_mask": region(output_mask, problem)}
         options |= {name: part for name, part in regions.items() if part is not None}
         if sharded:

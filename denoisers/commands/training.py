@@ -30,7 +30,7 @@ HELP = {
     "images": "this many images again and again; 0: without end",
     "half": "which of two disjoint sets of so many",
     "size": "side of the images",
-    "batch": "images a step, over all processes",
+    "batch": "images per step, over all processes",
     "steps": "steps of Adam",
     "learning_rate": "Adam's step size",
     "schedule": "how it falls",

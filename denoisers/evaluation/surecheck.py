@@ -84,7 +84,7 @@ class SureCheck(Result):
     def __repr__(self) -> str:
         lines = [
             f"SureCheck({self.curve.mse.shape[1]} images; mean squared error per pixel in {self.unit:g}, "
-            f"{self.curve.products} products an image)"
+            f"{self.curve.products} products per image)"
         ]
         entries = (self.curve.sigmas.tolist(), self.in_words(), self.covered.tolist())
         for sigma, (true, sure, off), share in zip(*entries, strict=True):

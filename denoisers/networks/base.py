@@ -18,7 +18,7 @@ class Denoiser(nn.Module):
     - config: the keyword arguments that build it again, so that a weights file describes its network;
     - channels: channels of the images;
     - side_multiple: H and W must be multiples of it;
-    - told: whether forward(y, sigma) is told the noise level, a number or one an image (N,).
+    - told: whether forward(y, sigma) is told the noise level, a number or one per image (N,).
 
     Raises ShapeError where y has another number of axes or channels, or sides that the network does not take.
     """
@@ -73,7 +73,7 @@ def levels(sigma: Tensor | float, y: Tensor) -> Tensor:
     """Noise levels of images y as (N,), of y's precision.
 
     Raises:
-        OptionError: they are neither one number nor one an image.
+        OptionError: they are neither one number nor one per image.
     """
     given = torch.as_tensor(sigma, dtype=y.dtype, device=y.device)
     if given.ndim > 1 or (given.ndim == 1 and len(given) not in (1, len(y))):

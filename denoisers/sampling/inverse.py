@@ -52,7 +52,7 @@ def solve(
             one of `denoisers.sampling` (`Inpainting`, `BlockAverage`, `RandomProjections`, `Frequencies`), an
             object with measure(x) and adjoint(v), or with A(x) and A_adjoint(v) as linear physics of deepinv
             have, a pair of functions (A, A'), or a `spectral.LinearOperator` on flattened images.
-        values: A x, (B, ...): one row an image; values.expand(8, ...) for 8 draws of the same.
+        values: A x, (B, ...): one row per image; values.expand(8, ...) for 8 draws of the same.
         shape: (C, H, W), for an operator.
         h0, beta, sigma_start, sigma_end, mean, max_steps, seed, first, every, growing, progress,
             model_kwargs: as for `denoisers.sample`.
@@ -68,7 +68,7 @@ def solve(
     run = Ascent.of(h0, beta, sigma_start, sigma_end, max_steps, every, growing)
     caller = blind(model, model_kwargs)
     if not isinstance(values, Tensor) or values.ndim < 2 or not len(values):
-        raise ShapeError("values are a tensor (B, ...), one row an image: values[None] for a single one")
+        raise ShapeError("values are a tensor (B, ...), one row per image: values[None] for a single one")
     with torch.no_grad():
         maps = functions_of(measurement, None if shape is None else tuple(shape))
         constraint = Constraint(*maps, values.detach().to(caller.device, caller.dtype))

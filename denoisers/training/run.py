@@ -18,14 +18,6 @@ from typing import cast
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -41,6 +33,7 @@ from denoisers.training.validation import held_out, validated
 from denoisers.weights import build, read, save, where
 from spectral import storage
 from spectral.errors import CheckpointError, NotFiniteError, OptionError
+from spectral.progress import counting
 
 CALIBRATION_BATCHES = 100
 TRIAL_BATCHES = 10  # for what is validated while training
@@ -68,8 +61,8 @@ def train(
 
     The folder holds config.json, weights.safetensors (at the end), checkpoint.safetensors (until then; every
     `checkpoint_every` steps, and at Ctrl-C or SIGTERM, after which KeyboardInterrupt is raised), and, every
-    `validate_every` steps, log.csv and psnr.png: loss, images a second, PSNR at three noise levels on images
-    that are not trained on.
+    `validate_every` steps, log.csv and psnr.png: loss, images per second, PSNR at three noise levels on
+    images that are not trained on.
 
     Args:
         config: the run.
@@ -106,13 +99,14 @@ def train(
     log = Log(folder, run.step, tensorboard) if first else None
     console = console or Console(quiet=not first)
     stop_asked = _StopAsked()
-    with _progress(console) as progress, _signals(stop_asked):
-        task = progress.add_task("training", total=config.steps, completed=run.step, loss=float("nan"))
+    drawn = console.is_terminal or console.is_jupyter  # a log has rows in its place
+    with counting(drawn, "training", console if drawn else None) as report, _signals(stop_asked):
         while run.step < config.steps:
             loss = run.advance(batches)
             if not math.isfinite(loss):
                 raise NotFiniteError(f"the loss is {loss} at step {run.step}: lower the learning rate")
-            progress.update(task, completed=run.step, loss=loss)
+            if report is not None:
+                report(run.step, config.steps, f"loss {loss:.4g}")
             stop = engine.any(bool(stop_asked))
             due = run.step % checkpoint_every == 0 or stop
             failure = run.checkpoint() if due and first else None
@@ -305,16 +299,3 @@ def _signals(handler: _StopAsked) -> Iterator[None]:
     finally:
         for number, old in previous.items():
             signal.signal(number, old)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4g}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not (console.is_terminal or console.is_jupyter),  # a log has rows in its place
-    )

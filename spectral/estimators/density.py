@@ -56,7 +56,7 @@ def spectral_density(
     The measure of a random unit vector, sum_i <v, e_i>^2 delta(lambda_i), has the density of the spectrum as
     its mean.  Each of `probes` such measures is replaced by a quadrature rule from `steps` products: "slq",
     the Gauss rule of a reorthogonalised Lanczos run (Ubaru, Chen, Saad 2017; Golub-Kahan for singular
-    values), sharp, with memory of `steps` vectors a probe; or "kpm", Jackson-damped Chebyshev moments
+    values), sharp, with memory of `steps` vectors per probe; or "kpm", Jackson-damped Chebyshev moments
     (Weisse et al. 2006), smooth, with memory of three.  Errors come from the spread between probes (a count
     of c values has variance near 2c/probes) and from what the second half of the steps changed.
 
@@ -136,7 +136,7 @@ def schatten_norm(
 ) -> Estimate:
     """(sum_i sigma_i^p)^(1/p) over the singular values: p = 1 the nuclear norm, p = 2 Frobenius' norm.
 
-    By stochastic Lanczos quadrature; two products a step.  Arguments as of `spectral_density`.  p = inf,
+    By stochastic Lanczos quadrature; two products per step.  Arguments as of `spectral_density`.  p = inf,
     the spectral norm max sigma_i, is no mean over the spectrum: it is solved for by `GolubKahan`, in as many
     products at most, and its interval reaches what may have been missed.
 

@@ -105,7 +105,7 @@ def _diagonal(
     if method == "probing":
         if not _fits_probing(A, shape, budget):
             raise OptionError(
-                f"probing takes images and a budget of 8 products a channel or more; got vectors of shape "
+                f"probing takes images and a budget of 8 products per channel or more; got vectors of shape "
                 f"{shape} and {'a target' if budget.has_target else f'{limit} products'}"
             )
         return probing(A, shape, limit, seed)

@@ -33,7 +33,7 @@ def asymmetry(
     """|A - A'|_F / |A|_F: 0 for a symmetric operator, sqrt(2) for A' _|_ A, 2 for A' = -A.
 
     On the same Rademacher z, E |(A - A') z|^2 = |A - A'|_F^2 and E (|A z|^2 + |A' z|^2)/2 = |A|_F^2; the
-    error of the root of their ratio is by the delta method.  Two products a probe.
+    error of the root of their ratio is by the delta method.  Two products per probe.
 
     Args:
         model_or_operator: a square operator or matrix, or a model together with y.
@@ -76,7 +76,7 @@ def frobenius_norm(
     batched: bool = False,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> Estimate:
-    """|A|_F = sqrt(E |A z|^2), the root of the sum of squared singular values.  One product a probe.
+    """|A|_F = sqrt(E |A z|^2), the root of the sum of squared singular values.  One product per probe.
 
     Arguments as of `asymmetry`; spends 100 products where nothing is said.  A need not be square.
     """
@@ -106,7 +106,7 @@ def effective_rank(
     """(sum lambda)^2 / sum lambda^2 = (tr S)^2 / |S|_F^2 of the symmetric part S = (A + A')/2.
 
     It is k for k equal eigenvalues beside zeros: how many dimensions a denoiser keeps.  Both sums come from
-    the same z, z' S z and |S z|^2; two products a probe, one where A is known to be symmetric.
+    the same z, z' S z and |S z|^2; two products per probe, one where A is known to be symmetric.
 
     Arguments as of `asymmetry`; spends 100 products where nothing is said.
 

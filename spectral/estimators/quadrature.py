@@ -97,7 +97,7 @@ def golub_kahan_rule(A: LinearOperator, V: Tensor, steps: int) -> Rules:
     """The Gauss rule for A' A in singular values, by Golub-Kahan bidiagonalisation A V' = U' B.
 
     Nodes are the singular values of B, weights the squared first entries of its right singular vectors: the
-    same rule as Lanczos on A' A, without squaring the condition.  Two products a step.
+    same rule as Lanczos on A' A, without squaring the condition.  Two products per step.
     """
     basis = GolubKahanBasis(*_starts(A, V))
     for _ in range(steps - 1):
@@ -116,7 +116,7 @@ def chebyshev_rule(S: LinearOperator, V: Tensor, steps: int, ends: tuple[Tensor,
 
     With X = (S - c)/h inside [-1, 1] and t_k = T_k(X) v, mu_2k = 2 |t_k|^2 - 1 and mu_2k+1 =
     2 <t_k+1, t_k> - mu_1, two moments a product.  Jackson's kernel (Weisse et al. 2006) makes the weights
-    non-negative and smooths the density by about pi h / (2 steps).  Memory of three vectors a probe.
+    non-negative and smooths the density by about pi h / (2 steps).  Memory of three vectors per probe.
 
     Args:
         S: the operator.

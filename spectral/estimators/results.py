@@ -168,7 +168,7 @@ class Density(Result):
         n: how many values in all.
         part: "symmetric" or "singular", whose values.
         method: "slq" or "kpm".
-        steps: products a probe, of the operator whose values these are.
+        steps: products per probe, of the operator whose values these are.
         products: products with A and A' that were spent, for each problem.
     """
 

@@ -107,7 +107,7 @@ def sample(
         integrand: q, rows (*batch, m, n) -> (*batch, m, p).
         draw: the probes.
         budget: when to stop.
-        cost: products a probe.
+        cost: products per probe.
         function: g, (*batch, p) -> (*batch,); by default p = 1 and g(t) = t.
         method: name for the result.
         exact: whether the n unit vectors may stand in for the probes where the budget, or what the target is

@@ -11,7 +11,7 @@ from spectral.operators import LinearOperator
 
 
 class Sketch:
-    """Probes omega_i, an orthonormal basis Q of span {A omega_i}, and A Q or A' Q: two products a probe.
+    """Probes omega_i, an orthonormal basis Q of span {A omega_i}, and A Q or A' Q: two products per probe.
 
     Attributes:
         A: the operator.

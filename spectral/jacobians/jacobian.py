@@ -393,7 +393,7 @@ class Jacobian(OfModel):
         return other
 
     def _combined(self, rows: Tensor, seed: int) -> Tensor:
-        """A random combination of rows (*batch, k, n), a vector of unit norm a problem."""
+        """A random combination of rows (*batch, k, n), a vector of unit norm per problem."""
         generator = torch.Generator().manual_seed(seed)
         weights = torch.randn(rows.shape[-2], generator=generator, device="cpu").to(rows.device, rows.dtype)
         vector = (weights.unsqueeze(-1) * rows).sum(-2)

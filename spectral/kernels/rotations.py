@@ -12,7 +12,7 @@ from spectral.kernels.device import squares as squares_on_device
 
 Floats = NDArray[np.floating[Any]]
 
-_LANES = 16  # squares that go through one rotation together, one a vector lane
+_LANES = 16  # squares that go through one rotation together, one per vector lane
 
 
 class Rotations(NamedTuple):

@@ -46,7 +46,7 @@ class LinearOperator(ABC):
         codomain, domain: the spaces of A v and of v.
         eps: relative rounding of a product, |fl(A v) - A v| <= eps |A| |v|; by default the dtype's, and of
             what is made of other operators the largest of theirs.  No solver is asked for less.
-        count: products so far with A or A', in vectors a problem; those of its selections too.
+        count: products so far with A or A', in vectors per problem; those of its selections too.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class _Matrix(LinearOperator):
 
 
 class _Sparse(LinearOperator):
-    """Sparse matrices, one a problem, by coordinates: that layout alone has products in every dtype."""
+    """Sparse matrices, one per problem, by coordinates: that layout alone has products in every dtype."""
 
     def __init__(self, matrices: list[Tensor], batch: tuple[int, ...], symmetric: bool) -> None:
         first = matrices[0]

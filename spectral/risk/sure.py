@@ -182,7 +182,7 @@ def _level(
     if not bool((value > 1e-150).all()) or not bool((value < 1e150).all()):
         raise OptionError(f"sigma is a standard deviation in the units of the image, positive; got {sigma}")
     if value.ndim > batched or (value.ndim and value.shape != y.shape[:1]):
-        raise OptionError(f"sigma has one entry, or one an image where batched; got {tuple(value.shape)}")
+        raise OptionError(f"sigma has one entry, or one per image where batched; got {tuple(value.shape)}")
     return value, torch.zeros_like(value), "given"
 
 

@@ -9,6 +9,7 @@ from spectral.solvers.krylov_schur import DenseSchur, KrylovSchur
 from spectral.solvers.lanczos import Lanczos, finish
 from spectral.solvers.lobpcg import LOBPCG
 from spectral.solvers.method import Method
+from spectral.solvers.search import KrylovMethod
 from spectral.solvers.target import ComplexTarget, Target
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "DenseSVD",
     "DenseSchur",
     "GolubKahan",
+    "KrylovMethod",
     "KrylovSchur",
     "Lanczos",
     "Method",

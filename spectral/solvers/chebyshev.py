@@ -48,7 +48,7 @@ class Chebyshev(Method[RitzPairs]):
     cheaper, or for an interval Lanczos from the nearer end, that is done and told in the notes.
 
     Attributes:
-        block: vectors a product.
+        block: vectors per product.
         degree: of p; by default the lowest at which p falls to 0.9 at the ends of what is sought; lowered
             where it would fall below 0.1.
 

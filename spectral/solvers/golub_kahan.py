@@ -20,7 +20,7 @@ class GolubKahan(KrylovMethod[RitzTriplets]):
     A product is counted as one with A and one with A'.
 
     Attributes:
-        block: vectors a product.
+        block: vectors per product.
         basis: rows of either side kept before a restart, as in `Lanczos`.
 
     Source: Baglama and Reichel, SIAM J. Sci. Comput. 27 (2005).
@@ -29,21 +29,18 @@ class GolubKahan(KrylovMethod[RitzTriplets]):
     name: ClassVar[str] = "golub-kahan"
     finds: ClassVar[type] = RitzTriplets
 
-    def begun(
+    def _begun(
         self, A: LinearOperator, target: Target, first: Tensor, generator: torch.Generator
     ) -> GolubKahanBasis:
         """From right vectors."""
         return GolubKahanBasis(A, first, generator)
 
-    def told(self, A: LinearOperator, target: Target, found: Found) -> RitzTriplets:
+    def _told(self, A: LinearOperator, target: Target, found: Found) -> RitzTriplets:
         """The largest singular triplets of A (r, n)."""
         return RitzTriplets(
             right=found.rows("V"),
             left=found.rows("U"),
             AV=found.rows("AV"),
             ATU=found.rows("ATU"),
-            completeness=found.completeness(),
-            spent=found.spent,
-            norm=found.norm,
-            notes=found.notes,
+            **found.told(),
         )

@@ -178,7 +178,7 @@ class KrylovSchur(KrylovMethod[SchurPairs]):
     ".left" added.
 
     Attributes:
-        block: vectors a product.
+        block: vectors per product.
         basis: rows kept before a restart, as in `Lanczos`.
 
     Source: Stewart, SIAM J. Matrix Anal. Appl. 23 (2002).
@@ -211,21 +211,18 @@ class KrylovSchur(KrylovMethod[SchurPairs]):
         right = super().solve(A, target, share)
         return self._with_left(A, target, share, right) if second else _mirrored(right, target)
 
-    def begun(
+    def _begun(
         self, A: LinearOperator, target: ComplexTarget, first: Tensor, generator: torch.Generator
     ) -> KrylovSchurBasis:
         """Of A, or -A where the smallest real parts are sought."""
         return KrylovSchurBasis(signed(A, target), first, generator, target)
 
-    def told(self, A: LinearOperator, target: ComplexTarget, found: Found) -> SchurPairs:
+    def _told(self, A: LinearOperator, target: ComplexTarget, found: Found) -> SchurPairs:
         """The invariant subspace of one side."""
         return SchurPairs(
             vectors=found.rows("V"),
             AV=target.sign * found.rows("AV"),
-            completeness=found.completeness(target.sign),
-            spent=found.spent,
-            norm=found.norm,
-            notes=found.notes,
+            **found.told(target.sign),
             conditions=found.groups[0].basis.conditions,
             eps=A.eps,
         )

@@ -21,7 +21,7 @@ class Lanczos(KrylovMethod[RitzPairs]):
     """Thick-restart block Lanczos: in general the fewest products.
 
     Attributes:
-        block: vectors a product; larger blocks cost more products, and find clusters sooner.
+        block: vectors per product; larger blocks cost more products, and find clusters sooner.
         basis: rows kept before a restart; by default four times the pairs sought, at least 200 more.
 
     Source: Wu and Simon (2000) for the thick restart.
@@ -30,21 +30,18 @@ class Lanczos(KrylovMethod[RitzPairs]):
     name: ClassVar[str] = "lanczos"
     finds: ClassVar[type] = RitzPairs
 
-    def begun(
+    def _begun(
         self, A: LinearOperator, target: Target, first: Tensor, generator: torch.Generator
     ) -> KrylovBasis:
         """Of A, or -A where its smallest eigenvalues are sought."""
         return KrylovBasis(signed(A, target), first, generator, magnitude=target.magnitude)
 
-    def told(self, A: LinearOperator, target: Target, found: Found) -> RitzPairs:
+    def _told(self, A: LinearOperator, target: Target, found: Found) -> RitzPairs:
         """The extreme eigenpairs."""
         return RitzPairs(
             vectors=found.rows("V"),
             AV=target.sign * found.rows("AV"),
-            completeness=found.completeness(target.sign),
-            spent=found.spent,
-            norm=found.norm,
-            notes=found.notes,
+            **found.told(target.sign),
         )
 
 
@@ -69,13 +66,13 @@ def finish(
         control: its seed is that of the probe, which must know nothing of the rows: another than that of the
             first method.
         spent: products so far, told as those of the solve.
-        block: vectors a product.
+        block: vectors per product.
     """
     method = Lanczos(block)
-    krylov = method.begun(A, target, rows[:, :1], stream(control.seed))
+    krylov = method._begun(A, target, rows[:, :1], stream(control.seed))
     krylov.norm = A.codomain.norms(AV).max().item()
     krylov.hold(rows, target.sign * AV, 0.3 * control.tol * krylov.norm)
-    return method.told(A, target, search(krylov, target, control, block=block, spent=spent))
+    return method._told(A, target, search(krylov, target, control, block=block, spent=spent))
 
 
 def with_budget(control: Control, generator: torch.Generator, most: int) -> Control:

@@ -137,10 +137,12 @@ class Found:
         """The rows that count of every group's basis, its problems in the order of the batch."""
         return self._ordered([getattr(g.basis, name)[:, : g.basis.size] for g in self.groups])
 
-    def completeness(self, sign: float = 1.0) -> Completeness:
-        """What is said of all that was not seen, of -A where sign is -1."""
+    def told(self, sign: float = 1.0) -> dict[str, Any]:
+        """The fields that all results of solvers have, of -A where sign is -1."""
         unseen = sign * self._ordered([g.unseen for g in self.groups]).real
-        return Completeness(unseen, min(g.confidence for g in self.groups), self.spent["completeness"])
+        confidence, spent = min(g.confidence for g in self.groups), self.spent
+        completeness = Completeness(unseen, confidence, spent["completeness"])
+        return {"completeness": completeness, "spent": spent, "norm": self.norm, "notes": self.notes}
 
     @property
     def spent(self) -> dict[str, int]:
@@ -180,11 +182,11 @@ class KrylovMethod(Method[FoundT]):
     basis: int | None = None
 
     @abstractmethod
-    def begun(self, A: LinearOperator, target: Any, first: Tensor, generator: torch.Generator) -> Basis:
+    def _begun(self, A: LinearOperator, target: Any, first: Tensor, generator: torch.Generator) -> Basis:
         """The basis of A at its start, from rows `first` (B, block, n)."""
 
     @abstractmethod
-    def told(self, A: LinearOperator, target: Any, found: Found) -> FoundT:
+    def _told(self, A: LinearOperator, target: Any, found: Found) -> FoundT:
         """What was found, of A."""
 
     def solve(self, A: LinearOperator, target: Target, control: Control) -> FoundT:
@@ -194,9 +196,9 @@ class KrylovMethod(Method[FoundT]):
         """
         generator, block = stream(control.seed), min(self.block, *A.shape)
         first = first_block(A, block, control.start, generator)
-        basis = self.begun(A, target, first, generator)
+        basis = self._begun(A, target, first, generator)
         kept = None if control.checkpoint is None else Checkpoint(control.checkpoint, A, self.name)
-        return self.told(
+        return self._told(
             A, target, search(basis, target, control, block=block, limit=self.basis, checkpoint=kept)
         )
 

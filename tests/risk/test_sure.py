@@ -164,7 +164,7 @@ def test_refusals():
         sure(lambda v: v / 2, y, 0.0)
     with pytest.raises(OptionError, match="median"):
         sure(lambda v: v / 2, y, "guess")
-    with pytest.raises(OptionError, match="one an image"):
+    with pytest.raises(OptionError, match="one per image"):
         sure(lambda v: v / 2, y, torch.tensor([0.1, 0.2]))
     with pytest.raises(ShapeError, match="maps"):
         sure(lambda v: v[..., :4], y, 0.1)

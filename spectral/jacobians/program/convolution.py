@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -61,8 +62,9 @@ class Convolution(Step):
     @property
     def by_winograd(self) -> bool:
         """Whether both directions go by `WinogradKernel`."""
-        geometry = self.stride, self.padding, self.dilation, self.transposed
-        return self.channels_last and _by_winograd(self.weight, *geometry, self.groups, self.input_size)
+        plain = self.channels_last and self.weight.ndim == 4 and not self.transposed and self.groups == 1
+        alike = plain and max(*self.stride, *self.dilation) == 1 and [*self.padding] == [1, 1]
+        return alike and offered(self.weight, self.input_size)
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """s (w * (r t))."""
@@ -71,23 +73,13 @@ class Convolution(Step):
     def added(self, tangent: Tensor, onto: Tensor | None) -> Tensor:
         """s (w * (r t)), added to `onto` in place where there is one."""
         if self._forward is None:
-            self._forward = kernel(
-                self.weight,
-                self.stride,
-                self.padding,
-                self.dilation,
-                self.transposed,
-                self.output_padding,
-                self.groups,
-                self.input_size,
-                self.channels_last,
-            )
+            self._forward = kernel(self)
         return self._forward(tangent, Fused(self.slope_in, self.slope, onto=onto))
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """r (w' * (s g))."""
         if self._backward is None:
-            self._backward = kernel(*self._transposed_arguments())
+            self._backward = kernel(self.turned())
         return (self._backward(g, Fused(self.slope, self.slope_in, owned=self.owns_cotangent)),)
 
     def scaled(self, scale: Tensor, output: int) -> Convolution:
@@ -130,18 +122,19 @@ class Convolution(Step):
         part._forward, part._backward = self._forward, self._backward
         return part
 
-    def _transposed_arguments(self) -> tuple[Any, ...]:
-        """Of `kernel`, for w'."""
+    def turned(self) -> Convolution:
+        """g -> w' g, without slopes."""
         axes = range(self.weight.ndim - 2)
-        none, about = [0] * len(axes), (self.output_size, self.channels_last)
+        sizes = {"input_size": self.output_size, "output_size": self.input_size}
+        back = partial(replace, self, slope=None, slope_in=None, output_padding=[0] * len(axes), **sizes)
         if self.transposed:
-            return self.weight, self.stride, self.padding, self.dilation, False, none, self.groups, *about
+            return back(transposed=False)
         taps = self.weight.shape[2:]
         reach = [self.dilation[i] * (taps[i] - 1) - self.padding[i] for i in axes]
         if self.groups == 1 and max(self.stride) == 1 and min(reach) >= 0:
             # As a plain convolution, which is the faster kernel on CPUs and GPUs alike.
             flipped = self.weight.flip(*range(2, self.weight.ndim)).transpose(0, 1)
-            return flipped, self.stride, reach, self.dilation, False, none, 1, *about
+            return back(weight=flipped, padding=reach)
         lost = [
             self.input_size[2 + i]
             - (self.output_size[2 + i] - 1) * self.stride[i]
@@ -150,7 +143,7 @@ class Convolution(Step):
             + self.padding[i]
             for i in axes
         ]
-        return self.weight, self.stride, self.padding, self.dilation, True, lost, self.groups, *about
+        return back(transposed=True, output_padding=lost)
 
 
 @dataclass
@@ -322,46 +315,25 @@ class Skinny(Kernel):
         return inside.transpose(0, 1).contiguous()
 
 
-def _by_winograd(
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    transposed: bool,
-    groups: int,
-    size: torch.Size,
-) -> bool:
-    plain = weight.ndim == 4 and not transposed and groups == 1
-    return plain and max(stride + dilation) == 1 and list(padding) == [1, 1] and offered(weight, size)
-
-
 def _gated(x: Tensor, slope: Tensor, owned: bool) -> Tensor:
     """s x for each of the blocks of len(s) images in x; in place where x is `owned`."""
     return times(x.unflatten(0, (-1, len(slope))), slope, owned).flatten(0, 1)
 
 
-def kernel(
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    transposed: bool,
-    output_padding: list[int],
-    groups: int,
-    size: torch.Size,
-    channels_last: bool,
-) -> Kernel:
-    """The kernel for a convolution of inputs of about this size: measured choices, for CPUs."""
-    plain = weight.ndim == 4 and weight.device.type == "cpu" and not transposed and groups == 1
+def kernel(of: Convolution) -> Kernel:
+    """The kernel of a convolution: measured choices, for CPUs."""
+    weight, stride, padding, dilation = of.weight, of.stride, of.padding, of.dilation
+    plain = weight.ndim == 4 and weight.device.type == "cpu" and not of.transposed and of.groups == 1
     if plain and weight.dtype in (torch.float32, torch.float64):
         out, channels, *taps = weight.shape
         inside = all(p <= d * (k - 1) for p, d, k in zip(padding, dilation, taps, strict=True))
         if out <= SKINNY and channels >= 4 * SKINNY and max(stride) == 1 and inside:
             return Skinny(weight, padding, dilation)
-        if channels_last and channels <= SKINNY and out >= 4 * SKINNY:
+        if of.channels_last and channels <= SKINNY and out >= 4 * SKINNY:
             return Unfolded(weight, stride, padding, dilation)
-        if channels_last and _by_winograd(weight, stride, padding, dilation, transposed, groups, size):
+        if of.by_winograd:
             return WinogradKernel(weight)
         if weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-            return Packed(weight, channels_last, stride, padding, dilation, size)
-    return Kernel(weight, channels_last, stride, padding, dilation, transposed, output_padding, groups)
+            return Packed(weight, of.channels_last, stride, padding, dilation, of.input_size)
+    geometry = stride, padding, dilation, of.transposed, of.output_padding, of.groups
+    return Kernel(weight, of.channels_last, *geometry)

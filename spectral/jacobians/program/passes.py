@@ -186,7 +186,7 @@ def _keep_gates(steps: list[Step], dtype: torch.dtype | None) -> None:
 
 
 def _channel_scale(slope: Tensor, convolution: Convolution) -> Tensor | None:
-    """The slope as one number a channel, or None where it is not."""
+    """The slope as one number per channel, or None where it is not."""
     if convolution.transposed and convolution.groups > 1:
         return None
     size = convolution.output_size

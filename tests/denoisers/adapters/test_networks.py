@@ -278,5 +278,5 @@ def test_errors():
         from_diffusers(network, object())
     with pytest.raises(OptionError, match="parameter sigma, which nothing sets"):
         spectral.sure(f, y, 0.1)
-    with pytest.raises(ModelOutputError, match="without a prediction"):
+    with pytest.raises(ModelOutputError, match="without a tensor"):
         Diffusion(lambda z, t: {}, Flow())(y, 0.1)

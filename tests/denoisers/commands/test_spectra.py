@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from denoisers import weights
-from denoisers.commands import spectra
+from denoisers.commands import console, spectra
 from denoisers.commands.spectra import app
 from denoisers.networks import BFCNN, UNet
 from spectral import eigs as symmetric
@@ -241,7 +241,7 @@ def test_exit_codes_tell_of_stops(files, monkeypatch):
     monkeypatch.setattr(KrylovBasis, "expand", interrupted)
     stopped = eigs(files, "-k", "9", "--method", "lanczos", "--tol", "1e-9")
     assert stopped.exit_code == 130 and "interrupted" in stopped.stdout and "lambda" in stopped.stdout
-    monkeypatch.setattr(spectra, "forward_seconds", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(console, "forward_seconds", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     early = eigs(files)
     assert early.exit_code == 130 and early.stderr == "interrupted\n"
 
@@ -275,7 +275,7 @@ def test_a_full_disk_costs_the_files_and_not_the_answer(files, tmp_path, monkeyp
 
 
 def test_too_little_memory_is_one_line(files, monkeypatch):
-    monkeypatch.setattr(spectra, "load_problem", lambda *_: torch.empty(1 << 60))
+    monkeypatch.setattr(spectra, "load_problem", lambda *_, **__: torch.empty(1 << 60))
     result = eigs(files)
     assert result.exit_code == 2 and result.stderr.startswith("error: out of memory: 4.61e+09 GB were asked")
 

@@ -163,7 +163,7 @@ def many(r):
         (RandomProjections(5, SHAPE), x.flatten(1), {}, ShapeError, "does not take values"),
         (Inpainting(GREY), x.flatten(1), {}, ShapeError, "does not take values"),
         ((lambda v: v[..., 0], lambda u: u[..., None, :]), x[:, 0], {}, ShapeError, "of an image has shape"),
-        (BlockAverage(2), x[0, 0, 0], {}, ShapeError, "one row an image"),
+        (BlockAverage(2), x[0, 0, 0], {}, ShapeError, "one row per image"),
         (BlockAverage(2), x[:, :, :4, :4] * torch.nan, {}, NotFiniteError, "hold NaN"),
         (BlockAverage(2), x[:, :, :4, :4], {"shape": (1, 8, 8)}, ShapeError, "not"),
         ((BlockAverage(2).measure, spread), x[:, :, :4, :4], {}, NotSymmetricError, "not the transpose"),
