@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,8 +163,12 @@ class LinearOperator(ABC):
         if self._whole is not None:
             self._whole._spend(products)
 
-    def interruptible(self) -> contextlib.AbstractContextManager[None]:
-        """What a solve is done within, so that processes that share the operator meet Ctrl-C together."""
+    def in_step(self, asked: Callable[[], Mapping[str, Any]]) -> contextlib.AbstractContextManager[None]:
+        """What a front door works within, so that processes that share the operator are asked the same, and
+        meet Ctrl-C together.
+
+        asked: what this one is asked, in words (`spectral.words.of_call`).
+        """
         return contextlib.nullcontext()
 
     # Algebra
@@ -285,9 +289,9 @@ class Derived(LinearOperator):
         )
         self.A = A
 
-    def interruptible(self) -> contextlib.AbstractContextManager[None]:
+    def in_step(self, asked: Callable[[], Mapping[str, Any]]) -> contextlib.AbstractContextManager[None]:
         """A's."""
-        return self.A.interruptible()
+        return self.A.in_step(asked)
 
 
 class _Selection(Derived):

@@ -25,6 +25,7 @@ from spectral.jacobians.sharded import ShardedJacobian
 from spectral.operators.base import LinearOperator
 from spectral.operators.ranks import Ranks
 from spectral.operators.sharded import Cuts, ShardedSpace
+from spectral.solvers import Lanczos
 
 
 def network(kind: str, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -211,20 +212,70 @@ def models() -> dict[str, nn.Module]:
         "table": tabled,
         "by jumps": Of(lambda m, y: torch.where(y > y.mean(), m.last(m.first(y)), y), first=first, last=last),
         "by size": Of(_switching, first=first),
+        "linear": nn.Conv2d(1, 1, 3, padding=1, bias=False),
+        "linear, by size": Of(_switching, first=nn.Conv2d(1, 8, 3, padding=1, bias=False)),
         "resized": Of(lambda m, y: functional.interpolate(y, (2 * y.shape[-2], y.shape[-1]))),
     }
     return {name: model.eval() for name, model in made.items()}
 
 
 def refusals(names: list[str], shape: tuple[int, ...]) -> dict[str, str]:
-    """What each model is refused with; "" where it is not."""
+    """What each model is refused with; "" where it is not.  Of "x at zero" it is x, at an image of zeros."""
     found = {}
     for name in names:
+        y, kind = image(*shape, dtype=torch.float32), name.removesuffix(" at zero")
         try:
-            spectral.sharded(models()[name], image(*shape, dtype=torch.float32))
+            spectral.sharded(models()[kind], y if kind == name else 0 * y)
             found[name] = ""
         except Exception as failure:
             found[name] = f"{type(failure).__name__}: {failure}"
+    return found
+
+
+ASKED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "tol": ({}, {"tol": 1e-3}),
+    "k": ({"k": 3}, {"k": 4}),
+    "method": ({}, {"method": "lobpcg"}),
+    "a method's block": ({"method": Lanczos(block=2)}, {"method": Lanczos(block=4)}),
+    "max_products": ({}, {"max_products": 30}),
+    "seed": ({}, {"seed": 1}),
+    "above": ({}, {"above": 0.9}),
+    "start": ({}, {"start": torch.ones(1, 1, 1, 16, 8)}),
+    "checkpoint": ({}, {"checkpoint": "solve.safetensors"}),
+}
+
+
+def differing() -> dict[str, tuple[str, float]]:
+    """What is said, and after how many seconds, where the last process asks for something else."""
+    last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
+    y, found = image(1, 1, 32, 8), {}
+    A = spectral.sharded(network("bfcnn-3-8"), y)
+
+    def tried(name: str, work: Callable[[], Any]) -> None:
+        began = time.monotonic()
+        try:
+            work()
+            said = ""
+        except Exception as failure:
+            said = f"{type(failure).__name__}: {failure}"
+        found[name] = said, time.monotonic() - began
+
+    for name, both in ASKED.items():
+        tried(name, lambda both=both: spectral.top_eigs(A, **both[last]))
+    tried("door", lambda: spectral.trace(A) if last else spectral.top_eigs(A))
+    tried("misspelt", lambda: spectral.top_eigs(A, **({"tool": 1e-3} if last else {})))
+    tried("progress", lambda: spectral.top_eigs(A, k=2, progress=not last))
+    other = network("bfcnn-3-8")
+    next(iter(other.parameters())).data[0, 0, 0, 0] += 1e-6
+    tried("weights", lambda: spectral.sharded(other if last else network("bfcnn-3-8"), y))
+    tried("width", lambda: spectral.sharded(network("bfcnn-3-8"), y[..., : 8 - last]))
+    tried("given", lambda: spectral.sharded(network("bfcnn-3-8"), y, given="strip" if last else "whole"))
+    scaled = Of(lambda m, y: m.layer(y), layer=network("bfcnn-3-8"))
+    scaled.forward = lambda y, level: scaled.layer(y) * level  # type: ignore[method-assign]
+    for name, level in (("keyword", 1.0 + last), ("keywords alike", 2.0)):
+        told = {"level": torch.tensor(level)}
+        tried(name, lambda told=told: spectral.sharded(scaled, y, model_kwargs=told))
+    tried("after all", lambda: spectral.top_eigs(A, k=2))
     return found
 
 

@@ -1,6 +1,7 @@
 """One image over several processes: the Jacobian, spectra and products of one, and what is refused."""
 
 import math
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -30,6 +31,8 @@ def by_two():
         ("spectra", ("bfcnn-4-8", (1, 1, 48, 40), 4, torch.float64)),
         ("shortened", (["bfcnn-3-8", "bfcnn-8-8"], (1, 1, 64, 12))),
         ("half_refusals", (["ramp", "table", "by jumps"], (1, 1, 64, 16))),
+        ("refusals", (["linear, by size at zero", "linear at zero"], (1, 1, 48, 16))),
+        ("differing", ()),
     ]
     return together(2, HERE + "several", works)
 
@@ -86,6 +89,46 @@ def test_what_goes_by_the_size_of_the_whole_is_refused(by_two):
     """Strips are tried at 33 rows at most: the switch at 40 is met in the whole alone."""
     for one in by_two:
         assert "something else at the whole image" in one[2]["by size"]
+
+
+def test_what_goes_by_size_is_refused_where_its_value_is_zero(by_two):
+    """f(0) is zero at every size, and J is not."""
+    for one in by_two:
+        assert "something else at the whole image" in one[8]["linear, by size at zero"]
+        assert one[8]["linear at zero"] == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("tol", "tol = 0.0001 in process 0, and 0.001 in process 1"),
+        ("k", "k = 3 in process 0, and 4 in process 1"),
+        ("method", "method = auto in process 0, and lobpcg in process 1"),
+        ("a method's block", "block=2.* in process 0, and .*block=4"),
+        ("max_products", "max_products = None in process 0, and 30 in process 1"),
+        ("seed", "seed = 0 in process 0, and 1 in process 1"),
+        ("above", "above = None in process 0, and 0.9 in process 1"),
+        ("start", "start = None in process 0, and torch.float32, 5 axes in process 1"),
+        ("checkpoint", "checkpoint = None in process 0, and solve.safetensors in process 1"),
+        ("door", "call = top_eigs in process 0, and trace in process 1"),
+        ("misspelt", "unexpected keyword argument 'tool'|arguments = "),
+        ("weights", "other weights"),
+        (
+            "width",
+            r"different images: shape = .*32, 8\] in process 0, and .*32, 7\] in process 1",
+        ),
+        ("given", "different images: given = whole in process 0, and strip in process 1"),
+        ("keyword", "model_kwargs = .* in process 0"),
+        ("progress", "^$"),
+        ("keywords alike", "^$"),
+        ("after all", "^$"),
+    ],
+)
+def test_processes_that_ask_for_different_things_end_at_once(by_two, name, why):
+    """In each process, by one sentence that names what differs; and the next call is as ever."""
+    for one in by_two:
+        said, seconds = one[9][name]
+        assert re.search(why, said) and seconds < 10, (said, seconds)
 
 
 def test_a_reach_that_is_a_row_short_is_noticed(by_two):
