@@ -162,7 +162,7 @@ class ShardedJacobian(OfModel):
         self.whole_shape = (*self.input_shape[:-2], cuts.rows, self.input_shape[-1])
         shapes = self.output_shape, self.input_shape
         sides: list[Space] = [
-            ShardedSpace(ranks, cuts, math.prod(shape[:-2]), shape[-1])
+            ShardedSpace.of_images(ranks, cuts, math.prod(shape[:-2]), shape[-1])
             if ranks.size > 1
             else Space(math.prod(shape))
             for shape in shapes

@@ -46,7 +46,7 @@ class UnitScale(Derived):
         return 1
 
     def _over(self, W: Tensor, space: Space) -> Tensor:
-        if not self._settled and W.numel():
+        if not self._settled and W.shape[-2]:  # of which a place may have no entry
             size = space.largest(W).abs().amax((-2, -1)).double().cpu()
             most = max(math.frexp(torch.finfo(self.dtype).max)[1] // STEP - 1, 0)
             power = (torch.frexp(size).exponent.double() / STEP).round().clamp(-most, most)

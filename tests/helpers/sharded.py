@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -128,6 +129,90 @@ def doors(kind: str, shape: tuple[int, ...]) -> dict[str, Any]:
     return answers(A) | diagonals
 
 
+def restrictions(shape: tuple[int, ...]) -> dict[str, dict[str, Tensor]]:
+    """Masks and constraints of an image, by name: a disk, rows of one strip alone, few pixels, and vectors,
+    one of which depends on others, one of which lies outside of the mask."""
+    rows, columns = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in shape[-2:]), indexing="ij")
+    disk = (rows**2 + columns**2 < 0.7).expand(shape[-3:])
+    low = (rows > 0.6).expand(shape[-3:])
+    generator = torch.Generator().manual_seed(9)
+    C = torch.randn(3, *shape, generator=generator, dtype=torch.float64)
+    C = torch.cat([C, C[:1] - 2 * C[1:2], (~disk) * C[:1]])
+    return {
+        "mask": {"mask": disk},
+        "mask of one strip": {"mask": low},
+        "orthogonal": {"orthogonal_to": C},
+        "both": {"mask": disk, "orthogonal_to": C},
+        "one strip, orthogonal": {"mask": low, "orthogonal_to": C[:2].flatten(1)},
+        "all": {"mask": torch.ones(shape)},
+    }
+
+
+def cut(A: LinearOperator, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What lies here of masks and vectors."""
+    whole = getattr(A, "whole_shape", A.input_shape)
+    first, last, _ = getattr(A, "strip", None) or (0, whole[-2], whole[-2])
+
+    def own(t: Tensor) -> Tensor:
+        flat = t.shape[-1:] == (math.prod(whole),)
+        t = t.reshape(-1, *whole) if flat else t
+        t = t[..., first:last, :]
+        return t.flatten(1) if flat else t
+
+    return {name: own(t) for name, t in given.items()}
+
+
+def restricted(kind: str, shape: tuple[int, ...], folder: Path) -> dict[str, Any]:
+    """What solvers say under masks and constraints, with a start and a checkpoint too."""
+    A = spectral.sharded(network(kind), image(*shape))
+    found: dict[str, Any] = {}
+    for name, given in restrictions(shape).items():
+        own = cut(A, given)
+        pairs = spectral.top_eigs(A, k=2, method="lanczos", **own)
+        found[name] = {
+            "values": pairs.values,
+            "vectors": A.gather(pairs.vectors),
+            "products": pairs.products,
+            "restriction": pairs.restriction,
+            "complete": bool(pairs.complete),
+            "lobpcg": spectral.top_eigs(A, k=2, method="lobpcg", **own).values,
+            "dense": spectral.top_eigs(A, k=2, method="dense", **own).values,
+            "again": spectral.top_eigs(A, k=2, method="lobpcg", start=pairs.vectors, **own).products,
+        }
+    own = cut(A, restrictions(shape)["both"])
+    triplets = {"mask": own["mask"], "output_mask": cut(A, restrictions(shape)["mask of one strip"])["mask"]}
+    found["triplets"] = spectral.top_svd(A, k=2, **triplets).values
+    found["full"] = spectral.top_eigs_full(A, k=2, **own).values
+    path = folder / "solve.safetensors"
+    found["first"] = spectral.top_eigs(A, k=2, max_products=9, checkpoint=path, confidence=0.0, **own).spent
+    found["then"] = spectral.top_eigs(A, k=2, checkpoint=path, confidence=0.0, **own).values
+    path = folder / "triplets.safetensors"
+    found["both sides"] = [
+        spectral.top_svd(A, k=2, max_products=most, checkpoint=path, confidence=0.0, **triplets).values
+        for most in (12, None)
+    ][-1]
+
+    def refused(**options: Any) -> str:
+        try:
+            spectral.top_eigs(A, k=2, **options)
+        except Exception as failure:
+            return f"{type(failure).__name__}: {failure}"
+        return ""
+
+    first = A.strip is None or A.strip[0] == 0
+    wrong = own["mask"].double() / (2 if first else 1)
+    others = own["orthogonal_to"][:3] * torch.arange(1, shape[-1] + 1)
+    found["refused"] = {
+        "other": refused(mask=own["mask"], orthogonal_to=others, checkpoint=folder / "solve.safetensors"),
+        "none": refused(checkpoint=folder / "solve.safetensors"),
+        "halves": refused(mask=wrong),
+        "empty": refused(mask=torch.zeros(A.input_shape)),
+        "shape": refused(mask=torch.ones(1, 7, 7, dtype=torch.bool) if first else own["mask"]),
+        "start": refused(start=torch.full((1, *A.input_shape), math.nan if first else 1.0)),
+    }
+    return found
+
+
 def program_bytes(kind: str, shape: tuple[int, ...]) -> tuple[int, int]:
     """What the program of a strip holds, and the rows that it is of."""
     # Which layout is faster is told by a clock.
@@ -143,7 +228,7 @@ def spaces(sizes: list[tuple[int, int, int]]) -> list[dict[str, Tensor]]:
         if rows < ranks.size:
             found.append({})
             continue
-        space = ShardedSpace(ranks, Cuts.even(rows, ranks.size, 1), planes, width)
+        space = ShardedSpace.of_images(ranks, Cuts.even(rows, ranks.size, 1), planes, width)
         generator = torch.Generator().manual_seed(5)
         V = space.normal(2, 5, generator=generator)
         dependent = torch.cat([V, V[:, :1] + 1e-13 * space.normal(2, 1, generator=generator)], 1)

@@ -12,7 +12,7 @@ import torch
 import spectral
 from spectral.errors import CheckpointError, OptionError, ShapeError
 from tests.helpers.ranks import ended, started, together
-from tests.helpers.sharded import answers, image, models, network, program_bytes
+from tests.helpers.sharded import answers, image, models, network, program_bytes, restricted
 
 HERE = "tests.helpers.sharded:"
 SMALL = [("bfcnn-3-8", (1, 1, 32, 32)), ("unet-1-4", (1, 1, 30, 12)), ("bfcnn-6-8", (1, 1, 33, 8))]
@@ -290,6 +290,42 @@ def test_every_front_door():
         torch.testing.assert_close(strips["matrix"], J.dense(), rtol=0, atol=1e-12)
         assert strips["rows"][0] == STRIPS[rank]
     torch.testing.assert_close(found[0][1]["output"], J.output, rtol=0, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def by_one_restricted(tmp_path_factory):
+    return restricted(*RESTRICTED, tmp_path_factory.mktemp("one"))
+
+
+RESTRICTED = "bfcnn-3-8-2", (1, 2, 25, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
+def test_masks_and_constraints(size, by_one_restricted, tmp_path):
+    """As in one process, by as many products: of strips without an entry, and with all."""
+    alone = by_one_restricted
+    for one in together(size, HERE + "restricted", *RESTRICTED, tmp_path, timeout=900):
+        for name, true in alone.items():
+            if name in {"refused", "first"}:
+                assert one[name].keys() == true.keys()
+            elif isinstance(true, dict):
+                for part, close in (("values", 1e-9), ("lobpcg", 1e-6), ("dense", 1e-12)):
+                    torch.testing.assert_close(one[name][part], true[part], rtol=close, atol=1e-12)
+                for part in ("products", "restriction", "complete", "again"):
+                    assert one[name][part] == true[part], (name, part)
+                if one[name]["vectors"] is not None:
+                    overlap = (one[name]["vectors"] * true["vectors"]).flatten(1).sum(1)
+                    torch.testing.assert_close(overlap, torch.ones_like(overlap), rtol=0, atol=1e-4)
+            else:
+                torch.testing.assert_close(one[name], true, rtol=1e-6, atol=1e-9)
+        said = one["refused"]
+        assert said["other"].startswith("CheckpointError") and said["none"].startswith("CheckpointError")
+        assert "give another path" in said["other"] and "of size 237" in said["none"]
+        assert said["halves"].startswith("OptionError: mask holds True and False")
+        assert said["empty"].startswith("OptionError: mask holds no entry")
+        assert said["shape"].startswith("ShapeError: mask is broadcast")
+        assert said["start"].startswith("NotFiniteError: start holds NaN")
 
 
 @pytest.mark.slow
