@@ -33,6 +33,7 @@ from spectral.jacobians.program.convolution import Convolution
 from spectral.jacobians.program.program import parts_of
 from spectral.jacobians.program.reach import Reach
 from spectral.jacobians.program.slopes import shape_of
+from spectral.linalg.blocks import room_for
 
 NETWORKS = {"BF-CNN, 21 layers of 64": (BFCNN, (21, 64)), "UNet, 3 blocks of 64": (UNet, (3, 64))}
 K, PRODUCTS = 20, 250  # of a solve that is planned; docs/whole.md has such ones
@@ -109,19 +110,19 @@ class Cost:
 
 
 def basis_rows(k: int, products: int, basis: int | None = None) -> int:
-    """The most rows that a Krylov basis has room for at once: it grows by half, and is copied when it does.
+    """The most rows that a Krylov basis has room for at once, while it is copied as it grows or compressed.
 
     `spectral.solvers.search` restarts at max(4 k, k + 200) rows, or at `basis`.
     """
     limit, size, room, most = max(basis or max(4 * k, k + 200), k + 5), 0, 0, 0
     for _ in range(products):
         if size + 1 > room:
-            larger = max(size + 1, room * 3 // 2, 32)
+            larger = room_for(size + 1, room, limit)
             room, most = larger, max(most, room + larger)
         size += 1
         if size + 1 > limit:
-            keep = k + (limit - k - 1) // 2
-            most, size, room = max(most, room + keep), keep, keep
+            size = k + (limit - k - 1) // 2
+            most = max(most, room + size)
     return most
 
 

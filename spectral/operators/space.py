@@ -145,16 +145,17 @@ class Space:
 
     def orthonormalise(self, V: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
         """L^-1 V and L^-1 W in float64, V V' = L L': nearly orthonormal rows made so, and their images."""
-        V, W = V.double(), W.double()
+        V = V.double()
         L = torch.linalg.cholesky(self.inner(V, V))
-        V, W = (torch.linalg.solve_triangular(L, rows, upper=False) for rows in (V, W))
-        return V, W
+        V = torch.linalg.solve_triangular(L, V, upper=False)
+        return V, torch.linalg.solve_triangular(L, W.double(), upper=False)
 
     def overlap(self, V: Tensor) -> Tensor:
         """max |V V' - I|, (...,) float64: how far rows are from orthonormal; 0 for none."""
         if not V.shape[-2]:
             return V.new_zeros(V.shape[:-2], dtype=torch.float64)
-        gram = self.inner64(V, V)
+        wide = V.double()
+        gram = self.inner(wide, wide)
         return (gram - torch.eye(gram.shape[-1]).to(gram)).abs().amax((-2, -1))
 
 
