@@ -129,7 +129,7 @@ def _made(
     extended = halo.extend(_planes(y.contiguous()[None], planes))[0]
     extended = extended.reshape(*y.shape[:-2], *extended.shape[-2:])
     local = ranks.agree(lambda: _local(model, extended, keywords, reach, ranks.size))
-    A = ShardedJacobian(local, ranks, cuts, halo, reach)
+    A = ShardedJacobian(local, ranks, cuts, halo, reach, y.contiguous())
     if ranks.size > 1:
         if A.eps > 1e-4:
             raise ReachError(
@@ -137,7 +137,7 @@ def _made(
                 'what it makes of the image: give model and y in float32, and precision="bfloat16" for '
                 "products"
             )
-        A.note(_tried(A, model, keywords, y.contiguous()))
+        A.note(_tried(A, model, keywords, A.y))
     return A
 
 
@@ -149,11 +149,15 @@ class ShardedJacobian(OfModel):
         whole_shape: of the image.
         ranks, cuts, halo, reach: the processes, which rows each has, and what it is given besides.
         local: the Jacobian at the strip and its halo.
+        y: the strip.
         notes: what was decided on the way.
         strip: (first, last, all) rows of the image that lie here.
     """
 
-    def __init__(self, local: Jacobian, ranks: Ranks, cuts: Cuts, halo: Halo, reach: Reach) -> None:
+    def __init__(
+        self, local: Jacobian, ranks: Ranks, cuts: Cuts, halo: Halo, reach: Reach, y: Tensor
+    ) -> None:
+        self.y = y
         self.local, self.ranks, self.cuts, self.halo, self.reach = local, ranks, cuts, halo, reach
         own = cuts.of(ranks.rank)
         self.input_shape, self.output_shape = (
@@ -259,7 +263,7 @@ class ShardedJacobian(OfModel):
     def at_precision(self, precision: Precision) -> ShardedJacobian:
         """See `Jacobian.at_precision`."""
         local = self.ranks.agree(lambda: self.local.at_precision(precision))
-        twin = ShardedJacobian(local, self.ranks, self.cuts, self.halo, self.reach)
+        twin = ShardedJacobian(local, self.ranks, self.cuts, self.halo, self.reach, self.y)
         twin._whole = self
         twin.notes = [*self.notes, *(note for note in local.notes if note not in self.notes)]
         return twin

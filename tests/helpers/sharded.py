@@ -126,7 +126,33 @@ def doors(kind: str, shape: tuple[int, ...]) -> dict[str, Any]:
         method: A.gather(spectral.diagonal(A, products=16, method=method).value)
         for method in ("exact", "hutchinson", "xdiag")
     }
-    return answers(A) | diagonals
+    risks = {
+        "sure": spectral.sure(A, A.y, 0.1).value,
+        "its error": spectral.sure(A, A.y, 0.1).stderr,
+        "xtrace's": spectral.sure(A, A.y, 0.1, method="xtrace", products=20).value,
+    }
+    return answers(A) | diagonals | risks | {"refused": not_shared(A)}
+
+
+def not_shared(A: ShardedJacobian) -> dict[str, str]:
+    """What is said of what is not for several processes, or is given wrongly in one of them."""
+    first = A.ranks.rank == 0
+    asked: dict[str, Callable[[], Any]] = {
+        "median": lambda: spectral.sure(A, A.y, "median"),
+        "y": lambda: spectral.sure(A, A.y + first, 0.1),
+        "probing": lambda: spectral.diagonal(A, method="probing", products=16),
+        "posterior": lambda: spectral.posterior(A, A.y, 0.1),
+        "batched": lambda: spectral.top_eigs(A, batched=True),
+        "scipy": A.to_scipy,
+    }
+    found = {}
+    for name, work in asked.items():
+        try:
+            work()
+            found[name] = ""
+        except Exception as failure:
+            found[name] = f"{type(failure).__name__}: {failure}"
+    return found
 
 
 def restrictions(shape: tuple[int, ...]) -> dict[str, dict[str, Tensor]]:

@@ -270,6 +270,12 @@ def test_every_front_door():
         method: spectral.diagonal(J, products=16, method=method).value
         for method in ("exact", "hutchinson", "xdiag")
     }
+    model, y = network(kind), image(*shape)
+    true |= {
+        "sure": spectral.sure(model, y, 0.1).value,
+        "its error": spectral.sure(model, y, 0.1).stderr,
+        "xtrace's": spectral.sure(model, y, 0.1, method="xtrace", products=20).value,
+    }
     given = [("doors", (kind, shape)), ("strips", (kind, STRIPS, 10))]
     found = together(3, HERE + "several", given, timeout=900)
     for rank, (told, strips) in enumerate(found):
@@ -287,6 +293,15 @@ def test_every_front_door():
             torch.testing.assert_close(
                 torch.as_tensor(told[name]), torch.as_tensor(value), rtol=close, atol=close, msg=name
             )
+        said = told["refused"]
+        assert said["median"].startswith(
+            "OptionError: of a Jacobian over several processes sigma is a number"
+        )
+        assert said["y"].startswith("ShapeError: y is the image, the rows that lie here")
+        assert said["probing"].startswith("OptionError: probing")
+        assert said["posterior"].startswith("OptionError: a model is called on y, and a ShardedJacobian")
+        assert said["batched"].startswith("OptionError: batched goes with a model")
+        assert said["scipy"].startswith("ShapeError: SciPy's vectors lie in one place")
         torch.testing.assert_close(strips["matrix"], J.dense(), rtol=0, atol=1e-12)
         assert strips["rows"][0] == STRIPS[rank]
     torch.testing.assert_close(found[0][1]["output"], J.output, rtol=0, atol=1e-12)
