@@ -1,7 +1,10 @@
 """One image over several processes: the Jacobian, spectra and products of one, and what is refused."""
 
 import math
+import os
 import re
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -9,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import denoisers
 import spectral
 from spectral.errors import CheckpointError, OptionError, ShapeError
-from tests.helpers.ranks import ended, started, together
+from tests.helpers.ranks import ROOT, ended, started, together
 from tests.helpers.sharded import answers, image, models, network, program_bytes, restricted
 
 HERE = "tests.helpers.sharded:"
@@ -254,11 +258,13 @@ def test_vectors_are_confirmed_by_other_ways(monkeypatch):
 @pytest.mark.parametrize("size", [3, 4])
 def test_matrices_over_more_processes(size):
     """Strips lower than the reach are given rows by several neighbours; odd heights."""
-    cases = [*SMALL, ("bfcnn-6-8", (1, 1, 8, 8)), ("unet-2-4", (1, 1, 64, 8))]
+    cases = [*SMALL, ("bfcnn-6-8", (1, 1, 8, 8)), ("unet-2-4", (1, 1, 64, 8)), ("bfcnn-20-8", (1, 1, 32, 6))]
     found = together(size, HERE + "matrices", cases, timeout=900)
     for i, (kind, shape) in enumerate(cases):
         check_matrix([one[i] for one in found], kind, shape)
     assert "no memory of the network's is saved" in found[1][3]["repr"]
+    heights = [one[5]["rows"] for one in found]
+    assert all(own <= 11 < 20 for own, _ in heights) and heights[0][1] == min(heights[0][0] + 20, 32)
 
 
 @pytest.mark.slow
@@ -298,7 +304,7 @@ def test_every_front_door():
             "OptionError: of a Jacobian over several processes sigma is a number"
         )
         assert said["y"].startswith("ShapeError: y is the image, the rows that lie here")
-        assert said["probing"].startswith("OptionError: probing")
+        assert said["probing"].startswith("OptionError: probing is for an image in one process")
         assert said["posterior"].startswith("OptionError: a model is called on y, and a ShardedJacobian")
         assert said["batched"].startswith("OptionError: batched goes with a model")
         assert said["scipy"].startswith("ShapeError: SciPy's vectors lie in one place")
@@ -395,6 +401,32 @@ def test_a_solve_goes_on_with_any_number_of_processes(door, tmp_path):
     with pytest.raises(CheckpointError, match="size 1536, and not of size 768"):
         other = spectral.jacobian(network(kind), image(1, 1, 24, 32))
         getattr(spectral, door)(other, k=4, checkpoint=path)
+
+
+def test_the_script_of_the_page(tmp_path):
+    """docs/scale.md's file, as it stands, by torchrun; what it leaves is what one process finds."""
+    (script,) = re.findall(r"^```py\n(.*?)^```", (ROOT / "docs/scale.md").read_text(), re.M | re.S)
+    (tmp_path / "large.py").write_text(script)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "large.py",
+    ]
+    around = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=around, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "over 2 processes" in done.stdout and "Sure(" in done.stdout and "complete" in done.stdout
+    pairs = spectral.EigenPairs.load(tmp_path / "pairs.safetensors")
+    y = torch.rand(1, 1, 256, 32, generator=torch.Generator().manual_seed(0))
+    alone = spectral.top_eigs(denoisers.load("calpha"), y, k=4)
+    torch.testing.assert_close(pairs.values, alone.values, rtol=1e-5, atol=0)
+    assert pairs.vectors.shape == alone.vectors.shape and pairs.strip is None and pairs.complete
+    assert (tmp_path / "large.safetensors").exists()
+    assert len(list((tmp_path / "large.safetensors.parts").iterdir())) == 2
 
 
 @pytest.mark.slow
