@@ -33,10 +33,12 @@ from spectral.jacobians.program.convolution import Convolution
 from spectral.jacobians.program.program import parts_of
 from spectral.jacobians.program.reach import Reach
 from spectral.jacobians.program.slopes import shape_of
+from spectral.linalg.blocks import room_for
 
 NETWORKS = {"BF-CNN, 21 layers of 64": (BFCNN, (21, 64)), "UNet, 3 blocks of 64": (UNet, (3, 64))}
 K, PRODUCTS = 20, 250  # of a solve that is planned; docs/whole.md has such ones
 TRIED = 48  # products of a solve that is measured
+VERIFIED = 8  # rows a pair while pairs are verified, in float64, and the basis is gone
 VECTORS = 12  # rows beside the basis: what is multiplied, and what is made of it
 GB, MB = 1e9, 1e6
 
@@ -79,6 +81,7 @@ class Cost:
     @classmethod
     def of(cls, name: str) -> "Cost":
         """From programs at 64x64 and 128x128 pixels."""
+        _in_one_layout()
         told = []
         for side in (64, 128):
             J = spectral.jacobian(network(name), image(side, side))
@@ -108,20 +111,25 @@ class Cost:
         )
 
 
+def _in_one_layout() -> None:
+    """Which layout of gates is faster goes by a clock: here all keep the same."""
+    Program.in_faster_layout = lambda self: self  # type: ignore[method-assign]
+
+
 def basis_rows(k: int, products: int, basis: int | None = None) -> int:
-    """The most rows that a Krylov basis has room for at once: it grows by half, and is copied when it does.
+    """The most rows that a Krylov basis has room for at once, while it is copied as it grows or compressed.
 
     `spectral.solvers.search` restarts at max(4 k, k + 200) rows, or at `basis`.
     """
     limit, size, room, most = max(basis or max(4 * k, k + 200), k + 5), 0, 0, 0
     for _ in range(products):
         if size + 1 > room:
-            larger = max(size + 1, room * 3 // 2, 32)
+            larger = room_for(size + 1, room, limit)
             room, most = larger, max(most, room + larger)
         size += 1
         if size + 1 > limit:
-            keep = k + (limit - k - 1) // 2
-            most, size, room = max(most, room + keep), keep, keep
+            size = k + (limit - k - 1) // 2
+            most = max(most, room + size)
     return most
 
 
@@ -163,7 +171,7 @@ class Plan:
             rows=int(rows),
             program=cost.weights + kept * rows * side,
             product=4 * cost.live * rows * side,
-            basis=4 * basis_rows(k, products, basis) * own * side,
+            basis=4 * max(basis_rows(k, products, basis), VERIFIED * k) * own * side,
             vectors=4 * VECTORS * rows * side,
             sent=4 * halo * side,
             flops=cost.operations * rows * side,
@@ -181,8 +189,7 @@ class Plan:
 def worker(name: str, pixels: tuple[int, int]) -> None:
     """One process's part of a solve; what it took, as a line of JSON in the file that is named."""
     torch.set_num_threads(1)
-    # Which layout of gates is faster goes by a clock: here all keep the same.
-    Program.in_faster_layout = lambda self: self  # type: ignore[method-assign]
+    _in_one_layout()
     model, y = network(name), image(*pixels)
     A = spectral.sharded(model, y)
     Path("/proc/self/clear_refs").write_text("5")  # the kernel's high-water mark starts anew

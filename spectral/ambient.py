@@ -9,6 +9,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from spectral.words import of_call
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -25,13 +27,14 @@ def apart() -> Iterator[None]:
 
 
 def front_door(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that computes apart; of an operator that several processes share, Ctrl-C is met by all."""
+    """A function that computes apart; of an operator that several processes share, all make the same call."""
 
     @functools.wraps(function)
     def entered(*args: P.args, **kwargs: P.kwargs) -> R:
         given = (*args, *kwargs.values())
-        shared = next((x.interruptible for x in given if hasattr(x, "interruptible")), contextlib.nullcontext)
-        with apart(), shared():
+        shared = next((x.in_step for x in given if hasattr(x, "in_step")), None)
+        step = contextlib.nullcontext() if shared is None else shared(lambda: of_call(function, args, kwargs))
+        with apart(), step:
             return function(*args, **kwargs)
 
     return entered

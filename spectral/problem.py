@@ -124,8 +124,10 @@ class Problem:
         if isinstance(A, OfModel):
             shapes = A.input_shape, A.output_shape
         place: dict[str, Any] = {"batch": A.batch, "device": A.device}
-        inputs = Subspace.of(shapes[0], mask, orthogonal_to, **place)
-        outputs = inputs if square else Subspace.of(shapes[1], output_mask, name="output_mask", **place)
+        inputs = Subspace.of(shapes[0], mask, orthogonal_to, whole=A.domain, **place)
+        outputs = inputs
+        if not square:
+            outputs = Subspace.of(shapes[1], output_mask, name="output_mask", whole=A.codomain, **place)
         # Half precision is for products alone: the solver's own arithmetic is never below float32.
         wide = A.to(torch.promote_types(A.dtype, torch.float32))
         return cls(A, UnitScale(_between(wide, inputs, outputs)), *shapes, inputs, outputs)
@@ -143,7 +145,9 @@ class Problem:
 
     def request(self, *, start: Any, **options: Any) -> Control:
         """How the solve is run, `start` in the coordinates of `working`; see `Control.of`."""
-        control = Control.of(self.A.batch, self.A.domain.n, start=start, **options)
+        control = self.A.domain.together(
+            lambda: Control.of(self.A.batch, self.A.domain.n, start=start, **options)
+        )
         if self.inputs is None or control.start is None:
             return control
         rows = control.start.to(self.A.device, torch.float64)

@@ -103,6 +103,8 @@ def _diagonal(
     if method == "exact" or (method != "hutchinson" and limit >= n and not budget.has_target):
         return _exact(A)
     if method == "probing":
+        if A.domain.ranks is not None:
+            raise OptionError('probing is for an image in one process: take "hutchinson" or "xdiag"')
         if not _fits_probing(A, shape, budget):
             raise OptionError(
                 f"probing takes images and a budget of 8 products per channel or more; got vectors of shape "
@@ -135,7 +137,7 @@ def _diagonal(
 
 
 def _fits_probing(A: LinearOperator, shape: tuple[int, ...], budget: Budget) -> bool:
-    if A.domain.n != A.domain.dimension:  # its classes are told by places in the whole image
+    if A.domain.ranks is not None:  # its classes are told by places in the whole image
         return False
     if len(shape) < 2 or min(shape[-2:]) < 2 or budget.products is None or budget.has_target:
         return False

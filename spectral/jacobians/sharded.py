@@ -12,18 +12,17 @@ That the model at a strip is the model at the image is tried, in every process, 
 
 1. f at the strip and its halo against f at the strip and more than twice the halo, there and against what
    the neighbours have on their own rows: a model that looks at places or sizes, or a reach that is too
-   small, shows;
+   small, shows; at y, and at another image, since f may vanish at y and J not;
 2. f at the strip where rows beyond the reach are changed beyond recognition: it must stay what it was, also
    where they act on f by jumps alone;
 3. J v there against A v, v at random, and J v of a v that lives beyond the reach alone against zero;
 4. <u, A v> against <A' u, v>, over all processes;
-5. f at the whole image, where one process has room for it.
+5. f at the whole of both images, where one process has room for it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass, replace
@@ -35,6 +34,7 @@ from torch import Tensor
 from spectral.ambient import front_door
 from spectral.errors import OptionError, ReachError, ShapeError, SpectralError
 from spectral.jacobians.chunks import free_bytes
+from spectral.jacobians.fingerprint import fingerprint
 from spectral.jacobians.jacobian import Jacobian, WrongProductsError, jacobian
 from spectral.jacobians.keywords import keywords_of
 from spectral.jacobians.model import Model, same_random_numbers
@@ -42,10 +42,11 @@ from spectral.jacobians.of_model import OfModel
 from spectral.jacobians.precision import Precision
 from spectral.jacobians.program import Recorder
 from spectral.jacobians.program.reach import Reach
-from spectral.operators.ranks import TIMEOUT, Ranks
+from spectral.operators.ranks import TIMEOUT, Ranks, unlike
 from spectral.operators.sharded import Cuts, Halo, ShardedSpace
 from spectral.operators.space import Space
 from spectral.options import choice, number
+from spectral.words import digest, in_words
 
 GatheredT = TypeVar("GatheredT")
 
@@ -108,7 +109,7 @@ def sharded(
 def _made(
     ranks: Ranks, model: Callable[..., Any], y: Tensor, given: str, keywords: dict[str, Any]
 ) -> ShardedJacobian:
-    _check_alike(ranks, y, given)
+    _check_alike(ranks, model, y, given, keywords)
     if ranks.size == 1:
         reach = Reach(0, 0, 1)
     else:
@@ -128,7 +129,7 @@ def _made(
     extended = halo.extend(_planes(y.contiguous()[None], planes))[0]
     extended = extended.reshape(*y.shape[:-2], *extended.shape[-2:])
     local = ranks.agree(lambda: _local(model, extended, keywords, reach, ranks.size))
-    A = ShardedJacobian(local, ranks, cuts, halo, reach)
+    A = ShardedJacobian(local, ranks, cuts, halo, reach, y.contiguous())
     if ranks.size > 1:
         if A.eps > 1e-4:
             raise ReachError(
@@ -136,7 +137,7 @@ def _made(
                 'what it makes of the image: give model and y in float32, and precision="bfloat16" for '
                 "products"
             )
-        A.note(_tried(A, model, keywords, y.contiguous()))
+        A.note(_tried(A, model, keywords, A.y))
     return A
 
 
@@ -148,11 +149,15 @@ class ShardedJacobian(OfModel):
         whole_shape: of the image.
         ranks, cuts, halo, reach: the processes, which rows each has, and what it is given besides.
         local: the Jacobian at the strip and its halo.
+        y: the strip.
         notes: what was decided on the way.
         strip: (first, last, all) rows of the image that lie here.
     """
 
-    def __init__(self, local: Jacobian, ranks: Ranks, cuts: Cuts, halo: Halo, reach: Reach) -> None:
+    def __init__(
+        self, local: Jacobian, ranks: Ranks, cuts: Cuts, halo: Halo, reach: Reach, y: Tensor
+    ) -> None:
+        self.y = y
         self.local, self.ranks, self.cuts, self.halo, self.reach = local, ranks, cuts, halo, reach
         own = cuts.of(ranks.rank)
         self.input_shape, self.output_shape = (
@@ -161,7 +166,7 @@ class ShardedJacobian(OfModel):
         self.whole_shape = (*self.input_shape[:-2], cuts.rows, self.input_shape[-1])
         shapes = self.output_shape, self.input_shape
         sides: list[Space] = [
-            ShardedSpace(ranks, cuts, math.prod(shape[:-2]), shape[-1])
+            ShardedSpace.of_images(ranks, cuts, math.prod(shape[:-2]), shape[-1])
             if ranks.size > 1
             else Space(math.prod(shape))
             for shape in shapes
@@ -258,14 +263,14 @@ class ShardedJacobian(OfModel):
     def at_precision(self, precision: Precision) -> ShardedJacobian:
         """See `Jacobian.at_precision`."""
         local = self.ranks.agree(lambda: self.local.at_precision(precision))
-        twin = ShardedJacobian(local, self.ranks, self.cuts, self.halo, self.reach)
+        twin = ShardedJacobian(local, self.ranks, self.cuts, self.halo, self.reach, self.y)
         twin._whole = self
         twin.notes = [*self.notes, *(note for note in local.notes if note not in self.notes)]
         return twin
 
-    def interruptible(self) -> contextlib.AbstractContextManager[None]:
-        """See `Ranks.interruptible`."""
-        return self.ranks.interruptible()
+    def in_step(self, asked: Callable[[], Mapping[str, Any]]) -> contextlib.AbstractContextManager[None]:
+        """See `Ranks.in_step`."""
+        return self.ranks.in_step(asked)
 
     def note(self, text: str) -> None:
         """Add to the notes."""
@@ -312,24 +317,37 @@ def _planes(X: Tensor, planes: int) -> Tensor:
     return X.reshape(len(X), planes, *X.shape[-2:])
 
 
-def _check_alike(ranks: Ranks, y: Tensor, given: str) -> None:
-    """That all processes ask the same.
+def _check_alike(
+    ranks: Ranks, model: Callable[..., Any], y: Tensor, given: str, keywords: dict[str, Any]
+) -> None:
+    """That all processes ask the same, before anything is exchanged whose size that decides.
 
     Raises:
         ShapeError: they have different images.
+        OptionError: they have other weights, or keywords.
     """
-    shape = list(y.shape) if given == "whole" else [*y.shape[:-2], 0, y.shape[-1]]
-    told = ranks.words(f"given={given!r}, {shape}, {y.dtype}")
-    if len(set(told)) > 1:
-        raise ShapeError(f"the processes were given different images: {'; '.join(told)}")
-    if given == "whole" and ranks.size > 1:
-        held = y.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-        every = ranks.words(hashlib.sha256(held.data).hexdigest())
-        if len(set(every)) > 1:
-            raise ShapeError(
-                'the processes were given different images: with given="whole" y is the same in each, made '
-                "from one seed, or read from one file"
-            )
+    if ranks.size == 1:
+        return
+    shape = list(y.shape) if given == "whole" else [*y.shape[:-2], "rows", y.shape[-1]]
+    told = {"call": "sharded", "given": given, "shape": shape, "dtype": str(y.dtype)}
+    told |= {"image": digest(y)} if given == "whole" else {}
+    told |= {"model_kwargs": in_words(keywords), "model": fingerprint(model, attributes=False)}
+    apart = ranks.apart(told)
+    other = {name: every for name, every in apart.items() if name in ("given", "shape", "dtype")}
+    if other:
+        raise ShapeError(f"the processes were given different images: {unlike(other)}")
+    if "image" in apart:
+        raise ShapeError(
+            'the processes were given different images: with given="whole" y is the same in each, made '
+            "from one seed, or read from one file"
+        )
+    if "model" in apart:
+        raise OptionError(
+            "the processes were given different models, or other weights: load them from one file in each, "
+            "or seed each alike before they are made"
+        )
+    if apart:
+        raise OptionError(f"the processes are asked for different things: {unlike(apart)}")
 
 
 def _check_cuts(cuts: Cuts, reach: Reach) -> None:
@@ -405,16 +423,11 @@ def _tried(A: ShardedJacobian, model: Callable[..., Any], keywords: dict[str, An
     around = Halo(ranks, A.cuts, more, more)  # the rows where f at `wide` is f at the image
     called = Model(model, keywords)
     planes, out_planes = (math.prod(s[:-2]) for s in (A.input_shape, A.output_shape))
-    y_wide = wide.extend(_planes(y[None], planes))[0]
-    f_around = around.extend(_planes(A.output[None].contiguous(), out_planes))[0]
-
     known = slice(around.rows.start - wide.rows.start, around.rows.stop - wide.rows.start)
     inside = slice(halo.rows.start - wide.rows.start, halo.rows.stop - wide.rows.start)
     beyond = torch.ones(len(wide.rows), dtype=torch.bool)
     beyond[inside] = False
     own = slice(wide.own.start, wide.own.stop)
-    largest = ranks.largest(_row_norms(A.output).max().item())
-    allowed = ALIKE * A.eps * largest
 
     def f(x: Tensor) -> Tensor:
         ready = called.ready()
@@ -422,24 +435,46 @@ def _tried(A: ShardedJacobian, model: Callable[..., Any], keywords: dict[str, An
             value = called(x.reshape(*y.shape[:-2], *x.shape[-2:])).detach()
         return _planes(value[None], out_planes)[0]
 
-    def at_strips() -> None:
-        value = f(y_wide)
-        off = _row_norms(value[:, known] - f_around).max().item()
-        if not off <= allowed:
-            _refuse(A, off / largest, f"at {len(wide.rows)} rows in place of {len(halo.rows)}")
-        if beyond.any():
-            changed = y_wide.clone()
-            noise = torch.randn(y_wide.shape, generator=torch.Generator().manual_seed(5)).to(y_wide)
-            size = float(y_wide.double().square().mean().sqrt()) or 1.0
-            changed[:, beyond] = -3 * changed[:, beyond] + size * noise[:, beyond]
-            off = _row_norms(f(changed)[:, own] - f_around[:, around.own]).max().item()
-            if not off <= allowed:
-                _refuse(A, off / largest, "where rows out of its reach are others")
+    def at_strips(x: Tensor, fx: Tensor) -> None:
+        x_wide = wide.extend(_planes(x[None], planes))[0]
+        f_around = around.extend(_planes(fx[None].contiguous(), out_planes))[0]
+        largest = ranks.largest(_row_norms(fx).max().item())
+        allowed = ALIKE * A.eps * largest
 
-    ranks.agree(at_strips)
-    notes = [_tried_products(A, called, wide, beyond, y_wide), _tried_whole(A, f, y)]
+        def work() -> None:
+            off = _row_norms(f(x_wide)[:, known] - f_around).max().item()
+            if not off <= allowed:
+                _refuse(A, off, largest, f"at {len(wide.rows)} rows in place of {len(halo.rows)}")
+            if beyond.any():
+                changed = x_wide.clone()
+                noise = torch.randn(x_wide.shape, generator=torch.Generator().manual_seed(5)).to(x_wide)
+                size = float(x_wide.double().square().mean().sqrt()) or 1.0
+                changed[:, beyond] = -3 * changed[:, beyond] + size * noise[:, beyond]
+                off = _row_norms(f(changed)[:, own] - f_around[:, around.own]).max().item()
+                if not off <= allowed:
+                    _refuse(A, off, largest, "where rows out of its reach are others")
+
+        ranks.agree(work)
+
+    other = _another(A, y)
+    extended = halo.extend(_planes(other[None], planes))[0]
+    there = ranks.agree(lambda: f(extended)[:, halo.own].reshape(A.output.shape))
+    images = [(y, A.output)]
+    if not ranks.largest(float(not torch.isfinite(there).all())):  # else it is beyond what the model takes
+        images.append((other, there))
+    for x, fx in images:
+        at_strips(x, fx)
+    y_wide = wide.extend(_planes(y[None], planes))[0]
+    notes = [_tried_products(A, called, wide, beyond, y_wide), _tried_whole(A, f, images)]
     _check_adjoint(A)
     return "; ".join(note for note in notes if note)
+
+
+def _another(A: ShardedJacobian, y: Tensor) -> Tensor:
+    """y and noise of its own size; of size 1 where y is zero."""
+    noise = A.domain.normal(1, generator=torch.Generator().manual_seed(8))
+    size = float(A.domain.lengths(y.double().reshape(1, -1))[0]) / math.sqrt(A.domain.dimension)
+    return y + (size or 1.0) * noise.to(y).reshape(y.shape)
 
 
 def _tried_products(A: ShardedJacobian, called: Model, wide: Halo, beyond: Tensor, y_wide: Tensor) -> str:
@@ -465,15 +500,17 @@ def _tried_products(A: ShardedJacobian, called: Model, wide: Halo, beyond: Tenso
                 W = _planes(program.apply(x.reshape(1, *shape)), len(Av))[0]
                 off = _row_norms(W[:, wide.own] - true).max().item()
                 if not off <= min(10 * ALIKE * A.eps, 0.1) * largest:
-                    _refuse(A, off / largest, f"in J v of a v {how}")
+                    _refuse(A, off, largest, f"in J v of a v {how}")
 
     A.ranks.agree(work)
     short = A.ranks.largest(float(not room))
     return "J v was not tried with twice the halo, for which there was no room" if short else ""
 
 
-def _tried_whole(A: ShardedJacobian, f: Callable[[Tensor], Tensor], y: Tensor) -> str:
-    """f at the whole image in the first process, against what all have of it."""
+def _tried_whole(
+    A: ShardedJacobian, f: Callable[[Tensor], Tensor], images: list[tuple[Tensor, Tensor]]
+) -> str:
+    """f at whole images in the first process, against what all have of it; of each, x and f(x) here."""
     ranks = A.ranks
     needed = 2 * A.local.product_bytes * A.cuts.rows / len(A.halo.rows)
     if not ranks.first(needed <= free_bytes(A.device) / 4):
@@ -481,7 +518,15 @@ def _tried_whole(A: ShardedJacobian, f: Callable[[Tensor], Tensor], y: Tensor) -
             f"not held against f at the whole image, which takes {needed / 2**30:.1f} GiB in one process: a "
             "model that changes its ways with the size of its input would not show"
         )
-    image, output = A.gather(y), A.gather(A.output.contiguous())
+    for x, fx in images:
+        _tried_at(A, f, A.gather(x), A.gather(fx.contiguous()))
+    return ""
+
+
+def _tried_at(
+    A: ShardedJacobian, f: Callable[[Tensor], Tensor], image: Tensor | None, output: Tensor | None
+) -> None:
+    """f(image) against the output, both whole, in the first process."""
 
     def work() -> None:
         if image is None or output is None:
@@ -492,10 +537,9 @@ def _tried_whole(A: ShardedJacobian, f: Callable[[Tensor], Tensor], y: Tensor) -
             raise ReachError(f"{A.name} makes {tuple(value.shape)} of the whole image")
         off, largest = _row_norms(value - whole).max().item(), _row_norms(whole).max().item()
         if not off <= ALIKE * A.eps * largest:
-            _refuse(A, off / largest, "at the whole image")
+            _refuse(A, off, largest, "at the whole image")
 
-    ranks.agree(work)
-    return ""
+    A.ranks.agree(work)
 
 
 def _check_adjoint(A: ShardedJacobian) -> None:
@@ -520,9 +564,10 @@ def _check_adjoint(A: ShardedJacobian) -> None:
         )
 
 
-def _refuse(A: ShardedJacobian, off: float, where: str) -> None:
+def _refuse(A: ShardedJacobian, off: float, largest: float, where: str) -> None:
+    much = f"{off / largest:.1e} of its largest row" if largest else f"{off:.1e}, where it was zero"
     raise ReachError(
-        f"{A.name} computes something else {where}, by {off:.1e} of its largest row: it looks at places, at "
+        f"{A.name} computes something else {where}, by {much}: it looks at places, at "
         "the size of its input or further than its layers tell, and an image cannot be cut into strips for it"
     )
 

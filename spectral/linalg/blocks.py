@@ -124,12 +124,29 @@ def leading_directions(
     return X, C, torch.diag_embed(rest.clamp(min=0).sqrt())
 
 
-def reserve(V: Tensor, held: int, rows: int) -> Tensor:
-    """V with room for `rows` rows, growing by half so that no more is taken than the solve needs."""
+def reserve(V: Tensor, held: int, rows: int, most: int | None = None) -> Tensor:
+    """V with room for `rows` rows, growing as `room_for` says; `most` as there."""
     if rows <= V.shape[1]:
         return V
     # Of vectors that lie in several places there are more than the entries of one here.
-    room = max(rows, min(V.shape[2], max(V.shape[1] * 3 // 2, 32)))
-    grown = V.new_empty(len(V), room, V.shape[2])
+    grown = V.new_empty(len(V), room_for(rows, V.shape[1], most or V.shape[2]), V.shape[2])
     grown[:, :held] = V[:, :held]
     return grown
+
+
+def room_for(rows: int, room: int, most: int) -> int:
+    """How many rows to make room for where there is room for fewer than `rows`.
+
+    Half as many more, so that no more is taken than a solve needs, and beyond half of `most`, rows at which
+    the basis is compressed, all of them: old and new room are then one and a half times `most` together.
+    """
+    larger = max(rows, room * 3 // 2, 32)
+    return most if rows <= most < 2 * larger else larger
+
+
+def refilled(room: Tensor, V: Tensor) -> Tensor:
+    """Rows V in the memory of `room`, whose own count no more, so that they need not grow again."""
+    if room.shape[1] <= V.shape[1]:
+        return V
+    room[:, : V.shape[1]] = V
+    return room

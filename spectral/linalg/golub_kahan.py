@@ -15,7 +15,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral.linalg.blocks import leading_directions, random_complement, reserve, to_device, to_host
+from spectral.linalg.blocks import (
+    leading_directions,
+    random_complement,
+    refilled,
+    reserve,
+    to_device,
+    to_host,
+)
 from spectral.linalg.krylov import Relation, check_adjoint
 from spectral.linalg.unseen import unseen_bound
 from spectral.operators.base import LinearOperator
@@ -114,7 +121,7 @@ class GolubKahanBasis(Relation):
         H, Q, R, vanishing = self.measured(self.A, self.X, self.U[:, :q])
         Y, R = self.next_block(self.A.codomain, Q, R, self.U[:, :q], vanishing)
         grown = q + Y.shape[1]
-        self.V, self.U = reserve(self.V, p, p + b), reserve(self.U, q, grown)
+        self.V, self.U = reserve(self.V, p, p + b, self.most), reserve(self.U, q, grown, self.most)
         self.V[:, p : p + b], self.U[:, q:grown] = self.X, Y
         B = torch.zeros(len(self.B), grown, p + b, dtype=torch.float64)
         B[:, :q, :p], B[:, :q, p:], B[:, q:, p:] = self.B, H.mT, R
@@ -133,7 +140,9 @@ class GolubKahanBasis(Relation):
 
     def restart(self, keep: int) -> None:
         """Keep the leading triplets alone, with the next block; no products."""
+        rooms = self.V, self.U
         self.V, self.U, self.B, self.C, self.F = self._compressed(keep)
+        self.V, self.U = refilled(rooms[0], self.V), refilled(rooms[1], self.U)
 
     def restart_afresh(self, keep: int, block: int) -> None:
         """Keep the leading triplets alone and go on from `block` random right vectors orthogonal to them."""
@@ -144,7 +153,9 @@ class GolubKahanBasis(Relation):
 
     def refresh(self, keep: int, threshold: float) -> None:
         """Keep the leading triplets alone, measured by fresh products with A and A', in `AV` and `ATU`."""
-        V, U = self._compressed(keep)[:2]
+        # Set first, so that no room of the old bases is held beside the products.
+        self.V, self.U, self.B, self.C, self.F = self._compressed(keep)
+        V, U = self.V, self.U
         of_right, of_left = self.A.domain, self.A.codomain
         AV, ATU = self.product(self.A, V), self.product(self.A.T, U)
         H, left = of_left.orthogonalise(AV, U)

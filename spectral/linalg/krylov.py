@@ -31,6 +31,7 @@ from spectral.linalg.blocks import (
     next_block,
     orthonormal_block,
     random_complement,
+    refilled,
     reserve,
     to_device,
     to_host,
@@ -62,6 +63,7 @@ class Relation:
     generator: torch.Generator
     norm: float
     lost: float
+    most: int | None = None  # rows at which it is to be restarted, where that is known
 
     @property
     def rounding(self) -> float:
@@ -232,7 +234,7 @@ class KrylovBasis(Relation):
             NotSymmetricError: A is not symmetric.
         """
         e, b = self.size, self.block
-        self.V = reserve(self.V, e, e + b)
+        self.V = reserve(self.V, e, e + b, self.most)
         self.V[:, e : e + b] = self.X
         basis = self.V[:, : e + b]
         H, Q, R, vanishing = self.measured(self.A, self.X, basis)
@@ -254,7 +256,9 @@ class KrylovBasis(Relation):
 
     def restart(self, keep: int) -> None:
         """Keep the leading Ritz pairs alone, with the next block: a thick restart, no products."""
+        room = self.V
         self.V, self.T, self.C, self.F = self._compressed(keep)
+        self.V = refilled(room, self.V)
 
     def restart_afresh(self, keep: int, block: int) -> None:
         """Keep the leading pairs alone and go on from `block` random vectors orthogonal to them.
@@ -273,8 +277,9 @@ class KrylovBasis(Relation):
         The next block is made of the residuals' leading directions, those above `threshold`; C and F are
         replaced.
         """
-        V = self._compressed(keep)[0]
-        self.hold(V, self.product(self.A, V), threshold)
+        # Set first, so that no room of the old basis is held beside the products.
+        self.V, self.T, self.C, self.F = self._compressed(keep)
+        self.hold(self.V, self.product(self.A, self.V), threshold)
 
     def hold(self, V: Tensor, AV: Tensor, threshold: float) -> None:
         """Take orthonormal rows V (B, m, n) with their products AV as the whole basis; see `refresh`."""

@@ -17,7 +17,7 @@ import contextlib
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -166,8 +166,12 @@ class LinearOperator(ABC):
         if self._whole is not None:
             self._whole._spend(products)
 
-    def interruptible(self) -> contextlib.AbstractContextManager[None]:
-        """What a solve is done within, so that processes that share the operator meet Ctrl-C together."""
+    def in_step(self, asked: Callable[[], Mapping[str, Any]]) -> contextlib.AbstractContextManager[None]:
+        """What a front door works within, so that processes that share the operator are asked the same, and
+        meet Ctrl-C together.
+
+        asked: what this one is asked, in words (`spectral.words.of_call`).
+        """
         return contextlib.nullcontext()
 
     # Algebra
@@ -288,9 +292,9 @@ class Derived(LinearOperator):
         )
         self.A = A
 
-    def interruptible(self) -> contextlib.AbstractContextManager[None]:
+    def in_step(self, asked: Callable[[], Mapping[str, Any]]) -> contextlib.AbstractContextManager[None]:
         """A's."""
-        return self.A.interruptible()
+        return self.A.in_step(asked)
 
 
 class _Selection(Derived):
@@ -458,7 +462,7 @@ class UnitScale(Each):
         return 1
 
     def _over(self, W: Tensor, space: Space) -> Tensor:
-        if not self._settled and W.numel():
+        if not self._settled and W.shape[-2]:  # of which a place may have no entry
             size = space.largest(W).abs().amax((-2, -1)).double().cpu()
             most = max(math.frexp(torch.finfo(self.dtype).max)[1] // STEP - 1, 0)
             power = (torch.frexp(size).exponent.double() / STEP).round().clamp(-most, most)

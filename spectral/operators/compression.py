@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral.errors import OptionError, ShapeError
+from spectral.errors import ShapeError
 from spectral.operators.base import Derived, LinearOperator
 from spectral.operators.space import Space
 from spectral.operators.subspace import Subspace
@@ -24,7 +24,6 @@ class Compression(Derived):
 
     Raises:
         ShapeError: a subspace is of another R^n.
-        OptionError: A's vectors lie in several places.
     """
 
     def __init__(
@@ -32,27 +31,28 @@ class Compression(Derived):
     ) -> None:
         spaces = []
         for space, part in ((A.codomain, outputs), (A.domain, inputs)):
-            if part is not None and space.n != space.dimension:
-                raise OptionError("vectors that lie in several places cannot be masked or constrained")
-            if part is not None and part.n != space.n:
-                raise ShapeError(f"a subspace of R^{part.n} does not fit {A!r}")
-            spaces.append(space if part is None else Space(part.dimension))
+            if part is not None and (part.whole.dimension, part.whole.n) != (space.dimension, space.n):
+                raise ShapeError(f"a subspace of R^{part.whole.dimension} does not fit {A!r}")
+            spaces.append(space if part is None else part.space)
         super().__init__(A, spaces=(spaces[0], spaces[1]), symmetric=A.symmetric and inputs is outputs)
         self.inputs = None if inputs is None else inputs.to(A.dtype)
         self.outputs = self.inputs if inputs is outputs else None if outputs is None else outputs.to(A.dtype)
 
-    def projected(self, seed: int) -> Tensor:
-        """A random vector's part in what vectors are restricted to: it tells restrictions apart."""
+    def projected(self, seed: int) -> tuple[Tensor, Space]:
+        """A random vector's part in what vectors are restricted to, which tells restrictions apart; and the
+        space that it is of."""
         generator = torch.Generator().manual_seed(seed)
-        parts = []
+        found = []
         for part in (self.inputs, self.outputs):
             if part is not None:
-                z = torch.randn(
-                    *self.batch, 1, part.n, generator=generator, dtype=torch.float64, device="cpu"
-                )
-                z = z.to(self.device, self.dtype)
-                parts.append(part.embed(part.coordinates(z)))
-        return torch.cat(parts, dim=-1) if parts else torch.zeros(0)
+                z = part.whole.normal(*self.batch, 1, generator=generator).to(self.device, self.dtype)
+                found.append((part.embed(part.coordinates(z)), part.whole))
+        if not found:
+            return torch.zeros(0), Space(0)
+        (rows, space), *rest = found
+        for more, other in rest:
+            rows, space = torch.cat([rows, more], dim=-1), space.beside(other)
+        return rows, space
 
     def _apply(self, V: Tensor) -> Tensor:
         W = self.A.apply(V if self.inputs is None else self.inputs.embed(V))

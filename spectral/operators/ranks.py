@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
+import json
 import os
 import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.nn import functional
 
 from spectral import errors
 from spectral.errors import OptionError, RankError, SpectralError
@@ -47,7 +50,7 @@ class Ranks:
         self.sent = self.received = self.gathered = 0
         self._count, self.lost = 0, ""
         self._interrupted: float | None = None
-        self._guards = 0
+        self._guards = self._calls = 0
         self._small: Any = None
         self._large: dict[str, Any] = {}
         self._timeout = timedelta(seconds=timeout)
@@ -164,12 +167,44 @@ class Ranks:
         raise AssertionError("one of them has failed")
 
     def words(self, text: str) -> list[str]:
-        """A text of each process, cut off after 1000 bytes."""
-        code = torch.zeros(1000)
-        held = text.encode()[:1000]
-        code[: len(held)] = torch.tensor(list(held), dtype=torch.float32)
-        every = self.gather(code)[0].to(torch.uint8)
-        return [bytes(one.tolist()).rstrip(b"\0").decode(errors="replace") for one in every]
+        """A text of each process, cut off after 10,000 bytes: how long they are first, then all of them."""
+        held = torch.tensor(list(text.encode()[:10_000]), dtype=torch.uint8)
+        lengths = [int(n) for n in self.gather(torch.tensor(len(held)))[0]]
+        every = self.gather(functional.pad(held, (0, max(lengths) - len(held))))[0].to(torch.uint8)
+        parts = zip(every.tolist(), lengths, strict=True)
+        return [bytes(part[:n]).decode(errors="replace") for part, n in parts]
+
+    def apart(self, asked: Mapping[str, Any]) -> dict[str, list[str]]:
+        """What the processes are not asked alike: {name: what each was, in the order of ranks}.
+
+        A digest of all of it is compared, one message of one size whatever they are asked: processes that
+        are asked to send others than are waited for would wait for each other for as long as `timeout`.
+        """
+        text = json.dumps(asked, sort_keys=True)
+        every = self.gather(torch.tensor(list(hashlib.sha256(text.encode()).digest())))[0]
+        if bool((every == every[0]).all()):
+            return {}
+        told = [_parsed(one) for one in self.words(text)]
+        names = dict.fromkeys(name for one in told for name in one)
+        values = {name: [str(one.get(name, "nothing of the kind")) for one in told] for name in names}
+        return {name: every for name, every in values.items() if len(set(every)) > 1}
+
+    @contextlib.contextmanager
+    def in_step(self, asked: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
+        """A call that all processes make, the same one; Ctrl-C is met by all.  One inside of it is let be.
+
+        Raises:
+            OptionError: they are asked for different things.
+        """
+        self._calls += 1
+        try:
+            with self.interruptible():
+                apart = self.apart(asked()) if self.size > 1 and self._calls == 1 else {}
+                if apart:
+                    raise OptionError(f"the processes are asked for different things: {unlike(apart)}")
+                yield
+        finally:
+            self._calls -= 1
 
     # Rows
 
@@ -252,6 +287,22 @@ class Ranks:
             self._guards -= 1
             self._interrupted = None
             signal.signal(signal.SIGINT, before)
+
+
+def unlike(apart: Mapping[str, list[str]]) -> str:
+    """What `Ranks.apart` found, in a sentence: the first process and one that differs from it."""
+    told = []
+    for name, every in apart.items():
+        other = next(rank for rank, value in enumerate(every) if value != every[0])
+        told.append(f"{name} = {every[0]:.80} in process 0, and {every[other]:.80} in process {other}")
+    return "; ".join(told)
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except ValueError:  # cut off
+        return {"what is asked": text}
 
 
 def _leave() -> None:

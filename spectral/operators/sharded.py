@@ -13,15 +13,18 @@ At the true borders of the image a halo ends.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.operators.ranks import Ranks
-from spectral.operators.space import Placed, Space
+from spectral.operators.space import Runs, Space, offsets
+
+T = TypeVar("T")
 
 PIECE = 1 << 20  # random numbers drawn at once; a multiple of 16, see `_runs`
 
@@ -127,23 +130,72 @@ class Halo:
 
 
 class ShardedSpace(Space):
-    """R^n of images whose rows lie in several processes: a row here is this process's strip of one vector.
+    """R^n of vectors whose entries lie in several processes: a row here is this process's part of one.
 
     Whatever is summed is summed over all processes, to the same bits in each; random vectors are those of
     `Space`, each process keeping its part, so that a solve is the same for any number of them.
 
     Args:
-        ranks, cuts: the processes, and which rows each has.
-        planes, width: of an image, all axes before H as one, and W.
+        ranks: the processes.
+        every: the entries that lie in each of them, as many runs in each.
     """
 
-    def __init__(self, ranks: Ranks, cuts: Cuts, planes: int, width: int) -> None:
-        strip = cuts.of(ranks.rank)
-        super().__init__(planes * len(strip) * width)
-        self.dimension = planes * cuts.rows * width
-        self.ranks: Ranks = ranks
-        self.cuts, self.planes, self.width = cuts, planes, width
-        self.placed = Placed(planes, cuts.rows * width, strip.start * width, strip.stop * width)
+    ranks: Ranks
+
+    def __init__(self, ranks: Ranks, every: Sequence[Runs]) -> None:
+        self.ranks, self.every = ranks, every
+        self.sizes = [sum(last - first for first, last in runs) for runs in every]
+        super().__init__(self.sizes[ranks.rank])
+        self.dimension, self.runs = sum(self.sizes), every[ranks.rank]
+
+    @classmethod
+    def of_images(cls, ranks: Ranks, cuts: Cuts, planes: int, width: int) -> ShardedSpace:
+        """That of images; planes: all axes before H as one."""
+        length = cuts.rows * width
+        return cls(
+            ranks,
+            [
+                [
+                    (plane * length + rows.start * width, plane * length + rows.stop * width)
+                    for plane in range(planes)
+                ]
+                for rows in map(cuts.of, range(ranks.size))
+            ],
+        )
+
+    def total(self, t: Tensor) -> Tensor:
+        """See `Space`."""
+        return self.ranks.sum(t)
+
+    def together(self, work: Callable[[], T]) -> T:
+        """See `Space`."""
+        return self.ranks.agree(work)
+
+    def within(self, index: Tensor) -> ShardedSpace:
+        """See `Space`; index ascends."""
+        ends = torch.tensor([*offsets(self.runs), self.n])
+        counts = torch.searchsorted(index.cpu().contiguous(), ends).diff()
+        (every,) = self.ranks.gather(counts)
+        held = sorted((run[0], rank, i) for rank, runs in enumerate(self.every) for i, run in enumerate(runs))
+        numbered: list[list[tuple[int, int]]] = [[] for _ in self.every]
+        number = 0
+        for _, rank, i in held:
+            count = int(every[rank, i])
+            numbered[rank].append((number, number + count))
+            number += count
+        return ShardedSpace(self.ranks, numbered)
+
+    def beyond(self, count: int) -> ShardedSpace:
+        """See `Space`."""
+        every = [[(max(a - count, 0), max(b - count, 0)) for a, b in runs] for runs in self.every]
+        return ShardedSpace(self.ranks, every)
+
+    def beside(self, other: Space) -> ShardedSpace:
+        """See `Space`."""
+        assert isinstance(other, ShardedSpace)
+        pairs = zip(self.every, other.every, strict=True)
+        after = self.dimension
+        return ShardedSpace(self.ranks, [[*u, *((a + after, b + after) for a, b in v)] for u, v in pairs])
 
     def inner(self, U: Tensor, V: Tensor) -> Tensor:
         """See `Space`."""
@@ -160,7 +212,7 @@ class ShardedSpace(Space):
 
     def largest(self, V: Tensor) -> Tensor:
         """See `Space`; of equal ones the first process's."""
-        (every,) = self.ranks.gather(super().largest(V))
+        (every,) = self.ranks.gather(super().largest(V) if self.n else V.new_zeros(*V.shape[:-1], 1))
         return every.gather(0, every.abs().argmax(0, keepdim=True))[0].to(V)
 
     def qr(self, V: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,31 +251,25 @@ class ShardedSpace(Space):
 
     def whole(self, V: Tensor) -> Tensor:
         """See `Space`: every process gets all."""
-        lead, heights = V.shape[:-1], [len(self.cuts.of(r)) for r in range(self.ranks.size)]
-        strip = V.reshape(*lead, self.planes, -1, self.width)
-        (every,) = self.ranks.gather(
-            torch.nn.functional.pad(strip, (0, 0, 0, max(heights) - strip.shape[-2]))
-        )
-        rows = torch.cat([part[..., :h, :] for part, h in zip(every, heights, strict=True)], dim=-2)
-        return rows.flatten(-3).to(V)
+        (every,) = self.ranks.gather(torch.nn.functional.pad(V, (0, max(self.sizes) - self.n)))
+        out = V.new_empty(*V.shape[:-1], self.dimension)
+        for part, runs in zip(every, self.every, strict=True):
+            _put(out, part.to(V), runs)
+        return out
 
     def collected(self, V: Tensor) -> Tensor | None:
         """`whole`, in the first process alone, and None in others; a row at a time goes from each."""
-        lead, ranks = V.shape[:-1], self.ranks
-        flat = V.reshape(-1, self.planes, len(self.cuts.of(ranks.rank)), self.width)
-        out = flat.new_empty(len(flat), self.planes, self.cuts.rows, self.width) if ranks.rank == 0 else None
+        flat, ranks = V.reshape(-1, self.n), self.ranks
+        out = flat.new_empty(len(flat), self.dimension) if ranks.rank == 0 else None
         for i, row in enumerate(flat):
             if out is None:
                 ranks.exchange({0: row}, {})
                 continue
-            out[i][:, self.cuts.of(0).start : self.cuts.of(0).stop] = row
-            parts = {
-                r: row.new_empty(self.planes, len(self.cuts.of(r)), self.width) for r in range(1, ranks.size)
-            }
+            parts = {r: row.new_empty(self.sizes[r]) for r in range(1, ranks.size)}
             ranks.exchange({}, parts)
-            for r, part in parts.items():
-                out[i][:, self.cuts.of(r).start : self.cuts.of(r).stop] = part
-        return None if out is None else out.reshape(*lead, -1)
+            for r, part in enumerate([row, *parts.values()]):
+                _put(out[i], part, self.every[r])
+        return None if out is None else out.reshape(*V.shape[:-1], -1)
 
     def _runs(self, size: tuple[int, ...], draw: Callable[[int], Tensor], dtype: torch.dtype) -> Tensor:
         """This process's part of numbers drawn one after the other, (*size, dimension) in all.
@@ -231,20 +277,29 @@ class ShardedSpace(Space):
         torch draws normal numbers by sixteens, and the last of what is asked for in another way: pieces of a
         multiple of 16, the last no shorter, are what one draw of all would give.
         """
-        place, rows = self.placed, math.prod(size)
+        rows = math.prod(size)
         total = rows * self.dimension
-        out = torch.empty(rows * place.planes, place.last - place.first, dtype=dtype)
+        out = torch.empty(rows, self.n, dtype=dtype)
+        runs = list(zip(offsets(self.runs), self.runs, strict=True))
         at = 0
         while at < total:
             count = PIECE if total - at >= 2 * PIECE else total - at
             piece = draw(count)
-            for plane in range(at // place.length, (at + count - 1) // place.length + 1):
-                first, last = (plane * place.length + x for x in (place.first, place.last))
-                a, b = max(first, at), min(last, at + count)
-                if a < b:
-                    out[plane, a - first : b - first] = piece[a - at : b - at]
+            for row in range(at // self.dimension, (at + count - 1) // self.dimension + 1):
+                start = row * self.dimension
+                for here, (first, last) in runs:
+                    a, b = max(start + first, at), min(start + last, at + count)
+                    if a < b:
+                        place = here + a - start - first
+                        out[row, place : place + b - a] = piece[a - at : b - at]
             at += count
         return out.reshape(*size, self.n)
+
+
+def _put(out: Tensor, part: Tensor, runs: Runs) -> None:
+    """What one process has of rows (..., n) into rows of all."""
+    for here, (first, last) in zip(offsets(runs), runs, strict=True):
+        out[..., first:last] = part[..., here : here + last - first]
 
 
 def _common(a: range, b: range) -> range:

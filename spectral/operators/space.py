@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,14 +12,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from spectral.operators.ranks import Ranks
 
+T = TypeVar("T")
 
-class Placed(NamedTuple):
-    """Which entries of whole vectors lie here: of `planes` runs of `length`, those from `first` to `last`."""
-
-    planes: int
-    length: int
-    first: int
-    last: int
+Runs = Sequence[Sequence[int]]  # entries of whole vectors, those from first to last of each (first, last)
 
 
 class Space:
@@ -29,7 +26,7 @@ class Space:
     Attributes:
         n: entries of a row here.
         dimension: n, of all places together.
-        placed: which of them lie here.
+        runs: which of them lie here, ascending.
         ranks: the processes that share them; None for this one alone.
     """
 
@@ -37,7 +34,7 @@ class Space:
 
     def __init__(self, n: int) -> None:
         self.n = self.dimension = n
-        self.placed = Placed(1, n, 0, n)
+        self.runs: Runs = ((0, n),)
 
     def inner(self, U: Tensor, V: Tensor) -> Tensor:
         """<u_i, v_j> for all rows, (..., m, p), as a product of matrices."""
@@ -77,31 +74,50 @@ class Space:
         """The same in the first place alone, and None in others."""
         return V
 
+    def total(self, t: Tensor) -> Tensor:
+        """The sum of a small tensor over all places."""
+        return t
+
+    def together(self, work: Callable[[], T]) -> T:
+        """work(), which speaks to no other place: it fails in all where it fails in one."""
+        return work()
+
+    def within(self, index: Tensor) -> Space:
+        """The space of the entries `index` (..., m) here and elsewhere, of all others zero."""
+        return Space(index.shape[-1])
+
+    def beyond(self, count: int) -> Space:
+        """The space without the first entries of whole vectors."""
+        return Space(self.n - count)
+
+    def beside(self, other: Space) -> Space:
+        """The space of vectors (u, v), u of this one and v of another, here one after the other."""
+        return Space(self.n + other.n)
+
     # Made of these
 
     def own(self, V: Tensor) -> Tensor:
         """Of rows (..., m, dimension) of all places the part that lies here, (..., m, n)."""
-        planes, length, first, last = self.placed
-        return V.unflatten(-1, (planes, length))[..., first:last].flatten(-2)
+        return torch.cat([V[..., first:last] for first, last in self.runs], dim=-1)
 
-    def taken(self, into: Tensor, V: Tensor, placed: Placed) -> None:
+    def taken(self, into: Tensor, V: Tensor, runs: Runs) -> None:
         """Put what rows V (..., m, p) that lie elsewhere hold of `into` (..., m, n) there."""
-        planes, _, first, last = self.placed
-        start, stop = max(first, placed.first), min(last, placed.last)
-        if start < stop:
-            here = into.unflatten(-1, (planes, last - first))
-            there = V.unflatten(-1, (planes, placed.last - placed.first))
-            here[..., start - first : stop - first] = there[..., start - placed.first : stop - placed.first]
+        there = list(zip(offsets(runs), runs, strict=True))
+        for here, (first, last) in zip(offsets(self.runs), self.runs, strict=True):
+            for at, (a, b) in there:
+                start, stop = max(first, a), min(last, b)
+                if start < stop:
+                    into[..., here + start - first : here + stop - first] = V[
+                        ..., at + start - a : at + stop - a
+                    ]
 
     def units(self, numbers: range, *batch: int) -> Tensor:
         """The unit vectors of these numbers, (*batch, len(numbers), n), float32 on the CPU."""
-        planes, length, first, last = self.placed
-        E = torch.zeros(*batch, len(numbers), planes, last - first)
-        for i, number in enumerate(numbers):
-            plane, place = divmod(number, length)
-            if first <= place < last:
-                E[..., i, plane, place - first] = 1
-        return E.flatten(-2)
+        E = torch.zeros(*batch, len(numbers), self.n)
+        for here, (first, last) in zip(offsets(self.runs), self.runs, strict=True):
+            for number in range(max(first, numbers.start), min(last, numbers.stop)):
+                E[..., number - numbers.start, here + number - first] = 1
+        return E
 
     def inner64(self, U: Tensor, V: Tensor) -> Tensor:
         """<u_i, v_j> for all rows, (..., m, p), in float64."""
@@ -129,17 +145,23 @@ class Space:
 
     def orthonormalise(self, V: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
         """L^-1 V and L^-1 W in float64, V V' = L L': nearly orthonormal rows made so, and their images."""
-        V, W = V.double(), W.double()
+        V = V.double()
         L = torch.linalg.cholesky(self.inner(V, V))
-        V, W = (torch.linalg.solve_triangular(L, rows, upper=False) for rows in (V, W))
-        return V, W
+        V = torch.linalg.solve_triangular(L, V, upper=False)
+        return V, torch.linalg.solve_triangular(L, W.double(), upper=False)
 
     def overlap(self, V: Tensor) -> Tensor:
         """max |V V' - I|, (...,) float64: how far rows are from orthonormal; 0 for none."""
         if not V.shape[-2]:
             return V.new_zeros(V.shape[:-2], dtype=torch.float64)
-        gram = self.inner64(V, V)
+        wide = V.double()
+        gram = self.inner(wide, wide)
         return (gram - torch.eye(gram.shape[-1]).to(gram)).abs().amax((-2, -1))
+
+
+def offsets(runs: Runs) -> list[int]:
+    """Where each run begins here."""
+    return list(accumulate((last - first for first, last in runs), initial=0))[:-1]
 
 
 def _wide(V: Tensor) -> Tensor:

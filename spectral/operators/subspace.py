@@ -32,25 +32,32 @@ class Subspace:
     orthonormal, and orthogonal to Q.  Products with it take 4 c n operations, and 2 c n numbers are held.
 
     Args:
-        n: the length of a row.
-        index: (m,) or (B, m), the entries of the mask; None for all.
+        whole: the space of a row; entries that lie in several places are masked in each.
+        index: (m,) or (B, m), the entries of the mask here, ascending; None for all.
         held: (c, m) or (B, c, m) orthonormal rows, float64, that all is orthogonal to; None for none.
 
     Attributes:
-        n, dimension: of rows, and of coordinates.
+        whole, space: of rows, and of coordinates.
+        dimension: of all coordinates.
     """
 
-    def __init__(self, n: int, index: Tensor | None = None, held: Tensor | None = None) -> None:
-        inside = n if index is None else index.shape[-1]
-        self.n, self.index, self._rank = n, index, 0 if held is None else held.shape[-2]
-        self.dimension = inside - self._rank
+    def __init__(self, whole: Space, index: Tensor | None = None, held: Tensor | None = None) -> None:
+        self.whole, self.index, self._rank = whole, index, 0 if held is None else held.shape[-2]
+        self._inside = whole if index is None else whole.within(index)
+        self.space = self._inside.beyond(self._rank)
         self._U = self._middle = None
         if held is not None:
-            left, _, right = torch.linalg.svd(held.mT[..., : self._rank, :])
-            Q = held.mT @ (left @ right).mT
-            eye = torch.eye(self._rank, dtype=Q.dtype, device=Q.device)
-            self._U = Q.mT + torch.nn.functional.pad(eye, (0, self.dimension))
-            self._middle = torch.linalg.inv(eye + Q[..., : self._rank, :])
+            first = self._inside.units(range(self._rank)).to(held)
+            left, _, right = torch.linalg.svd(self._inside.inner(first, held))
+            turn = (left @ right).mT
+            Q = held.mT @ turn
+            self._U = Q.mT + first
+            self._middle = torch.linalg.inv(torch.eye(self._rank).to(held) + self._inside.inner(first, Q.mT))
+
+    @property
+    def dimension(self) -> int:
+        """See the class."""
+        return self.space.dimension
 
     @classmethod
     def of(
@@ -62,6 +69,7 @@ class Subspace:
         batch: tuple[int, ...] = (),
         device: torch.device | str = "cpu",
         name: str = "mask",
+        whole: Space | None = None,
     ) -> Subspace | None:
         """The subspace that a mask and constraints leave; None where they leave all.
 
@@ -73,6 +81,8 @@ class Subspace:
             batch: () or (B,).
             device: where rows will lie.
             name: of the mask, for messages.
+            whole: the space of one input, where that lies in several places; shape, mask and vectors are then
+                of what lies here of it.
 
         Raises:
             OptionError: nothing is left, values are neither 0 nor 1, or a batch's problems differ in how much
@@ -80,15 +90,16 @@ class Subspace:
             ShapeError: mask or vectors do not fit the shape.
             NotFiniteError: a vector holds NaN or infinity.
         """
-        n = math.prod(shape)
-        index = None if mask is None else _entries(mask, shape, batch, name)
+        space = whole or Space(math.prod(shape))
+        index = None if mask is None else _entries(mask, shape, batch, name, space)
         held = None
         if orthogonal_to is not None:
-            held = _span(_vectors(orthogonal_to, shape, batch), index)
+            rows = space.together(lambda: _vectors(orthogonal_to, shape, batch))
+            held = _span(rows, index, space)
         if index is None and held is None:
             return None
         return cls(
-            n,
+            space,
             None if index is None else index.to(device),
             None if held is None else held.to(device),
         )
@@ -98,16 +109,16 @@ class Subspace:
         if V.is_complex():
             return torch.complex(self.embed(V.real), self.embed(V.imag))
         if self._rank:
-            V = self._reflected(torch.nn.functional.pad(V, (self._rank, 0)))
+            V = self._reflected(torch.nn.functional.pad(V, (self._first, 0)))
         if self.index is None:
             return V
-        index, rows = self._places(V), V.new_zeros(*V.shape[:-1], self.n)
-        return rows.scatter_(-1, index, V)
+        rows = V.new_zeros(*V.shape[:-1], self.whole.n)
+        return rows.scatter_(-1, _places(self.index, V), V)
 
     def coordinates(self, V: Tensor) -> Tensor:
         """E' v: rows (..., m, n), those outside by their part inside, as coordinates."""
-        V = V if self.index is None else V.gather(-1, self._places(V))
-        return self._reflected(V)[..., self._rank :].contiguous() if self._rank else V
+        V = V if self.index is None else V.gather(-1, _places(self.index, V))
+        return self._reflected(V)[..., self._first :].contiguous() if self._rank else V
 
     def around(self, rows: Rows) -> Rows:
         """v -> E' rows(E v): a map of rows as one of coordinates."""
@@ -125,51 +136,46 @@ class Subspace:
         """What is left, in words."""
         told = []
         if self.index is not None:
-            told.append(f"{self.index.shape[-1]} of {self.n} entries")
+            told.append(f"{self._inside.dimension} of {self.whole.dimension} entries")
         if self._rank:
             told.append(f"orthogonal to {self._rank} direction{'s' if self._rank > 1 else ''}")
         return f"{', '.join(told)}: dimension {self.dimension}"
 
     def _with(self, change: Callable[[Tensor, int], Tensor]) -> Subspace:
         other = Subspace.__new__(Subspace)
-        other.n, other.dimension, other._rank = self.n, self.dimension, self._rank
+        other.whole, other._inside, other.space = self.whole, self._inside, self.space
+        other._rank = self._rank
         other.index = None if self.index is None else change(self.index, 1)
         other._U = None if self._U is None else change(self._U, 2)
         other._middle = None if self._middle is None else change(self._middle, 2)
         return other
 
-    def _places(self, V: Tensor) -> Tensor:
-        assert self.index is not None
-        index = self.index if self.index.ndim == 1 else self.index.unsqueeze(-2)
-        return index.expand(*V.shape[:-1], self.index.shape[-1])
+    @property
+    def _first(self) -> int:
+        """How many of the first c entries lie here: the first of what does."""
+        return self._inside.n - self.space.n
 
     def _reflected(self, V: Tensor) -> Tensor:
         assert self._U is not None and self._middle is not None
         U, middle = self._U.to(V.dtype), self._middle.to(V.dtype)
-        return V - ((V @ U.mT) @ middle) @ U
+        return V - (self._inside.inner(V, U) @ middle) @ U
 
 
-def _entries(mask: Any, shape: tuple[int, ...], batch: tuple[int, ...], name: str) -> Tensor | None:
-    """The entries that a mask holds, (m,) or (B, m); None for all."""
-    if isinstance(mask, np.ndarray):
-        mask = torch.as_tensor(np.ascontiguousarray(mask))
-    if not isinstance(mask, Tensor):
-        raise OptionError(f"{name} is a tensor of True and False, got {type(mask).__name__}")
-    mask = mask.detach().cpu()
-    if not bool(((mask == 0) | (mask == 1)).all()):
-        raise OptionError(f"{name} holds True and False, or 0 and 1: threshold it first")
-    whole = (*batch, *shape) if mask.ndim > len(shape) else shape
-    try:
-        mask = mask.bool().expand(whole)
-    except RuntimeError:
-        raise ShapeError(
-            f"{name} is broadcast to the shape {(*batch, *shape)}, got {tuple(mask.shape)}"
-        ) from None
-    flat = mask.reshape(*whole[: len(whole) - len(shape)], -1)
-    counts = flat.sum(-1)
+def _places(index: Tensor, V: Tensor) -> Tensor:
+    """The entries of each row of V."""
+    index = index if index.ndim == 1 else index.unsqueeze(-2)
+    return index.expand(*V.shape[:-1], index.shape[-1])
+
+
+def _entries(
+    mask: Any, shape: tuple[int, ...], batch: tuple[int, ...], name: str, whole: Space
+) -> Tensor | None:
+    """The entries that a mask holds here, (m,) or (B, m); None for all of all places."""
+    flat = whole.together(lambda: _flat(mask, shape, batch, name))
+    counts = whole.total(flat.sum(-1))
     if not bool((counts > 0).all()):
         raise OptionError(f"{name} holds no entry: it is True where vectors may differ from zero")
-    if bool(flat.all()):
+    if bool((counts == whole.dimension).all()):
         return None
     if flat.ndim == 1:
         return flat.nonzero().squeeze(-1)
@@ -179,6 +185,25 @@ def _entries(mask: Any, shape: tuple[int, ...], batch: tuple[int, ...], name: st
             "one call: call once an image"
         )
     return flat.nonzero()[:, 1].reshape(len(flat), -1)
+
+
+def _flat(mask: Any, shape: tuple[int, ...], batch: tuple[int, ...], name: str) -> Tensor:
+    """A mask as (n,) or (B, n), True and False."""
+    if isinstance(mask, np.ndarray):
+        mask = torch.as_tensor(np.ascontiguousarray(mask))
+    if not isinstance(mask, Tensor):
+        raise OptionError(f"{name} is a tensor of True and False, got {type(mask).__name__}")
+    mask = mask.detach().cpu()
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise OptionError(f"{name} holds True and False, or 0 and 1: threshold it first")
+    full = (*batch, *shape) if mask.ndim > len(shape) else shape
+    try:
+        mask = mask.bool().expand(full)
+    except RuntimeError:
+        raise ShapeError(
+            f"{name} is broadcast to the shape {(*batch, *shape)}, got {tuple(mask.shape)}"
+        ) from None
+    return mask.reshape(*full[: len(full) - len(shape)], -1)
 
 
 def _vectors(given: Any, shape: tuple[int, ...], batch: tuple[int, ...]) -> Tensor:
@@ -208,24 +233,24 @@ def _vectors(given: Any, shape: tuple[int, ...], batch: tuple[int, ...]) -> Tens
     return given.detach().reshape(-1, n)
 
 
-def _span(rows: Tensor, index: Tensor | None) -> Tensor | None:
+def _span(rows: Tensor, index: Tensor | None, whole: Space) -> Tensor | None:
     """Orthonormal rows, float64, that span the given ones' entries in a mask; None where these are none.
 
     Rows of norm 1 are taken to depend on each other where a singular value is within rounding, as it was when
     they were given, of zero.
     """
     eps, p = torch.finfo(rows.dtype).eps, rows.shape[-2]
-    whole = Space(rows.shape[-1])
     rows = rows.double()
-    sizes = whole.lengths(rows) if p else rows.new_zeros(rows.shape[:-1])
-    if index is not None:
-        rows = Subspace(whole.n, index.to(rows.device)).coordinates(_shared(rows, index))
     if not p:
         return None
-    inside = Space(rows.shape[-1]).lengths(rows)
-    live = inside > eps * sizes  # what is left of a row that lies outside is rounding
-    rows = torch.where(live.unsqueeze(-1), rows / torch.where(live, inside, 1.0).unsqueeze(-1), 0.0)
-    Q, R = torch.linalg.qr(rows.mT)
+    sizes, inside = whole.lengths(rows), whole
+    if index is not None:
+        rows, inside = _shared(rows, index), whole.within(index)
+        rows = rows.gather(-1, _places(index.to(rows.device), rows))
+    lengths = inside.lengths(rows)
+    live = lengths > eps * sizes  # what is left of a row that lies outside is rounding
+    rows = torch.where(live.unsqueeze(-1), rows / torch.where(live, lengths, 1.0).unsqueeze(-1), 0.0)
+    Q, R = inside.qr(rows)
     left, singular, _ = torch.linalg.svd(R, full_matrices=False)
     ranks = (singular > 10 * eps * math.sqrt(p) * singular[..., :1]).sum(-1)
     if len(ranks.unique()) > 1:
@@ -234,12 +259,12 @@ def _span(rows: Tensor, index: Tensor | None) -> Tensor | None:
             "one call all hold as many; call once an image"
         )
     rank = int(ranks.max())
-    if rank == rows.shape[-1]:
+    if rank == inside.dimension:
         raise OptionError(
             f"orthogonal_to leaves nothing: its vectors span all {rank} dimensions"
             + (" of the mask" if index is not None else "")
         )
-    return (Q @ left[..., :rank]).mT.contiguous() if rank else None
+    return (left[..., :rank].mT @ Q).contiguous() if rank else None
 
 
 def _shared(rows: Tensor, index: Tensor) -> Tensor:

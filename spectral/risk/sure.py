@@ -18,6 +18,7 @@ from spectral.estimators.results import Number, plain, with_error
 from spectral.estimators.sampling import FEWEST
 from spectral.estimators.trace import METHODS
 from spectral.jacobians import jacobian
+from spectral.jacobians.sharded import ShardedJacobian
 from spectral.operators import LinearOperator
 from spectral.options import choice
 from spectral.risk.blackbox import FiniteDifference
@@ -87,8 +88,9 @@ def sure(
     tell: 8 from d = 1000 or so, 16 products in all.  More would not sharpen the answer.
 
     Args:
-        model: the denoiser f, any shape preserved; colour and channels count in d.
-        y: the noisy image.
+        model: the denoiser f, any shape preserved; colour and channels count in d.  Or a Jacobian of
+            `sharded`, with sigma a number; its keywords are those that it was made with.
+        y: the noisy image; of `sharded`, the rows that lie here.
         sigma: standard deviation of the noise, a float or (B,); or a rule to estimate it from y: "median"
             (`sigma_by_median`), or "residual" (`sigma_by_residual`; SURE then is sigma^2 tr J, the error of
             an optimal f).  Its error is propagated.
@@ -121,17 +123,25 @@ def sure(
     choice("method", method, (*METHODS, FINITE_DIFFERENCE))
     if isinstance(sigma, str) and sigma == "residual" and sigma_keyword is not None:
         raise OptionError('the residual tells the level of a blind denoiser: pass sigma itself, or "median"')
+    if isinstance(model, ShardedJacobian):
+        options = (isinstance(sigma, str), method == FINITE_DIFFERENCE, batched, sigma_keyword, model_kwargs)
+        model.domain.together(lambda: _check_shared(model, y, any(options)))
     level, level_error, rule = _level(model, y, sigma, batched, seed, model_kwargs)
-    keywords = with_level(model, level.to(y) if level.ndim else level.item(), sigma_keyword, model_kwargs)
-    if method == FINITE_DIFFERENCE:
-        A: Any = FiniteDifference(model, y, level / 100, batched, keywords)
+    if isinstance(model, ShardedJacobian):
+        A: Any = model
     else:
-        A = jacobian(model, y, batched=batched, model_kwargs=keywords)
-        if A.input_shape != A.output_shape:
-            raise ShapeError(f"the denoiser maps {A.input_shape} to {A.output_shape}")
+        told = level.to(y) if level.ndim else level.item()
+        keywords = with_level(model, told, sigma_keyword, model_kwargs)
+        if method == FINITE_DIFFERENCE:
+            A = FiniteDifference(model, y, level / 100, batched, keywords)
+        else:
+            A = jacobian(model, y, batched=batched, model_kwargs=keywords)
+    if method != FINITE_DIFFERENCE and A.input_shape != A.output_shape:
+        raise ShapeError(f"the denoiser maps {A.input_shape} to {A.output_shape}")
     d, started = A.shape[1], A.count
     level = level.to(A.device)
-    residual = (y - A.output).double().reshape(*A.batch, -1).square().sum(-1)
+    difference = (y - A.output).double().reshape(*A.batch, 1, -1)
+    residual = A.codomain.dots(difference, difference).squeeze(-1)
     squared, energy = _squares(A, seed)
     noise = (4 * level**2 * residual + 4 * level**4 * squared - 2 * level**4 * d).clamp(min=0).sqrt() / d
 
@@ -159,6 +169,22 @@ def sure(
         sigma_error=plain(level_error),
         rule=rule,
     )
+
+
+def _check_shared(A: ShardedJacobian, y: Tensor, others: bool) -> None:
+    """That a Jacobian over several processes is asked what it can say.
+
+    Raises:
+        OptionError: an option is of a model alone.
+        ShapeError: y is not where the Jacobian was made.
+    """
+    if others:
+        raise OptionError(
+            "of a Jacobian over several processes sigma is a number, and keywords are those that it was made "
+            'with: "median", "residual", finite differences and batched= are for a model, in one process'
+        )
+    if y.shape != A.y.shape or not torch.equal(y, A.y):
+        raise ShapeError("y is the image, the rows that lie here of it, at which the Jacobian was made")
 
 
 def _level(

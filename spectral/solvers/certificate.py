@@ -83,13 +83,17 @@ def certify(space: Space, vectors: Tensor, AV: Tensor, *, descending: bool, magn
     V, W = space.orthonormalise(vectors, AV)
     H = space.inner(V, W)
     _, Y = torch.linalg.eigh((H + H.mT) / 2)
-    X, AX = Y.mT @ V, Y.mT @ W
-    theta = space.dots(X, AX) / space.dots(X, X)
+    # One at a time, and in place: in float64 each is as large as twice the vectors.
+    V = Y.mT @ V
+    W = Y.mT @ W
+    theta = space.dots(V, W) / space.dots(V, V)
     order = torch.argsort(theta.abs() if magnitude else theta, dim=-1, descending=descending or magnitude)
     theta = theta.gather(-1, order)
-    X, AX = (rows.gather(-2, order.unsqueeze(-1).expand_as(rows)) for rows in (X, AX))
-    residuals = space.norms(AX - theta.unsqueeze(-1) * X)
-    X = (X * leading_sign(space, X)).to(vectors.dtype)
+    V = V.gather(-2, order.unsqueeze(-1).expand_as(V))
+    W = W.gather(-2, order.unsqueeze(-1).expand_as(W))
+    residuals = space.norms(W.sub_(theta.unsqueeze(-1) * V))
+    del W
+    X = V.mul_(leading_sign(space, V)).to(vectors.dtype)
     return Certified(theta, X, residuals, space.overlap(X))
 
 

@@ -16,6 +16,7 @@ from spectral.errors import CheckpointError, RankError
 from spectral.linalg.krylov import Relation
 from spectral.operators.base import Derived, LinearOperator
 from spectral.operators.compression import Compression
+from spectral.operators.space import Space
 from spectral.solvers import parts
 
 try:
@@ -52,10 +53,10 @@ class Checkpoint:
         self.path, self.solver = Path(path), solver
         generator = torch.Generator().manual_seed(0)
         x = A.domain.normal(*A.batch, 1, generator=generator)
-        self.place = _place(A)
+        self.place, self.of_place = _place(A)
         self.sample, self.norms = A.apply(x.to(A.device, A.dtype)), A.codomain.norms
         self.sides = {name: getattr(A, side) for name, side in Relation.SIDES.items()}
-        self.sides["sample"] = A.codomain
+        self.sides |= {"sample": A.codomain} | ({"place": self.of_place} if len(self.place) else {})
         self.ranks, self.number = A.domain.ranks, 0
         self.written, self.cost = time.monotonic(), 0.0
         self.notes: list[str] = []
@@ -95,7 +96,7 @@ class Checkpoint:
         tensors = {f"{i}.{name}": t for i, (held, _) in enumerate(states) for name, t in held.items()}
         meta = {"solver": self.solver, "target": question, "groups": [meta for _, meta in states]}
         try:
-            tensors |= {"sample": self.sample, "place": self.place}
+            tensors |= {"sample": self.sample} | ({"place": self.place} if len(self.place) else {})
             sides = {name: self.sides[part] for name in tensors if (part := _last(name)) in self.sides}
             parts.write(self.path, KIND, tensors, meta, sides, self.number + 1)
             self.number += 1
@@ -136,9 +137,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path} belongs to another model or image, with other products: give another path"
             )
-        # One pixel among 10^5 hardly shows in a product.
-        if place.shape != self.place.shape or not torch.allclose(place.to(self.place), self.place, 0, 1e-3):
-            raise CheckpointError(f"{self.path} belongs to another mask or constraints: give another path")
+        self._together(lambda: self._check_place(place))
         groups: list[dict[str, Any]] = meta["groups"]
         held = [
             {name.split(".", 1)[1]: t for name, t in tensors.items() if name.split(".", 1)[0] == str(i)}
@@ -149,6 +148,11 @@ class Checkpoint:
             for part in held:
                 part.pop("threshold", None)
         return list(zip(held, groups, strict=True))
+
+    def _check_place(self, place: Tensor) -> None:
+        # One pixel among 10^5 hardly shows in a product.
+        if place.shape != self.place.shape or not torch.allclose(place.to(self.place), self.place, 0, 1e-3):
+            raise CheckpointError(f"{self.path} belongs to another mask or constraints: give another path")
 
     @property
     def _first(self) -> bool:
@@ -163,13 +167,13 @@ def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _place(A: LinearOperator) -> Tensor:
+def _place(A: LinearOperator) -> tuple[Tensor, Space]:
     """What tells one restriction of an operator from another; nothing of one that is not restricted."""
     while isinstance(A, Derived):
         if isinstance(A, Compression):
             return A.projected(0)
         A = A.A
-    return torch.zeros(0)
+    return torch.zeros(0), Space(0)
 
 
 def _lock_file(path: Path) -> Path:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spectral import storage
 from spectral.errors import CheckpointError
-from spectral.operators.space import Placed, Space
+from spectral.operators.space import Space
 
 Sides = dict[str, Space]
 
@@ -73,11 +73,13 @@ def read(path: Path, kind: str, sides: dict[str, Space]) -> tuple[dict[str, Tens
     for file in range(parts["files"]):
         held, _ = storage.read(_part(path, parts["number"], file), f"{kind} part")
         for name, t in held.items():
-            space, placed = sides[name.rpartition(".")[2]], Placed(*parts["placed"][name][file])
-            _check(path, placed.planes * placed.length, space)
-            if name not in tensors:
-                tensors[name] = t.new_empty(*t.shape[:-1], space.n)
-            space.taken(tensors[name], t, placed)
+            space = sides.get(name.rpartition(".")[2])
+            if space is not None:
+                placed = parts["placed"][name]
+                _check(path, placed["dimension"], space)
+                if name not in tensors:
+                    tensors[name] = t.new_empty(*t.shape[:-1], space.n)
+                space.taken(tensors[name], t, placed["runs"][file])
     return tensors, meta, parts["number"]
 
 
@@ -95,11 +97,11 @@ def _check(path: Path, length: int, space: Space) -> None:
         )
 
 
-def _told(space: Space) -> list[list[int]]:
+def _told(space: Space) -> dict[str, Any]:
     """Where each process's entries lie."""
     assert space.ranks is not None
-    (every,) = space.ranks.gather(torch.tensor(space.placed))
-    return [[int(x) for x in one] for one in every.tolist()]
+    (every,) = space.ranks.gather(torch.tensor(space.runs))
+    return {"dimension": space.dimension, "runs": every.long().tolist()}
 
 
 def _folder(path: Path) -> Path:

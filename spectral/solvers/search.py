@@ -313,7 +313,7 @@ class _Search:
                         continue
                 excess = (residual[:, :wanted] / tolerance).max().item() if wanted else math.inf
                 wait = pace.wait(basis.size, excess)
-                limit = self._limit(wanted, g)
+                basis.most = limit = self._limit(wanted, g)
                 if basis.size + basis.block > limit:
                     basis.restart(wanted + (limit - wanted - basis.block) // 2)
                     self._keep()

@@ -74,12 +74,3 @@ def noise(name: str, seed: int, shape: torch.Size) -> Tensor:
     key = int.from_bytes(hashlib.sha256(name.encode()).digest())
     stream = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(key,))))
     return torch.from_numpy(stream.standard_normal(tuple(shape), dtype=np.float32))
-
-
-def digest(x: Tensor) -> str:
-    """What tells one tensor from another: of its type, shape and bytes."""
-    held = x.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    found = hashlib.sha256(f"{held.dtype} {tuple(held.shape)} ".encode())
-    if held.numel():
-        found.update(held.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()[:32]

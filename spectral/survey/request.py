@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
-
-from torch import Tensor
 
 from spectral.eigs import METHODS as OF_EIGS
 from spectral.eigs import top_eigs
 from spectral.errors import CheckpointError, OptionError
-from spectral.jacobians.model import modules_in
+from spectral.jacobians.fingerprint import fingerprint
 from spectral.options import choice
 from spectral.solvers import Control, Method, Target
 from spectral.survey.folder import Folder
-from spectral.survey.images import digest
 from spectral.svd import METHODS as OF_SVD
 from spectral.svd import top_svd
+from spectral.words import in_words as words_of
 
 PARTS: dict[str, tuple[Callable[..., Any], Mapping[str, Any]]] = {
     "symmetric": (top_eigs, OF_EIGS),
@@ -64,36 +60,8 @@ def in_words(
 ) -> dict[str, Any]:
     """The request as JSON: the model by a digest, tensors by theirs."""
     told = {"model": fingerprint(model), "part": part, "k": k, "seed": seed, **options, **more}
-    words: dict[str, Any] = json.loads(json.dumps(_words(told)))
+    words: dict[str, Any] = json.loads(json.dumps(words_of(told)))
     return words
-
-
-def fingerprint(model: Callable[..., Any]) -> str:
-    """A digest of every module that a callable holds: class, settings, parameters, buffers, and attributes
-    that are numbers, words, tensors, or lists of such.
-
-    What a plain function computes beside is known by its name alone.
-    """
-    found = hashlib.sha256(_named(model).encode())
-    for module in modules_in(model):
-        found.update(f"{_named(module)} {module.extra_repr()} ".encode())
-        for name, t in (*module._parameters.items(), *module._buffers.items()):
-            found.update(f"{name} {'none' if t is None else digest(t)} ".encode())
-        for name, value in sorted(vars(module).items()):
-            if not name.startswith("_") and name != "training":
-                found.update(f"{name}={_told(value)} ".encode())
-    return found.hexdigest()[:32]
-
-
-def _told(value: Any) -> str:
-    """An attribute in words, "" where it is no number, word or tensor, nor made of these alone."""
-    if isinstance(value, Tensor):
-        return digest(value)
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(_told, value))
-    if isinstance(value, dict):
-        return ",".join(f"{key}:{_told(one)}" for key, one in value.items())
-    return repr(value) if isinstance(value, (bool, int, float, complex, str, type(None))) else ""
 
 
 def keep(folder: Folder, words: dict[str, Any]) -> None:
@@ -123,21 +91,3 @@ def keep(folder: Folder, words: dict[str, Any]) -> None:
         f"{folder.root} holds a survey with {there}, and this one has {here}: ask for the same, or give "
         "another folder"
     )
-
-
-def _words(value: Any) -> Any:
-    """A value as JSON: what it cannot hold as a digest, or by its repr without addresses."""
-    if isinstance(value, Tensor):
-        return f"tensor {digest(value)}"
-    if isinstance(value, Mapping):
-        return {str(name): _words(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_words(part) for part in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-
-
-def _named(thing: Any) -> str:
-    kind = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{kind.__module__}.{kind.__qualname__}"

@@ -13,9 +13,10 @@ from spectral.errors import FileContentError
 from spectral.jacobians.chunks import out_of_memory
 from spectral.survey.failures import WHOLLY, Failures
 from spectral.survey.folder import Folder
-from spectral.survey.images import Images, digest
+from spectral.survey.images import Images
 from spectral.survey.solver import Solver
 from spectral.survey.table import KINDS, Row, Spectrum, check_about
+from spectral.words import digest
 
 log = logging.getLogger("spectral")
 

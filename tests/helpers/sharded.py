@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -25,6 +26,7 @@ from spectral.jacobians.sharded import ShardedJacobian
 from spectral.operators.base import LinearOperator
 from spectral.operators.ranks import Ranks
 from spectral.operators.sharded import Cuts, ShardedSpace
+from spectral.solvers import Lanczos
 
 
 def network(kind: str, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -124,7 +126,117 @@ def doors(kind: str, shape: tuple[int, ...]) -> dict[str, Any]:
         method: A.gather(spectral.diagonal(A, products=16, method=method).value)
         for method in ("exact", "hutchinson", "xdiag")
     }
-    return answers(A) | diagonals
+    risks = {
+        "sure": spectral.sure(A, A.y, 0.1).value,
+        "its error": spectral.sure(A, A.y, 0.1).stderr,
+        "xtrace's": spectral.sure(A, A.y, 0.1, method="xtrace", products=20).value,
+    }
+    return answers(A) | diagonals | risks | {"refused": not_shared(A)}
+
+
+def not_shared(A: ShardedJacobian) -> dict[str, str]:
+    """What is said of what is not for several processes, or is given wrongly in one of them."""
+    first = A.ranks.rank == 0
+    asked: dict[str, Callable[[], Any]] = {
+        "median": lambda: spectral.sure(A, A.y, "median"),
+        "y": lambda: spectral.sure(A, A.y + first, 0.1),
+        "probing": lambda: spectral.diagonal(A, method="probing", products=16),
+        "posterior": lambda: spectral.posterior(A, A.y, 0.1),
+        "batched": lambda: spectral.top_eigs(A, batched=True),
+        "scipy": A.to_scipy,
+    }
+    found = {}
+    for name, work in asked.items():
+        try:
+            work()
+            found[name] = ""
+        except Exception as failure:
+            found[name] = f"{type(failure).__name__}: {failure}"
+    return found
+
+
+def restrictions(shape: tuple[int, ...]) -> dict[str, dict[str, Tensor]]:
+    """Masks and constraints of an image, by name: a disk, rows of one strip alone, few pixels, and vectors,
+    one of which depends on others, one of which lies outside of the mask."""
+    rows, columns = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in shape[-2:]), indexing="ij")
+    disk = (rows**2 + columns**2 < 0.7).expand(shape[-3:])
+    low = (rows > 0.6).expand(shape[-3:])
+    generator = torch.Generator().manual_seed(9)
+    C = torch.randn(3, *shape, generator=generator, dtype=torch.float64)
+    C = torch.cat([C, C[:1] - 2 * C[1:2], (~disk) * C[:1]])
+    return {
+        "mask": {"mask": disk},
+        "mask of one strip": {"mask": low},
+        "orthogonal": {"orthogonal_to": C},
+        "both": {"mask": disk, "orthogonal_to": C},
+        "one strip, orthogonal": {"mask": low, "orthogonal_to": C[:2].flatten(1)},
+        "all": {"mask": torch.ones(shape)},
+    }
+
+
+def cut(A: LinearOperator, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What lies here of masks and vectors."""
+    whole = getattr(A, "whole_shape", A.input_shape)
+    first, last, _ = getattr(A, "strip", None) or (0, whole[-2], whole[-2])
+
+    def own(t: Tensor) -> Tensor:
+        flat = t.shape[-1:] == (math.prod(whole),)
+        t = t.reshape(-1, *whole) if flat else t
+        t = t[..., first:last, :]
+        return t.flatten(1) if flat else t
+
+    return {name: own(t) for name, t in given.items()}
+
+
+def restricted(kind: str, shape: tuple[int, ...], folder: Path) -> dict[str, Any]:
+    """What solvers say under masks and constraints, with a start and a checkpoint too."""
+    A = spectral.sharded(network(kind), image(*shape))
+    found: dict[str, Any] = {}
+    for name, given in restrictions(shape).items():
+        own = cut(A, given)
+        pairs = spectral.top_eigs(A, k=2, method="lanczos", **own)
+        found[name] = {
+            "values": pairs.values,
+            "vectors": A.gather(pairs.vectors),
+            "products": pairs.products,
+            "restriction": pairs.restriction,
+            "complete": bool(pairs.complete),
+            "lobpcg": spectral.top_eigs(A, k=2, method="lobpcg", **own).values,
+            "dense": spectral.top_eigs(A, k=2, method="dense", **own).values,
+            "again": spectral.top_eigs(A, k=2, method="lobpcg", start=pairs.vectors, **own).products,
+        }
+    own = cut(A, restrictions(shape)["both"])
+    triplets = {"mask": own["mask"], "output_mask": cut(A, restrictions(shape)["mask of one strip"])["mask"]}
+    found["triplets"] = spectral.top_svd(A, k=2, **triplets).values
+    found["full"] = spectral.top_eigs_full(A, k=2, **own).values
+    path = folder / "solve.safetensors"
+    found["first"] = spectral.top_eigs(A, k=2, max_products=9, checkpoint=path, confidence=0.0, **own).spent
+    found["then"] = spectral.top_eigs(A, k=2, checkpoint=path, confidence=0.0, **own).values
+    path = folder / "triplets.safetensors"
+    found["both sides"] = [
+        spectral.top_svd(A, k=2, max_products=most, checkpoint=path, confidence=0.0, **triplets).values
+        for most in (12, None)
+    ][-1]
+
+    def refused(**options: Any) -> str:
+        try:
+            spectral.top_eigs(A, k=2, **options)
+        except Exception as failure:
+            return f"{type(failure).__name__}: {failure}"
+        return ""
+
+    first = A.strip is None or A.strip[0] == 0
+    wrong = own["mask"].double() / (2 if first else 1)
+    others = own["orthogonal_to"][:3] * torch.arange(1, shape[-1] + 1)
+    found["refused"] = {
+        "other": refused(mask=own["mask"], orthogonal_to=others, checkpoint=folder / "solve.safetensors"),
+        "none": refused(checkpoint=folder / "solve.safetensors"),
+        "halves": refused(mask=wrong),
+        "empty": refused(mask=torch.zeros(A.input_shape)),
+        "shape": refused(mask=torch.ones(1, 7, 7, dtype=torch.bool) if first else own["mask"]),
+        "start": refused(start=torch.full((1, *A.input_shape), math.nan if first else 1.0)),
+    }
+    return found
 
 
 def program_bytes(kind: str, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -142,7 +254,7 @@ def spaces(sizes: list[tuple[int, int, int]]) -> list[dict[str, Tensor]]:
         if rows < ranks.size:
             found.append({})
             continue
-        space = ShardedSpace(ranks, Cuts.even(rows, ranks.size, 1), planes, width)
+        space = ShardedSpace.of_images(ranks, Cuts.even(rows, ranks.size, 1), planes, width)
         generator = torch.Generator().manual_seed(5)
         V = space.normal(2, 5, generator=generator)
         dependent = torch.cat([V, V[:, :1] + 1e-13 * space.normal(2, 1, generator=generator)], 1)
@@ -211,20 +323,70 @@ def models() -> dict[str, nn.Module]:
         "table": tabled,
         "by jumps": Of(lambda m, y: torch.where(y > y.mean(), m.last(m.first(y)), y), first=first, last=last),
         "by size": Of(_switching, first=first),
+        "linear": nn.Conv2d(1, 1, 3, padding=1, bias=False),
+        "linear, by size": Of(_switching, first=nn.Conv2d(1, 8, 3, padding=1, bias=False)),
         "resized": Of(lambda m, y: functional.interpolate(y, (2 * y.shape[-2], y.shape[-1]))),
     }
     return {name: model.eval() for name, model in made.items()}
 
 
 def refusals(names: list[str], shape: tuple[int, ...]) -> dict[str, str]:
-    """What each model is refused with; "" where it is not."""
+    """What each model is refused with; "" where it is not.  Of "x at zero" it is x, at an image of zeros."""
     found = {}
     for name in names:
+        y, kind = image(*shape, dtype=torch.float32), name.removesuffix(" at zero")
         try:
-            spectral.sharded(models()[name], image(*shape, dtype=torch.float32))
+            spectral.sharded(models()[kind], y if kind == name else 0 * y)
             found[name] = ""
         except Exception as failure:
             found[name] = f"{type(failure).__name__}: {failure}"
+    return found
+
+
+ASKED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "tol": ({}, {"tol": 1e-3}),
+    "k": ({"k": 3}, {"k": 4}),
+    "method": ({}, {"method": "lobpcg"}),
+    "a method's block": ({"method": Lanczos(block=2)}, {"method": Lanczos(block=4)}),
+    "max_products": ({}, {"max_products": 30}),
+    "seed": ({}, {"seed": 1}),
+    "above": ({}, {"above": 0.9}),
+    "start": ({}, {"start": torch.ones(1, 1, 1, 16, 8)}),
+    "checkpoint": ({}, {"checkpoint": "solve.safetensors"}),
+}
+
+
+def differing() -> dict[str, tuple[str, float]]:
+    """What is said, and after how many seconds, where the last process asks for something else."""
+    last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
+    y, found = image(1, 1, 32, 8), {}
+    A = spectral.sharded(network("bfcnn-3-8"), y)
+
+    def tried(name: str, work: Callable[[], Any]) -> None:
+        began = time.monotonic()
+        try:
+            work()
+            said = ""
+        except Exception as failure:
+            said = f"{type(failure).__name__}: {failure}"
+        found[name] = said, time.monotonic() - began
+
+    for name, both in ASKED.items():
+        tried(name, lambda both=both: spectral.top_eigs(A, **both[last]))
+    tried("door", lambda: spectral.trace(A) if last else spectral.top_eigs(A))
+    tried("misspelt", lambda: spectral.top_eigs(A, **({"tool": 1e-3} if last else {})))
+    tried("progress", lambda: spectral.top_eigs(A, k=2, progress=not last))
+    other = network("bfcnn-3-8")
+    next(iter(other.parameters())).data[0, 0, 0, 0] += 1e-6
+    tried("weights", lambda: spectral.sharded(other if last else network("bfcnn-3-8"), y))
+    tried("width", lambda: spectral.sharded(network("bfcnn-3-8"), y[..., : 8 - last]))
+    tried("given", lambda: spectral.sharded(network("bfcnn-3-8"), y, given="strip" if last else "whole"))
+    scaled = Of(lambda m, y: m.layer(y), layer=network("bfcnn-3-8"))
+    scaled.forward = lambda y, level: scaled.layer(y) * level  # type: ignore[method-assign]
+    for name, level in (("keyword", 1.0 + last), ("keywords alike", 2.0)):
+        told = {"level": torch.tensor(level)}
+        tried(name, lambda told=told: spectral.sharded(scaled, y, model_kwargs=told))
+    tried("after all", lambda: spectral.top_eigs(A, k=2))
     return found
 
 

@@ -1,6 +1,10 @@
 """One image over several processes: the Jacobian, spectra and products of one, and what is refused."""
 
 import math
+import os
+import re
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -8,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import denoisers
 import spectral
 from spectral.errors import CheckpointError, OptionError, ShapeError
-from tests.helpers.ranks import ended, started, together
-from tests.helpers.sharded import answers, image, models, network, program_bytes
+from tests.helpers.ranks import ROOT, ended, started, together
+from tests.helpers.sharded import answers, image, models, network, program_bytes, restricted
 
 HERE = "tests.helpers.sharded:"
 SMALL = [("bfcnn-3-8", (1, 1, 32, 32)), ("unet-1-4", (1, 1, 30, 12)), ("bfcnn-6-8", (1, 1, 33, 8))]
@@ -30,6 +35,8 @@ def by_two():
         ("spectra", ("bfcnn-4-8", (1, 1, 48, 40), 4, torch.float64)),
         ("shortened", (["bfcnn-3-8", "bfcnn-8-8"], (1, 1, 64, 12))),
         ("half_refusals", (["ramp", "table", "by jumps"], (1, 1, 64, 16))),
+        ("refusals", (["linear, by size at zero", "linear at zero"], (1, 1, 48, 16))),
+        ("differing", ()),
     ]
     return together(2, HERE + "several", works)
 
@@ -86,6 +93,46 @@ def test_what_goes_by_the_size_of_the_whole_is_refused(by_two):
     """Strips are tried at 33 rows at most: the switch at 40 is met in the whole alone."""
     for one in by_two:
         assert "something else at the whole image" in one[2]["by size"]
+
+
+def test_what_goes_by_size_is_refused_where_its_value_is_zero(by_two):
+    """f(0) is zero at every size, and J is not."""
+    for one in by_two:
+        assert "something else at the whole image" in one[8]["linear, by size at zero"]
+        assert one[8]["linear at zero"] == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("tol", "tol = 0.0001 in process 0, and 0.001 in process 1"),
+        ("k", "k = 3 in process 0, and 4 in process 1"),
+        ("method", "method = auto in process 0, and lobpcg in process 1"),
+        ("a method's block", "block=2.* in process 0, and .*block=4"),
+        ("max_products", "max_products = None in process 0, and 30 in process 1"),
+        ("seed", "seed = 0 in process 0, and 1 in process 1"),
+        ("above", "above = None in process 0, and 0.9 in process 1"),
+        ("start", "start = None in process 0, and torch.float32, 5 axes in process 1"),
+        ("checkpoint", "checkpoint = None in process 0, and solve.safetensors in process 1"),
+        ("door", "call = top_eigs in process 0, and trace in process 1"),
+        ("misspelt", "unexpected keyword argument 'tool'|arguments = "),
+        ("weights", "other weights"),
+        (
+            "width",
+            r"different images: shape = .*32, 8\] in process 0, and .*32, 7\] in process 1",
+        ),
+        ("given", "different images: given = whole in process 0, and strip in process 1"),
+        ("keyword", "model_kwargs = .* in process 0"),
+        ("progress", "^$"),
+        ("keywords alike", "^$"),
+        ("after all", "^$"),
+    ],
+)
+def test_processes_that_ask_for_different_things_end_at_once(by_two, name, why):
+    """In each process, by one sentence that names what differs; and the next call is as ever."""
+    for one in by_two:
+        said, seconds = one[9][name]
+        assert re.search(why, said) and (seconds < 30 or not said), (said, seconds)
 
 
 def test_a_reach_that_is_a_row_short_is_noticed(by_two):
@@ -211,11 +258,13 @@ def test_vectors_are_confirmed_by_other_ways(monkeypatch):
 @pytest.mark.parametrize("size", [3, 4])
 def test_matrices_over_more_processes(size):
     """Strips lower than the reach are given rows by several neighbours; odd heights."""
-    cases = [*SMALL, ("bfcnn-6-8", (1, 1, 8, 8)), ("unet-2-4", (1, 1, 64, 8))]
+    cases = [*SMALL, ("bfcnn-6-8", (1, 1, 8, 8)), ("unet-2-4", (1, 1, 64, 8)), ("bfcnn-20-8", (1, 1, 32, 6))]
     found = together(size, HERE + "matrices", cases, timeout=900)
     for i, (kind, shape) in enumerate(cases):
         check_matrix([one[i] for one in found], kind, shape)
     assert "no memory of the network's is saved" in found[1][3]["repr"]
+    heights = [one[5]["rows"] for one in found]
+    assert max(own for own, _ in heights) < 20 and heights[0][1] == min(heights[0][0] + 20, 32)
 
 
 @pytest.mark.slow
@@ -226,6 +275,12 @@ def test_every_front_door():
     true = answers(J) | {
         method: spectral.diagonal(J, products=16, method=method).value
         for method in ("exact", "hutchinson", "xdiag")
+    }
+    model, y = network(kind), image(*shape)
+    true |= {
+        "sure": spectral.sure(model, y, 0.1).value,
+        "its error": spectral.sure(model, y, 0.1).stderr,
+        "xtrace's": spectral.sure(model, y, 0.1, method="xtrace", products=20).value,
     }
     given = [("doors", (kind, shape)), ("strips", (kind, STRIPS, 10))]
     found = together(3, HERE + "several", given, timeout=900)
@@ -244,9 +299,54 @@ def test_every_front_door():
             torch.testing.assert_close(
                 torch.as_tensor(told[name]), torch.as_tensor(value), rtol=close, atol=close, msg=name
             )
+        said = told["refused"]
+        assert said["median"].startswith(
+            "OptionError: of a Jacobian over several processes sigma is a number"
+        )
+        assert said["y"].startswith("ShapeError: y is the image, the rows that lie here")
+        assert said["probing"].startswith("OptionError: probing is for an image in one process")
+        assert said["posterior"].startswith("OptionError: a model is called on y, and a ShardedJacobian")
+        assert said["batched"].startswith("OptionError: batched goes with a model")
+        assert said["scipy"].startswith("ShapeError: SciPy's vectors lie in one place")
         torch.testing.assert_close(strips["matrix"], J.dense(), rtol=0, atol=1e-12)
         assert strips["rows"][0] == STRIPS[rank]
     torch.testing.assert_close(found[0][1]["output"], J.output, rtol=0, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def by_one_restricted(tmp_path_factory):
+    return restricted(*RESTRICTED, tmp_path_factory.mktemp("one"))
+
+
+RESTRICTED = "bfcnn-3-8-2", (1, 2, 25, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
+def test_masks_and_constraints(size, by_one_restricted, tmp_path):
+    """As in one process, by as many products: of strips without an entry, and with all."""
+    alone = by_one_restricted
+    for one in together(size, HERE + "restricted", *RESTRICTED, tmp_path, timeout=900):
+        for name, true in alone.items():
+            if name in {"refused", "first"}:
+                assert one[name].keys() == true.keys()
+            elif isinstance(true, dict):
+                for part, close in (("values", 1e-9), ("lobpcg", 1e-6), ("dense", 1e-12)):
+                    torch.testing.assert_close(one[name][part], true[part], rtol=close, atol=1e-12)
+                for part in ("products", "restriction", "complete", "again"):
+                    assert one[name][part] == true[part], (name, part)
+                if one[name]["vectors"] is not None:
+                    overlap = (one[name]["vectors"] * true["vectors"]).flatten(1).sum(1)
+                    torch.testing.assert_close(overlap, torch.ones_like(overlap), rtol=0, atol=1e-4)
+            else:
+                torch.testing.assert_close(one[name], true, rtol=1e-6, atol=1e-9)
+        said = one["refused"]
+        assert said["other"].startswith("CheckpointError") and said["none"].startswith("CheckpointError")
+        assert "give another path" in said["other"] and "of size 237" in said["none"]
+        assert said["halves"].startswith("OptionError: mask holds True and False")
+        assert said["empty"].startswith("OptionError: mask holds no entry")
+        assert said["shape"].startswith("ShapeError: mask is broadcast")
+        assert said["start"].startswith("NotFiniteError: start holds NaN")
 
 
 @pytest.mark.slow
@@ -301,6 +401,31 @@ def test_a_solve_goes_on_with_any_number_of_processes(door, tmp_path):
     with pytest.raises(CheckpointError, match="size 1536, and not of size 768"):
         other = spectral.jacobian(network(kind), image(1, 1, 24, 32))
         getattr(spectral, door)(other, k=4, checkpoint=path)
+
+
+def test_the_script_of_the_page(tmp_path):
+    """docs/scale.md's file, as it stands, by torchrun; what it leaves is what one process finds."""
+    (script,) = re.findall(r"^```py\n(.*?)^```", (ROOT / "docs/scale.md").read_text(), re.M | re.S)
+    (tmp_path / "large.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, "large.py"],
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "over 2 processes" in done.stdout and "Sure(" in done.stdout and "complete" in done.stdout
+    pairs = spectral.EigenPairs.load(tmp_path / "pairs.safetensors")
+    y = torch.rand(1, 1, 256, 32, generator=torch.Generator().manual_seed(0))
+    alone = spectral.top_eigs(denoisers.load("calpha"), y, k=4)
+    torch.testing.assert_close(pairs.values, alone.values, rtol=1e-5, atol=0)
+    assert pairs.vectors.shape == alone.vectors.shape and pairs.strip is None and pairs.complete
+    assert (tmp_path / "large.safetensors").exists()
+    assert len(list((tmp_path / "large.safetensors.parts").iterdir())) == 2
 
 
 @pytest.mark.slow

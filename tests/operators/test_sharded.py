@@ -112,7 +112,7 @@ def test_pieces_of_random_rows_are_those_of_one_draw(shape, parts):
         true = getattr(whole, draw)(2, 4, generator=torch.Generator().manual_seed(1))
         for rank in range(parts):
             cuts = Cuts.even(rows, parts, 1)
-            space = ShardedSpace(Standing(rank, parts), cuts, planes, width)
+            space = ShardedSpace.of_images(Standing(rank, parts), cuts, planes, width)
             own = getattr(space, draw)(2, 4, generator=torch.Generator().manual_seed(1))
             assert own.dtype == true.dtype and torch.equal(own, space.own(true))
             strip = true.reshape(2, 4, planes, rows, width)[..., cuts.of(rank).start : cuts.of(rank).stop, :]
@@ -120,7 +120,7 @@ def test_pieces_of_random_rows_are_those_of_one_draw(shape, parts):
 
 
 def test_one_process_is_a_space_alone():
-    space = ShardedSpace(Ranks(), Cuts((0, 5)), 2, 3)
+    space = ShardedSpace.of_images(Ranks(), Cuts((0, 5)), 2, 3)
     V = space.normal(4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(V, Space(30).normal(4, generator=torch.Generator().manual_seed(0)))
     assert torch.equal(space.whole(V), V) and torch.equal(space.collected(V), V)
@@ -185,7 +185,7 @@ def test_processes_that_find_nobody(monkeypatch):
 def test_scipy_has_one_place_alone():
     class Shared(LinearOperator):
         def __init__(self):
-            space = ShardedSpace(Standing(0, 2), Cuts((0, 2, 4)), 1, 1)
+            space = ShardedSpace.of_images(Standing(0, 2), Cuts((0, 2, 4)), 1, 1)
             super().__init__((4, 4), dtype=torch.float64, spaces=(space, space))
 
         def _apply(self, V):

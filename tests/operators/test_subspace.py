@@ -150,7 +150,7 @@ def test_a_compression_is_an_operator():
         Compression(S, inputs, inputs)
 
 
-def test_vectors_in_several_places_are_refused():
+def test_a_subspace_of_vectors_that_lie_elsewhere_is_refused():
     class Twice(Space):
         def __init__(self, n):
             super().__init__(n)
@@ -159,5 +159,5 @@ def test_vectors_in_several_places_are_refused():
     S = as_operator(torch.eye(8))
     S.domain = S.codomain = Twice(4)
     part = Subspace.of((8,), torch.arange(8) < 4)
-    with pytest.raises(OptionError, match="several places"):
+    with pytest.raises(ShapeError, match="does not fit"):
         Compression(S, part, part)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import spectral
 from spectral.errors import NotDeterministicError, NotFiniteError, NotLinearError, NotSymmetricError
+from spectral.linalg.blocks import room_for
 from spectral.linalg.krylov import KrylovBasis
 from spectral.operators import as_operator, from_functions
 from spectral.solvers import Lanczos
@@ -233,3 +234,36 @@ def test_an_operator_that_is_not_what_it_says_is_refused():
     wrong = from_functions(lambda V: V @ M.T, lambda V: V @ M.T, n=300)
     with pytest.raises(NotSymmetricError, match="transpose"):
         spectral.top_svd(wrong, k=4)
+
+
+@given(st.integers(8, 400))
+def test_a_basis_and_its_copy_are_half_as_large_again_as_where_it_restarts(most):
+    room = 0
+    for rows in range(1, most + 1):
+        if rows > room:
+            larger = room_for(rows, room, most)
+            assert larger >= rows and room + larger <= 1.5 * most
+            room = larger
+    assert room == most
+    assert room_for(most + 1, most, most) > most + 1  # a probe goes on beyond
+
+
+def test_a_basis_is_compressed_into_the_memory_that_it_has():
+    A = as_operator(torch.diag(torch.linspace(0, 1, 300)))
+    first = A.domain.normal(1, 1, generator=torch.Generator().manual_seed(0)).float()
+    basis = KrylovBasis(A, first, torch.Generator().manual_seed(1))
+    basis.most = 50
+    for _ in range(50):
+        basis.expand()
+    place = basis.V.data_ptr()
+    theta, _ = basis.ritz()
+    basis.restart(20)
+    assert basis.size == 20 and basis.V.shape[1] == 50
+    torch.testing.assert_close(basis.ritz()[0], theta[:, :20], rtol=0, atol=1e-6)
+    while basis.size < 50:
+        basis.expand()
+    assert basis.V.data_ptr() == place
+    V = basis.V[:, :50].double()
+    left = V @ torch.diag(torch.linspace(0, 1, 300)).double()
+    rest = left - basis.T @ V - basis.C.mT @ basis.X.double()
+    assert rest.abs().max() < 1e-5

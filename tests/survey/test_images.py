@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from spectral.errors import NotFiniteError, OptionError, ShapeError
-from spectral.survey.images import Images, digest, noise
+from spectral.survey.images import Images, noise
+from spectral.words import digest
 
 SHAPE = torch.Size((1, 40, 40))
 
