@@ -32,7 +32,7 @@ from spectral.jacobians import autograd
 from spectral.jacobians.chunks import Chunks, Product, free_bytes
 from spectral.jacobians.cpu.denormals import flushed
 from spectral.jacobians.faster import FasterBack
-from spectral.jacobians.keywords import keywords_of
+from spectral.jacobians.keywords import advised, keywords_of
 from spectral.jacobians.model import Model, same_random_numbers
 from spectral.jacobians.of_model import OfModel
 from spectral.jacobians.precision import Precision, arithmetic, own, tf32
@@ -71,7 +71,8 @@ def jacobian(
 
     By default all of y is one input and J is (r, d), d = y.numel().  With `batched` y[0], y[1], ... are
     independent inputs and the operator holds one Jacobian for each, `batch` = (len(y),).  Modules are put in
-    eval mode for each call and put back after it; no parameter's requires_grad is touched.  J is of the
+    eval mode for each call and put back after it, with a note where that changes what they compute; no
+    parameter's requires_grad is touched.  J is of the
     weights as they are: once they change, its products raise SpectralError.
 
     Args:
@@ -183,11 +184,15 @@ class Jacobian(OfModel):
             y = self._y
             if not torch.isfinite(self.output).all():
                 raise NotFiniteError(f"{self._name} returned NaN or infinity at y")
+            if self._model.switched:
+                self._note(f"{self._name} was in training mode: J is that of its evaluation mode")
             batch = (y.shape[0],) if batched else ()
             if batched and (self.output.ndim < 1 or self.output.shape[0] != y.shape[0]):
                 raise ShapeError(
                     f"batched: {len(y)} inputs gave an output of shape {tuple(self.output.shape)}"
                 )
+            if not batched and y.ndim == 4 and len(y) > 1 and self.output.shape[:1] == y.shape[:1]:
+                self._note(f"the {len(y)} images of y are one problem: batched=True takes each by itself")
             self.input_shape = tuple(y.shape[len(batch) :])
             self.output_shape = tuple(self.output.shape[len(batch) :])
             shape = (math.prod(self.output_shape), math.prod(self.input_shape))
@@ -366,7 +371,10 @@ class Jacobian(OfModel):
                     return SpectralError(_first_line(failure))
                 return SpectralError(record.failure) if record.opaque else record
         assert failure is not None
-        raise failure
+        told = advised(failure, self._model.function, self._name, self._y, self._model.keywords)
+        if told is failure:
+            raise failure
+        raise told from failure
 
     def _prepare(self, record: Recorder | SpectralError, methods: tuple[Method, ...]) -> Method:
         """Set up the first way that is right.
