@@ -120,7 +120,7 @@ def eigs(
 
     On a GPU where torch sees one, else on the CPU; with CUDA_VISIBLE_DEVICES="" set there is none to see.
 
-    Exit codes: 0; 2 for bad input; 3 where a pair is above the tolerance; 130 after Ctrl-C, with what is there.
+    Exit codes: 0; 2 for bad input; 3 where a pair is above the tolerance; 130 after Ctrl-C.
     """
     options: dict[str, Any] = {
         "above": above,
@@ -166,7 +166,7 @@ def svd(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Certified singular triplets of a denoiser's Jacobian at a noisy picture; device, exit codes as of eigs."""
+    """Certified singular triplets of a denoiser's Jacobian at a noisy picture; device, codes as of eigs."""
     options = {
         "above": above,
         "method": method,
