@@ -20,7 +20,7 @@ SMALL = 6.5  # points, of legends
 
 def psnr_curves(curves: Mapping[int, Curves], title: str) -> Drawing:
     """Output against input PSNR, one panel an alpha."""
-    figure, axes = _panels(len(ALPHAS), title)
+    figure, axes = _panels(title, "input PSNR (dB)", "output PSNR (dB)")
     for axis, alpha in zip(axes, ALPHAS, strict=True):
         found = curves[alpha]
         inputs = found.inputs
@@ -32,15 +32,14 @@ def psnr_curves(curves: Mapping[int, Curves], title: str) -> Drawing:
             axis.plot(inputs, output.mean(0), style, label=f"{name}  {slope:.2f}", **looks)
         limit = f"limit $\\alpha/(\\alpha+1)$ = {alpha / (alpha + 1):.2f}"
         axis.set_title(f"$\\alpha$ = {alpha}, {limit}", loc="left", fontsize=7, color=INK)
-        axis.set_xlabel("input PSNR (dB)", **STYLE)
         _legend(axis, "slope", "best")
-    axes[0].set_ylabel("output PSNR (dB)", **STYLE)
     return figure
 
 
 def decay(found: Mapping[int, Mapping[str, tuple[Array, Array]]]) -> Drawing:
     """M-term error against M / d, one panel an alpha, the fitted window shaded."""
-    figure, axes = _panels(len(ALPHAS), "M-term approximation of C$^\\alpha$ images")
+    error = "relative error |x - x$_M$|$^2$ / |x|$^2$"
+    figure, axes = _panels("M-term approximation of C$^\\alpha$ images", "kept coefficients, M / d", error)
     for axis, alpha in zip(axes, ALPHAS, strict=True):
         axis.axvspan(*mterm.WINDOW, color="#f2f2f2", zorder=0)
         for name, (terms, errors) in found[alpha].items():
@@ -51,9 +50,7 @@ def decay(found: Mapping[int, Mapping[str, tuple[Array, Array]]]) -> Drawing:
             colour, marker = LOOKS[name]
             axis.loglog(m, e, f"{marker}-", ms=2.5, lw=1, color=colour, label=name + fitted)
         axis.set_title(f"$\\alpha$ = {alpha}", loc="left", fontsize=7, color=INK)
-        axis.set_xlabel("kept coefficients, M / d", **STYLE)
         _legend(axis, "exponent", "lower left")
-    axes[0].set_ylabel("relative error |x - x$_M$|$^2$ / |x|$^2$", **STYLE)
     return figure
 
 
@@ -88,13 +85,15 @@ def save(figure: Drawing, path: Path) -> None:
     figure.savefig(path)
 
 
-def _panels(count: int, title: str) -> tuple[Drawing, list[Axes]]:
-    figure = Drawing(figsize=(WIDTH, 2.9 * count / 2), layout="constrained", dpi=DOTS)
-    axes = figure.subplots(count // 2, 2, sharex=True, sharey=True)
+def _panels(title: str, x: str, y: str) -> tuple[Drawing, list[Axes]]:
+    """A panel an alpha, in two rows, on the same axes."""
+    figure = Drawing(figsize=(WIDTH, 2.9 * len(ALPHAS) / 2), layout="constrained", dpi=DOTS)
+    axes = figure.subplots(len(ALPHAS) // 2, 2, sharex=True, sharey=True)
     figure.suptitle(title, **STYLE)
+    figure.supxlabel(x, **STYLE)
+    figure.supylabel(y, **STYLE)
     for axis in axes.flat:
         _plain(axis)
-        axis.label_outer()
     return figure, list(axes.flat)
 
 
