@@ -73,7 +73,8 @@ class _Page(HTMLParser):
 
 def broken(site: Path) -> list[str]:
     """Links of built pages that lead to no file, or to no place in a page."""
-    built = {path.resolve(): _Page(path) for path in site.rglob("*.html")}
+    made = (path for path in site.rglob("*.html") if "_static" not in path.parts)  # the theme's
+    built = {path.resolve(): _Page(path) for path in made}
     found = []
     for path, page in built.items():
         for link in sorted(page.links):
