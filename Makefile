@@ -13,11 +13,13 @@ CPUS    = $$($(BIN)/python -c 'from spectral.kernels import cpu; print(*cpu.at_h
 # Interpreters that the wheel is tried with.
 PYTHONS ?= $(PYTHON)
 
+WAIT    = pip installs torch and the rest, once: minutes, 0.2 GB with torch's CPU build and several with CUDA's
+
 # All but what tools keep beside sources.
 SPELLED = README.md CHANGELOG.md CITATION.cff docs examples spectral denoisers benchmarks tests tools
 
 .DEFAULT_GOAL := eigs
-.PHONY: help eigs test test-slow test-cpus test-oldest test-newest test-wheel fuzz check bench docs site clean
+.PHONY: help eigs test test-slow test-cpus test-oldest test-newest test-wheel fuzz check bench docs site linkcheck clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z][a-z -]*\):.*##  *\(.*\)/  \1:\2/p' $(MAKEFILE_LIST) | sed 's/:/\n        /'
@@ -37,6 +39,7 @@ test-cpus: $(STAMP)  ## what compiled kernels are part of, with vectors of each 
 
 test-oldest test-newest: test-%:  ## the test suite with other releases of what it stands on, in .venv-*
 	$(PYTHON) -m venv .venv-$*
+	@echo "$(WAIT)"
 	.venv-$*/bin/pip install -q -c constraints-$*.txt -e ".[test]"
 	$(MAKE) test BIN=.venv-$*/bin STAMP=
 
@@ -46,12 +49,13 @@ test-wheel: $(STAMP)  ## the wheel alone, in an empty environment; PYTHONS="pyth
 fuzz: $(STAMP)  ## adversarial spectra against LAPACK, 20 minutes of them
 	$(BIN)/python tests/fuzz.py --minutes 20
 
-check: $(STAMP)  ## lint, format, types, the order of floors, spelling, workflows and citation by their schemas
+check: $(STAMP)  ## lint, format, types, the order of floors, spelling, links, workflows and citation by their schemas
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell $(SPELLED)
+	$(BIN)/python tools/links.py
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema custom.github-workflows-require-timeout .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
@@ -72,14 +76,20 @@ docs: $(STAMP)  ## the tables and figures of README and docs, measured anew: hou
 
 site: $(SITE)  ## the documentation as a site, its gallery run anew where it changed, in build/site
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -b html -W --keep-going -q docs build/site
+	$(BIN)/python tools/links.py build/site
+
+linkcheck: $(STAMP)  ## whether addresses on the net that README, docs and docstrings name still answer
+	$(BIN)/python tools/links.py --outside
 
 $(SITE): $(STAMP)
+	@echo "pip installs Sphinx, once"
 	$(BIN)/pip install -q -c constraints.txt -e ".[docs]"
 	touch $@
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "$(WAIT)"
 	$(BIN)/pip install -q -c constraints.txt -e ".[test,check]"
 	touch $@
 

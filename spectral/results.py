@@ -118,7 +118,10 @@ class Spectrum(Result):
         return values.abs() if self.which == "magnitude" else values
 
     def completeness_text(self) -> str:
-        """The completeness statement as a sentence."""
+        """The completeness statement as a sentence.
+
+        "Complete but for the gap to that bound": one between the last value and it may be missing.
+        """
         c = self.completeness
         if c.confidence == 0:
             return "not probed: larger ones may be missing"

@@ -1,13 +1,17 @@
 """What the site promises, as far as it can be told without building it."""
 
-import importlib
+import functools
+import http.server
+import importlib.util
 import inspect
 import re
+import threading
 from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 PACKAGES = [
     "spectral",
     "spectral.solvers",
@@ -52,6 +56,55 @@ def test_every_page_is_in_a_table_of_contents():
             told |= {re.sub(r".*<(.*)>", r"\1", line) for line in block.splitlines()}
     written = {str(page.relative_to(DOCS).with_suffix("")) for page in DOCS.rglob("*.md")}
     assert {page for page in written if not page.startswith("gallery")} - told == set()
+
+
+@pytest.fixture
+def links():
+    """tools/links.py."""
+    spec = importlib.util.spec_from_file_location("links", ROOT / "tools/links.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_links_of_pages_lead_to_files_and_headings(links, tmp_path):
+    assert len(links.pages(ROOT)) > 30 and links.dangling(ROOT) == []
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/other.md").write_text("# Other\n\n## `top_eigs`: pairs, and J'\n")
+    (tmp_path / "README.md").write_text(
+        "# One\n[a](docs/other.md#top_eigs-pairs-and-j), [b](#one), [c](docs), [d](#two),\n"
+        "[e](docs/gone.md), [f](docs/other.md#gone), `[g](gone)`\n```\n[h](gone)\n# Two\n```\n"
+    )
+    assert links.dangling(tmp_path) == [
+        "README.md: #two",
+        "README.md: docs/gone.md",
+        "README.md: docs/other.md#gone",
+    ]
+
+
+def test_links_of_a_built_site_lead_to_places(links, tmp_path):
+    assert links.broken(tmp_path) == [f"{tmp_path}: no pages"]
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#here">1</a> <a href="b.html#gone">2</a> <img src="c.png"> <a href="https://x.org">3</a>'
+    )
+    (tmp_path / "b.html").write_text('<p id="here"><a href="a.html">4</a><a href="#">5</a>')
+    assert links.broken(tmp_path) == ["a.html: b.html#gone", "a.html: c.png"]
+
+
+def test_addresses_that_do_not_answer_are_told(links, tmp_path):
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    (tmp_path / "page").write_text("here")
+    handler = functools.partial(Handler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"http://127.0.0.1:{server.server_port}"
+        told = links.unanswered([f"{host}/page", f"{host}/gone"], seconds=10)
+        server.shutdown()
+    assert len(told) == 1 and told[0].startswith(f"{host}/gone: HTTP Error 404")
+    assert "https://arxiv.org/abs/2310.02557" in links.addresses(ROOT)
 
 
 @pytest.fixture

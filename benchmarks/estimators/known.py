@@ -17,7 +17,6 @@ from spectral.estimators import (
     asymmetry,
     diagonal,
     effective_rank,
-    figures,
     frobenius_norm,
     schatten_norm,
     spectral_density,
@@ -25,6 +24,7 @@ from spectral.estimators import (
 )
 from spectral.jacobians import jacobian
 from spectral.operators import as_operator
+from spectral.plots import estimates as figures
 
 CROP = slice(200, 240)
 

@@ -11,9 +11,10 @@ import torch
 
 from benchmarks.estimators.common import PAGE, SIGMA, photograph, publish, said
 from benchmarks.page import table
-from spectral.estimators import Estimate, diagonal, figures, spectral_density, trace
+from spectral.estimators import Estimate, diagonal, spectral_density, trace
 from spectral.estimators.results import Density
 from spectral.jacobians import jacobian
+from spectral.plots import estimates as figures
 from spectral.risk import posterior, sure
 
 Found = TypeVar("Found", Estimate, Density)

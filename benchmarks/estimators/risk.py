@@ -9,9 +9,9 @@ import denoisers
 from benchmarks.estimators.common import PAGE, SIGMA, percent, photograph, publish
 from benchmarks.page import table
 from denoisers.images import calpha
-from spectral.estimators import figures
 from spectral.estimators.probes import sampler
 from spectral.jacobians import jacobian
+from spectral.plots import estimates as figures
 from spectral.risk import posterior, risk_curve, sure
 
 SIGMAS = [0.03, 0.06, 0.12, 0.25, 0.5]

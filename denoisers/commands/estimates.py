@@ -192,17 +192,17 @@ def density(
         )
         if pairs is not None and interrupted(pairs.notes):
             raise KeyboardInterrupt
-        with working(not as_json, "density"):
-            found = estimate_density(
-                problem.model,
-                problem.noisy,
-                part=part,
-                method=method,
-                probes=probes,
-                steps=steps,
-                deflate=pairs,
-                seed=seed,
-            )
+        found = estimate_density(
+            problem.model,
+            problem.noisy,
+            part=part,
+            method=method,
+            probes=probes,
+            steps=steps,
+            deflate=pairs,
+            seed=seed,
+            progress=not as_json,
+        )
         seconds = time.perf_counter() - began
     files = [out / "density.png", out / "density.safetensors"] if out else []
     count, total = found.count_above(threshold), found.total(lambda values: values)

@@ -17,10 +17,6 @@ app = typer.Typer(
     help="Bias-free denoisers.",
     epilog=epilog("denoisers sample"),
 )
-for command in (sample, solve, evaluate, compare):
-    app.command(epilog=epilog(f"denoisers {command.__name__}"))(command)
-
-app.command("train", epilog=epilog("denoisers train"))(train_command)
 
 
 @app.command("list", epilog=epilog("denoisers list"))
@@ -31,3 +27,10 @@ def list_command() -> None:
         model = zoo.load(name)
         table.add_row(name, describe(model), f"multiples of {model.side_multiple}")
     Console().print(table)
+
+
+# `--help` lists what one starts with first.
+for command in (sample, solve, evaluate, compare):
+    app.command(epilog=epilog(f"denoisers {command.__name__}"))(command)
+
+app.command("train", epilog=epilog("denoisers train"))(train_command)

@@ -54,10 +54,6 @@ app = typer.Typer(
 )
 
 
-for command in (estimates.trace, estimates.sure, estimates.density, survey):
-    app.command(epilog=epilog(f"spectral {command.__name__}"))(command)
-
-
 @app.callback()
 def main(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log what was decided on the way")] = False,
@@ -122,8 +118,9 @@ def eigs(
 ) -> None:
     """Certified eigenpairs of a denoiser's Jacobian at a noisy picture.
 
-    Exit codes: 0; 2 for bad input; 3 where a pair is above the tolerance; 130 after Ctrl-C, which prints what
-    there is.
+    On a GPU where torch sees one, else on the CPU; with CUDA_VISIBLE_DEVICES="" set there is none to see.
+
+    Exit codes: 0; 2 for bad input; 3 where a pair is above the tolerance; 130 after Ctrl-C.
     """
     options: dict[str, Any] = {
         "above": above,
@@ -148,26 +145,6 @@ def eigs(
     _solve(solver, denoiser, image, crop, sigma, k, seed, out, as_json, mask, sharded, options)
 
 
-@app.command(epilog=epilog("spectral synth"))
-def synth(
-    out: Annotated[Path, typer.Option(help="folder for the PNG pictures and images.npy")],
-    n: Annotated[int, typer.Option("-n", help="how many images")] = 16,
-    size: Annotated[int, typer.Option(help="their side in pixels")] = 256,
-    alpha: Annotated[float, typer.Option(help="regularity of the contour")] = 3.0,
-    beta: Annotated[float | None, typer.Option(help="of the backgrounds", show_default="alpha")] = None,
-    kind: Annotated[
-        Literal["released", "exact"], typer.Option(help="spectral exponents as released, or Hoelder ones")
-    ] = "released",
-    seed: Annotated[int, typer.Option(help="image i of a seed is the same whatever n")] = 0,
-) -> None:
-    """C^alpha images: two smooth regions parted by a smooth contour."""
-    from spectral.kernels.write import write_calpha  # noqa: PLC0415  numba takes a second to import
-
-    with one_line_errors():
-        paths = write_calpha(out, n=n, size=size, alpha=alpha, beta=beta, kind=kind, seed=seed)
-    typer.echo(f"wrote {len(paths) - 1} pictures and {paths[0]}")
-
-
 @app.command(epilog=epilog("spectral svd"))
 def svd(
     denoiser: Denoiser = "photos",
@@ -189,7 +166,7 @@ def svd(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Certified singular triplets of a denoiser's Jacobian at a noisy picture; exit codes as of eigs."""
+    """Certified singular triplets of a denoiser's Jacobian at a noisy picture; device, codes as of eigs."""
     options = {
         "above": above,
         "method": method,
@@ -199,6 +176,30 @@ def svd(
     }
     request = denoiser, image, crop, sigma, k, seed, out, as_json, mask, sharded, options
     _solve(singular.top_svd, *request, output_mask)
+
+
+def synth(
+    out: Annotated[Path, typer.Option(help="folder for the PNG pictures and images.npy")],
+    n: Annotated[int, typer.Option("-n", help="how many images")] = 16,
+    size: Annotated[int, typer.Option(help="their side in pixels")] = 256,
+    alpha: Annotated[float, typer.Option(help="regularity of the contour")] = 3.0,
+    beta: Annotated[float | None, typer.Option(help="of the backgrounds", show_default="alpha")] = None,
+    kind: Annotated[
+        Literal["released", "exact"], typer.Option(help="spectral exponents as released, or Hoelder ones")
+    ] = "released",
+    seed: Annotated[int, typer.Option(help="image i of a seed is the same whatever n")] = 0,
+) -> None:
+    """C^alpha images: two smooth regions parted by a smooth contour."""
+    from spectral.kernels.write import write_calpha  # noqa: PLC0415  numba takes a second to import
+
+    with one_line_errors():
+        paths = write_calpha(out, n=n, size=size, alpha=alpha, beta=beta, kind=kind, seed=seed)
+    typer.echo(f"wrote {len(paths) - 1} pictures and {paths[0]}")
+
+
+# `--help` lists what one starts with first.
+for command in (estimates.trace, estimates.sure, estimates.density, survey, synth):
+    app.command(epilog=epilog(f"spectral {command.__name__}"))(command)
 
 
 def _solve(

@@ -120,7 +120,7 @@ def sure(found: SureCheck, title: str = "") -> Figure:
     spread = torch.linspace(-0.04, 0.04, count, dtype=torch.float64).exp() if count > 1 else torch.ones(1)
     right.axhspan(-1.96, 1.96, color=BLUE, alpha=0.12, lw=0)
     right.axhline(0, color="#999999", lw=0.8)
-    right.plot(curve.sigmas[:, None] * spread, off, ".", ms=3, color=BLUE, alpha=0.7)
+    right.plot((curve.sigmas[:, None] * spread).numpy(), off.numpy(), ".", ms=3, color=BLUE, alpha=0.7)
     right.set_ylabel("(SURE - true) / its stated error", **STYLE)
     share = 100 * found.covered.mean().item()
     right.set_title(f"each image; {share:.0f} % in the band of 95 %", loc="left", **STYLE)
@@ -129,7 +129,7 @@ def sure(found: SureCheck, title: str = "") -> Figure:
     for axis in (left, right):
         axis.set_xscale("log")
         axis.set_xlim(0.85 * curve.sigmas.min().item(), 1.18 * curve.sigmas.max().item())
-        axis.set_xticks(curve.sigmas, [f"{sigma:.2g}" for sigma in curve.sigmas])
+        axis.set_xticks(curve.sigmas.tolist(), [f"{sigma:.2g}" for sigma in curve.sigmas])
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel("noise level $\\sigma$", **STYLE)
         axis.tick_params(which="both", labelsize=7)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -26,8 +26,9 @@ from spectral.estimators.quadrature import (
 from spectral.estimators.results import Density, Estimate, plain, student_t
 from spectral.jacobians.subject import operator_of
 from spectral.operators import LinearOperator
-from spectral.operators.base import unit_scale
+from spectral.operators.base import Derived, UnitScale, unit_scale
 from spectral.options import choice, whole
+from spectral.progress import counting
 from spectral.solvers import Control, GolubKahan, Target
 from spectral.solvers.certificate import certify_triplets
 
@@ -49,6 +50,7 @@ def spectral_density(
     deflate: Any = None,
     seed: int = 0,
     batched: bool = False,
+    progress: bool = False,
     model_kwargs: Mapping[str, Any] | None = None,
 ) -> Density:
     """How the eigenvalues of (A + A')/2, or the singular values of A, are distributed.
@@ -75,6 +77,7 @@ def spectral_density(
             For "singular", the right singular vectors.
         seed: of the probes.
         batched: whether the first axis of y counts independent inputs.
+        progress: show a bar.
         model_kwargs: keywords for the model, {name: value}: label, ...
 
     Raises:
@@ -89,29 +92,47 @@ def spectral_density(
         True
     """
     A = unit_scale(operator_of(model_or_operator, y, batched, model_kwargs))
-    n, started = A.shape[1], A.count
     choice("part", part, ("symmetric", "singular"))
     choice("method", method, ("slq", "kpm"))
     probes, steps = whole("probes", probes), whole("steps", steps)
     if probes < 2 or steps < 1:
         raise OptionError(f"an error bar takes probes >= 2 and steps >= 1; got {probes} and {steps}")
     values, vectors = _deflated(deflate, A)
-    if values.shape[-1] >= n:
-        raise OptionError(f"all {n} values are known already")
-    draw = sampler(A, "gaussian", seed)
+    if values.shape[-1] >= A.shape[1]:
+        raise OptionError(f"all {A.shape[1]} values are known already")
+    with counting(progress, "density") as report:
+        return _density(_Counted(A, report), part, method, probes, steps, values, vectors, seed)
+
+
+def _density(
+    A: _Counted,
+    part: Part,
+    method: Method,
+    probes: int,
+    steps: int,
+    values: Tensor,
+    vectors: Tensor,
+    seed: int,
+) -> Density:
+    """The density from what is known of it, values (*batch, k) and vectors (*batch, k, n)."""
+    n, draw = A.shape[1], sampler(A, "gaussian", seed)
 
     def starts(m: int, of: Deflated) -> Tensor:
         V = of.without(of.without(draw(m).to(vectors.dtype)))
         return V / of.domain.norms(V).unsqueeze(-1)
 
     left = n - values.shape[-1]
+    each = 1 if A.symmetric and part == "symmetric" else 2
+    last = part == "singular" and method == "slq"  # of its two products is not formed
+    A.total = each * min(steps, left) + probes * (each * min(steps, left) - last)
     rest = Deflated(_symmetric(A, part), vectors)
     found = leading_pairs(rest, starts(1, rest), min(steps, left), left - 1)
-    scale = A.scale.to(values)[..., None]
+    scale = A.A.scale.to(values)[..., None]
     vectors = torch.cat([vectors, found.vectors], -2)
     top = found.values.clamp(min=0).sqrt() if part == "singular" else found.values
     values = torch.cat([values, scale * top], -1)
     steps = min(steps, n - values.shape[-1])
+    A.total = A.count + probes * (each * steps - last)
     if method == "kpm":
         rest = Deflated(_symmetric(A, part), vectors)
         full, half = _kpm(rest, part, starts(probes, rest), steps, found)
@@ -119,7 +140,32 @@ def spectral_density(
         rest = Deflated(A if part == "singular" else A.symmetric_part(), vectors)
         full, half = _slq(rest, part, lambda m: starts(m, rest), probes, steps)
     full, half = (Rule(scale[..., None] * rule.nodes, rule.weights) for rule in (full, half))
-    return Density(*full, *half, values, n, part, method, steps, A.count - started)
+    return Density(*full, *half, values, n, part, method, steps, A.count)
+
+
+class _Counted(Derived):
+    """A, which reports of how many products as many as so far were formed.
+
+    Attributes:
+        total: of how many; more where they are tried anew.
+    """
+
+    A: UnitScale
+
+    def __init__(self, A: UnitScale, report: Callable[[int, int, str], None] | None) -> None:
+        super().__init__(A, symmetric=A.symmetric)
+        self.report, self.total = report, 0
+
+    def _apply(self, V: Tensor) -> Tensor:
+        return self._reported(self.A.apply(V))
+
+    def _apply_transpose(self, V: Tensor) -> Tensor:
+        return self._reported(self.A.apply_transpose(V))
+
+    def _reported(self, W: Tensor) -> Tensor:
+        if self.report is not None:
+            self.report(self.count, max(self.count, self.total), "products")
+        return W
 
 
 @front_door

@@ -60,7 +60,8 @@ def jacobian(
 
     By default all of y is one input and J is (r, d), d = y.numel().  With `batched` y[0], y[1], ... are
     independent inputs and the operator holds one Jacobian for each, `batch` = (len(y),).  Modules are put in
-    eval mode for each call and put back after it; no parameter's requires_grad is touched.  J is of the
+    eval mode for each call and put back after it, with a note where that changes what they compute; no
+    parameter's requires_grad is touched.  J is of the
     weights as they are: once they change, its products raise SpectralError.
 
     Args:
@@ -146,9 +147,13 @@ class Jacobian(OfModel):
             record, y, output = called(self._model, _outside_inference(y), self._note)
             if not torch.isfinite(output).all():
                 raise NotFiniteError(f"{self.name} returned NaN or infinity at y")
+            if self._model.switched:
+                self._note(f"{self.name} was in training mode: J is that of its evaluation mode")
             batch = (y.shape[0],) if batched else ()
             if batched and (output.ndim < 1 or output.shape[0] != y.shape[0]):
                 raise ShapeError(f"batched: {len(y)} inputs gave an output of shape {tuple(output.shape)}")
+            if not batched and y.ndim == 4 and len(y) > 1 and output.shape[:1] == y.shape[:1]:
+                self._note(f"the {len(y)} images of y are one problem: batched=True takes each by itself")
             self.input_shape = tuple(y.shape[len(batch) :])
             self.output_shape = tuple(output.shape[len(batch) :])
             shape = (math.prod(self.output_shape), math.prod(self.input_shape))

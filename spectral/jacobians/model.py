@@ -41,6 +41,7 @@ class Model:
         name: for messages.
         label: which entry of a wrapped output is taken, once it has been called.
         graph: whether it works with a graph of its own, and is called where one may be built.
+        switched: whether evaluation mode, in which it is called, is another computation than its own mode.
     """
 
     def __init__(self, function: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
@@ -53,7 +54,7 @@ class Model:
         owner = getattr(function, "__self__", function)
         plain = hasattr(owner, "__dict__") and not isinstance(owner, (nn.Module, types.ModuleType, type))
         self._holders = [*self.modules, *([owner] if plain and not inspect.isroutine(owner) else [])]
-        self.graph = False
+        self.graph = self.switched = False
         self.plain = _Plain()
 
     def __call__(self, y: Tensor) -> Tensor:
@@ -138,10 +139,12 @@ class Model:
             if threading.get_ident() == thread and getattr(module, "training", False):
                 flags.append((module, True))
                 module.training = False
+                self.switched = self.switched or _looks_at_mode(module)
 
         with ALONE:
             # Frozen scripts have no mode.
             flags += [(m, m.training) for m in self.modules if hasattr(m, "training")]
+            self.switched = self.switched or any(training and _looks_at_mode(m) for m, training in flags)
             kept = [Kept(m) for m in self._holders]
             hook = register_module_forward_pre_hook(meet)
             try:
@@ -161,6 +164,18 @@ class Model:
                     m.training = training
                 for x in kept:
                     x.put_back()
+
+
+def _looks_at_mode(module: nn.Module) -> bool:
+    """Whether its code reads `training`, as that of dropout and norms does."""
+    return _reads_training(type(module))  # type: ignore[arg-type]  # of a class mypy knows no hash
+
+
+@functools.cache
+def _reads_training(kind: type[nn.Module]) -> bool:
+    classes = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    methods = (getattr(f, "__code__", None) for c in classes for f in vars(c).values())
+    return any("training" in code.co_names for code in methods if code is not None)
 
 
 def parameters_of(modules: list[nn.Module]) -> list[Tensor]:

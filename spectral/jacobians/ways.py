@@ -17,6 +17,7 @@ from torch import Tensor
 from spectral.errors import AmbiguousError, NotFiniteError, SpectralError
 from spectral.jacobians import autograd
 from spectral.jacobians.evidence import DIFFERENCES
+from spectral.jacobians.keywords import advised
 from spectral.jacobians.model import Model
 from spectral.jacobians.program import Program, Recorder
 from spectral.jacobians.program.recorder import inner, size_of
@@ -59,7 +60,10 @@ def called(
                 return SpectralError(_first_line(failure)), y, output
             return SpectralError(record.failure) if record.opaque else record, y, output
     assert failure is not None
-    raise failure
+    told = advised(failure, model.function, model.name, y, model.keywords)
+    if told is failure:
+        raise failure
+    raise told from failure
 
 
 def first_right(

@@ -16,7 +16,7 @@ from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate
 from spectral.estimators.results import with_error
 from spectral.jacobians.model import Model
-from spectral.options import seed_of
+from spectral.options import number, seed_of
 from spectral.plots import inline
 from spectral.risk.level import with_level
 from spectral.risk.sure import sure
@@ -241,7 +241,7 @@ def _noise(images: Tensor, seed: int) -> Tensor:
 def _check(images: Tensor, sigmas: Sequence[float]) -> None:
     if images.ndim < 2:
         raise ShapeError(f"images have a leading axis that counts them, got shape {tuple(images.shape)}")
-    if not len(sigmas) or not all(s > 0 and math.isfinite(s) for s in sigmas):
+    if not len(sigmas) or not all(number("sigmas", sigma) > 0 for sigma in sigmas):
         raise OptionError("noise levels are positive numbers in the units of the images, at least one")
 
 

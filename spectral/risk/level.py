@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from spectral.errors import OptionError
-from spectral.jacobians.keywords import keywords_of
+from spectral.jacobians.keywords import keywords_of, signature_of
 
 
 def with_level(
@@ -40,16 +39,7 @@ def with_level(
 
 def takes_sigma(model: Callable[..., Any]) -> bool:
     """Whether a parameter beside the input is called sigma, and is not bound by functools.partial."""
-    target: Any = model
-    if isinstance(model, functools.partial):
-        if "sigma" in model.keywords:
-            return False
-        if isinstance(model.func, nn.Module):  # whose __call__ takes anything
-            target = functools.partial(model.func.forward, *model.args, **model.keywords)
-    elif isinstance(model, nn.Module):
-        target = model.forward
-    try:
-        names = list(inspect.signature(target).parameters)
-    except (TypeError, ValueError):  # of functions written in C
+    if isinstance(model, functools.partial) and "sigma" in model.keywords:
         return False
-    return "sigma" in names[1:]
+    signature = signature_of(model)
+    return signature is not None and "sigma" in list(signature.parameters)[1:]

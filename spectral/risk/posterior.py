@@ -20,6 +20,7 @@ from spectral.estimators.results import plain, student_t
 from spectral.estimators.sampling import Budget
 from spectral.jacobians import jacobian
 from spectral.operators import LinearOperator, from_functions
+from spectral.options import number
 from spectral.plots import inline
 from spectral.results import EigenPairs
 from spectral.risk.level import with_level
@@ -182,7 +183,8 @@ def posterior(
         >>> round(float(found.total_variance), 3)  # 0.8 + 0.5 + 0.2 + 0
         1.5
     """
-    if not (sigma > 0 and math.isfinite(sigma)):
+    sigma = number("sigma", sigma)
+    if sigma <= 0:
         raise OptionError(f"sigma is a standard deviation in the units of the image, positive; got {sigma}")
     keywords = with_level(model, sigma, sigma_keyword, model_kwargs)
     J = jacobian(model, y, batched=batched, model_kwargs=keywords)

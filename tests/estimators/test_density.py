@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import PchipInterpolator
 
+from spectral import progress
 from spectral.errors import FileContentError, OptionError, ShapeError
 from spectral.estimators import Density, Estimate, schatten_norm, spectral_density
 from spectral.estimators.quadrature import chebyshev_rule, golub_kahan_rule, lanczos_rule
@@ -286,6 +287,19 @@ def test_save_load(tmp_path):
     assert torch.equal(again.weights, density.weights)
     with pytest.raises(FileContentError, match="Density, not Estimate"):
         Estimate.load(tmp_path / "density.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("part", "method"), [("symmetric", "slq"), ("singular", "slq"), ("symmetric", "kpm")]
+)
+def test_progress_tells_products_to_their_total(monkeypatch, part, method):
+    told = []
+    monkeypatch.setattr(progress, "_console", lambda shown: None)
+    monkeypatch.setattr(progress, "_now_and_then", lambda what: told.append)
+    found = spectral_density(matrix(), part=part, method=method, probes=3, steps=5, progress=True)
+    assert told[-1] == f"{found.products}/{found.products}, products" and len(told) >= 10
+    done = [int(line.split("/")[0]) for line in told]
+    assert done == sorted(done) and done[0] == 1
 
 
 def test_refusals():

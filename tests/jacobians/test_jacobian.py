@@ -153,6 +153,67 @@ def test_training_mode_is_left_for_the_call_and_restored(wrap):
     torch.testing.assert_close(J, reference(net.eval(), y))
 
 
+def test_a_mode_that_was_changed_is_noted():
+    y, told = torch.rand(1, 1, 6, 6), "Sequential was in training mode: J is that of its evaluation mode"
+    plain, dropping = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.ReLU()), network(dropout=0.5).train()
+    assert spectral.jacobian(plain, y).notes == []  # either mode computes the same
+    assert spectral.jacobian(dropping, y).notes == [told] and told in spectral.top_eigs(dropping, y, 2).notes
+    hidden = spectral.jacobian(lambda y, table={1: [dropping]}: table[1][0](y), y)
+    assert hidden.notes == [told.replace("Sequential", "<lambda>")]
+    dropping.eval()
+    assert spectral.jacobian(dropping, y).notes == []
+
+
+def test_several_images_as_one_problem_are_noted():
+    net, y = network().eval(), torch.rand(2, 1, 6, 6)
+    joint, apart = (spectral.top_eigs(net, y, 2, batched=batched) for batched in (False, True))
+    told = ["the 2 images of y are one problem: batched=True takes each by itself"]
+    assert joint.notes == told and joint.vectors.shape == (2, 2, 1, 6, 6)
+    assert apart.notes == [] and apart.values.shape == (2, 2)
+    assert spectral.jacobian(net, y[:1]).notes == []
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "keywords", "says"),
+    [
+        (
+            network(),
+            (1, 3, 6, 6),
+            {},
+            r"1 channels, and y of shape \(1, 3, 6, 6\) has 3: average .*batched=True",
+        ),
+        (network(3), (1, 1, 6, 6), {}, r"has 1: repeat the one there is, y.expand\(-1, 3, -1, -1\)"),
+        (network(3), (1, 2, 6, 6), {}, "takes images of 3 channels, and y .* has 2$"),
+        (
+            lambda y, sigma: sigma * y,
+            (4,),
+            {},
+            "missing a required argument: 'sigma'.*model_kwargs=.*sigma_keyw",
+        ),
+        (
+            network(),
+            (1, 1, 6, 6),
+            {"label": 3},
+            r"model\(y, label=...\): got an unexpected .* 'label'.*model_kw",
+        ),
+    ],
+)
+def test_calls_that_do_not_fit_are_advised(model, shape, keywords, says):
+    with pytest.raises((ShapeError, OptionError), match=says) as told:
+        spectral.top_eigs(model, torch.rand(shape), 2, model_kwargs=keywords)
+    assert isinstance(told.value.__cause__, (RuntimeError, TypeError))
+
+
+def test_errors_of_the_models_own_come_as_they_are():
+    def inner(y):
+        return nn.functional.conv2d(torch.cat([y, y], 1), torch.ones(1, 1, 3, 3))  # no fault of y's channels
+
+    with pytest.raises(RuntimeError, match="to have 1 channels, but got 2"):
+        spectral.jacobian(inner, torch.rand(1, 1, 6, 6))
+    with pytest.raises(TypeError, match="unsupported operand"):
+        spectral.jacobian(lambda y: y + "1", torch.rand(4))
+
+
 def test_batched_holds_one_jacobian_an_image():
     net = network().double().eval()
     y = torch.rand(4, 1, 5, 6).double()

@@ -70,5 +70,7 @@ def test_refusals():
         risk_curve(lambda y: y, torch.zeros(5), [0.1])
     with pytest.raises(OptionError, match="noise levels"):
         risk_curve(lambda y: y, torch.zeros(2, 5), [])
+    with pytest.raises(OptionError, match="sigmas is a finite number"):
+        risk_curve(lambda y: y, torch.zeros(2, 5), ["0.1"])
     with pytest.raises(OptionError, match="increasing"):
         kl_bound(lambda y: y, lambda y: y, torch.zeros(2, 5), [0.3, 0.2, 0.1])

@@ -83,6 +83,8 @@ def test_refusals():
         found.scores(y)
     with pytest.raises(OptionError, match="sigma"):
         posterior(wiener, y[0], -1.0, 2)
+    with pytest.raises(OptionError, match="sigma is a finite number"):
+        posterior(wiener, y[0], "0.1", 2)
     flipped = posterior(lambda v: -v, y[0], sigma, 1, products=10)
     assert flipped.deviations.item() == 0
     with pytest.raises(OptionError, match="no positive variance"):
