@@ -18,6 +18,7 @@ from benchmarks.paper.networks import Scale, blind
 from benchmarks.theory import gaussian
 from denoisers.evaluation import PSNRCurve, add_noise, psnr_curve
 from denoisers.evaluation.figures import curves_on
+from denoisers.evaluation.spread import over_images
 from denoisers.images.calpha import CAlpha
 from spectral.plots.style import COLOURS, INK
 
@@ -27,6 +28,8 @@ LOW = (0.0, 20.0)  # the part of it where the noise is high
 REFERENCES: dict[Scale, int] = {"small": 64, "paper": 16}  # images of the Gaussian reference
 SIGMA = 0.15  # of the bases
 K = 7  # eigenvectors shown
+FAR = 20  # eigenvalues whose decay is told
+LOOKED = 8  # images whose spectra are
 SEED = 7  # of images that no network is trained on
 
 
@@ -73,6 +76,12 @@ ALPHAS = (Kind(1, slope=0.46), Kind(2, slope=0.61), Kind(3, slope=0.75), Kind(5,
 CONTOURS = (Kind(1.5, 8), Kind(2, 8), Kind(4, 8))
 
 
+def covered(vectors: torch.Tensor) -> torch.Tensor:
+    """Mean of 1 / (d sum e^4) over vectors e of norm 1, (K, ...): 1 where constant, 1/d of a pixel."""
+    each = vectors.double().flatten(1)
+    return (1 / (each.shape[1] * each.pow(4).sum(1))).mean()
+
+
 @dataclass(frozen=True)
 class Slopes:
     """A figure of several kinds of images."""
@@ -99,19 +108,36 @@ class Slopes:
             curves[kind.name] = curve
             limit = kind.alpha / (kind.alpha + 1)
             says = f"{kind.slope:g} (alpha / (alpha + 1) = {limit:.2f})" if kind.slope else "rises with alpha"
-            rows.append(Row.of(f"slope, {kind.name}, {whole}", curve.slope(*WINDOW), kind.slope, says))
-            clean = kind.images(1, size)
+            rows += [
+                Row.of(f"slope, {kind.name}, {text}", curve.slope(*window), kind.slope, says)
+                for text, window in ((whole, WINDOW), (low, LOW))
+            ]
+            clean = kind.images(LOOKED, size)
             noisy = add_noise(clean, SIGMA, 0)
-            pairs = spectral.top_eigs(model, noisy, max(K, 20), tol=1e-3)
-            bases.append((kind, clean, noisy, pairs))
-            beside += [
-                Row.of(f"slope, {kind.name}, {low}", curve.slope(*LOW)),
+            found = [spectral.top_eigs(model, y[None], FAR, tol=1e-3) for y in noisy]
+            bases.append((kind, clean[0], noisy[0], found[0]))
+            values = torch.stack([pairs.values for pairs in found])
+            spread = torch.stack([covered(pairs.vectors[:K]) for pairs in found])
+            at = f"{kind.name}, sigma = {SIGMA:g}"
+            rows += [
+                Row.of(
+                    f"lambda_{FAR} / lambda_1, {at}",
+                    over_images(values[:, -1] / values[:, 0]),
+                    says="falls as alpha grows",
+                ),
+                Row.of(
+                    f"share of the pixels that e_1, ..., e_{K} cover, {at}",
+                    over_images(spread),
+                    says="rises with alpha",
+                ),
+            ]
+            beside.append(
                 Row(
                     f"root mean square distance of the curve to its line, {kind.name}, {whole}, dB",
                     curve.misfit(*WINDOW),
                     digits=2,
-                ),
-            ]
+                )
+            )
             reference = kind.reference(REFERENCES[scale], size)
             if reference is not None:
                 references[kind.name] = reference
@@ -125,13 +151,14 @@ class Slopes:
                 "input_psnr": curve.noisy.mean(1).tolist(),
                 "output_psnr_each": curve.denoised.tolist(),
                 "reference": reference and reference.mean().value.tolist(),
-                "values": pairs.values.tolist(),
+                "values": values.tolist(),
+                "covered": spread.tolist(),
                 "audit": audited,
             }
         settings = (
             f"128 images of {size}x{size} of each kind, `released` generator, none of them trained on; "
             f"slopes by least squares for each image, {whole} (the paper's are at 80x80); "
-            f"bases at sigma = {SIGMA:g}"
+            f"bases of {LOOKED} images at sigma = {SIGMA:g}, those of the first drawn"
         )
         if references:
             settings += (

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.paper import perturbed, sizes
-from benchmarks.paper.contours import INPUTS, Kind
+from benchmarks.paper.contours import INPUTS, Kind, covered
 from benchmarks.paper.generalization import held_out
 from benchmarks.paper.networks import finite
 from benchmarks.paper.perturbed import left_out, wave
@@ -74,3 +74,10 @@ def test_the_gaussian_reference_rises_with_regularity():
     assert (smooth.denoised.mean(1) > rough.denoised.mean(1)).all()
     assert float(smooth.slope()) > 0.6
     assert Kind(2, 8).reference(4, 8) is None
+
+
+def test_what_a_vector_covers():
+    pixel, half = torch.zeros(2, 1, 4, 4)
+    pixel[0, 1, 2], half[0, :2] = 1, 8**-0.5
+    assert float(covered(pixel[None])) == pytest.approx(1 / 16)
+    assert float(covered(torch.stack([half, half]))) == pytest.approx(1 / 2)
