@@ -14,7 +14,7 @@ from benchmarks.paper import draw
 from benchmarks.paper.audit import audit
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
 from benchmarks.paper.need import Need
-from benchmarks.paper.networks import Scale, blind
+from benchmarks.paper.networks import Scale, blind, longer
 from benchmarks.theory import gaussian
 from denoisers.evaluation import PSNRCurve, add_noise, psnr_curve
 from denoisers.evaluation.figures import curves_on
@@ -50,7 +50,8 @@ class Kind:
     def need(self, scale: Scale) -> Need:
         """The network that learned these images."""
         small = {"steps": 2000} if self.beta else {}
-        return blind(scale, "calpha", small, alpha=self.alpha, beta=self.beta)
+        need = blind(scale, "calpha", small, alpha=self.alpha, beta=self.beta)
+        return longer(need) if scale == "small" and self.alpha >= 3 and not self.beta else need
 
     def images(self, n: int, size: int) -> torch.Tensor:
         """Images that it was not trained on."""
