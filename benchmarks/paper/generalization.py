@@ -89,6 +89,7 @@ def _drawn(gaps: dict[int, PSNRGap]) -> Figure:
         curves_on(axis, {f"N = {n:,}": getattr(gap, name) for n, gap in gaps.items()})
         axis.set_title(title, fontsize=8, color=INK, loc="left")
     right.set_ylabel("")
+    right.legend().remove()
     return figure
 
 

@@ -137,7 +137,7 @@ def _drawn(found: dict[int, Comparison], data: dict[str, Any]) -> Figure:
         for j in range(SHOWN):
             for row, images in zip(grid, rows, strict=True):
                 draw.image(row[i * SHOWN + j], images[j])
-        grid[0, i * SHOWN + SHOWN // 2].set_title(f"N = {n:,}", fontsize=8, color=INK)
+        grid[0, i * SHOWN].set_title(f"N = {n:,}", fontsize=8, color=INK, loc="left")
     for row, name in zip(grid, names, strict=True):
         draw.row_name(row[0], name)
     return figure
