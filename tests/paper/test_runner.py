@@ -130,6 +130,7 @@ def test_the_page_is_made_of_what_there_is(cli, tmp_path):
     assert "## Figure 0: A figure that takes seconds" in text and "![" in text
     assert "| slope, sigma = 0.1 | 1 (optimum) |" in text
     assert "not run yet" in text
+    assert "Networks: 1 of UNet (blocks 1, width 4), 12 images of 8x8, in 0 min." in text
     page.publish(folder)
     assert (folder / "README.md").read_text() == text
 
