@@ -35,11 +35,17 @@ SEED = 7  # of images that no network is trained on
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of images: alpha of the contour, beta of the backgrounds (0: alpha), the paper's slope."""
+    """One kind of images.
+
+    alpha, beta: exponents of the contour and of the backgrounds (0: alpha).
+    slope: the paper's.
+    longer: emphasis of the longer training at `small`, 0 for none.
+    """
 
     alpha: float
     beta: float = 0.0
     slope: float | None = None
+    longer: float = 0.0
 
     @property
     def name(self) -> str:
@@ -51,7 +57,7 @@ class Kind:
         """The network that learned these images."""
         small = {"steps": 2000} if self.beta else {}
         need = blind(scale, "calpha", small, alpha=self.alpha, beta=self.beta)
-        return longer(need) if scale == "small" and self.alpha >= 3 and not self.beta else need
+        return longer(need, self.longer) if scale == "small" and self.longer else need
 
     def images(self, n: int, size: int) -> torch.Tensor:
         """Images that it was not trained on."""
@@ -73,7 +79,12 @@ class Kind:
         return PSNRCurve(torch.from_numpy(sigmas), noisy, denoised)
 
 
-ALPHAS = (Kind(1, slope=0.46), Kind(2, slope=0.61), Kind(3, slope=0.75), Kind(5, slope=0.83))
+ALPHAS = (
+    Kind(1, slope=0.46),
+    Kind(2, slope=0.61),
+    Kind(3, slope=0.75, longer=1.25),
+    Kind(5, slope=0.83, longer=1.5),
+)
 CONTOURS = (Kind(1.5, 8), Kind(2, 8), Kind(4, 8))
 
 
@@ -104,7 +115,8 @@ class Slopes:
         references: dict[str, PSNRCurve] = {}
         whole, low = (f"input PSNR {a:g} to {b:g} dB" for a, b in (WINDOW, LOW))
         for kind in self.kinds[scale]:
-            model = networks(kind.need(scale))
+            need = kind.need(scale)
+            model = networks(need)
             curve = psnr_curve(model, kind.images(128, size), 10 ** (-INPUTS / 20))
             curves[kind.name] = curve
             limit = kind.alpha / (kind.alpha + 1)
@@ -139,6 +151,11 @@ class Slopes:
                     digits=2,
                 )
             )
+            if need.start:
+                c = need.start.config
+                before = psnr_curve(networks(need.start), kind.images(128, size), 10 ** (-INPUTS / 20))
+                text = f"slope after {c.batch * c.steps:,} images, {kind.name}, {whole}"
+                beside.append(Row.of(text, before.slope(*WINDOW)))
             reference = kind.reference(REFERENCES[scale], size)
             if reference is not None:
                 references[kind.name] = reference
