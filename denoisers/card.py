@@ -49,7 +49,7 @@ def write_card(path: Path) -> Path:
         f"{f', alpha = {config.alpha:g}' if config.data == 'calpha' else ''}.",
         f"- Noise: Gaussian, of a standard deviation drawn for each image: {_law(config)}.",
         f"- Training: {config.steps} steps of Adam from {config.learning_rate:g}, {_schedule(config)}; "
-        f"{OBJECTIVES[config.objective]}; {minutes:.0f} minutes of wall clock.",
+        f"{OBJECTIVES[config.objective]}{_weights(config)}; {minutes:.0f} minutes of wall clock.",
         f"- Command: `{command(name, config)}`",
         "",
         f"PSNR in dB, peak 1, nothing clipped, mean over {described}:",
@@ -85,6 +85,10 @@ def _law(config: TrainConfig) -> str:
         "log-normal": f"exp({config.log_mean:g} + {config.log_sd:g} N(0, 1)), cut to [{least}, {most}]",
         "fixed": most,
     }[config.noise]
+
+
+def _weights(config: TrainConfig) -> str:
+    return f" times sigma^-{config.emphasis:g}" if config.emphasis else ""
 
 
 def _schedule(config: TrainConfig) -> str:

@@ -67,7 +67,7 @@ def audit(
         row("solves whose certificate says complete, share", [float(c) for c in complete]),
         row("SURE less the true squared error per pixel, in sigma^2", off),
         row("true squared error per pixel, in sigma^2", check.curve.mse[0] / sigma**2),
-        Row(f"lambda_1 at {4 * size}x{4 * size}", float(far.values[0]), note=far.completeness_text()),
+        Row("lambda_1 on images of 4 times the side", float(far.values[0]), note=far.completeness_text()),
     ]
     data = {
         "sigma": sigma,

@@ -7,32 +7,45 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 import spectral
 from benchmarks.paper import draw
 from benchmarks.paper.audit import audit
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
 from benchmarks.paper.need import Need
-from benchmarks.paper.networks import Scale, blind
+from benchmarks.paper.networks import Scale, blind, longer
+from benchmarks.theory import gaussian
 from denoisers.evaluation import PSNRCurve, add_noise, psnr_curve
 from denoisers.evaluation.figures import curves_on
+from denoisers.evaluation.spread import over_images
 from denoisers.images.calpha import CAlpha
 from spectral.plots.style import COLOURS, INK
 
 INPUTS = np.arange(0.0, 34.1, 2)  # dB, as in docs/theory
-WINDOWS = {"small": (0.0, 20.0), "paper": (0.0, 34.0)}
+WINDOW = (float(INPUTS[0]), float(INPUTS[-1]))
+LOW = (0.0, 20.0)  # the part of it where the noise is high
+REFERENCES: dict[Scale, int] = {"small": 64, "paper": 16}  # images of the Gaussian reference
 SIGMA = 0.15  # of the bases
 K = 7  # eigenvectors shown
+FAR = 20  # eigenvalues whose decay is told
+LOOKED = 8  # images whose spectra are
 SEED = 7  # of images that no network is trained on
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of images: alpha of the contour, beta of the backgrounds (0: alpha), the paper's slope."""
+    """One kind of images.
+
+    alpha, beta: exponents of the contour and of the backgrounds (0: alpha).
+    slope: the paper's.
+    longer: emphasis of the longer training at `small`, 0 for none.
+    """
 
     alpha: float
     beta: float = 0.0
     slope: float | None = None
+    longer: float = 0.0
 
     @property
     def name(self) -> str:
@@ -42,15 +55,43 @@ class Kind:
 
     def need(self, scale: Scale) -> Need:
         """The network that learned these images."""
-        return blind(scale, "calpha", alpha=self.alpha, beta=self.beta)
+        small = {"steps": 2000} if self.beta else {}
+        need = blind(scale, "calpha", small, alpha=self.alpha, beta=self.beta)
+        return longer(need, self.longer) if scale == "small" and self.longer else need
 
     def images(self, n: int, size: int) -> torch.Tensor:
         """Images that it was not trained on."""
         return torch.from_numpy(CAlpha(size, self.alpha, self.beta or None)(n, seed=SEED))
 
+    def reference(self, n: int, size: int) -> PSNRCurve | None:
+        """The posterior of Gaussian regions whose contour is known but for its place, at this size.
 
-ALPHAS = (Kind(1, slope=0.46), Kind(2, slope=0.61), Kind(3, slope=0.75), Kind(5, slope=0.83))
+        None where the backgrounds' exponent is another than the contour's: there it is not made.
+        """
+        if self.beta:
+            return None
+        sigmas = 10 ** (-INPUTS / 20)
+        risks = [
+            gaussian.risk(e, sigmas) for e in gaussian.spectra(n, size=size, alpha=self.alpha, seed=SEED)
+        ]
+        denoised = -10 * torch.from_numpy(np.stack(risks, 1) / size**2).log10()
+        noisy = torch.from_numpy(np.repeat(INPUTS[:, None], n, 1))
+        return PSNRCurve(torch.from_numpy(sigmas), noisy, denoised)
+
+
+ALPHAS = (
+    Kind(1, slope=0.46),
+    Kind(2, slope=0.61),
+    Kind(3, slope=0.75, longer=1.25),
+    Kind(5, slope=0.83, longer=1.5),
+)
 CONTOURS = (Kind(1.5, 8), Kind(2, 8), Kind(4, 8))
+
+
+def covered(vectors: torch.Tensor) -> torch.Tensor:
+    """Mean of 1 / (d sum e^4) over vectors e of norm 1, (K, ...): 1 where constant, 1/d of a pixel."""
+    each = vectors.double().flatten(1)
+    return (1 / (each.shape[1] * each.pow(4).sum(1))).mean()
 
 
 @dataclass(frozen=True)
@@ -65,70 +106,122 @@ class Slopes:
 
     def measure(self, scale: Scale, networks: Networks) -> Made:
         """Slopes beside the paper's and beside alpha / (alpha + 1); bases at an image of each kind."""
-        window = WINDOWS[scale]
         size = self.kinds[scale][0].need(scale).config.size
         rows: list[Row] = []
         beside: list[Row] = []
         curves: dict[str, PSNRCurve] = {}
         bases, data = [], {}
         audits: dict[str, list[Row]] = {}
-        told = f"input PSNR {window[0]:g} to {window[1]:g} dB"
+        references: dict[str, PSNRCurve] = {}
+        whole, low = (f"input PSNR {a:g} to {b:g} dB" for a, b in (WINDOW, LOW))
         for kind in self.kinds[scale]:
-            model = networks(kind.need(scale))
+            need = kind.need(scale)
+            model = networks(need)
             curve = psnr_curve(model, kind.images(128, size), 10 ** (-INPUTS / 20))
             curves[kind.name] = curve
             limit = kind.alpha / (kind.alpha + 1)
             says = f"{kind.slope:g} (alpha / (alpha + 1) = {limit:.2f})" if kind.slope else "rises with alpha"
-            rows.append(Row.of(f"slope, {kind.name}, {told}", curve.slope(*window), kind.slope, says))
-            clean = kind.images(1, size)
+            rows += [
+                Row.of(f"slope, {kind.name}, {text}", curve.slope(*window), kind.slope, says)
+                for text, window in ((whole, WINDOW), (low, LOW))
+            ]
+            clean = kind.images(LOOKED, size)
             noisy = add_noise(clean, SIGMA, 0)
-            pairs = spectral.top_eigs(model, noisy, max(K, 20), tol=1e-3)
-            bases.append((kind, clean, noisy, pairs))
-            whole = (INPUTS[0], INPUTS[-1])
-            beside.append(Row.of(f"slope, {kind.name}, input PSNR 0 to 34 dB", curve.slope(*whole)))
+            found = [spectral.top_eigs(model, y[None], FAR, tol=1e-3) for y in noisy]
+            bases.append((kind, clean[0], noisy[0], found[0]))
+            values = torch.stack([pairs.values for pairs in found])
+            spread = torch.stack([covered(pairs.vectors[:K]) for pairs in found])
+            at = f"{kind.name}, sigma = {SIGMA:g}"
+            rows += [
+                Row.of(
+                    f"lambda_{FAR} / lambda_1, {at}",
+                    over_images(values[:, -1] / values[:, 0]),
+                    says="falls as alpha grows",
+                ),
+                Row.of(
+                    f"share of the pixels that e_1, ..., e_{K} cover, {at}",
+                    over_images(spread),
+                    says="rises with alpha",
+                ),
+            ]
             beside.append(
                 Row(
-                    f"root mean square distance of the curve to its line, {kind.name}, {told}, dB",
-                    curve.misfit(*window),
+                    f"root mean square distance of the curve to its line, {kind.name}, {whole}, dB",
+                    curve.misfit(*WINDOW),
                     digits=2,
                 )
             )
+            if need.start:
+                c = need.start.config
+                before = psnr_curve(networks(need.start), kind.images(128, size), 10 ** (-INPUTS / 20))
+                text = f"slope after {c.batch * c.steps:,} images, {kind.name}, {whole}"
+                beside.append(Row.of(text, before.slope(*WINDOW)))
+            reference = kind.reference(REFERENCES[scale], size)
+            if reference is not None:
+                references[kind.name] = reference
+                beside += [
+                    Row.of(f"slope of the Gaussian reference, {kind.name}, {text}", reference.slope(*window))
+                    for text, window in ((whole, WINDOW), (low, LOW))
+                ]
             audits[kind.name], audited = audit(model, kind.images, size)
             data[kind.name] = {
                 "sigmas": curve.sigmas.tolist(),
                 "input_psnr": curve.noisy.mean(1).tolist(),
                 "output_psnr_each": curve.denoised.tolist(),
-                "values": pairs.values.tolist(),
+                "reference": reference and reference.mean().value.tolist(),
+                "values": values.tolist(),
+                "covered": spread.tolist(),
                 "audit": audited,
             }
         settings = (
             f"128 images of {size}x{size} of each kind, `released` generator, none of them trained on; "
-            f"slopes by least squares for each image, {told} (the paper's are at 80x80); "
-            f"bases at sigma = {SIGMA:g}"
+            f"slopes by least squares for each image, {whole} (the paper's are at 80x80); "
+            f"bases of {LOOKED} images at sigma = {SIGMA:g}, those of the first drawn"
         )
-        return Made(rows, settings, self._draw(curves, bases, window), beside, audits, data)
+        if references:
+            settings += (
+                f"; Gaussian reference: mean over {REFERENCES[scale]} of the images, the posterior of a "
+                "denoiser that knows the contour but for its rows' places"
+            )
+        return Made(rows, settings, self._draw(curves, references, bases), beside, audits, data)
 
     def _draw(
         self,
         curves: dict[str, PSNRCurve],
+        references: dict[str, PSNRCurve],
         bases: list[tuple[Kind, torch.Tensor, torch.Tensor, spectral.EigenPairs]],
-        window: tuple[float, float],
     ) -> Figure:
-        figure = draw.canvas(10.4, 1.05 * len(bases) + 0.5)
-        left, right = figure.subfigures(1, 2, width_ratios=[1, 1.75])
+        figure = draw.canvas(10.4, 1.05 * max(len(bases), 3) + 0.5)
+        left, right = figure.subfigures(1, 2, width_ratios=[1, 1.6])
         axis = left.subplots()
         curves_on(axis, curves)
         for i, (kind, *_) in enumerate(bases):
-            slope = curves[kind.name].slope(*window)
-            axis.plot(
-                [],
-                [],
-                color=COLOURS[i],
-                label=f"slope {float(slope):.3f} $\\pm$ {float(slope.halfwidth()):.3f}",
-            )
-            x, y = curves[kind.name].line(*window)
+            x, y = curves[kind.name].line(*WINDOW)
             axis.plot(x, y, color=INK, lw=0.9, ls=(0, (1, 1.5)), zorder=5)
-        axis.legend(fontsize=6.5, frameon=False, loc="lower right")
+            if kind.name in references:
+                best = references[kind.name].mean().value
+                axis.plot(INPUTS, best, color=COLOURS[i], lw=0.9, ls="--", zorder=1)
+        handles, names = axis.get_legend_handles_labels()
+        slopes = {kind.name: curves[kind.name].slope(*WINDOW) for kind, *_ in bases}
+        names = [
+            f"{name}: {float(slopes[name]):.3f} $\\pm$ {float(slopes[name].halfwidth()):.3f}"
+            if name in slopes
+            else name
+            for name in names
+        ]
+        if references:
+            handles.append(Line2D([], [], color="#777777", lw=0.9, ls="--"))
+            names.append("Gaussian reference")
+        axis.legend(
+            handles,
+            names,
+            title="slope",
+            fontsize=6.5,
+            title_fontsize=6.5,
+            frameon=False,
+            loc="upper left",
+            alignment="left",
+        )
         grid = right.subplots(len(bases), K + 2, squeeze=False)
         for i, (row, (kind, clean, noisy, pairs)) in enumerate(zip(grid, bases, strict=True)):
             draw.image(row[0], clean, "" if i else "clean")
@@ -149,7 +242,7 @@ SLOPES = figure(
     "slopes",
     "figures 4 and 16",
     "C^alpha images: PSNR slopes and bases",
-    {"small": ALPHAS[1:3], "paper": ALPHAS},
+    {"small": ALPHAS, "paper": ALPHAS},
 )
 APART = figure(
     "contours",

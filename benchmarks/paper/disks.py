@@ -17,7 +17,7 @@ def tangents(size: int, n: int) -> NDArray[np.float64]:
 
 
 DISKS = Known(
-    need=lambda scale: blind(scale, "disks", {"steps": 2400}),
+    need=lambda scale: blind(scale, "disks"),
     source=Disks,
     tangents=tangents,
     dimension=5,

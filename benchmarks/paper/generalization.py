@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -19,7 +21,7 @@ from denoisers.images.calpha import CAlpha
 from spectral.plots.style import INK
 
 COUNTS: dict[Scale, tuple[int, ...]] = {
-    "small": (1, 10, 100, 1000),
+    "small": (1, 10, 100, 1000, 10_000),
     "paper": (1, 10, 100, 1000, 10_000, 100_000),
 }
 INPUTS = np.arange(0.0, 34.1, 4)
@@ -37,6 +39,11 @@ def training(need: Need) -> np.ndarray:
     """The images that a network was trained on, (N, 1, size, size)."""
     c = need.config
     return getattr(disjoint(CAlpha(c.size, c.alpha), c.images, c.data_seed + 1), c.half)
+
+
+def held_out(need: Need) -> Callable[[int, int], torch.Tensor]:
+    """(n, side) -> n images of the source that a network was not trained on, (n, 1, side, side)."""
+    return lambda n, side: torch.from_numpy(CAlpha(side, need.config.alpha)(n, seed=SEED))
 
 
 def measure(scale: Scale, networks: Networks) -> Made:
@@ -59,11 +66,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
             rows.append(
                 Row.of(f"train less test PSNR at {p:g} dB in, N = {c.images:,}, dB", each, paper, says)
             )
-
-        def images(n: int, size: int, alpha: float = c.alpha) -> torch.Tensor:
-            return torch.from_numpy(CAlpha(size, alpha)(n, seed=SEED))
-
-        audits[f"N = {c.images:,}"], audited = audit(model, images, c.size)
+        audits[f"N = {c.images:,}"], audited = audit(model, held_out(need), c.size)
         data[f"n_{c.images}"] = {
             "sigmas": gap.training.sigmas.tolist(),
             "training": gap.training.denoised.tolist(),

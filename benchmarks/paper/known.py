@@ -111,6 +111,12 @@ class Known:
                     "1 (optimum)",
                 ),
                 Row.of(
+                    f"the same in e_1, ..., e_{m + EXTRA}{at}",
+                    over_images(torch.tensor([held(p, t) for p, t in zip(found, tangents, strict=True)])),
+                    1.0,
+                    "1 (optimum)",
+                ),
+                Row.of(
                     f"largest angle of the tangent space to e_1, ..., e_{m}, degrees{at}",
                     over_images(angles[:, -1]),
                     0.0,
@@ -199,6 +205,12 @@ class Known:
     def figure(self, name: str, number: str, title: str) -> PaperFigure:
         """As one of the figures."""
         return PaperFigure(name, number, title, lambda scale: [self.need(scale)], self.measure)
+
+
+def held(pairs: spectral.EigenPairs, tangents: NDArray[np.float64]) -> float:
+    """|P_E Q|^2 / m: the share of the span of m tangents, Q an orthonormal basis, in that of the vectors."""
+    Q = torch.linalg.qr(torch.from_numpy(tangents).flatten(1).mT)[0]
+    return float((pairs.vectors.flatten(1).double() @ Q).square().sum() / Q.shape[1])
 
 
 def _above(model: Denoiser, y: Tensor, pairs: spectral.EigenPairs) -> int:

@@ -75,7 +75,7 @@ def tables(told: dict[str, Any]) -> str:
 
 def section(told: dict[str, Any]) -> str:
     """The part of the page that is about one figure."""
-    trained = "; ".join(_in_words(each) for each in told["networks"])
+    trained = _in_words(told["networks"])
     parts = [
         f"## {told['number'].capitalize()}: {told['title']}",
         f"![{told['title']}]({told['name']}.png)",
@@ -102,11 +102,19 @@ def publish(folder: Path = DOCS) -> None:
     insert(folder / "README.md", "figures", text)
 
 
-def _in_words(told: dict[str, Any]) -> str:
-    c = told["configuration"]
-    arguments = ", ".join(f"{k} {v}" for k, v in (c["network_config"] or {}).items())
-    seen = f"{told['images_seen']:,} images of {c['size']}x{c['size']} in {told['minutes']:.0f} min"
-    return f"{c['network']} ({arguments}), {seen}"
+def _in_words(networks: list[dict[str, Any]]) -> str:
+    """Networks of a figure, those of a kind together, with the wall clock of all."""
+    kinds: dict[str, list[float]] = {}
+    for told in networks:
+        c = told["configuration"]
+        arguments = ", ".join(f"{k} {v}" for k, v in (c["network_config"] or {}).items())
+        words = f"{c['network']} ({arguments}), {told['images_seen']:,} images of {c['size']}x{c['size']}"
+        words += ", from trained weights" if told["start"] else ""
+        words += f", sigma^-{c['emphasis']:g} times the squared error" if c.get("emphasis") else ""
+        kinds.setdefault(words, []).append(told["minutes"])
+    return "; ".join(
+        f"{len(minutes)} of {words}, in {sum(minutes):.0f} min" for words, minutes in kinds.items()
+    )
 
 
 def _cells(told: dict[str, Any]) -> list[str]:

@@ -8,17 +8,20 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+import spectral
 from benchmarks.paper import draw
 from benchmarks.paper.consistency import needs
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
 from benchmarks.paper.networks import Scale
 from denoisers.evaluation.spread import over_images
+from denoisers.networks import Denoiser
 from spectral.plots.style import INK
 
 SIGMA = 10.0  # level of the noise that images are drawn from, far above theirs
 SHARE = 0.2  # of |z|, the size of the wave
 FREQUENCIES = (1, 2, 3, 4, 6, 8, 12)
 COUNT = 32
+LOOKED = 4  # noises at which the Jacobian is looked at
 SHOWN = (1, 2, 4, 8)
 
 
@@ -29,11 +32,54 @@ def wave(size: int, n: int, m: int) -> Tensor:
     return (product / product.norm())[None, None]
 
 
-def perturbed(z: Tensor, n: int, m: int, share: float = SHARE) -> Tensor:
-    """(z + share |z| w) |z| / |z + share |z| w|, each z of (N, 1, d, d) by itself."""
+def perturbed(z: Tensor, direction: Tensor, share: float = SHARE) -> Tensor:
+    """(z + share |z| w) |z| / |z + share |z| w|, each z of (N, 1, d, d) by itself; w of norm 1."""
     norm = z.flatten(1).norm(dim=1)[:, None, None, None]
-    moved = z + share * norm * wave(z.shape[-1], n, m)
+    moved = z + share * norm * direction
     return moved * norm / moved.flatten(1).norm(dim=1)[:, None, None, None]
+
+
+def left_out(model: Denoiser, z: Tensor, spread: Tensor) -> list[Row]:
+    """What the report leaves out: is it the wave, is it the Jacobian, and is the Jacobian's top certified.
+
+    The move by noise in another direction at random; J (y' - y) beside f(y') - f(y) at y = sigma z, for the
+    wave n = m = 1; its gain |J w| / |w| beside sigma_1; |J - J'| / |J|.
+    """
+    told, size = {"sigma": SIGMA}, z.shape[-1]
+    rng = torch.Generator().manual_seed(1)
+    other = torch.randn(z.shape, generator=rng)
+    other /= other.flatten(1).norm(dim=1)[:, None, None, None]
+    with torch.no_grad():
+        before = model(SIGMA * z, **told)
+        moved = (model(SIGMA * perturbed(z, other), **told) - before).flatten(1).norm(dim=1) / spread
+        after = model(SIGMA * perturbed(z, wave(size, 1, 1)), **told)
+    missed, gains, tops, asymmetries, complete = [], [], [], [], []
+    for i in range(LOOKED):
+        y = SIGMA * z[i : i + 1]
+        J = spectral.jacobian(model, y, model_kwargs=told)
+        triplets = spectral.top_svd(J, k=3, tol=1e-3)
+        step = (SIGMA * perturbed(z[i : i + 1], wave(size, 1, 1)) - y).flatten()
+        change = (after[i] - before[i]).flatten()
+        missed.append(float((change - J @ step).norm() / change.norm()))
+        gains.append(float((J @ wave(size, 1, 1).flatten()).norm()))
+        tops.append(float(triplets.values[0]))
+        asymmetries.append(float(spectral.asymmetry(J, products=200)))
+        complete.append(float(bool(triplets.complete)))
+    at = f"at {LOOKED} of the noises, sigma = {SIGMA:g}"
+
+    def row(text: str, each: list[float]) -> Row:
+        return Row.of(text, over_images(torch.tensor(each, dtype=torch.float64)))
+
+    return [
+        Row.of(
+            "|f(z') - f(z)| over the mean distance of two images, a direction at random", over_images(moved)
+        ),
+        row(f"|f(y') - f(y) - J (y' - y)| / |f(y') - f(y)|, n = m = 1, {at}", missed),
+        row(f"|J w| of the wave, n = m = 1, {at}", gains),
+        row(f"sigma_1, {at}", tops),
+        row(f"|J - J'| / |J|, {at}", asymmetries),
+        row(f"solves whose certificate says complete, share, {at}", complete),
+    ]
 
 
 def measure(scale: Scale, networks: Networks) -> Made:
@@ -48,7 +94,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
         for n in FREQUENCIES:
             if 2 * n >= size:
                 continue
-            other = perturbed(z, n, n)
+            other = perturbed(z, wave(size, n, n))
             after = model(SIGMA * other, sigma=SIGMA)
             moves[n] = (after - drawn).flatten(1).norm(dim=1) / spread.mean()
             shown[n] = after[:SHOWN_IMAGES]
@@ -63,7 +109,8 @@ def measure(scale: Scale, networks: Networks) -> Made:
         f"{SHARE:g} |z|, then rescaled to |z|; C^alpha images, alpha = {need.config.alpha:g}, "
         f"{size}x{size} (the report has photographs)"
     )
-    return Made(rows, settings, _drawn(moves, drawn, shown), [], data=data)
+    beside = left_out(model, z, spread.mean())
+    return Made(rows, settings, _drawn(moves, drawn, shown), beside, data=data)
 
 
 SHOWN_IMAGES = 4

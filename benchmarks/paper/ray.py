@@ -24,7 +24,7 @@ def tangents(size: int, n: int) -> NDArray[np.float64]:
 
 
 RAY = Known(
-    need=lambda scale: blind(scale, "ray", {"size": 16, "steps": 3000}, alpha=ALPHA),
+    need=lambda scale: blind(scale, "ray", {"size": 16, "steps": 2000}, alpha=ALPHA),
     source=source,
     tangents=tangents,
     dimension=1,

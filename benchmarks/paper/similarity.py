@@ -10,8 +10,9 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.paper import draw
+from benchmarks.paper.audit import audit
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
-from benchmarks.paper.generalization import COUNTS, training
+from benchmarks.paper.generalization import COUNTS, held_out, training
 from benchmarks.paper.need import Need
 from benchmarks.paper.networks import Scale, finite
 from denoisers.evaluation import Comparison, compare, nearest
@@ -47,6 +48,7 @@ def compared(scale: Scale, networks: Networks, images: int, count: int) -> Compa
 def measure(scale: Scale, networks: Networks) -> Made:
     """Cosines between samples of A and B, and of samples to the nearest training images; centred ones too."""
     rows, beside = [], []
+    audits: dict[str, list[Row]] = {}
     data, found = {}, {}
     for n in COUNTS[scale]:
         both = found[n] = compared(scale, networks, n, DRAWN[scale])
@@ -84,18 +86,21 @@ def measure(scale: Scale, networks: Networks) -> Made:
                 digits=2,
             )
         )
+        # Network A of each N is looked at in figure 1.
+        second = pair(scale, n)[1]
+        audits[f"B, N = {n:,}"], audited = audit(networks(second), held_out(second), second.config.size)
         data[f"n_{n}"] = {
             name: {key: value.tolist() for key, value in both.similarities(centred).items()}
             | {"sets": apart[centred].tolist()}
             for name, centred in (("cosine", False), ("centred", True))
-        }
+        } | {"audit": audited}
     c = needs(scale)[0].config
     settings = (
         f"C^alpha images, alpha = {c.alpha:g} (the paper has faces and bedrooms), {c.size}x{c.size}; "
         f"{DRAWN[scale]} samples of each network, h0 = {H0:g} growing, beta = {BETA:g}, "
         f"down to sigma = {SIGMA_END:g}"
     )
-    return Made(rows, settings, _drawn(found, data), beside, data=data)
+    return Made(rows, settings, _drawn(found, data), beside, audits, data)
 
 
 def _drawn(found: dict[int, Comparison], data: dict[str, Any]) -> Figure:
@@ -132,7 +137,7 @@ def _drawn(found: dict[int, Comparison], data: dict[str, Any]) -> Figure:
         for j in range(SHOWN):
             for row, images in zip(grid, rows, strict=True):
                 draw.image(row[i * SHOWN + j], images[j])
-        grid[0, i * SHOWN + SHOWN // 2].set_title(f"N = {n:,}", fontsize=8, color=INK)
+        grid[0, i * SHOWN].set_title(f"N = {n:,}", fontsize=8, color=INK, loc="left")
     for row, name in zip(grid, names, strict=True):
         draw.row_name(row[0], name)
     return figure

@@ -21,7 +21,7 @@ def tangents(size: int, n: int) -> NDArray[np.float64]:
 
 
 SINES = Known(
-    need=lambda scale: blind(scale, "sines", {"size": 16, "steps": 3000}),
+    need=lambda scale: blind(scale, "sines", {"size": 16, "steps": 2000}),
     source=source,
     tangents=tangents,
     dimension=2,

@@ -6,13 +6,15 @@ import numpy as np
 import torch
 
 from benchmarks.paper import draw
+from benchmarks.paper.audit import audit
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
-from benchmarks.paper.generalization import LOOKED, SEED, training
+from benchmarks.paper.generalization import LOOKED, SEED, held_out, training
 from benchmarks.paper.need import Need
-from benchmarks.paper.networks import Scale, blind
+from benchmarks.paper.networks import BRIEF, Scale, blind
 from denoisers.evaluation import psnr_gap
 from denoisers.evaluation.spread import parts
 from denoisers.images.calpha import CAlpha
+from denoisers.networks import UNet
 from spectral.plots.style import COLOURS
 
 # Sides, each with a block more than the one before it, and numbers of training images.
@@ -28,6 +30,7 @@ def need(scale: Scale, blocks: int, images: int) -> Need:
     return blind(
         scale,
         "calpha",
+        BRIEF,
         alpha=2.0,
         images=images,
         size=SIDES[scale][blocks - 1],
@@ -40,9 +43,16 @@ def needs(scale: Scale) -> list[Need]:
     return [need(scale, b, n) for b in range(1, len(SIDES[scale]) + 1) for n in COUNTS[scale]]
 
 
+def parameters(blocks: int) -> int:
+    """Of the paper's network, which is built without its numbers."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in UNet(blocks).parameters())
+
+
 def measure(scale: Scale, networks: Networks) -> Made:
-    """The gap at one level, by side and N; and the parameters of the networks."""
+    """The gap at one level, by side and N; and the parameters of the paper's networks."""
     rows, data = [], {}
+    audits: dict[str, list[Row]] = {}
     figure = draw.canvas(5.2, 3.6)
     axis = figure.subplots()
     for blocks, side in enumerate(SIDES[scale], 1):
@@ -56,16 +66,18 @@ def measure(scale: Scale, networks: Networks) -> Made:
             gaps.append(gap)
             text = f"train less test PSNR at {INPUT:g} dB in, {side}x{side}, N = {n:,}, dB"
             rows.append(Row.of(text, gap, says="larger for larger images"))
-        model = networks(need(scale, blocks, COUNTS[scale][0]))
-        parameters = sum(p.numel() for p in model.parameters())
-        paper = float(PARAMETERS[blocks - 1]) if scale == "paper" else None
-        says = f"{PARAMETERS[blocks - 1]:,} (64 channels)"
-        rows.append(Row(f"parameters, {blocks} blocks", parameters, paper=paper, says=says, digits=0))
+        most = need(scale, blocks, COUNTS[scale][-1])
+        name = f"{side}x{side}, N = {most.config.images:,}"
+        audits[name], audited = audit(networks(most), held_out(most), side)
         values = [float(gap) for gap in gaps]
         half = [float(torch.as_tensor(gap.halfwidth())) for gap in gaps]
         style = {"fmt": "o-", "ms": 3.5, "lw": 1, "capsize": 2, "color": COLOURS[blocks - 1]}
         axis.errorbar(COUNTS[scale], values, yerr=half, label=f"{side}x{side}", **style)
-        data[str(side)] = {"counts": COUNTS[scale], "gap": values, "half": half}
+        data[str(side)] = {"counts": COUNTS[scale], "gap": values, "half": half, "audit": audited}
+    rows += [
+        Row(f"parameters, {b} blocks of 64 channels", parameters(b), paper=paper, says=f"{paper:,}", digits=0)
+        for b, paper in enumerate(PARAMETERS, 1)
+    ]
     axis.set_xscale("log")
     axis.axhline(0, color="#999999", lw=0.8)
     draw.labelled(axis, "training images N", f"train less test PSNR at {INPUT:g} dB in (dB)", "bars: 95 %")
@@ -74,7 +86,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
         f"C^alpha images, alpha = 2 (the paper has faces), {LOOKED} of each set, those of a smaller training "
         "set several times with other noise"
     )
-    return Made(rows, settings, figure, [], data=data)
+    return Made(rows, settings, figure, [], audits, data)
 
 
 SIZES = PaperFigure("sizes", "figure 15 and Table 1", "The gap by the size of images", needs, measure)

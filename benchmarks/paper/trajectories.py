@@ -7,8 +7,9 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.paper import draw
+from benchmarks.paper.audit import audit
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
-from benchmarks.paper.generalization import COUNTS
+from benchmarks.paper.generalization import COUNTS, held_out
 from benchmarks.paper.need import Need
 from benchmarks.paper.networks import Scale
 from benchmarks.paper.similarity import BETA, H0, SIGMA_END, pair
@@ -21,6 +22,7 @@ DRAWN = 16
 LEVELS = np.geomspace(0.8, 0.08, 12)  # noise levels at which the two are compared
 TOLD = (0.8, 0.25, 0.08)
 SHOWN = 6
+PARTING = 0.25  # the level, in the middle of the way, at which the networks are looked at
 
 
 def chosen(scale: Scale) -> tuple[int, int]:
@@ -36,6 +38,7 @@ def needs(scale: Scale) -> list[Need]:
 def measure(scale: Scale, networks: Networks) -> Made:
     """Centred cosines of the two networks' one-shot denoised images, by the noise level of the first."""
     rows, data, curves, strips = [], {}, {}, {}
+    audits: dict[str, list[Row]] = {}
     for n in chosen(scale):
         first, second = pair(scale, n)
         shape = (1, first.config.size, first.config.size)
@@ -55,13 +58,18 @@ def measure(scale: Scale, networks: Networks) -> Made:
                     f"centred cosine at sigma = {LEVELS[i]:.2g}, N = {n:,}", over_images(each[i]), says=says
                 )
             )
-        data[f"n_{n}"] = {"sigmas": LEVELS.tolist(), "centred_cosine": each.tolist()}
+        told = {}
+        for need, network in ((first, "A"), (second, "B")):
+            audits[f"{network}, N = {n:,}"], told[network] = audit(
+                networks(need), held_out(need), need.config.size, sigma=PARTING
+            )
+        data[f"n_{n}"] = {"sigmas": LEVELS.tolist(), "centred_cosine": each.tolist(), "audit": told}
     c = needs(scale)[0].config
     settings = (
         f"C^alpha images, alpha = {c.alpha:g} (the paper has faces), {c.size}x{c.size}; {DRAWN} samples from "
         f"the same noise, compared where each has come to the noise level"
     )
-    return Made(rows, settings, _drawn(curves, strips), [], data=data)
+    return Made(rows, settings, _drawn(curves, strips), [], audits, data)
 
 
 def at_level(samples: Samples, level: float) -> torch.Tensor:

@@ -43,6 +43,7 @@ HELP = {
     "sigma_max": "the largest noise level",
     "log_mean": "log-normal: mean of the logarithm",
     "log_sd": "log-normal: its deviation",
+    "emphasis": "low noise counts for more, as sigma^-emphasis",
     "precision": "of the network's arithmetic",
     "seed": "of weights, order and noise",
     "data_seed": "of the images",

@@ -46,6 +46,9 @@ class TrainConfig:
             "squared", sigma_max U^2 (as its code does, favouring small noise); "log-uniform" between
             sigma_min and sigma_max; "log-normal", exp(log_mean + log_sd N(0, 1)) cut to these; "fixed",
             sigma_max.
+        emphasis: power by which low noise counts for more: squared errors at level sigma are weighted by
+            sigma^-emphasis, besides what the network asks for. At each level alone the best denoiser is the
+            same.
         precision: of the network's arithmetic: "bfloat16" by autocast.
         seed: of weights, order and noise; data_seed: of the images.
     """
@@ -74,6 +77,7 @@ class TrainConfig:
     sigma_max: float = 1.0
     log_mean: float = -1.9
     log_sd: float = 1.2
+    emphasis: float = 0.0
     precision: Precision = "float32"
     seed: int = 1
     data_seed: int = 0
@@ -88,6 +92,11 @@ class TrainConfig:
         choice("half", self.half, ("first", "second"))
         if not (self.sigma_max > 0 and self.learning_rate > 0):
             raise OptionError("sigma_max and learning_rate must be positive")
+        if self.emphasis and (self.objective != "denoise" or self.noise in ("uniform", "squared")):
+            raise OptionError(
+                "emphasis is of the objective 'denoise', and of noise that has a least level: "
+                "'log-uniform', 'log-normal' or 'fixed'"
+            )
         if not 0 < self.sigma_min < self.sigma_max:
             raise OptionError(f"sigma_min must lie in (0, {self.sigma_max:g}), got {self.sigma_min}")
         if not (0 <= self.ema < 1 and self.clip >= 0 and self.log_sd >= 0):

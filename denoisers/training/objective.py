@@ -28,7 +28,7 @@ def loss_of(config: TrainConfig, network: Denoiser) -> Loss:
     if config.objective == "denoise":
         if isinstance(network, Consistency):
             raise OptionError("a Consistency network is no denoiser: its objective is 'consistency'")
-        return lambda f, x, sigma, z, step: denoising_loss(f, network, x, sigma, z)
+        return lambda f, x, sigma, z, step: denoising_loss(f, network, x, sigma, z, config.emphasis)
     if not isinstance(network, Consistency):
         raise OptionError(
             f"objective 'consistency' trains a Consistency network, not {type(network).__name__}"
@@ -37,15 +37,22 @@ def loss_of(config: TrainConfig, network: Denoiser) -> Loss:
 
 
 def denoising_loss(
-    f: Callable[..., Tensor], network: Denoiser, x: Tensor, sigma: Tensor, z: Tensor
+    f: Callable[..., Tensor],
+    network: Denoiser,
+    x: Tensor,
+    sigma: Tensor,
+    z: Tensor,
+    emphasis: float = 0.0,
 ) -> Tensor:
-    """Mean over images of w(sigma) |f(x + sigma z) - x|^2, the squares summed over pixels.
+    """Mean over images of w(sigma) sigma^-emphasis |f(x + sigma z) - x|^2, the squares summed over pixels.
 
     w is the network's `weight`, 1 for those that are not told the level; those that are told it are.
     """
     y = x + by_image(sigma) * z
     estimate = f(y, sigma) if network.told else f(y)
-    return (network.weight(sigma) * (estimate - x).square().flatten(1).sum(1)).mean()
+    weight = network.weight(sigma)
+    weight = weight * sigma**-emphasis if emphasis else weight
+    return (weight * (estimate - x).square().flatten(1).sum(1)).mean()
 
 
 def consistency_loss(

@@ -130,6 +130,7 @@ def test_the_page_is_made_of_what_there_is(cli, tmp_path):
     assert "## Figure 0: A figure that takes seconds" in text and "![" in text
     assert "| slope, sigma = 0.1 | 1 (optimum) |" in text
     assert "not run yet" in text
+    assert "Networks: 1 of UNet (blocks 1, width 4), 12 images of 8x8, in 0 min." in text
     page.publish(folder)
     assert (folder / "README.md").read_text() == text
 
@@ -161,6 +162,7 @@ def test_the_optimum_has_the_known_answers(monkeypatch):
     assert found["slope of output against input PSNR, input PSNR 0 to 32 dB"] == pytest.approx(1, abs=1e-5)
     assert found["trace of J, sigma = 0.1"] == pytest.approx(1, abs=0.02)
     assert found["eigenvalues of (J + J')/2 above 0.5, sigma = 0.1"] == 1
+    assert found["the same in e_1, ..., e_6, sigma = 0.1"] == pytest.approx(1, abs=1e-5)
     (angle,) = (value for name, value in found.items() if name.startswith("largest angle"))
     (apart,) = (value for name, value in found.items() if name.startswith("angle"))
     assert angle < 0.01 and apart < 90

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,6 +8,8 @@ from denoisers.networks import EDM, Consistency, UNet
 from denoisers.training import TrainConfig
 from denoisers.training.objective import STAGES, consistency_loss, denoising_loss, loss_of
 from spectral.errors import OptionError
+
+LOW = TrainConfig(data="calpha", noise="log-uniform")
 
 
 def batch(n=3, side=8):
@@ -32,6 +35,9 @@ def test_denoising_is_the_weighted_squared_error():
         w = network.weight(sigma)
         expected = sum(w[i] * each[i] for i in range(3)) / 3
         torch.testing.assert_close(denoising_loss(network, network, x, sigma, z), expected, rtol=1e-4, atol=0)
+        emphasised = sum(w[i] * each[i] / sigma[i] ** 0.5 for i in range(3)) / 3
+        found = loss_of(replace(LOW, emphasis=0.5), network)(network, x, sigma, z, 0)
+        torch.testing.assert_close(found, emphasised, rtol=1e-4, atol=0)
     # F is asked for a target of deviation one where the pixels' is sigma_data: loss of F = 0 is 1 a pixel.
     edm, x = EDM(8, 1), 0.5 + 0.25 * torch.randn(512, 1, 8, 8)
     torch.nn.init.zeros_(edm.body.last[-1].weight)

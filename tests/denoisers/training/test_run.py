@@ -257,6 +257,7 @@ def test_calibration_is_the_mean_of_the_batches_deviations():
         {"sigma_min": 2.0},
         {"precision": "float16"},
         {"half": "third"},
+        {"emphasis": 0.5},
     ],
 )
 def test_configurations_that_make_no_sense_are_refused(bad):
