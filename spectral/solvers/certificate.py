@@ -45,13 +45,15 @@ class CertifiedTriplets:
 def measured_rounding(A: LinearOperator, vectors: Tensor, AV: Tensor, generator: torch.Generator) -> Tensor:
     """What products with the vectors are rounded by, as three further products tell, (B,).
 
-    With signs c and a random z of norm 1,
+    With c, d of random signs, uniform between 1/2 and 3/2 in magnitude, and a random z of norm 1,
 
-        A (c V +- z) = c (A V) +- A z
+        A (c V + z) = c (A V) + A z,    A (d V - z) = d (A V) - A z
 
     but for rounding.  Sums of n terms alike, as those of a constant vector, round by up to n eps; z keeps
     them from doing so here, and what shows is c E, E the rounding of A V.  No row of E is longer than
-    |E|_F, which is |c E| in the mean square.  Told is the sum of both differences, where one may cancel.
+    |E|_F, which is |c E| in the mean square; a row alone shows by half at least.  Told is the sum of both,
+    where one may cancel: rows of E may be alike, as those of a star's two ends are, so that signs alone would
+    lose them every second time.
 
     Args:
         A: the operator.
@@ -59,11 +61,13 @@ def measured_rounding(A: LinearOperator, vectors: Tensor, AV: Tensor, generator:
     """
     B, k, _ = vectors.shape
     z = A.domain.normal(B, 1, generator=generator) / math.sqrt(A.domain.dimension)
-    c = torch.randint(2, (B, 1, k), generator=generator, dtype=torch.float64, device="cpu") * 2 - 1
+    c = 2 * torch.rand(B, 2, k, generator=generator, dtype=torch.float64, device="cpu") - 1
+    c = c + 0.5 * c.sign()
     z, c = z.to(vectors), c.to(vectors.device)
-    ends = c @ vectors.double()
-    rows = torch.cat([ends + z, ends - z, z], dim=1).to(vectors.dtype)
-    ahead, behind, alone = (A.apply(rows).double() - torch.cat([c, c, 0 * c], dim=1) @ AV.double()).unbind(1)
+    rows = torch.cat([c @ vectors.double() + torch.cat([z, -z], dim=1), z], dim=1).to(vectors.dtype)
+    W = A.apply(rows).double()
+    ahead, behind = (W[:, :2] - c @ AV.double()).unbind(1)
+    alone = W[:, 2]
     return A.codomain.norms(torch.stack([ahead - alone, behind + alone], dim=1)).sum(-1)
 
 

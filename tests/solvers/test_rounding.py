@@ -102,3 +102,14 @@ def test_errors_count_the_rounding_of_long_sums(kind, n, dtype):
         for solve in (spectral.top_eigs, spectral.top_svd):
             found = solve(as_operator(M, symmetric=True), k=1, seed=seed)
             assert (found.values - exact).abs() <= found.errors
+
+
+@pytest.mark.parametrize("n", [100, 185, 400])
+def test_errors_of_both_ends_of_a_star_count_their_long_sums(n):
+    """Both ends' products round by the same vector, of n equal terms: c E is (c_1 + c_2) times that."""
+    M = torch.zeros(n, n)
+    M[0, 1:] = M[1:, 0] = 1.0
+    for seed in range(30):
+        found = spectral.top_eigs(M, k=2, which="magnitude", tol=1e-3, seed=seed)
+        off = (found.values.abs() - (n - 1) ** 0.5).abs()
+        assert (off <= found.errors).all()
