@@ -14,7 +14,7 @@ from denoisers.images import Waves
 def need(scale: Scale) -> Need:
     """The network that learned them."""
     short = blind(scale, "sines", {"size": 16, "steps": 2000})
-    return longer(short, 0.75, 3500) if scale == "small" else short
+    return longer(short, 0.75, 5000) if scale == "small" else short
 
 
 def source(size: int) -> Waves:
