@@ -6,8 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.paper.known import SEED, Known
-from benchmarks.paper.networks import blind
+from benchmarks.paper.need import Need
+from benchmarks.paper.networks import Scale, blind, longer
 from denoisers.images import Disks
+
+
+def need(scale: Scale) -> Need:
+    """The network that learned disks."""
+    short = blind(scale, "disks")
+    return longer(short, 1.5) if scale == "small" else short
 
 
 def tangents(size: int, n: int) -> NDArray[np.float64]:
@@ -17,7 +24,7 @@ def tangents(size: int, n: int) -> NDArray[np.float64]:
 
 
 DISKS = Known(
-    need=lambda scale: blind(scale, "disks"),
+    need=need,
     source=Disks,
     tangents=tangents,
     dimension=5,

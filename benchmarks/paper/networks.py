@@ -46,12 +46,12 @@ def blind(scale: Scale, data: str, small: dict[str, Any] | None = None, **change
     return Need(replace(PAPER, data=data, **changed))
 
 
-def longer(need: Need, emphasis: float) -> Need:
-    """The same for 112,000 images more, low noise counting for yet more.
+def longer(need: Need, emphasis: float, steps: int = 7000) -> Need:
+    """The same for more steps from there, low noise counting for yet more.
 
     Of smooth images the optimum falls faster with the noise, as sigma^(2 alpha / (alpha + 1)).
     """
-    return Need(replace(need.config, steps=7000, learning_rate=4e-3, emphasis=emphasis), need)
+    return Need(replace(need.config, steps=steps, learning_rate=4e-3, emphasis=emphasis), need)
 
 
 def finite(scale: Scale, images: int, half: Literal["first", "second"] = "first") -> Need:

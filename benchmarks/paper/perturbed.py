@@ -15,7 +15,7 @@ from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
 from benchmarks.paper.networks import Scale
 from denoisers.evaluation.spread import over_images
 from denoisers.networks import Denoiser
-from spectral.plots.style import INK
+from spectral.plots.style import BLUE, INK
 
 SIGMA = 10.0  # level of the noise that images are drawn from, far above theirs
 SHARE = 0.2  # of |z|, the size of the wave
@@ -129,7 +129,7 @@ def _drawn(moves: dict[int, Tensor], drawn: Tensor, shown: dict[int, Tensor]) ->
         ms=3.5,
         lw=1,
         capsize=2,
-        color=draw.BLUE,
+        color=BLUE,
     )
     axis.set_ylim(0, None)
     draw.labelled(

@@ -6,11 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.paper.known import Known
-from benchmarks.paper.networks import blind
+from benchmarks.paper.need import Need
+from benchmarks.paper.networks import Scale, blind, longer
 from denoisers.images import Ray
 from denoisers.images.calpha import CAlpha
 
 ALPHA = 3.0
+
+
+def need(scale: Scale) -> Need:
+    """The network that learned them."""
+    short = blind(scale, "ray", {"size": 16, "steps": 2000}, alpha=ALPHA)
+    return longer(short, 0.75, 3500) if scale == "small" else short
 
 
 def source(size: int) -> Ray:
@@ -24,7 +31,7 @@ def tangents(size: int, n: int) -> NDArray[np.float64]:
 
 
 RAY = Known(
-    need=lambda scale: blind(scale, "ray", {"size": 16, "steps": 2000}, alpha=ALPHA),
+    need=need,
     source=source,
     tangents=tangents,
     dimension=1,

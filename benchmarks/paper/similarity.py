@@ -17,7 +17,7 @@ from benchmarks.paper.need import Need
 from benchmarks.paper.networks import Scale, finite
 from denoisers.evaluation import Comparison, compare, nearest
 from denoisers.evaluation.spread import over_images
-from spectral.plots.style import INK, STYLE
+from spectral.plots.style import BLUE, INK, ORANGE, STYLE
 
 DRAWN: dict[Scale, int] = {"small": 24, "paper": 100}
 SHOWN = 2  # samples of each N
@@ -109,8 +109,8 @@ def _drawn(found: dict[int, Comparison], data: dict[str, Any]) -> Figure:
     axes = left.subplots(2, 1, sharex=True)
     rng = np.random.default_rng(0)
     groups = (
-        ("between", "the two networks", draw.BLUE),
-        ("own", "nearest training image", draw.ORANGE),
+        ("between", "the two networks", BLUE),
+        ("own", "nearest training image", ORANGE),
         ("sets", "S1 to S2", "#999999"),
     )
     for axis, kind in zip(axes, ("cosine", "centred"), strict=True):

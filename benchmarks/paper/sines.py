@@ -6,8 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.paper.known import Known
-from benchmarks.paper.networks import blind
+from benchmarks.paper.need import Need
+from benchmarks.paper.networks import Scale, blind, longer
 from denoisers.images import Waves
+
+
+def need(scale: Scale) -> Need:
+    """The network that learned them."""
+    short = blind(scale, "sines", {"size": 16, "steps": 2000})
+    return longer(short, 0.75, 5000) if scale == "small" else short
 
 
 def source(size: int) -> Waves:
@@ -21,7 +28,7 @@ def tangents(size: int, n: int) -> NDArray[np.float64]:
 
 
 SINES = Known(
-    need=lambda scale: blind(scale, "sines", {"size": 16, "steps": 2000}),
+    need=need,
     source=source,
     tangents=tangents,
     dimension=2,
