@@ -116,7 +116,7 @@ def top_svd(
         problem.confirm(found, proof.right, proof.left)
         # As eigenpairs of ((0, J), (J', 0)), whose other eigenvalues are -sigma and 0.  Where the one that is
         # near may be 0, by a J + E which has the triplet, |E| = max(|J v - sigma u|, |J' u - sigma v|)
-        # (Kahan, Parlett and Jiang, SIAM J. Numer. Anal. 19, 1982).
+        # (Kahan, Parlett and Jiang 1982).
         joint = ((proof.left_residuals**2 + proof.right_residuals**2) / 2).sqrt()
         worse = torch.maximum(proof.left_residuals, proof.right_residuals)
         unseen = found.completeness.bound.clamp(min=0)
