@@ -33,7 +33,10 @@ class Kept:
         self.owner, self.attributes = owner, dict(vars(owner))
         self.attributes.pop("training", None)
         parameters: dict[str, Any] = self.attributes.get("_parameters", {})
-        held = _held([*self.attributes.values(), *self.attributes.get("_buffers", {}).values()])
+        values = [*self.attributes.values(), *self.attributes.get("_buffers", {}).values()]
+        # Most of what a module holds are tables of hooks with nothing in them.
+        self.empty = [x for x in values if type(x) in _BUILT_IN and not x]
+        held = _held([x for x in values if type(x) not in _BUILT_IN or x])
         others = [x for x in held if type(x) not in _BUILT_IN]
         containers = [x for x in held if type(x) in _BUILT_IN or isinstance(x, _CONTAINERS)]
         self.containers = [(c, _content(c)) for c in containers]
@@ -55,6 +58,9 @@ class Kept:
             if name not in self.attributes and name != "training":
                 del now[name]
         now.update(self.attributes)
+        for container in self.empty:
+            if container:
+                container.clear()
         for container, before in self.containers:
             _put_back(container, before)
         for generator, state in self.generators:

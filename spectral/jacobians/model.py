@@ -148,8 +148,9 @@ class Model:
             kept = [Kept(m) for m in self._holders]
             hook = register_module_forward_pre_hook(meet)
             try:
-                for m, _ in flags:
-                    m.training = False
+                for m, training in flags:
+                    if training:  # setting a module's attribute takes long
+                        m.training = False
                 with (
                     apart(),
                     torch.no_grad(),
@@ -161,7 +162,8 @@ class Model:
             finally:
                 hook.remove()
                 for m, training in reversed(flags):
-                    m.training = training
+                    if m.training != training:
+                        m.training = training
                 for x in kept:
                     x.put_back()
 
