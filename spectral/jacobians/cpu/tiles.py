@@ -20,7 +20,7 @@ from spectral.jacobians.cpu.simd import (
     store,
     store_all,
 )
-from spectral.jacobians.cpu.winograd import AA, BB, PRODUCT, REAL, SUM, TASK, A, B
+from spectral.jacobians.cpu.winograd import AA, BB, FORMED, PRODUCT, REAL, RUN, SUM, TASK, WEIGHTS, A, B, G
 from spectral.kernels.compiled import cfunc, njit
 
 _AAA, _BBB, _ABB, _BAA = A**3, B**3, A * BB, B * AA
@@ -51,6 +51,56 @@ def _behind(m):  # type: ignore[no-untyped-def]
         AA * even_a + BB * even_b,
         _AAA * odd_a + _BBB * odd_b + m[5],
     )
+
+
+@cache
+def transformer(dtype: torch.dtype) -> Any:
+    """The C function, void (*)(void *task), that forms G g G' in float64, a group of filters at a time.
+
+    The task is a `WEIGHTS`: (K, C, 3, 3) of any strides into (36, K / group, C, group).
+    """
+    real = REAL[dtype]
+    group, lanes = 2 * BYTES // dtype.itemsize, BYTES // 8
+
+    @cfunc(types.void(types.voidptr))
+    def work(address):  # type: ignore[no-untyped-def]
+        task = carray(address, 1, WEIGHTS)[0]
+        weight, out = pointer(task.weight, real), pointer(task.out, real)
+        mine = task.workspace + claim(address, 1) * FORMED * group * 8
+        taps = pointer(mine, np.float64)
+        half, whole = pointer(mine + 9 * group * 8, np.float64), pointer(mine + 27 * group * 8, np.float64)
+        i = claim(address, 0)
+        while i < task.groups:
+            for first in range(0, task.channels, RUN):
+                run = min(RUN, task.channels - first)
+                for c in range(run):
+                    for k in range(group):
+                        at = (i * group + k) * task.filter_step + (first + c) * task.channel_step
+                        for m in range(3):
+                            for n in range(3):
+                                tap = weight[at + m * task.row_step + n * task.column_step]
+                                taps[(3 * m + n) * group + k] = tap
+                    for k in range(0, group, lanes):
+                        for n in range(3):
+                            _by_points(taps, n * group + k, 3 * group, half, n * group + k, 3 * group)
+                        for a in range(6):
+                            to = 6 * a * RUN * group + c * group + k
+                            _by_points(half, 3 * a * group + k, group, whole, to, RUN * group)
+                for entry in range(36):
+                    at = ((entry * task.groups + i) * task.channels + first) * group
+                    for k in range(run * group):
+                        out[at + k] = whole[entry * RUN * group + k]
+            i = claim(address, 0)
+
+    return work
+
+
+@njit(inline="always")
+def _by_points(source, at, step, target, to, stride):  # type: ignore[no-untyped-def]
+    """G g of three lanes, the first at `at`, the next a step on, into six."""
+    x, y, z = load(source, at), load(source, at + step), load(source, at + 2 * step)
+    for a in range(6):
+        store(target, to + a * stride, G[a][0] * x + G[a][1] * y + G[a][2] * z)
 
 
 @cache

@@ -42,6 +42,13 @@ TASK = np.dtype(
     [(name, "i8") for name in ("taken", "workers", "tiles", "blocks", "block", "size", *_FIELDS.split())]
 )
 
+RUN = 16  # channels, whose 36 entries each are written in one go: their places lie powers of two apart
+FORMED = 9 + 18 + 36 * RUN  # numbers, for each filter, on the way from g to G g G'
+_WEIGHT_FIELDS = (
+    "taken workers groups channels filter_step channel_step row_step column_step weight out workspace"
+)
+WEIGHTS = np.dtype([(name, "i8") for name in _WEIGHT_FIELDS.split()])
+
 REAL = {torch.float32: np.float32, torch.float64: np.float64}
 
 
@@ -208,7 +215,14 @@ def unpacked(bits: Tensor) -> Tensor:
 
 def _transformed(weight: Tensor) -> Tensor:
     """G g G' as 36 matrices (C, K), their columns in groups of two vectors: (36, K / group, C, group)."""
-    channels, group = weight.shape[1], 2 * _simd().BYTES // weight.itemsize
-    points = torch.tensor(G, dtype=torch.float64)
-    taps = weight.reshape(-1, group, channels, 9).permute(3, 0, 2, 1).double().reshape(9, -1)
-    return (torch.kron(points, points) @ taps).to(weight.dtype).view(36, -1, channels, group)
+    filters, channels = weight.shape[:2]
+    group = 2 * _simd().BYTES // weight.itemsize
+    matrices = memory.touched_faster((36, filters // group, channels, group), weight.dtype)
+    groups = filters // group
+    threads = max(1, min(torch.get_num_threads(), groups))
+    workspace = torch.empty(threads * FORMED * group, dtype=torch.float64)
+    places = (t.data_ptr() for t in (weight, matrices, workspace))
+    task = np.array([0, 0, groups, channels, *weight.stride(), *places], np.int64)
+    work = _kernels().transformer(weight.dtype).address
+    openmp.region(work, task.ctypes.data_as(ctypes.c_void_p), threads)()
+    return matrices
