@@ -22,6 +22,7 @@ from spectral.jacobians.program.steps import Cut, Local, Step, counts, some
 
 GAIN = 0.95  # another layout, or twice as many vectors at once, must take less than this share of the time
 FRESH = (Convolution, Joint, Norm)  # steps whose results are new tensors, which nobody else holds
+FRESH_BACK = (*FRESH, Cut)  # those whose transposes are
 
 
 @dataclass(repr=False)
@@ -95,7 +96,7 @@ class Program:
                 if i in owned:
                     slots[i] += h
                     continue
-                if i in slots or isinstance(step, (*FRESH, Cut)):
+                if i in slots or isinstance(step, FRESH_BACK):
                     owned.add(i)
                 slots[i] = slots[i] + h if i in slots else h
             del parts, h

@@ -18,17 +18,29 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Diagonal(Step):
+class Sloped(Step):
+    """A step that multiplies by one slope, which it lays out in memory as the first tangent comes."""
+
+    slope: Tensor
+    _laid: bool = field(default=False, init=False, compare=False)
+
+    def slope_for(self, t: Tensor) -> Tensor:
+        """The slope, from the first tangent on in the order of that (`slopes.beside`)."""
+        if not self._laid:
+            self.slope, self._laid = beside(self.slope, t), True
+        return self.slope
+
+
+@dataclass
+class Diagonal(Sloped):
     """t -> s t, s broadcast; in place where nobody else looks (`owns_tangent`, `owns_cotangent`).
 
     Gates, whose s is 0 or 1, are kept as bits or bytes (`slopes`).
     """
 
-    slope: Tensor
     input_size: torch.Size
     owns_tangent: bool = False
     owns_cotangent: bool = False
-    _laid: bool = field(default=False, init=False, compare=False)  # out as tangents come
 
     @property
     def keeps_size(self) -> bool:
@@ -42,9 +54,7 @@ class Diagonal(Step):
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """s t."""
-        if not self._laid:
-            self.slope, self._laid = beside(self.slope, tangents[0]), True
-        return times(tangents[0], self.slope, self.owns_tangent)
+        return times(tangents[0], self.slope_for(tangents[0]), self.owns_tangent)
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """s g, or its conjugate's product, summed over what t was broadcast to."""
@@ -132,15 +142,14 @@ def _summed(t: Tensor, size: torch.Size) -> Tensor:
 
 
 @dataclass
-class Halves(Step):
+class Halves(Sloped):
     """t -> a + b of s t = (a, b), two halves of one axis, told from the last."""
 
-    slope: Tensor
     axis: int
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """a + b."""
-        first, second = (self.slope * tangents[0]).chunk(2, self.axis)
+        first, second = (self.slope_for(tangents[0]) * tangents[0]).chunk(2, self.axis)
         return first + second
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
