@@ -97,7 +97,7 @@ class Checkpoint:
         meta = {"solver": self.solver, "target": question, "groups": [meta for _, meta in states]}
         try:
             tensors |= {"sample": self.sample} | ({"place": self.place} if len(self.place) else {})
-            sides = {name: self.sides[part] for name in tensors if (part := _last(name)) in self.sides}
+            sides = {name: self.sides[part] for name in tensors if (part := parts.last(name)) in self.sides}
             parts.write(self.path, KIND, tensors, meta, sides, self.number + 1)
             self.number += 1
             self.notes = []
@@ -161,10 +161,6 @@ class Checkpoint:
     def _together(self, work: Callable[[], T]) -> T:
         """work(), failing in all processes where it fails in one."""
         return work() if self.ranks is None else self.ranks.agree(work)
-
-
-def _last(name: str) -> str:
-    return name.rpartition(".")[2]
 
 
 def _place(A: LinearOperator) -> tuple[Tensor, Space]:

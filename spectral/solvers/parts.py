@@ -65,7 +65,7 @@ def read(path: Path, kind: str, sides: dict[str, Space]) -> tuple[dict[str, Tens
     parts = meta.pop("parts", None)
     if parts is None:
         for name, t in tensors.items():
-            space = sides.get(name.rpartition(".")[2])
+            space = sides.get(last(name))
             if space is not None:
                 _check(path, t.shape[-1], space)
                 tensors[name] = space.own(t).contiguous()
@@ -73,7 +73,7 @@ def read(path: Path, kind: str, sides: dict[str, Space]) -> tuple[dict[str, Tens
     for file in range(parts["files"]):
         held, _ = storage.read(_part(path, parts["number"], file), f"{kind} part")
         for name, t in held.items():
-            space = sides.get(name.rpartition(".")[2])
+            space = sides.get(last(name))
             if space is not None:
                 placed = parts["placed"][name]
                 _check(path, placed["dimension"], space)
@@ -81,6 +81,11 @@ def read(path: Path, kind: str, sides: dict[str, Space]) -> tuple[dict[str, Tens
                     tensors[name] = t.new_empty(*t.shape[:-1], space.n)
                 space.taken(tensors[name], t, placed["runs"][file])
     return tensors, meta, parts["number"]
+
+
+def last(name: str) -> str:
+    """The last word of a tensor's name, by which it is known of which space it is."""
+    return name.rpartition(".")[2]
 
 
 def _sweep(path: Path, number: int | None) -> None:
