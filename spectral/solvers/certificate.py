@@ -64,10 +64,10 @@ def measured_rounding(A: LinearOperator, vectors: Tensor, AV: Tensor, generator:
     c = 2 * torch.rand(B, 2, k, generator=generator, dtype=torch.float64, device="cpu") - 1
     c = c + 0.5 * c.sign()
     z, c = z.to(vectors), c.to(vectors.device)
-    sign = z.new_tensor([[1.0], [-1.0]])
-    rows = torch.cat([c @ vectors.double() + sign * z, z], dim=1).to(vectors.dtype)
+    rows = torch.cat([c @ vectors.double() + torch.cat([z, -z], dim=1), z], dim=1).to(vectors.dtype)
     W = A.apply(rows).double()
-    return A.codomain.norms(W[:, :2] - c @ AV.double() - sign * W[:, 2:]).sum(-1)
+    Az = W[:, 2:]
+    return A.codomain.norms(W[:, :2] - c @ AV.double() - torch.cat([Az, -Az], dim=1)).sum(-1)
 
 
 def certify(space: Space, vectors: Tensor, AV: Tensor, *, descending: bool, magnitude: bool) -> Certified:
