@@ -9,7 +9,7 @@ import random
 import sys
 import threading
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -315,6 +315,10 @@ def first_tensor(output: Any) -> tuple[str, Tensor | None]:
     return next(tensors, ("", None))
 
 
+_HOLDING_NONE = {type(None), bool, int, float, str, bytes, Tensor, nn.Parameter, torch.dtype, torch.device}
+_TABLES = {dict, OrderedDict, list, tuple, set}
+
+
 def modules_in(function: Any) -> list[nn.Module]:
     """Every module that a callable visibly holds: itself, or in what it closes over, binds or refers to."""
     found: dict[int, nn.Module] = {}
@@ -322,7 +326,11 @@ def modules_in(function: Any) -> list[nn.Module]:
     visited: set[int] = set()
     while pending and len(visited) < _LOOKED_AT:
         item = pending.pop()
-        if id(item) in visited or isinstance(item, (type, types.ModuleType, Tensor, str, bytes, int, float)):
+        # By its very type at first: most of what modules hold is numbers, words and empty tables.
+        kind = type(item)
+        if kind in _HOLDING_NONE or (kind in _TABLES and not item) or id(item) in visited:
+            continue
+        if isinstance(item, (type, types.ModuleType, Tensor, str, bytes, int, float)):
             continue
         visited.add(id(item))
         if isinstance(item, nn.Module):

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from spectral.jacobians.model import modules_in, parameters_of
 
+_ROW = 1 << 12  # bytes
+
 
 class Weights:
     """Parameters at one time, by what tells of a change: torch's counts of writes, then checksums.
@@ -51,6 +53,16 @@ def _values(p: Tensor) -> Any:
 
 
 def _sum(p: Tensor) -> int:
-    """A checksum of its bytes."""
-    entries = p.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-    return zlib.crc32(entries.view(torch.uint8).numpy().data)
+    """A checksum of its bytes: of the sums of words along the rows and the columns of a table.
+
+    One other word shows in both, and two in exchange in one at least; sums are as fast as memory, checksums
+    are not.
+    """
+    entries = p.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    entries = entries.clone() if entries.storage_offset() % 8 else entries  # words begin at multiples of 8
+    whole = len(entries) // _ROW * _ROW
+    words = entries[:whole].view(torch.int64).view(-1, _ROW // 8)
+    found = 0
+    for part in (words.sum(0), words.sum(1), entries[whole:]):
+        found = zlib.crc32(part.cpu().numpy().data, found)
+    return found

@@ -366,9 +366,11 @@ def checksum(t: Tensor) -> float:
             flat = flat.to(entry)
             whole = len(flat) // ROW
             within, across = _weights(entry, t.device, 1 << whole.bit_length())
-            rows = flat[: whole * ROW].view(whole, ROW) @ within
             rest = flat[whole * ROW :]
-            return float(rows @ across[:whole] + (rest @ within[: len(rest)]) * across[whole])
+            total = rest.dot(within[: len(rest)]) * across[whole]
+            if whole:
+                total += (flat[: whole * ROW].view(whole, ROW) @ within).dot(across[:whole])
+            return total.item()
         except RuntimeError:  # eight bits, and quantised ones
             return math.nan
 

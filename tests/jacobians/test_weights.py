@@ -1,0 +1,57 @@
+"""Whether weights are still what they were."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from spectral.jacobians.weights import Weights
+
+DTYPES = [torch.float16, torch.float32, torch.float64, torch.complex64]
+
+
+def kept(p):
+    model = nn.Module()
+    model.p = nn.Parameter(p)
+    return model, Weights(model, [])
+
+
+@given(
+    n=st.sampled_from([1, 2, 3, 511, 512, 513, 1024, 5000]),
+    dtype=st.sampled_from(DTYPES),
+    offset=st.integers(0, 3),
+    seed=st.integers(0, 99),
+)
+def test_one_bit_and_one_exchange_show(n, dtype, offset, seed):
+    """Written through `.data`, which torch does not count."""
+    generator = torch.Generator().manual_seed(seed)
+    model, weights = kept(torch.randn(n + offset, generator=generator).to(dtype)[offset:])
+    assert not weights.changed(thorough=True)
+    values = model.p.data
+    i, j = (int(k) for k in torch.randint(n, (2,), generator=generator))
+    byte = torch.view_as_real(values) if values.is_complex() else values
+    byte = byte.view(torch.uint8).flatten()
+    byte[i] ^= 1
+    assert weights.changed(thorough=True)
+    byte[i] ^= 1
+    assert not weights.changed(thorough=True)
+    if values[i] != values[j]:
+        values[[i, j]] = values[[j, i]]
+        assert weights.changed(thorough=True)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_channels_exchanged_show(dim):
+    """Rows of a table of weights, of any length."""
+    model, weights = kept(torch.randn(64, 1024))
+    model.p.data = model.p.data.index_select(dim, torch.arange(64 if dim == 0 else 1024).flip(0))
+    assert weights.changed(thorough=True)
+
+
+def test_the_same_values_elsewhere_are_no_change():
+    """As `vector_to_parameters` leaves them, at places where no word begins."""
+    model, weights = kept(torch.randn(1025))
+    flat = torch.cat([torch.zeros(1), model.p.detach()])
+    model.p.data = flat[1:]
+    assert not weights.changed(thorough=True)
