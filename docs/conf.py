@@ -41,7 +41,7 @@ nitpick_ignore_regex = [
     ("py:.*", "Figure|Images|Number|Tensor|WrongProductsError"),
     ("py:.*", r"spectral\.(jacobians\.jacobian\.WrongProductsError|operators\.base\.Derived)"),
     ("py:.*", r"spectral\.jacobians\.(of_model\.OfModel|program\.reach\.Reach|sharded\.ShardedJacobian)"),
-    ("py:.*", r"spectral\.(operators\.space\.Placed|survey\.table\.(Row|Failure|Level))"),
+    ("py:.*", r"spectral\.(operators\.space\.(Placed|T)|survey\.table\.(Row|Failure|Level))"),
     (
         "py:.*",
         r"spectral\.solvers\.(dense\.Formed|method\.FoundT)|denoisers\.networks\.conditional\.Coefficients",
