@@ -83,6 +83,9 @@ def train_command(
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto")] = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="by torch.compile")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write events too")] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="file for a folder's pictures, with --images: read once")
+    ] = None,
     checkpoint_every: Annotated[int, typer.Option(help="in steps")] = 200,
     validate_every: Annotated[int, typer.Option(help="in steps")] = 500,
     **chosen: Any,
@@ -112,6 +115,7 @@ def train_command(
                 device=device,
                 compile=compile,
                 tensorboard=tensorboard,
+                cache=cache,
             )
         except KeyboardInterrupt as stop:
             console.print(f"[yellow]{stop or 'stopped'}")

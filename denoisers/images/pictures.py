@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 
 from denoisers.images.folder import check_opaque, opened, pictures_in, read_grey
 from denoisers.images.source import Images, generators, side_of
+from spectral import storage
 from spectral.errors import OptionError, ShapeError
 from spectral.options import choice
+
+KIND = "images of a folder"
 
 
 class Folder:
@@ -20,11 +24,13 @@ class Folder:
     Turned upright where their EXIF data say so. `fit`: "resize" takes the largest square in the middle and
     averages it down (or interpolates it up) to size x size; "crop" cuts size x size pixels at a place that
     depends on (seed, i), "centre" in the middle. Image i is picture i, of which there are `count`; a picture
-    is read when it is asked for.
+    is read when it is asked for, or all of them once into the file `cache`, 4 bytes an entry, which is read
+    in their place, and written anew where names, lengths or dates of the pictures are others.
 
-    Raises FileNotFoundError where there are none; OptionError for an unknown fit. A call raises OptionError
-    beyond the last picture, ShapeError for one below size to be cut, and what `read_grey` and `read_colour`
-    raise.
+    Raises FileNotFoundError where there are none; OptionError for an unknown fit, and for a cache of crops,
+    which are others for each seed. A call raises OptionError beyond the last picture, ShapeError for one
+    below size to be cut, FileContentError for a cache that is damaged, OSError for one that cannot be
+    written, and what `read_grey` and `read_colour` raise.
     """
 
     def __init__(
@@ -34,10 +40,17 @@ class Folder:
         *,
         colour: bool = False,
         fit: Literal["resize", "crop", "centre"] = "resize",
+        cache: str | Path | None = None,
     ) -> None:
         choice("fit", fit, ("resize", "crop", "centre"))
+        if cache is not None and fit == "crop":
+            raise OptionError(
+                "crops are others for each seed, and not cached: fit='resize' or 'centre'"
+            )
         self.files = pictures_in(path)
         self.size, self.colour, self.fit = side_of(size), colour, fit
+        self._cache = None if cache is None else Path(cache)
+        self._images: Images | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -54,12 +67,35 @@ class Folder:
         places = generators(n, seed, first)
         if first + n > self.count:
             raise OptionError(f"the folder holds {self.count} pictures, and {first + n} were asked for")
-        out = np.empty((n, *self.shape), np.float32)
+        if self._cache is not None:
+            return self._cached(self._cache)[first : first + n].copy()
+        return self._read(first, places)
+
+    def _read(self, first: int, places: list[np.random.Generator]) -> Images:
+        out = np.empty((len(places), *self.shape), np.float32)
         for i, rng in enumerate(places):
             file = self.files[first + i]
             whole = read_colour(file) if self.colour else read_grey(file, convert=True)
             out[i] = self._fitted(whole[0], rng, file)
         return out
+
+    def _cached(self, file: Path) -> Images:
+        """All of them, from the file that keeps them where it is of these pictures."""
+        if self._images is None:
+            about = self._about()
+            tensors, held = storage.read(file, KIND) if file.is_file() else ({}, None)
+            if held == about:
+                self._images = tensors["images"].numpy()
+            else:
+                self._images = self._read(0, generators(self.count, 0, 0))
+                storage.write(file, KIND, {"images": torch.from_numpy(self._images)}, about)
+        return self._images
+
+    def _about(self) -> dict[str, Any]:
+        """What the images follow from."""
+        stats = [file.stat() for file in self.files]
+        files = [[f.name, s.st_size, s.st_mtime_ns] for f, s in zip(self.files, stats, strict=True)]
+        return {"files": files, "shape": list(self.shape), "fit": self.fit}
 
     def _fitted(self, picture: Images, rng: np.random.Generator, file: Path) -> Images:
         height, width = picture.shape[1:]

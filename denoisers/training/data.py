@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,17 +21,21 @@ Batch = NDArray[np.float32]
 Batches = Callable[[int], Batch]
 
 
-def clean_batches(config: TrainConfig) -> Batches:
+def clean_batches(config: TrainConfig, cache: str | Path | None = None) -> Batches:
     """The function step -> clean images of that step, float32 (batch, C, size, size).
+
+    Args:
+        config: the run.
+        cache: a file for a finite set's folder of pictures, as `denoisers.images.Folder` keeps them.
 
     Raises:
         FileNotFoundError: a folder holds no pictures.
         FileContentError: a picture cannot be read.
         ShapeError: one is smaller than the patches.
         OptionError: a finite set is asked for of more images than there are; grey images for a network of
-            several channels.
+            several channels; a cache for images that are made, or drawn without end.
     """
-    source = source_of(config)
+    source = source_of(config, cache)
     if config.shuffled:
         source = Shuffled(source)
     if config.images:
@@ -39,7 +44,7 @@ def clean_batches(config: TrainConfig) -> Batches:
     return lambda step: source(config.batch, seed=config.data_seed + 1, first=step * config.batch)
 
 
-def source_of(config: TrainConfig) -> Source:
+def source_of(config: TrainConfig, cache: str | Path | None = None) -> Source:
     """The images that a configuration names, in the order of the file that makes them."""
     colour, size = config.channels > 1, config.size
     made: dict[str, Callable[[], Source]] = {
@@ -50,6 +55,8 @@ def source_of(config: TrainConfig) -> Source:
         "ray": lambda: Ray(CAlpha(size, config.alpha)(1)[0]),
         "photos": lambda: Patches([picture[None] for picture in training_photographs()], size),
     }
+    if cache is not None and (config.data in made or not config.images):
+        raise OptionError("only a folder of pictures, of which `images` are trained on, is cached")
     if config.data in made:
         if colour:
             raise OptionError(
@@ -57,7 +64,7 @@ def source_of(config: TrainConfig) -> Source:
             )
         return made[config.data]()
     if config.images:
-        return Folder(config.data, size, colour=colour)
+        return Folder(config.data, size, colour=colour, cache=cache)
     return Patches.of_folder(config.data, size, colour=colour)
 
 

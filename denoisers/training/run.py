@@ -50,6 +50,7 @@ def train(
     device: str = "auto",
     compile: bool = False,
     tensorboard: bool = False,
+    cache: str | Path | None = None,
     console: Console | None = None,
 ) -> Denoiser:
     """Train a network into a folder of its own; returned in evaluation mode.
@@ -73,6 +74,7 @@ def train(
         device: "cpu", "cuda", or "auto", a GPU where there is one.
         compile: by torch.compile.
         tensorboard: write events too.
+        cache: a file that keeps the pictures of a folder, read and fitted once, for this run and others.
         console: where progress is shown.
 
     Raises:
@@ -92,7 +94,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(config, folder / "checkpoint.safetensors", engine, compile)
     run.start(resume)
-    batches = data.clean_batches(config)
+    batches = data.clean_batches(config, cache)
     first = engine.rank == 0
     if first:
         (folder / "config.json").write_text(config.to_json())

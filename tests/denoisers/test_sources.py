@@ -127,6 +127,25 @@ def test_folders_are_averaged_down_to_size(folder):
     assert Folder(folder, 5)(2).shape == (2, 1, 5, 5) and Folder(folder, 30)(1).shape == (1, 1, 30, 30)
 
 
+def test_a_cache_holds_the_pictures_until_they_change(folder, tmp_path, monkeypatch):
+    kept = tmp_path / "kept" / "pictures.safetensors"
+    plain, cached = Folder(folder, 5, colour=True), Folder(folder, 5, colour=True, cache=kept)
+    np.testing.assert_array_equal(cached(3, first=2), plain(3, first=2))
+    again, other = (Folder(folder, size, colour=True, cache=kept) for size in (5, 6))
+    whole = plain(plain.count)
+    with monkeypatch.context() as patch:
+        patch.setattr("denoisers.images.pictures.read_colour", None)  # no picture is read any more
+        np.testing.assert_array_equal(again(plain.count), whole)
+    assert other(1).shape == (1, 3, 6, 6)
+    first = plain.files[0]
+    Image.fromarray(255 - np.asarray(Image.open(first))).save(first)
+    changed = Folder(folder, 6, colour=True, cache=kept)(1)
+    np.testing.assert_allclose(changed, 1 - other(1), atol=1e-6)
+    kept.write_bytes(kept.read_bytes()[:-1])
+    with pytest.raises(FileContentError, match="damaged"):
+        Folder(folder, 6, colour=True, cache=kept)(1)
+
+
 def test_colour_is_turned_upright_and_grey_repeated(tmp_path):
     pixels = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
     exif = Image.Exif()
@@ -175,6 +194,7 @@ def test_disjoint_sets_have_nothing_in_common_and_grow(folder, endless):
         (lambda f: Waves(8, amplitude=0), OptionError, "amplitude"),
         (lambda f: Ray(ONE[0]), ShapeError, "one image"),
         (lambda f: Folder(f / "none", 4), FileNotFoundError, "no pictures"),
+        (lambda f: Folder(f, 4, fit="crop", cache=f / "kept"), OptionError, "crops are others for each seed"),
         (lambda f: Folder(f, 4, fit="other"), OptionError, "fit is one of"),
         (lambda f: Folder(f, 4)(10), OptionError, "holds 9 pictures"),
         (lambda f: Folder(f, 11, fit="crop")(1), ShapeError, "below 11"),

@@ -52,8 +52,8 @@ def test_train_writes_weights_and_a_card_that_repeats_the_command(run):
 def test_interrupted_training_resumes(run, monkeypatch):
     original = data.clean_batches
 
-    def stopping(config):
-        batches = original(config)
+    def stopping(*given):
+        batches = original(*given)
 
         def wrapped(step):
             if step == 2:

@@ -108,3 +108,16 @@ def test_order_and_noise_share_no_stream():
         for purpose in ("order", "noise")
     }
     assert len(set(draws.values())) == 100
+
+
+def test_a_folder_is_read_from_its_cache(tmp_path, monkeypatch):
+    for i in range(4):
+        Image.fromarray(np.full((8, 8), 10 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    config = TrainConfig(data=str(tmp_path), images=2, batch=2, size=8)
+    kept = tmp_path / "pictures.safetensors"
+    batch = clean_batches(config, kept)(0)
+    monkeypatch.setattr("denoisers.images.pictures.read_grey", None)
+    np.testing.assert_array_equal(clean_batches(config, kept)(0), batch)
+    for endless in (TrainConfig(data="disks"), TrainConfig(data=str(tmp_path))):
+        with pytest.raises(OptionError, match="is cached"):
+            clean_batches(endless, kept)
