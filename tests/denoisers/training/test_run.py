@@ -51,8 +51,8 @@ def interrupted_at(step, monkeypatch, number=signal.SIGINT):
     """Send a signal while the batch of a step is made."""
     original = data.clean_batches
 
-    def patched(config):
-        batches = original(config)
+    def patched(*given):
+        batches = original(*given)
 
         def wrapped(s):
             if s == step:
@@ -134,8 +134,8 @@ def test_a_crash_loses_no_more_than_the_steps_since_the_last_checkpoint(tmp_path
     whole = train(TINY, tmp_path / "whole")
     original = data.clean_batches
 
-    def failing(config):
-        batches = original(config)
+    def failing(*given):
+        batches = original(*given)
         return lambda step: batches(step) if step != 7 else 1 / 0
 
     with monkeypatch.context() as patch:
