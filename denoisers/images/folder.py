@@ -99,12 +99,17 @@ def _grey(picture: Image.Image, name: str, convert: bool) -> Grey:
     if picture.mode.startswith("I") or picture.mode == "F":
         top = 1 if picture.mode == "F" else 65535
         pixels = np.asarray(picture, dtype=np.float32) / np.float32(top)
-        if not (pixels.min() >= 0 and pixels.max() <= 1):  # NaN neither
+        if not np.isfinite(pixels).all():
+            raise FileContentError(f"{name} holds NaN or infinity")
+        if not (pixels.min() >= 0 and pixels.max() <= 1):
             raise FileContentError(f"{name} has pixels outside [0, {top}], where grey is: scale it")
         return pixels
     check_opaque(picture, name)
     if picture.mode not in ("1", "L"):
         rgb = np.asarray(picture.convert("RGB"))
         if not convert and (rgb != rgb[..., :1]).any():
-            raise FileContentError(f"{name} is a colour picture and a grey one is needed: save it as grey")
+            raise FileContentError(
+                f"{name} is a colour picture and a grey one is needed: save it as grey, or read it "
+                "with convert=True"
+            )
     return np.asarray(picture.convert("L"), dtype=np.float32) / np.float32(255)

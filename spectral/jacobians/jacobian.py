@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectral.ambient import tell
 from spectral.errors import (
     NotFiniteError,
     OptionError,
@@ -148,7 +149,7 @@ class Jacobian(OfModel):
             if not torch.isfinite(output).all():
                 raise NotFiniteError(f"{self.name} returned NaN or infinity at y")
             if self._model.switched:
-                self._note(f"{self.name} was in training mode: J is that of its evaluation mode")
+                self._note(self._model.in_evaluation("J is"))
             batch = (y.shape[0],) if batched else ()
             if batched and (output.ndim < 1 or output.shape[0] != y.shape[0]):
                 raise ShapeError(f"batched: {len(y)} inputs gave an output of shape {tuple(output.shape)}")
@@ -428,6 +429,7 @@ class Jacobian(OfModel):
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+            tell(text)
             log.info("%s: %s", self.name, text)
 
     def _check_adjoint(self) -> None:

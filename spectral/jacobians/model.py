@@ -57,6 +57,10 @@ class Model:
         self.graph = self.switched = False
         self.plain = _Plain()
 
+    def in_evaluation(self, what: str) -> str:
+        """The note that `what` is that of evaluation mode, where it is another computation."""
+        return f"{self.name} was in training mode: {what} that of its evaluation mode"
+
     def __call__(self, y: Tensor) -> Tensor:
         """The output at a copy of y, which the model may work on in place.
 
