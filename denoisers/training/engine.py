@@ -8,7 +8,6 @@ huggingface_hub nor a configuration file.
 
 from __future__ import annotations
 
-import os
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, distributed, nn
 
 from denoisers.training.config import TrainConfig
 from spectral.errors import OptionError
+from spectral.options import variable
 
 
 class Engine(Protocol):
@@ -71,8 +71,8 @@ class ByFabric:
                 "GPUs, bfloat16 and several processes need Lightning Fabric: "
                 "pip install 'jacobian-spectra[training]'"
             ) from error
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        nodes = int(os.environ.get("WORLD_SIZE", "1")) // processes
+        processes = variable("LOCAL_WORLD_SIZE", 1)
+        nodes = variable("WORLD_SIZE", 1) // processes
         self._fabric = Fabric(
             accelerator=device,
             devices=processes,
@@ -118,7 +118,7 @@ def engine_of(config: TrainConfig, device: str) -> Engine:
         raise OptionError("no GPU is to be seen by torch: train on the CPU, or install torch's CUDA build")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = variable("WORLD_SIZE", 1)
     if config.batch % world:
         raise OptionError(f"a batch of {config.batch} cannot be shared out evenly over {world} processes")
     plain = device == "cpu" and world == 1 and config.precision == "float32"

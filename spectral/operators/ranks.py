@@ -12,7 +12,6 @@ import atexit
 import contextlib
 import hashlib
 import json
-import os
 import re
 import signal
 import threading
@@ -28,6 +27,7 @@ from torch.nn import functional
 
 from spectral import errors
 from spectral.errors import OptionError, RankError, SpectralError
+from spectral.options import variable
 
 T = TypeVar("T")
 
@@ -69,12 +69,12 @@ class Ranks:
             RankError: the others could not be reached.
         """
         if not (distributed.is_available() and distributed.is_gloo_available()):
-            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            if variable("WORLD_SIZE", 1) > 1:
                 raise OptionError("several processes need torch.distributed with Gloo: this torch has none")
             return cls()
         try:
             if not distributed.is_initialized():
-                if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+                if variable("WORLD_SIZE", 1) == 1:
                     return cls()
                 distributed.init_process_group("gloo", timeout=timedelta(seconds=timeout))
                 atexit.register(_leave)
