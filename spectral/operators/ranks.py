@@ -201,6 +201,7 @@ class Ranks:
             with self.interruptible():
                 apart = self.apart(asked()) if self.size > 1 and self._calls == 1 else {}
                 if apart:
+                    apart = {"call": apart["call"]} if "call" in apart else apart
                     raise OptionError(f"the processes are asked for different things: {unlike(apart)}")
                 yield
         finally:
