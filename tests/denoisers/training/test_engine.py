@@ -34,7 +34,11 @@ def environment():
 
 
 def trained(*given, **more):
-    subprocess.run(command(*given, **more), check=True, capture_output=True, env=environment())
+    """What was printed."""
+    done = subprocess.run(
+        command(*given, **more), check=True, capture_output=True, text=True, env=environment()
+    )
+    return done.stdout
 
 
 def losses(folder):
@@ -65,7 +69,8 @@ def test_a_batch_is_shared_out_evenly(monkeypatch):
 def test_two_processes_train_as_one_does(tmp_path):
     pytest.importorskip("lightning_fabric")
     trained(tmp_path / "one")
-    trained(tmp_path / "two", processes=2)
+    told = trained(tmp_path / "two", processes=2)
+    assert told.count("wrote") == 1 and (tmp_path / "two" / "card.md").is_file()  # by one of them
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     one, two = (denoisers.load(tmp_path / name).state_dict() for name in ("one", "two"))
     torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-5)
