@@ -8,13 +8,17 @@ huggingface_hub nor a configuration file.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, distributed, nn
 
 from denoisers.training.config import TrainConfig
-from spectral.errors import OptionError
+from spectral.errors import OptionError, RankError
+from spectral.operators.ranks import first_line
 from spectral.options import variable
 
 
@@ -37,6 +41,13 @@ class Engine(Protocol):
     def mean(self, value: Tensor) -> float:
         """The mean over processes."""
 
+    def reaching(self) -> AbstractContextManager[None]:
+        """While others are waited for: one that is lost is told in one sentence.
+
+        Raises:
+            RankError: one was.
+        """
+
 
 class Plain:
     """One process, float32, on the CPU."""
@@ -58,6 +69,10 @@ class Plain:
     def mean(self, value: Tensor) -> float:
         """The value."""
         return float(value)
+
+    def reaching(self) -> AbstractContextManager[None]:
+        """There are none."""
+        return nullcontext()
 
 
 class ByFabric:
@@ -103,6 +118,20 @@ class ByFabric:
         total = value.detach().to(self.device, torch.float64).clone()
         distributed.all_reduce(total)
         return float(total) / self.world
+
+    @contextmanager
+    def reaching(self) -> Iterator[None]:
+        """See `Engine`."""
+        try:
+            yield
+        except RuntimeError as failure:
+            if self.world == 1 or not re.search("gloo|nccl", str(failure), re.IGNORECASE):
+                raise
+            raise RankError(
+                f"process {self.rank} of {self.world} has lost another, which ended or did not answer "
+                f"({first_line(failure)}): look at what that one said last, and start all again with "
+                "torchrun and --resume, which goes on from the checkpoint, with any number of processes"
+            ) from failure
 
 
 def engine_of(config: TrainConfig, device: str) -> Engine:

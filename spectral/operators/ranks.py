@@ -82,7 +82,7 @@ class Ranks:
             return cls(rank, size, timeout) if size > 1 else cls()
         except (RuntimeError, ValueError) as failure:
             raise RankError(
-                f"the processes could not find each other: {_first_line(failure)}; start them with torchrun"
+                f"the processes could not find each other: {first_line(failure)}; start them with torchrun"
             ) from failure
 
     # Small matrices
@@ -253,7 +253,7 @@ class Ranks:
         except (RuntimeError, ValueError) as failure:
             self.lost = (
                 f"process {self.rank} of {self.size} has lost {whom}, which ended or did not answer within "
-                f"{self._timeout.total_seconds():.0f} s ({_first_line(failure)}): look at what that one said "
+                f"{self._timeout.total_seconds():.0f} s ({first_line(failure)}): look at what that one said "
                 "last, and start all again with torchrun; a solve with checkpoint= goes on from its file, "
                 "with any number of processes"
             )
@@ -316,7 +316,8 @@ def _like(t: Tensor, direct: bool) -> Tensor:
     return torch.empty(t.shape, dtype=t.dtype, device=t.device if direct else "cpu")
 
 
-def _first_line(failure: BaseException) -> str:
+def first_line(failure: BaseException) -> str:
+    """What torch says of a connection, without a place in Gloo's source, and its advice."""
     text = str(failure).strip().split("\n")[0]
-    text = re.sub(r"^\[\S+\] ", "", text).split(". ")[0]  # Gloo's place in its source, and its advice
+    text = re.sub(r"^\[\S+\] ", "", text).split(". ")[0]
     return text[:300] or type(failure).__name__
