@@ -98,6 +98,17 @@ def jacobian(
         2
     """
     choice("method", method, ("auto", *WAYS))
+    check_asked(model, y, batched)
+    J = Jacobian(model, y.detach().clone(), batched, method, keywords_of(model_kwargs))
+    return J if precision is None else J.at_precision(precision)
+
+
+def check_asked(model: Any, y: Any, batched: bool = False) -> None:
+    """That a model can be called, on an input that has a Jacobian.
+
+    Raises:
+        OptionError, ShapeError: see `jacobian`.
+    """
     if not callable(model):
         raise OptionError(f"a model is called on y, and a {type(model).__name__} cannot be")
     if not isinstance(y, Tensor) or y.dtype not in _INPUTS:
@@ -108,8 +119,6 @@ def jacobian(
         raise OptionError(f"y must be a dense tensor, and this one {what}")
     if y.numel() == 0 or (batched and y.ndim < 2):
         raise ShapeError(f"y has shape {tuple(y.shape)}: expected at least one entry and, batched, two axes")
-    J = Jacobian(model, y.detach().clone(), batched, method, keywords_of(model_kwargs))
-    return J if precision is None else J.at_precision(precision)
 
 
 class WrongProductsError(SpectralError):

@@ -126,10 +126,11 @@ class LinearOperator(ABC):
     def dense(self) -> Tensor:
         """The matrix A, (*batch, r, n), column by column from n products; whole in every place."""
         chunks = []
-        for first in range(0, self.shape[1], 64):
-            numbers = range(first, min(first + 64, self.shape[1]))
-            E = self.domain.units(numbers, *self.batch).to(self.device, self.dtype)
-            chunks.append(self.codomain.whole(self.apply(E)))
+        with self.in_step(lambda: {"call": "A.dense"}):
+            for first in range(0, self.shape[1], 64):
+                numbers = range(first, min(first + 64, self.shape[1]))
+                E = self.domain.units(numbers, *self.batch).to(self.device, self.dtype)
+                chunks.append(self.codomain.whole(self.apply(E)))
         return torch.cat(chunks, dim=-2).mT
 
     def select(self, index: Tensor | Sequence[int]) -> LinearOperator:
