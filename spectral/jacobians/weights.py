@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from spectral.jacobians.model import modules_in, parameters_of
+from spectral.jacobians.program.trace import weighed
 
 
 class Weights:
-    """Parameters at one time, by what tells of a change: torch's counts of writes, then checksums.
+    """Parameters at one time, by what tells of a change: torch's counts of writes, then sums of the content.
 
+    Sums that are as fast as memory come first; since their rounding may differ, checksums have the last word.
     A model that projects its weights anew at each call writes to them, and changes nothing.
     """
 
@@ -25,7 +27,8 @@ class Weights:
         self._kept = [p for p in numbers if _values(p) is not None]
         self._versions = [p._version for p in self._kept]
         self._places = [_values(p).data_ptr() for p in self._kept]
-        self._sums = [_sum(_values(p)) for p in self._kept]
+        self._sums = [weighed(_flat(_values(p))) for p in self._kept]
+        self._checksums = [_checksum(_values(p)) for p in self._kept]
 
     def changed(self, thorough: bool) -> bool:
         """Whether some are others than they were; all by their bytes, where it is `thorough`."""
@@ -37,8 +40,11 @@ class Weights:
         for i, p in enumerate(self._kept):
             values = _values(p)
             if thorough or p._version != self._versions[i] or values.data_ptr() != self._places[i]:
-                if _sum(values) != self._sums[i]:
-                    return True
+                total = weighed(_flat(values))
+                if total != self._sums[i]:
+                    if _checksum(values) != self._checksums[i]:
+                        return True
+                    self._sums[i] = total
                 self._versions[i], self._places[i] = p._version, values.data_ptr()
         return False
 
@@ -50,7 +56,10 @@ def _values(p: Tensor) -> Any:
     return p.detach()._values() if p.layout is torch.sparse_coo else None
 
 
-def _sum(p: Tensor) -> int:
-    """A checksum of its bytes."""
-    entries = p.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-    return zlib.crc32(entries.view(torch.uint8).numpy().data)
+def _flat(p: Tensor) -> Tensor:
+    return p.detach().resolve_conj().resolve_neg().reshape(-1)
+
+
+def _checksum(p: Tensor) -> int:
+    """Of its bytes."""
+    return zlib.crc32(_flat(p).cpu().contiguous().view(torch.uint8).numpy().data)

@@ -32,9 +32,19 @@ from spectral.jacobians.program.rules.pooling import Gather
 from spectral.jacobians.program.rules.products import Matmul, Softmax
 from spectral.jacobians.program.rules.shapes import as_complex, as_pairs
 from spectral.jacobians.program.slopes import in_channels_last
-from spectral.jacobians.program.steps import Forward, Input, Linear, Local, Operation, Step, aten, is_number
+from spectral.jacobians.program.steps import (
+    Forward,
+    Input,
+    Linear,
+    Local,
+    Operation,
+    Step,
+    aten,
+    either_side,
+    is_number,
+)
 from spectral.jacobians.program.storage import Cast, Put, Take
-from spectral.jacobians.program.trace import Geometry, Stored, Trace, in_function, may_draw
+from spectral.jacobians.program.trace import Geometry, Stored, Trace, in_function, is_whole, may_draw
 from spectral.jacobians.program.trees import leaves
 
 # A rule is tried on random vectors, at the inputs that it is met with.  Of maps and kernels beyond so many
@@ -55,7 +65,7 @@ def record(function: Callable[[Tensor], Tensor], y: Tensor) -> Program:
 
 
 class ContradictionError(SpectralError):
-    """torch's derivatives of one operation, forwards and backwards, are not each other's transposes."""
+    """The derivatives of one operation, forwards, backwards and by differences, contradict each other."""
 
 
 class Jump(NamedTuple):
@@ -228,6 +238,11 @@ class Recorder(Trace):
         reached, discrete = self._reach(target, args, kwargs)
         if not (reached or discrete):
             return
+        if target is aten.view.dtype and not (is_number(args[0]) and is_number(out)):
+            stored = self.stored(out)
+            assert stored is not None  # the trace has numbered it
+            stored.bits = stored.bits or stored.slot is None
+            return
         single = isinstance(out, Tensor)
         every = leaves(out)
         outputs = {i: t for i, t in enumerate(every) if isinstance(t, Tensor)}
@@ -273,6 +288,9 @@ class Recorder(Trace):
         for leaf in leaves((args, kwargs)):
             stored = self.stored(leaf) if isinstance(leaf, Tensor) and id(leaf) not in aside else None
             if stored is None:
+                continue
+            if stored.bits and is_number(leaf):
+                discrete.append(Jump(BITS, mask=False, number=False))
                 continue
             slot = self.slot_of(leaf)
             if slot != UNREACHED:
@@ -335,7 +353,9 @@ class Recorder(Trace):
         seen = Seen(target, args, kwargs, like, integers, entry, reached, self.slots, self._hold)
         primals = tuple(map(self._hold, seen.primals))
         local = Local(seen.inputs, self.slots, seen.operation(), primals)
-        self._tried_by_torch(local)
+        tried = self._tried_by_torch(local)
+        if local.forward == "vjp" and target not in STRAIGHT_THROUGH:
+            _hold_against_differences(local, tried)
         return self._add(local, like)
 
     # Writes in place
@@ -352,6 +372,8 @@ class Recorder(Trace):
             return None
         if len(written) > 1:
             raise SpectralError("it overwrites several tensors at once")
+        if target is aten.copy_.default and self._copies_bytes(*args[:2]):
+            return None
         like = _like(written[0])
         if not (reached or discrete):
             return UNREACHED, None, False
@@ -375,17 +397,36 @@ class Recorder(Trace):
         slot = self._slot(plain, *rest, like, [], None, reached)
         return self._cast(slot, like.dtype), None, False
 
+    def _copies_bytes(self, t: Tensor, source: Tensor) -> bool:
+        """Whether a storage is copied whole, as bytes or other integers: its derivative then goes along."""
+        into, of = self.stored(t), self.stored(source)
+        if into is None or of is None or is_number(t) or t.dtype != source.dtype:
+            return False
+        if of.slot is None or of.bits or not (is_whole(t) and is_whole(source)):
+            return False
+        into.base, into.slot, into.bits, into.discrete = of.base, of.slot, False, None
+        into.views.clear()
+        return True
+
     def _write(self, t: Tensor, slot: int, discrete: str | None, mask: bool) -> None:
         """Give the part of a storage that t shows another derivative."""
         stored = self.stored(t)
         assert stored is not None  # the trace knows what it has seen written
+        mask = mask if discrete else stored.mask
+        if not is_number(t) and (discrete or not is_whole(t)):
+            stored.discrete, stored.mask = discrete or stored.discrete, mask
+            stored.bits = discrete is not None or stored.bits or stored.slot is not None
+            return
+        stored.bits = stored.bits and not is_whole(t)
         if not is_number(t) or (slot == UNREACHED and stored.slot is None):
             stored.discrete, stored.mask = discrete or stored.discrete, mask
+            stored.slot = None
+            stored.views.clear()
             return
         geometry, whole = Geometry.of(t), stored.base or stored.first
         if geometry.conjugate or geometry.negative:
             raise SpectralError("it writes through a conjugate or negative view")
-        if geometry != whole and not _covers(geometry, whole):
+        if geometry != whole and not is_whole(t) and not _covers(geometry, whole):
             geometry, slot = self._put(stored, geometry, slot, t)
         stored.views.clear()
         stored.base, stored.slot = geometry, None if slot == UNREACHED else slot
@@ -398,7 +439,10 @@ class Recorder(Trace):
                 whole = self._as_real(stored, whole)
             else:
                 geometry, slot = geometry.real(), self._real(slot, geometry)
-        index = _places(geometry, whole, t.device)
+        if geometry.dtype != whole.dtype and stored.slot is not None:
+            raise self._of_bits(f"its bits are written as {geometry.dtype}")
+        alike = geometry.dtype == whole.dtype
+        index = _places(geometry, whole, t.device) if alike else torch.tensor(-1)
         if bool((index < 0).any()):
             span = t.untyped_storage().nbytes() // geometry.dtype.itemsize
             flat = Geometry(geometry.dtype, torch.Size((span,)), (1,), 0)
@@ -435,12 +479,18 @@ class Recorder(Trace):
             assert stored.slot is not None
             slot = stored.slot
         if base.dtype != geometry.dtype:
-            raise SpectralError(f"its bits are read as {geometry.dtype}")
+            raise self._of_bits(f"its bits are read as {geometry.dtype}")
         if geometry == base:
             return slot
         index = _places(geometry, base, device)
         like = _like_of(geometry, device)
         return self._add(Take((slot,), self.slots, index, base.size), like)
+
+    def _of_bits(self, reason: str) -> SpectralError:
+        """What makes numbers of a part of others' bits, which has no derivative by any way."""
+        self.bits = True
+        self.integers.append(reason)
+        return SpectralError(reason)
 
     def _as_real(self, stored: Stored, base: Geometry) -> Geometry:
         """Turn a storage of complex numbers into one of pairs."""
@@ -643,6 +693,30 @@ class Recorder(Trace):
         worst = contradiction(v, u, ours, Ju)
         if worst > tolerance:
             raise SpectralError(f"J v and J' u by its program contradict each other by {worst:.1e}")
+
+
+def _hold_against_differences(step: Local, tried: _Tried) -> None:
+    """Hold D t by two vjps against differences of the operation: its ways are one derivative, right or wrong.
+
+    Raises:
+        ContradictionError: they differ, where differences by two steps h agree and no unit switches at x.
+    """
+    size = max(size_of(tried.ahead), 1e-300)
+    least = max(DIFFERENCES, 4 * torch.finfo(tried.ahead.dtype).eps)
+    found: list[Tensor] = []
+    for share in (1.0, 1e-2, 1e2):
+        try:
+            ahead, behind, h = either_side(step.function, step.primals, tried.tangents, share)
+        except Exception:  # it has no float64
+            return
+        found.append((ahead - behind) / (2 * h))
+        if size_of(found[-1] - tried.ahead) <= least * size:
+            return
+    bend = size_of(ahead - 2 * step.function(*step.primals) + behind) / h / size
+    apart, D = min((size_of(found[2] - other) / size, k) for k, other in enumerate(found[:2]))
+    off = size_of(found[D] - tried.ahead) / size
+    if off > max(5 * apart, bend):
+        raise ContradictionError(f"its derivative is off by {off:.1e} from differences of it")
 
 
 def _geometry(step: Step, seen: Seen) -> Any:

@@ -86,6 +86,7 @@ class Stored:
         pending: makes the slot, if it is ever asked for: most of an operation's further outputs are not.
         discrete: the operation by which y reaches the content in jumps alone, without a derivative.
         mask: whether what is discrete are conditions, or counts of them, and no numbers.
+        bits: whether integers that y may reach were written where numbers are read.
         held: aliases that a program keeps, which get a copy of their own before the storage is written to.
         owner: keeps a tensor alive that the function did not make, until it is written to.
         outside: whether the function did not make it.
@@ -101,6 +102,7 @@ class Stored:
     pending: Callable[[], int] | None = None
     discrete: str | None = None
     mask: bool = False
+    bits: bool = False
     held: list[Tensor] = field(default_factory=list)
     owner: Tensor | None = None
     outside: bool = False
@@ -326,6 +328,11 @@ def bound(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     return {**named, **dict(zip(named, args, strict=False)), **kwargs}
 
 
+def is_whole(t: Tensor) -> bool:
+    """Whether t shows all of its storage."""
+    return t.numel() * t.element_size() == t.untyped_storage().nbytes() and t.is_contiguous()
+
+
 def in_function() -> bool:
     """Whether the caller runs inside of a torch.autograd.Function."""
     forwards = {getattr(cls.forward, "__code__", None) for cls in _subclasses(torch.autograd.Function)}
@@ -350,26 +357,35 @@ def _copied(t: Tensor) -> Tensor:
 
 
 def checksum(t: Tensor) -> float:
-    """A number that tells the content of t's whole storage, and the order of it.
-
-    Entries are weighed by two random vectors, one within rows of `ROW` and one for the rows: matrix products,
-    as fast as memory.  Not a number where the content holds one, or cannot be multiplied: like nothing else.
-    """
-    entry = torch.float32 if t.dtype in (torch.float16, torch.bfloat16, torch.float32) else torch.float64
+    """A number that tells the content of t's whole storage, and the order of it; see `weighed`."""
     storage = t.untyped_storage()
     with torch.no_grad():
         try:
             flat = torch.empty(0, dtype=t.dtype, device=t.device)
             flat = flat.set_(storage, 0, (storage.nbytes() // t.dtype.itemsize,), (1,))
+        except RuntimeError:  # quantised ones
+            return math.nan
+    return weighed(flat)
+
+
+def weighed(flat: Tensor) -> float:
+    """The sum of entries by two random vectors, one within rows of `ROW` and one for the rows: matrix
+    products, as fast as memory.
+
+    Not a number where the content holds one, or cannot be multiplied: like nothing else.
+    """
+    entry = torch.float32 if flat.dtype in (torch.float16, torch.bfloat16, torch.float32) else torch.float64
+    with torch.no_grad():
+        try:
             if flat.is_complex():
                 flat = torch.view_as_real(flat).flatten()
             flat = flat.to(entry)
             whole = len(flat) // ROW
-            within, across = _weights(entry, t.device, 1 << whole.bit_length())
+            within, across = _weights(entry, flat.device, 1 << whole.bit_length())
             rows = flat[: whole * ROW].view(whole, ROW) @ within
             rest = flat[whole * ROW :]
             return float(rows @ across[:whole] + (rest @ within[: len(rest)]) * across[whole])
-        except RuntimeError:  # eight bits, and quantised ones
+        except RuntimeError:  # eight bits
             return math.nan
 
 
