@@ -13,10 +13,10 @@ from spectral.jacobians.program.trace import weighed
 
 
 class Weights:
-    """Parameters at one time, by what tells of a change: torch's counts of writes, then sums of the content.
+    """Parameters at one time, by what tells of a change: torch's counts of writes, then checksums.
 
-    Sums that are as fast as memory come first; since their rounding may differ, checksums have the last word.
-    A model that projects its weights anew at each call writes to them, and changes nothing.
+    On a GPU sums as fast as its memory come first; since their rounding may differ, checksums have the last
+    word.  A model that projects its weights anew at each call writes to them, and changes nothing.
     """
 
     def __init__(self, function: Any, others: list[Tensor]) -> None:
@@ -27,7 +27,7 @@ class Weights:
         self._kept = [p for p in numbers if _values(p) is not None]
         self._versions = [p._version for p in self._kept]
         self._places = [_values(p).data_ptr() for p in self._kept]
-        self._sums = [weighed(_flat(_values(p))) for p in self._kept]
+        self._sums = [weighed(_flat(_values(p))) if p.is_cuda else None for p in self._kept]
         self._checksums = [_checksum(_values(p)) for p in self._kept]
 
     def changed(self, thorough: bool) -> bool:
@@ -40,8 +40,8 @@ class Weights:
         for i, p in enumerate(self._kept):
             values = _values(p)
             if thorough or p._version != self._versions[i] or values.data_ptr() != self._places[i]:
-                total = weighed(_flat(values))
-                if total != self._sums[i]:
+                total = weighed(_flat(values)) if p.is_cuda else None
+                if total is None or total != self._sums[i]:
                     if _checksum(values) != self._checksums[i]:
                         return True
                     self._sums[i] = total
