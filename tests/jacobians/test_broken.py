@@ -742,3 +742,24 @@ def test_single_products_refuse_weights_that_changed_where_torch_does_not_count(
         model.weight.data.mul_(1.1)
         with pytest.raises(SpectralError, match="have changed"):
             product(J)
+
+
+@torch.jit.script
+def squared_apart(x: torch.Tensor) -> torch.Tensor:
+    return x * x
+
+
+@torch.jit.script
+def forked(x: torch.Tensor) -> torch.Tensor:
+    part = torch.jit.fork(squared_apart, x)
+    here = x.sin()
+    return 0.01 * torch.jit.wait(part) + here
+
+
+def test_what_a_script_forks():
+    """It runs in another thread, at the same time: each operation is seen by itself, in whatever order."""
+    y = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for _ in range(8):
+        J = spectral.jacobian(forked, y)
+        torch.testing.assert_close(J.dense(), torch.diag((y.cos() + 0.02 * y).flatten()))
+        assert J.method == "frozen"

@@ -15,6 +15,7 @@ import contextlib
 import functools
 import inspect
 import math
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -142,6 +143,7 @@ class Trace(TorchDispatchMode):
         self.others: dict[int, Tensor] = {}  # of other layouts, which are not followed
         self.fixed: list[float] = []  # checksums of what operations made that y does not reach
         self._touched: set[int] = set()  # storages that y may reach
+        self._one_at_a_time = threading.RLock()
 
     def run(self, function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
         """function(y), recorded, without a graph."""
@@ -170,7 +172,10 @@ class Trace(TorchDispatchMode):
         """Look at an operation and its output."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        with self._one_at_a_time:  # what a script forks runs in threads of torch's, under this mode too
+            return self._seen(func, args, kwargs or {})
+
+    def _seen(self, func: Any, args: Any, kwargs: Any) -> Any:
         with _as_it_was(self._keys):
             written = _written(func, args, kwargs)
             arguments = mapped(self._argument, (args, kwargs))
