@@ -219,6 +219,8 @@ def _differentiate(J: Jacobian, method: Method) -> None:
     at.declared = at.declared or (bool(at.jumps) and len(J._ways) == 1)
     if at.jumps and at.declared:
         J._note(f"{at.jumps[0]} is constant but for jumps: J is the derivative that autograd declares")
+    elif rough and at.model.plain.functions:
+        J._note("the precision is too low to confirm what the model's own functions declare")
     elif not rough and method != "differences":
         with at.model.ready():
             Jv = pair.push(v)

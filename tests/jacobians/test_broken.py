@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import functools
 import random
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -502,6 +503,7 @@ def test_norms_over_each_image_with_channels_last(dtype, method):
     assert not J.notes and not any("autograd" in note for note in pairs.notes)
 
 
+@functools.cache
 def declaring(share):
     """x^2 by an operation of the user's own, whose derivative is `share` times what it should be."""
     name = f"spectral_tests::squared_{round(1000 * share)}"
@@ -763,3 +765,41 @@ def test_what_a_script_forks():
         J = spectral.jacobian(forked, y)
         torch.testing.assert_close(J.dense(), torch.diag((y.cos() + 0.02 * y).flatten()))
         assert J.method == "frozen"
+
+
+def by_a_kernel_of_one_precision(share):
+    """x^2 where only float32 is taken, with `share` times its derivative."""
+
+    def kernel(x):
+        if x.dtype != torch.float32:
+            raise RuntimeError("float32 alone")
+        return x * x
+
+    name = f"spectral_tests::float32_{round(1000 * share)}"
+    operation = torch.library.custom_op(name, kernel, mutates_args=(), schema="(Tensor x) -> Tensor")
+    operation.register_autograd(
+        lambda ctx, g: 2 * share * g * ctx.saved_tensors[0],
+        setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+    )
+    return operation
+
+
+def test_operations_of_one_precision():
+    y = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    right, off = map(by_a_kernel_of_one_precision, (1.0, 1.036))
+    torch.testing.assert_close(spectral.jacobian(right, y).dense(), torch.diag(2 * y.flatten()))
+    with pytest.raises(SpectralError, match="off by"):
+        spectral.jacobian(lambda y: y + off(y), y)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("entries", [36, 2000])
+def test_operations_of_the_users_own_in_half_precision(entries, dtype):
+    """torch's forward mode gives zeros for them, which the way back alone contradicts."""
+    y = torch.randn(entries, generator=torch.Generator().manual_seed(0)).to(dtype)
+    right, off = declaring(1.001), declaring(1.3)
+    J, v = spectral.jacobian(lambda y: y + right(y), y), torch.ones(entries, dtype=dtype)
+    torch.testing.assert_close(J @ v, 1 + 2 * y, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(J.T @ v, 1 + 2 * y, rtol=2e-2, atol=2e-2)
+    with pytest.raises(SpectralError, match="off by"):
+        spectral.jacobian(lambda y: y + off(y), y)

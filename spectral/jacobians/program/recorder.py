@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -656,12 +657,12 @@ class Recorder(Trace):
                 raise SpectralError("its derivative is not finite")
             if not any(bool(t.any()) for t in back) and not _has_derivative(step.function, xs):
                 raise SpectralError("it has no derivative")
-            left = inner(g, ahead)
-            right = sum(inner(b, t) for b, t in zip(back, tangents, strict=True))
-            size = max(
-                size_of(ahead), *(size_of(b) * size_of(t) for b, t in zip(back, tangents, strict=True))
-            )
-            error = abs(left - right) / max(size, 1e-300)
+            error = _apart_by(g, ahead, back, tangents)
+            if forward != "vjp":  # what it misses altogether shows along the way back
+                along = tuple(
+                    t + b * (size_of(t) / (size_of(b) or 1.0)) for t, b in zip(tangents, back, strict=True)
+                )
+                error = max(error, _apart_by(g, step.apply(*along), back, along))
             if forward == "differences" and error <= DIFFERENCES:
                 self.rounding = max(self.rounding, 10 * error)
                 return _Tried(tangents, g, ahead, back)
@@ -695,6 +696,13 @@ class Recorder(Trace):
             raise SpectralError(f"J v and J' u by its program contradict each other by {worst:.1e}")
 
 
+def _apart_by(g: Tensor, ahead: Tensor, back: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> float:
+    """|<g, D t> - <D' g, t>|, relative to the most that it could be."""
+    right = sum(inner(b, t) for b, t in zip(back, tangents, strict=True))
+    sizes = (size_of(b) * size_of(t) for b, t in zip(back, tangents, strict=True))
+    return abs(inner(g, ahead) - right) / max(size_of(g) * size_of(ahead), *sizes, 1e-300)
+
+
 def _hold_against_differences(step: Local, tried: _Tried) -> None:
     """Hold D t by two vjps against differences of the operation: its ways are one derivative, right or wrong.
 
@@ -703,20 +711,25 @@ def _hold_against_differences(step: Local, tried: _Tried) -> None:
     """
     size = max(size_of(tried.ahead), 1e-300)
     least = max(DIFFERENCES, 4 * torch.finfo(tried.ahead.dtype).eps)
-    found: list[Tensor] = []
-    for share in (1.0, 1e-2, 1e2):
-        try:
-            ahead, behind, h = either_side(step.function, step.primals, tried.tangents, share)
-        except Exception:  # it has no float64
-            return
-        found.append((ahead - behind) / (2 * h))
-        if size_of(found[-1] - tried.ahead) <= least * size:
-            return
-    bend = size_of(ahead - 2 * step.function(*step.primals) + behind) / h / size
-    apart, D = min((size_of(found[2] - other) / size, k) for k, other in enumerate(found[:2]))
-    off = size_of(found[D] - tried.ahead) / size
-    if off > max(5 * apart, bend):
-        raise ContradictionError(f"its derivative is off by {off:.1e} from differences of it")
+    found: list[tuple[Tensor, float]] = []
+    for precision in (torch.float64, torch.float32):
+        for share in (1.0, 1e2, 1e3) if precision == torch.float64 else (1.0, 0.1, 10.0):
+            try:
+                ahead, behind, h = either_side(step.function, step.primals, tried.tangents, precision, share)
+            except Exception:  # it does not exist in that precision
+                break
+            D = (ahead - behind) / (2 * h)
+            if size_of(D - tried.ahead) <= least * size:
+                return
+            here = either_side(step.function, step.primals, tried.tangents, precision, 0.0)[0]
+            bend = size_of(ahead - 2 * here + behind) / h / size
+            found.append((D, bend))
+    pairs = [(size_of(D - E) / size, D, min(b, c)) for (D, b), (E, c) in itertools.combinations(found, 2)]
+    if pairs:
+        apart, D, bend = min(pairs, key=lambda pair: pair[0])
+        off = size_of(D - tried.ahead) / size
+        if off > max(5 * apart, bend):
+            raise ContradictionError(f"its derivative is off by {off:.1e} from differences of it")
 
 
 def _geometry(step: Step, seen: Seen) -> Any:
