@@ -29,6 +29,7 @@ from spectral.errors import (
 from spectral.jacobians import autograd
 from spectral.jacobians.chunks import Product
 from spectral.jacobians.cpu.denormals import flushed
+from spectral.jacobians.draws import CALLS
 from spectral.jacobians.evidence import Evidence, aside, distance
 from spectral.jacobians.faster import FasterBack
 from spectral.jacobians.keywords import keywords_of
@@ -177,6 +178,11 @@ class Jacobian(OfModel):
             self._program: Program | None = None
             self._evidence = Evidence(self._model, y, output, self._arithmetic.eps)
             lost = self._evidence.examine(record)
+            if self._evidence.draws:
+                self._note(
+                    f"{self.name} draws random numbers that no seed fixes: {CALLS} calls at y were alike, "
+                    "and J is right as long as all are"
+                )
             if lost is not None:
                 raise SpectralError(f"no derivative of {self.name} is to be had: {lost}")
             self._ways = WAYS if method == "auto" else (method,)
@@ -336,11 +342,18 @@ class Jacobian(OfModel):
         if thorough and not changed and self.method != "frozen":
             with aside(self.device), self._model.ready():
                 changed = distance(self.output, self._model(self._evidence.y)) > 100 * self._evidence.coarsest
+        self._raise_if(changed)
+
+    def _raise_if(self, changed: bool) -> None:
         if changed:
             raise SpectralError(
                 f"the weights of {self.name} have changed, or what else it holds, since this Jacobian was "
                 "made: make it anew"
             )
+
+    def check_current(self) -> None:
+        """That the weights, to the last of them, are those that J was made of; see `check_weights`."""
+        self._raise_if(self._weights is not None and self._weights.changed(True))
 
     def confirm(self, V: Tensor, U: Tensor, norm: float) -> None:
         """Multiply vectors that are to be returned once more by other ways than products are formed.
@@ -374,6 +387,9 @@ class Jacobian(OfModel):
             if self.method == "frozen":
                 backwards = self._evidence.off_autograd(u.reshape(self.output.shape), Ju, v, Jv, norm)
             ahead = self._evidence.off_differences(v, Jv, norm)
+            if ahead is None and self._evidence.differences_tell:  # by jumps, or as no two calls are alike
+                with self._model.ready():
+                    self._model.check_deterministic(self._evidence.y, self.output)
         agrees = backwards is not None and backwards <= 10 * self._tolerance
         if ahead and not agrees:
             raise WrongProductsError(
@@ -441,9 +457,10 @@ class Jacobian(OfModel):
             tell(text)
             log.info("%s: %s", self.name, text)
 
-    def _check_adjoint(self) -> None:
+    def _check_adjoint(self, tolerance: float | None = None, seed: int = 0) -> None:
         """<u, J v> = <J' u, v> to the rounding of the model's own precision; u by `half_along`."""
-        v, u = self._random(self.shape[1]), self._random(self.shape[0], seed=1)
+        tolerance = self._tolerance if tolerance is None else tolerance
+        v, u = self._random(self.shape[1], seed), self._random(self.shape[0], seed + 1)
         Jv = self._apply(v)
         if not torch.isfinite(Jv).all():
             raise NotFiniteError(f"the Jacobian of {self.name} at y holds NaN or infinity")
@@ -452,7 +469,7 @@ class Jacobian(OfModel):
         if not torch.isfinite(Ju).all():
             raise NotFiniteError(f"the Jacobian of {self.name} at y holds NaN or infinity")
         worst = contradiction(v, u, Jv, Ju)
-        if worst > self._tolerance:
+        if worst > tolerance:
             raise SpectralError(
                 f"J v and J' u of {self.name} contradict each other by {worst:.1e} (relative): one of its "
                 "operations has a wrong derivative (a custom autograd function?), or is not differentiable"

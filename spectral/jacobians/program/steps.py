@@ -243,7 +243,8 @@ class Local(Step):
                 return torch.func.jvp(self.function, self.primals, tangents)[1]
         if self.forward == "vjp":
             return _pushed_by_pulling(self.function, self.primals, tangents)
-        return _difference(self.function, self.primals, tangents)
+        ahead, behind, h = either_side(self.function, self.primals, tangents)
+        return ((ahead - behind) / (2 * h)).to(self.function(*self.primals).dtype)
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """(d op)' g, by torch's vjp; some of its kernels misread a cotangent that is not contiguous."""
@@ -287,16 +288,22 @@ def pulled(function: Callable[..., Tensor], primals: tuple[Tensor, ...], g: Tens
     )
 
 
-def _difference(function: Operation, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> Tensor:
-    """(op(x + h t) - op(x - h t)) / 2h in float64, h at the cube root of its rounding."""
-    exact, xs, ts = function.to(torch.float64), [], []
+def either_side(
+    function: Operation,
+    primals: tuple[Tensor, ...],
+    tangents: tuple[Tensor, ...],
+    precision: torch.dtype = torch.float64,
+    share: float = 1.0,
+) -> tuple[Tensor, Tensor, float]:
+    """op(x + h t), op(x - h t) and h, in a precision; h is a `share` of the cube root of its rounding."""
+    exact, xs, ts = function.to(precision), [], []
     for x, t in zip(primals, tangents, strict=True):
-        xs.append(cast(x, torch.float64))
-        ts.append(cast(t, torch.float64))
+        xs.append(cast(x, precision))
+        ts.append(cast(t, precision))
     size = max(float(t.abs().max()) for t in ts) or 1.0
-    h = 6e-6 * max(float(x.abs().max()) for x in xs) / size or 6e-6 / size
+    h = share * torch.finfo(precision).eps ** (1 / 3) * (max(float(x.abs().max()) for x in xs) or 1.0) / size
     ahead, behind = (exact(*(x + s * h * t for x, t in zip(xs, ts, strict=True))) for s in (1, -1))
-    return ((ahead - behind) / (2 * h)).to(function(*primals).dtype)
+    return ahead, behind, h
 
 
 def is_number(t: Tensor) -> bool:
