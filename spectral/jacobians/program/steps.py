@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -179,6 +179,32 @@ class Linear(Step):
         if not (self.images and all(counts(size, n) for size in self.sizes)):
             return None
         return replace(self, sizes=tuple(some(size, index) for size in self.sizes))
+
+
+@dataclass
+class Reshape(Linear):
+    """t -> t in the shape `after`, behind any axes in front."""
+
+    after: torch.Size = field(default_factory=torch.Size)
+
+    @property
+    def leading(self) -> Leading:
+        """The order of entries stays."""
+        return "free"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """t in the other shape."""
+        (t,) = tangents
+        return t.reshape(*t.shape[: t.ndim - len(self.sizes[0])], *self.after)
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """g in the first one."""
+        return (g.reshape(*g.shape[: g.ndim - len(self.after)], *self.sizes[0]),)
+
+    def select(self, index: Tensor, n: int) -> Reshape | None:
+        """In the shapes of some inputs."""
+        part = super().select(index, n)
+        return replace(part, after=some(self.after, index, n)) if isinstance(part, Reshape) else None
 
 
 @dataclass
