@@ -216,6 +216,7 @@ class Cut(Linear):
 
     axis: int = -1
     within: int | slice = 0
+    _order: list[int] | None = field(default=None, init=False, compare=False)  # of t's axes in memory
 
     @property
     def leading(self) -> Leading:
@@ -224,14 +225,16 @@ class Cut(Linear):
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """The part of t."""
+        if self._order is None:
+            self._order = in_memory(tangents[0], len(self.sizes[0]))
         return self._of(tangents[0])
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
-        """g among zeros, in memory in g's order."""
+        """g among zeros, in memory in g's order, or in t's where that has an axis more."""
         (size,) = self.sizes
         axes = range(-len(size), 0)
         gone = isinstance(self.within, int)
-        order = [*axes] if gone else in_memory(g, len(size))
+        order = (self._order or [*axes]) if gone else in_memory(g, len(size))
         lead = g.shape[: g.ndim - len(size) + gone]
         whole = g.new_zeros((*lead, *(size[axis] for axis in order)))
         whole = whole.permute(*range(len(lead)), *(len(lead) + order.index(axis) for axis in axes))
