@@ -277,7 +277,7 @@ class Unfolded(Kernel):
 
 
 class Patches(Kernel):
-    """For patches of few channels that lie side by side: one product of matrices, and pixels in another order."""
+    """For patches of few channels side by side: a product of matrices, and pixels in another order."""
 
     def __init__(self, weight: Tensor, transposed: bool) -> None:
         self.transposed, self.taps = transposed, tuple(weight.shape[2:])
