@@ -313,9 +313,11 @@ def _pair(seen: Seen) -> Step | None:
 
 @rule(*named("mul", "div", overload="Scalar"), promotes=True)
 def _scalar(seen: Seen) -> Step | None:
-    return (
-        seen.linear(seen.operation(), narrow=unchanged, rows=lambda rows: rows) if seen.first_alone else None
-    )
+    if not seen.first_alone:
+        return None
+    function = seen.operation()
+    alike = None if isinstance(seen.args[1], complex) else (lambda g, sizes: (function(g),))
+    return seen.linear(function, back=alike, narrow=unchanged, rows=lambda rows: rows)
 
 
 @rule(aten.neg.default)

@@ -138,7 +138,10 @@ def _padded(seen: Seen) -> Step:
     """The derivative is padded with zeros, whatever the value was."""
     function = seen.operation(seen.target, (*seen.args[:2], 0))
     images = len(seen.sizes[0]) == 4 and len(seen.args[1]) <= 6
-    return seen.linear(function, images, rows=tells_rows(seen))
+    cut = [-pad for pad in seen.args[1]]
+    return seen.linear(
+        function, images, lambda g, sizes: (aten.constant_pad_nd(g, cut),), rows=tells_rows(seen)
+    )
 
 
 @rule(aten.index.Tensor, aten.gather.default, aten.index_select.default)
@@ -245,6 +248,9 @@ def _back(seen: Seen, images: bool) -> Back | None:
         ndim = max(len(seen.sizes[0]), 1)
         first, second = (d % ndim for d in args[1:])
         return lambda g, sizes: (g.transpose(first, second) if sizes[0] else g,)
+    if target is aten.roll.default and seen.given(2, "dims"):
+        shifts, dims = seen.args[1], seen.given(2, "dims")
+        return lambda g, sizes: (aten.roll(g, [-shift for shift in shifts], dims),)
     if target is aten.expand.default:
         return lambda g, sizes: (g.sum_to_size(sizes[0]),)
     if target in (aten.cat.default, aten.stack.default) and len(args[0]) == len(seen.inputs):
