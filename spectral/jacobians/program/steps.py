@@ -195,11 +195,11 @@ class Reshape(Linear):
     def apply(self, *tangents: Tensor) -> Tensor:
         """t in the other shape."""
         (t,) = tangents
-        return t.reshape(*t.shape[: t.ndim - len(self.sizes[0])], *self.after)
+        return t.reshape((*t.shape[: t.ndim - len(self.sizes[0])], *self.after))
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """g in the first one."""
-        return (g.reshape(*g.shape[: g.ndim - len(self.after)], *self.sizes[0]),)
+        return (g.reshape((*g.shape[: g.ndim - len(self.after)], *self.sizes[0])),)
 
     def select(self, index: Tensor, n: int) -> Reshape | None:
         """In the shapes of some inputs."""
