@@ -330,6 +330,24 @@ class Jacobian(OfModel):
 
         return each
 
+    def _by_graph(self, pull: autograd.Function) -> Product:
+        """J' of blocks by a graph; the model is made ready where a pass calls Python, which may use it."""
+        alone: bool | None = None
+
+        def watched(u: Tensor) -> Tensor:
+            nonlocal alone
+            result, alone = autograd.alone(pull, u)
+            return result
+
+        ready, first = self._one_by_one(pull), self._one_by_one(watched)
+
+        def each(U: Tensor) -> Tensor:
+            if alone:
+                return torch.stack([pull(u) for u in U])
+            return first(U) if alone is None else ready(U)
+
+        return each
+
     def check_weights(self, thorough: bool = True) -> None:
         """That the model's weights are those that J was made of.
 
@@ -449,7 +467,7 @@ class Jacobian(OfModel):
         if at.hidden or at.declared or at.too_large:
             raise SpectralError("no graph is kept")
         with aside(self.device), self._model.ready():
-            return self._one_by_one(autograd.backwards(self._model, at.y))
+            return self._by_graph(autograd.backwards(self._model, at.y))
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

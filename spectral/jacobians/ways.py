@@ -198,7 +198,7 @@ def _differentiate(J: Jacobian, method: Method) -> None:
     at = J._evidence
     with at.model.ready():
         pair = _PAIRS[method](at.model, at.y)
-    J._push, J._pull = J._one_by_one(pair.push), J._one_by_one(pair.pull)
+    J._push, J._pull = J._one_by_one(pair.push), J._by_graph(pair.pull)
     at.graph_bytes = 0
     J.eps = at.eps = at.coarsest
     v = J._random(J.shape[1]).reshape(at.y.shape)

@@ -1,12 +1,15 @@
 """The way back by a graph that is kept: taken where it is faster and the same, and nowhere else."""
 
+import sys
 import time
 
 import pytest
 import torch
+import torch.utils.checkpoint
 
 import spectral
 from denoisers.networks import ConditionalUNet
+from spectral.jacobians import autograd
 from spectral.jacobians.faster import AFTER, FasterBack
 from spectral.jacobians.jacobian import WrongProductsError
 
@@ -87,3 +90,37 @@ def test_a_wrong_program_is_seen_beside_a_graph():
 def test_convolutions_alone_are_not_tried():
     J = spectral.jacobian(torch.nn.Conv2d(1, 1, 3, padding=1), torch.rand(1, 1, 8, 8))
     assert J._pull is J._recorded_pull
+
+
+class Twice(torch.autograd.Function):
+    """Doubles, by Python."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g
+
+
+@pytest.mark.parametrize("kind", ["function", "hook", "checkpoint", "none"])
+def test_python_in_a_graph_is_seen(kind):
+    """A pass back that calls no Python needs no model made ready."""
+
+    def f(x):
+        if kind == "function":
+            return Twice.apply(x.sin())
+        if kind == "checkpoint":
+            return 2 * torch.utils.checkpoint.checkpoint(torch.sin, x, use_reentrant=False)
+        value = x.sin()
+        if kind == "hook":
+            value.register_hook(lambda g: g + 0)
+        return 2 * value
+
+    y = torch.rand(5, dtype=torch.float64)
+    pull = autograd.backwards(f, y)
+    result, alone = autograd.alone(pull, torch.ones_like(y))
+    torch.testing.assert_close(result, 2 * y.cos())
+    assert alone == (kind == "none")
+    assert sys.getprofile() is None

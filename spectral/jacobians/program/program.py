@@ -17,7 +17,7 @@ from spectral.jacobians.program.rules.attention import Attention
 from spectral.jacobians.program.rules.norms import Norm
 from spectral.jacobians.program.rules.pointwise import Diagonal, Pointwise
 from spectral.jacobians.program.rules.products import Matmul
-from spectral.jacobians.program.slopes import in_channels_last, laid_out
+from spectral.jacobians.program.slopes import laid_out
 from spectral.jacobians.program.steps import Cut, Local, Step, counts, some
 
 GAIN = 0.95  # another layout, or twice as many vectors at once, must take less than this share of the time
@@ -249,7 +249,7 @@ def _in_layout(step: Step, channels_last: bool) -> Step:
         return step.in_layout(channels_last)
     if isinstance(step, Diagonal):
         return replace(step, slope=laid_out(step.slope, channels_last))
-    return replace(step, z=in_channels_last(step.z, channels_last)) if isinstance(step, Norm) else step
+    return replace(step, z=step.laid_out(step.z, channels_last)) if isinstance(step, Norm) else step
 
 
 def storages(thing: Any) -> dict[int, int]:

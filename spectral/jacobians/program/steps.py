@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -182,6 +182,32 @@ class Linear(Step):
 
 
 @dataclass
+class Reshape(Linear):
+    """t -> t in the shape `after`, behind any axes in front."""
+
+    after: torch.Size = field(default_factory=torch.Size)
+
+    @property
+    def leading(self) -> Leading:
+        """The order of entries stays."""
+        return "free"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """t in the other shape."""
+        (t,) = tangents
+        return t.reshape((*t.shape[: t.ndim - len(self.sizes[0])], *self.after))
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """g in the first one."""
+        return (g.reshape((*g.shape[: g.ndim - len(self.after)], *self.sizes[0])),)
+
+    def select(self, index: Tensor, n: int) -> Reshape | None:
+        """In the shapes of some inputs."""
+        part = super().select(index, n)
+        return replace(part, after=some(self.after, index, n)) if isinstance(part, Reshape) else None
+
+
+@dataclass
 class Cut(Linear):
     """t -> a part of t along one axis, told from the last; back into zeros, or onto what else came back.
 
@@ -190,6 +216,7 @@ class Cut(Linear):
 
     axis: int = -1
     within: int | slice = 0
+    _order: list[int] | None = field(default=None, init=False, compare=False)  # of t's axes in memory
 
     @property
     def leading(self) -> Leading:
@@ -198,14 +225,16 @@ class Cut(Linear):
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """The part of t."""
+        if self._order is None:
+            self._order = in_memory(tangents[0], len(self.sizes[0]))
         return self._of(tangents[0])
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
-        """g among zeros, in memory in g's order."""
+        """g among zeros, in memory in g's order, or in t's where that has an axis more."""
         (size,) = self.sizes
         axes = range(-len(size), 0)
         gone = isinstance(self.within, int)
-        order = [*axes] if gone else in_memory(g, len(size))
+        order = (self._order or [*axes]) if gone else in_memory(g, len(size))
         lead = g.shape[: g.ndim - len(size) + gone]
         whole = g.new_zeros((*lead, *(size[axis] for axis in order)))
         whole = whole.permute(*range(len(lead)), *(len(lead) + order.index(axis) for axis in axes))
