@@ -459,7 +459,7 @@ class Jacobian(OfModel):
         self._push, pull = (functools.partial(chunks, product) for product in products)
         self._pull = self._recorded_pull = pull
         if self.device.type == "cpu" and self.precision is None and program.leaves_room_to_gain:
-            self._pull = FasterBack(pull, self._kept_graph, self._tolerance, self._note)
+            self._pull = FasterBack(pull, self._kept_graph, self._tolerance)
 
     def _kept_graph(self) -> Product:
         """J' u by a graph of the model, where it is the same derivative and there is room for it."""
@@ -518,7 +518,8 @@ class Jacobian(OfModel):
         return drawn.to(self.device, self.dtype)
 
     def __repr__(self) -> str:
-        notes = "".join(f"; {note}" for note in self.notes)
+        remark = getattr(self._pull, "remark", "")
+        notes = "".join(f"; {note}" for note in [*self.notes, *([remark] if remark else [])])
         batch = f", batch={self.batch[0]}" if self.batch else ""
         size = f"{self.shape[0]}x{self.shape[1]}"
         return f"Jacobian({size} of {self.name}, {self.dtype}, {self.device}{batch}, {self.method}{notes})"

@@ -20,6 +20,7 @@ from spectral.jacobians.program.rules.products import Matmul
 from spectral.jacobians.program.slopes import laid_out
 from spectral.jacobians.program.steps import Cut, Local, Step, counts, some
 
+LITTLE = 1 << 24  # multiplications: a millisecond of them
 GAIN = 0.95  # another layout, or twice as many vectors at once, must take less than this share of the time
 FRESH = (Convolution, Joint, Norm)  # steps whose results are new tensors, which nobody else holds
 FRESH_BACK = (*FRESH, Cut)  # those whose transposes are
@@ -120,7 +121,9 @@ class Program:
         """Itself, or the program in torch's own layout, whose J v and J' u must be faster by 1 - GAIN.
 
         Kernels that need channels last are faster than any that would do without; and where products of
-        matrices are most of the work, as behind the patches of a transformer, there is nothing to gain.
+        matrices are most of the work, as behind the patches of a transformer, there is nothing to gain.  Nor
+        is there in a millisecond, where a busy machine would decide, another way and other last digits each
+        time.
         """
         parts = parts_of(self.steps)
         convolutions = [part for part in parts if isinstance(part, Convolution)]
@@ -130,7 +133,7 @@ class Program:
         for part in parts:
             if isinstance(part, (Convolution, Matmul)):
                 work[type(part)] += part.depth * self.entries[part.output]
-        if work[Convolution] < work[Matmul]:
+        if work[Convolution] < max(work[Matmul], LITTLE):
             return self
         other = self.in_layout(False)
         return other if other.seconds() < GAIN * self.seconds() else self
