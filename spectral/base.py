@@ -12,7 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from spectral import storage
-from spectral.errors import FileContentError
+from spectral.errors import FileContentError, OptionError
+
+# Names of files of other kinds.
+OTHERS = {".npz", ".npy", ".pt", ".pth", ".pkl", ".json", ".csv", ".mat", ".h5", ".png", ".pdf"}
 
 
 class Result:
@@ -27,7 +30,13 @@ class Result:
         """Write every field to one safetensors file, what is no tensor as JSON in its header; the path.
 
         about: JSON values kept beside the result, which `spectral.storage.about_of` reads alone.
+
+        Raises:
+            OptionError: the file's name says that it is of another kind.
+            OSError: it could not be written.
         """
+        if Path(path).suffix.lower() in OTHERS:
+            raise OptionError(f"{path} would hold a safetensors file: name it {Path(path).stem}.safetensors")
         tensors: dict[str, Tensor] = {}
         meta = {name: _packed(value, name, tensors) for name, value in _parts(self).items()}
         return storage.write(path, type(self).__name__, tensors, meta, about)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Collection
 from typing import Any
 
@@ -37,6 +38,19 @@ def number(name: str, value: Any) -> float:
     if isinstance(value, str) or not math.isfinite(converted):
         raise OptionError(f"{name} is a finite number, got {value!r}")
     return converted
+
+
+def variable(name: str, default: int) -> int:
+    """An environment variable of torchrun's as an int; the default where it is empty, or not set.
+
+    Raises:
+        OptionError: it is no whole number.
+    """
+    value = os.environ.get(name) or default
+    try:
+        return int(value)
+    except ValueError:
+        raise OptionError(f"the environment variable {name} is a whole number, got {value!r}") from None
 
 
 def choice(name: str, value: Any, among: Collection[str]) -> None:

@@ -148,7 +148,10 @@ class Problem:
         control = self.A.domain.together(
             lambda: Control.of(self.A.batch, self.A.domain.n, start=start, **options)
         )
-        if self.inputs is None or control.start is None:
+        if control.start is None:
+            return control
+        self.A.domain.check_count("start", control.start.shape[-2])
+        if self.inputs is None:
             return control
         rows = control.start.to(self.A.device, torch.float64)
         return replace(control, start=self.inputs.coordinates(rows))

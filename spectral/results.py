@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,12 +11,15 @@ import torch
 from torch import Tensor
 
 from spectral.base import Result
+from spectral.errors import ShapeError
 from spectral.estimators.results import Estimate
 from spectral.plots import inline
 from spectral.solvers.found import Completeness
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+NEAR = 0.01  # of a value, up to which a gap that may hold another is called one
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -120,7 +124,8 @@ class Spectrum(Result):
     def completeness_text(self) -> str:
         """The completeness statement as a sentence.
 
-        "Complete but for the gap to that bound": one between the last value and it may be missing.
+        "Complete but for the gap to that bound": one between the last value, or the threshold, and it may be
+        missing; "not complete" where they are farther apart than one in a hundred.
         """
         c = self.completeness
         if c.confidence == 0:
@@ -137,8 +142,21 @@ class Spectrum(Result):
     def _sure(self, where: str) -> str:
         c = self.completeness
         sure = "certain" if c.confidence == 1 else f"{100 * c.confidence:g} % confidence"
-        verdict = "complete" if bool(self.complete.all()) else "complete but for the gap to that bound"
+        if bool(self.complete.all()):
+            verdict = "complete"
+        elif bool((self.complete | (self._gap() <= NEAR)).all()):
+            verdict = "complete but for the gap to that bound"
+        else:
+            verdict = "not complete, others up to that bound may be missing"
         return f"{where} ({sure}): {verdict}"
+
+    def _gap(self) -> Tensor:
+        """How far the bound lies beyond the threshold, or the last value, as a share of it; () or (B,)."""
+        bound = self.completeness.bound
+        if self.above is None and not self.k:  # stopped before the first value
+            return torch.full_like(bound, math.inf)
+        end = self.height(self.values[..., -1]) if self.above is None else torch.full_like(bound, self.above)
+        return (bound - end.to(bound)).abs() / end.to(bound).abs()
 
     def _lines(self, what: str) -> list[str]:
         count = f"{self.values.shape[0]} x {self.k}" if self.values.ndim == 2 else f"{self.k}"
@@ -222,6 +240,11 @@ class EigenPairs(Spectrum):
     def complete(self) -> Tensor:
         """As in `Spectrum`; of an interval, whether it was searched to within the tolerance of its ends."""
         return super().complete if self.between is None else self.completeness.bound <= self.tolerance
+
+    def _gap(self) -> Tensor:
+        if self.between is None:
+            return super()._gap()
+        return self.completeness.bound / (self.between[1] - self.between[0])
 
     def completeness_text(self) -> str:
         """The completeness statement as a sentence."""
@@ -373,5 +396,9 @@ def number(v: complex, decimals: int = 4) -> str:
 
 def _coefficients(vectors: Tensor, values: Tensor, x: Tensor) -> Tensor:
     E = vectors.flatten(values.ndim).double()
+    if x.numel() != E.shape[-1] * (len(E) if E.ndim == 3 else 1):
+        raise ShapeError(
+            f"the vectors are of shape {tuple(vectors.shape[values.ndim :])}, the image of {tuple(x.shape)}"
+        )
     flat = x.reshape(*values.shape[:-1], -1).to(E)
     return (E @ flat.unsqueeze(-1)).squeeze(-1)

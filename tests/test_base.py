@@ -15,7 +15,7 @@ from torch import Tensor
 
 import spectral
 from spectral.base import Result
-from spectral.errors import FileContentError
+from spectral.errors import FileContentError, OptionError
 from spectral.estimators import Estimate
 from spectral.solvers import Completeness
 from spectral.solvers.checkpoint import Checkpoint
@@ -159,3 +159,10 @@ def test_files_with_other_fields_are_refused(tmp_path):
     path = spectral.storage.write(tmp_path / "e", "Estimate", {}, {"value": 1.0, "colour": "red"})
     with pytest.raises(FileContentError, match="another version"):
         Estimate.load(path)
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.PT", "x.json"])
+def test_names_of_other_kinds_of_files_are_refused(tmp_path, name):
+    with pytest.raises(OptionError, match=r"name it x\.safetensors"):
+        spectral.trace(torch.eye(3), method="exact").save(tmp_path / name)
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """The front door: models, operators, options, refusals, and results on disk."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,7 +11,9 @@ from torch import nn
 
 import spectral
 from spectral import errors, solvers
+from spectral.errors import ShapeError
 from spectral.results import EigenPairs
+from spectral.solvers import Completeness
 
 
 @pytest.fixture(scope="module")
@@ -325,3 +328,23 @@ def test_what_was_stopped_before_its_first_pair_is_not_complete(at):
     A = spectral.from_functions(product, n=576, dtype=torch.float64, symmetric=True)
     pairs = spectral.top_eigs(A, k=6)
     assert "interrupted" in pairs.notes and not pairs.complete
+
+
+@pytest.mark.parametrize("options", [{"max_products": 60}, {"which": "smallest", "max_products": 80}])
+def test_a_bound_far_beyond_is_told_to_be_no_completeness(options):
+    torch.manual_seed(0)
+    M = torch.randn(400, 400, dtype=torch.float64)
+    found = spectral.top_eigs(M + M.mT, k=3, **options)
+    text = found.completeness_text()
+    assert not found.complete and ("not complete" in text or "not probed" in text)
+    near = dataclasses.replace(
+        found, completeness=Completeness(1.005 * found.values[-1], 0.99, 9), residuals=0 * found.residuals
+    )
+    near = dataclasses.replace(near, errors=0 * found.errors)
+    assert near.completeness_text().endswith("complete but for the gap to that bound")
+
+
+def test_images_of_another_shape_have_no_coefficients(problem):
+    found = spectral.top_eigs(*problem[:2], k=2)
+    with pytest.raises(ShapeError, match="the vectors are of shape"):
+        found.coefficients(torch.zeros(3, 3))

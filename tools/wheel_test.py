@@ -75,6 +75,7 @@ def check_in(python: str, wheel: Path, constraints: Path) -> None:
         else:
             run([python, "-m", "venv", str(place / "venv")], empty)
         inside = place / "venv/bin"
+        print(f"installing for {python}")
         run([str(inside / "pip"), "install", "-q", "-c", str(constraints), str(wheel)], empty)
         run([str(inside / "pip"), "check"], empty)
         print(run([str(inside / "python"), "-c", INSIDE], empty).strip())
@@ -133,6 +134,7 @@ if __name__ == "__main__":
     parser.add_argument("--python", nargs="+", default=[sys.executable])
     parser.add_argument("--constraints", type=Path, default=ROOT / "constraints.txt")
     options = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # told as it goes, in a log too
     with tempfile.TemporaryDirectory() as folder:
         _, wheel = build(Path(folder))
         check_contents(wheel)

@@ -30,7 +30,15 @@ from spectral.solvers.search import interrupted
 SIGMA_AT_MOST = 1e6  # beyond, float32 noise buries the picture
 INTERRUPTED, ABOVE_TOLERANCE = 130, 3  # exit codes
 
-Denoiser = Annotated[str, typer.Option(help="a shipped network's name, or a weights file")]
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(version("jacobian-spectra"))
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", help="print it", is_eager=True, callback=_print_version)]
+Denoiser = Annotated[str, typer.Option(help="a shipped network's name, a run's folder, or a weights file")]
 Picture = Annotated[Path | None, typer.Option(help="a grey picture", show_default="the shipped photograph")]
 Crop = Annotated[
     tuple[int, int, int] | None, typer.Option(metavar="TOP LEFT SIDE", help="a square of the picture")
@@ -96,7 +104,7 @@ def load_problem(
     A picture whose sides the network does not take is continued by reflection to the next that it does.
 
     Args:
-        denoiser: a shipped network's name, or a weights file.
+        denoiser: a shipped network's name, a run's folder, or a weights file.
         image: a grey picture; None for the shipped photograph.
         sigma: standard deviation of the noise, images being in [0, 1].
         seed: of the noise.
@@ -172,6 +180,10 @@ def region(told: str | None, problem: Problem) -> Tensor | None:
     rows, columns = problem.clean.shape[-2:]
     box = re.fullmatch(r"(\d+),(\d+),(\d+),(\d+)", told)
     if box is None:
+        if "," in told and not Path(told).exists():
+            raise OptionError(
+                f"--mask is a picture, or a box TOP,LEFT,HEIGHT,WIDTH of whole numbers; got {told}"
+            )
         mask = torch.from_numpy(folder.read_grey(Path(told)))[0, 0] > 0.5
         if mask.shape != (rows, columns):
             raise OptionError(
@@ -262,6 +274,8 @@ def check_writable(out: Path | None) -> None:
         OSError: it cannot be made, or written to.
     """
     if out is not None:
+        if out.is_file():
+            raise NotADirectoryError(f"{out} is a file: --out is a folder")
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out) as file:
             file.write(b"x")

@@ -6,6 +6,7 @@ from rich.table import Table
 
 from denoisers import zoo
 from denoisers.card import describe
+from denoisers.commands.console import Version
 from denoisers.commands.evaluation import compare, evaluate
 from denoisers.commands.examples import epilog
 from denoisers.commands.sampling import sample, solve
@@ -14,9 +15,14 @@ from denoisers.commands.training import train_command
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Bias-free denoisers.",
+    help="Denoisers: those that ship, training, evaluation, sampling and inverse problems.",
     epilog=epilog("denoisers sample"),
 )
+
+
+@app.callback()
+def main(version: Version = False) -> None:
+    """Denoisers: those that ship, training, evaluation, sampling and inverse problems."""
 
 
 @app.command("list", epilog=epilog("denoisers list"))

@@ -26,6 +26,7 @@ from denoisers.commands.console import (
     Region,
     Seed,
     Sigma,
+    Version,
     check_writable,
     end,
     load_problem,
@@ -57,6 +58,7 @@ app = typer.Typer(
 @app.callback()
 def main(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log what was decided on the way")] = False,
+    version: Version = False,
 ) -> None:
     """Certified spectra of neural denoisers' Jacobians."""
     if verbose:
@@ -77,7 +79,7 @@ Sharded = Annotated[
     bool,
     typer.Option(
         "--sharded",
-        help="over processes: torchrun --nproc-per-node 2 --no-python spectral eigs --sharded",
+        help="over processes: torchrun --nproc-per-node 2 --no-python spectral ... --sharded",
     ),
 ]
 MaxProducts = Annotated[

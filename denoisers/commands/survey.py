@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -12,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 import typer
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -30,10 +28,11 @@ from denoisers.commands.console import (
     tell,
     write_files,
 )
-from denoisers.images.folder import pictures_in, read_grey
+from denoisers.images.folder import pictures_in, read_grey, size_of
 from denoisers.images.pictures import read_colour
 from denoisers.networks import Denoiser as Network
 from spectral.errors import OptionError
+from spectral.options import variable
 from spectral.solvers.search import interrupted
 from spectral.survey import Survey
 from spectral.survey import survey as run_survey
@@ -72,15 +71,16 @@ def survey(
     Exit codes: 0; 2 for bad input; 3 where a pair is above the tolerance or a picture failed; 130 after
     Ctrl-C. Under torchrun process 0 alone has 3, and all that is printed.
     """
-    main = int(os.environ.get("RANK", "0")) == 0
     # Failures are in the summary: Python prints what no handler takes.
     logging.getLogger("spectral").addHandler(logging.NullHandler())
     with one_line_errors():
+        main = variable("RANK", 0) == 0
         levels = _levels(sigmas)
         model = denoisers.load(denoiser)
         if model.channels not in (1, 3):
             raise OptionError(f"{denoiser} takes {model.channels} channels, and pictures have 1 or 3")
-        files = sorted(pictures_in(folder), key=lambda path: (_size(path), path.name))
+        # Those of a size follow each other, and are solved together.
+        files = sorted(pictures_in(folder), key=lambda path: (size_of(path), path.name))
         found = run_survey(
             _on_device(model),
             {path.name: partial(_read, path, model) for path in files},
@@ -127,7 +127,7 @@ def _on_device(model: Network) -> Network:
     """The network on this process's GPU, or the CPU, its convolutions by their faster layout."""
     device = device_at_hand()
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        torch.cuda.set_device(variable("LOCAL_RANK", 0) % torch.cuda.device_count())
     placed: Network = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return placed
 
@@ -136,15 +136,6 @@ def _read(path: Path, model: Network) -> Tensor:
     """A picture as (C, H, W), its sides those of the network."""
     picture = read_colour(path) if model.channels == 3 else read_grey(path, convert=True)
     return continued(torch.from_numpy(picture), model.side_multiple)[0]
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height, by which pictures are put in order so that those of a size are solved together."""
-    try:
-        with Image.open(path) as picture:
-            return picture.size
-    except (OSError, SyntaxError, ValueError):  # told when the picture is read
-        return 0, 0
 
 
 def _summary(found: Survey) -> dict[str, Any]:

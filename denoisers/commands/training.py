@@ -17,6 +17,7 @@ from denoisers.commands.console import check_writable, one_line_errors
 from denoisers.training import RECIPES, TrainConfig, train
 from denoisers.training.config import GENERATED
 from spectral.errors import OptionError
+from spectral.options import variable
 
 HELP = {
     "data": f"photos, {', '.join(GENERATED)}, or a folder of pictures",
@@ -104,6 +105,7 @@ def train_command(
             chosen["network_config"] = _json_object(chosen["network_config"])
         config = _recipe(name, chosen)
         check_writable(path.parent)
+        first = variable("RANK", 0) == 0
         try:
             train(
                 config,
@@ -118,9 +120,10 @@ def train_command(
                 cache=cache,
             )
         except KeyboardInterrupt as stop:
-            console.print(f"[yellow]{stop or 'stopped'}")
+            if first:
+                console.print(f"[yellow]{stop or 'stopped'}")
             raise typer.Exit(130) from None
-        if (path / "weights.safetensors").is_file():
+        if first:  # which has written the weights: in others they may be those from before
             console.print(f"wrote {path / 'weights.safetensors'} and {write_card(path)}")
 
 

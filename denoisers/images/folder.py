@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from spectral.errors import FileContentError
 
@@ -46,11 +46,28 @@ def opened(path: str | Path) -> Image.Image:
         with Image.open(path) as file:
             frames = getattr(file, "n_frames", 1)
             picture = ImageOps.exif_transpose(file)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise FileContentError(f"{path} is not a picture that Pillow can read: {error}") from error
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise FileContentError(
+            f"{path} has more pixels than Pillow opens of a file that may be hostile: cut it, or raise "
+            f"PIL.Image.MAX_IMAGE_PIXELS for one that is trusted ({error})"
+        ) from error
+    except Exception as error:  # of damaged files Pillow's readers raise whatever they stumble over
+        why = error if isinstance(error, (OSError, SyntaxError)) else repr(error)
+        raise FileContentError(f"{path} is not a picture that Pillow can read: {why}") from error
     if frames > 1:
         raise FileContentError(f"{path} holds {frames} frames: save the one that is meant")
     return picture
+
+
+def size_of(path: str | Path) -> tuple[int, int]:
+    """Width and height of a picture file, its pixels not read; (0, 0) of what cannot be opened."""
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except Exception:  # as of `opened`, which tells
+        return 0, 0
 
 
 def check_opaque(picture: Image.Image, name: str) -> None:
@@ -60,8 +77,12 @@ def check_opaque(picture: Image.Image, name: str) -> None:
 
 
 def pictures_in(path: str | Path) -> list[Path]:
-    """The pictures directly in a folder, by their names. Raises FileNotFoundError where there are none."""
-    files = sorted(p for p in Path(path).glob("*") if p.suffix.lower() in SUFFIXES)
+    """The pictures directly in a folder, by their names, but hidden files, which systems put beside pictures.
+
+    Raises FileNotFoundError where there are none.
+    """
+    found = Path(path).glob("*")
+    files = sorted(p for p in found if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     if not files:
         raise FileNotFoundError(f"no pictures ({', '.join(sorted(SUFFIXES))}) in {path}")
     return files
@@ -99,12 +120,17 @@ def _grey(picture: Image.Image, name: str, convert: bool) -> Grey:
     if picture.mode.startswith("I") or picture.mode == "F":
         top = 1 if picture.mode == "F" else 65535
         pixels = np.asarray(picture, dtype=np.float32) / np.float32(top)
-        if not (pixels.min() >= 0 and pixels.max() <= 1):  # NaN neither
+        if not np.isfinite(pixels).all():
+            raise FileContentError(f"{name} holds NaN or infinity")
+        if not (pixels.min() >= 0 and pixels.max() <= 1):
             raise FileContentError(f"{name} has pixels outside [0, {top}], where grey is: scale it")
         return pixels
     check_opaque(picture, name)
     if picture.mode not in ("1", "L"):
         rgb = np.asarray(picture.convert("RGB"))
         if not convert and (rgb != rgb[..., :1]).any():
-            raise FileContentError(f"{name} is a colour picture and a grey one is needed: save it as grey")
+            raise FileContentError(
+                f"{name} is a colour picture and a grey one is needed: save it as grey, or read it "
+                "with convert=True"
+            )
     return np.asarray(picture.convert("L"), dtype=np.float32) / np.float32(255)

@@ -44,9 +44,7 @@ class Folder:
     ) -> None:
         choice("fit", fit, ("resize", "crop", "centre"))
         if cache is not None and fit == "crop":
-            raise OptionError(
-                "crops are others for each seed, and not cached: fit='resize' or 'centre'"
-            )
+            raise OptionError("crops are others for each seed, and not cached: fit='resize' or 'centre'")
         self.files = pictures_in(path)
         self.size, self.colour, self.fit = side_of(size), colour, fit
         self._cache = None if cache is None else Path(cache)

@@ -8,14 +8,18 @@ huggingface_hub nor a configuration file.
 
 from __future__ import annotations
 
-import os
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, distributed, nn
 
 from denoisers.training.config import TrainConfig
-from spectral.errors import OptionError
+from spectral.errors import OptionError, RankError
+from spectral.operators.ranks import first_line
+from spectral.options import variable
 
 
 class Engine(Protocol):
@@ -36,6 +40,13 @@ class Engine(Protocol):
 
     def mean(self, value: Tensor) -> float:
         """The mean over processes."""
+
+    def reaching(self) -> AbstractContextManager[None]:
+        """While others are waited for: one that is lost is told in one sentence.
+
+        Raises:
+            RankError: one was.
+        """
 
 
 class Plain:
@@ -59,6 +70,10 @@ class Plain:
         """The value."""
         return float(value)
 
+    def reaching(self) -> AbstractContextManager[None]:
+        """There are none."""
+        return nullcontext()
+
 
 class ByFabric:
     """Processes of torchrun, GPUs, and bfloat16, by Lightning Fabric."""
@@ -71,8 +86,8 @@ class ByFabric:
                 "GPUs, bfloat16 and several processes need Lightning Fabric: "
                 "pip install 'jacobian-spectra[training]'"
             ) from error
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        nodes = int(os.environ.get("WORLD_SIZE", "1")) // processes
+        processes = variable("LOCAL_WORLD_SIZE", 1)
+        nodes = variable("WORLD_SIZE", 1) // processes
         self._fabric = Fabric(
             accelerator=device,
             devices=processes,
@@ -104,6 +119,20 @@ class ByFabric:
         distributed.all_reduce(total)
         return float(total) / self.world
 
+    @contextmanager
+    def reaching(self) -> Iterator[None]:
+        """See `Engine`."""
+        try:
+            yield
+        except RuntimeError as failure:
+            if self.world == 1 or not re.search("gloo|nccl", str(failure), re.IGNORECASE):
+                raise
+            raise RankError(
+                f"process {self.rank} of {self.world} has lost another, which ended or did not answer "
+                f"({first_line(failure)}): look at what that one said last, and start all again with "
+                "torchrun and --resume, which goes on from the checkpoint, with any number of processes"
+            ) from failure
+
 
 def engine_of(config: TrainConfig, device: str) -> Engine:
     """The engine for a device: "cpu", "cuda", or "auto", a GPU where there is one.
@@ -118,7 +147,7 @@ def engine_of(config: TrainConfig, device: str) -> Engine:
         raise OptionError("no GPU is to be seen by torch: train on the CPU, or install torch's CUDA build")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = variable("WORLD_SIZE", 1)
     if config.batch % world:
         raise OptionError(f"a batch of {config.batch} cannot be shared out evenly over {world} processes")
     plain = device == "cpu" and world == 1 and config.precision == "float32"

@@ -84,6 +84,7 @@ def train(
         CheckpointError: it is of another configuration, or damaged.
         OptionError: a combination that cannot be; see `TrainConfig` and `engine_of`.
         NotFiniteError: the loss or a weight is NaN or infinite; no weights are written.
+        RankError: another process ended, or fell silent.
     """
     folder = Path(folder)
     if folder.suffix == ".safetensors" or folder.is_file():
@@ -102,7 +103,8 @@ def train(
     console = console or Console(quiet=not first)
     stop_asked = _StopAsked()
     drawn = console.is_terminal or console.is_jupyter  # a log has rows in its place
-    with counting(drawn, "training", console if drawn else None) as report, _signals(stop_asked):
+    bar = counting(drawn, "training", console if drawn else None)
+    with bar as report, _signals(stop_asked), engine.reaching():
         while run.step < config.steps:
             loss = run.advance(batches)
             if not math.isfinite(loss):

@@ -170,6 +170,7 @@ class Density(Result):
         method: "slq" or "kpm".
         steps: products per probe, of the operator whose values these are.
         products: products with A and A' that were spent, for each problem.
+        notes: what the reader should know of the model.
     """
 
     nodes: Tensor
@@ -182,6 +183,7 @@ class Density(Result):
     method: str
     steps: int
     products: int
+    notes: list[str] = field(default_factory=list, kw_only=True)
 
     @property
     def probes(self) -> int:
@@ -294,9 +296,11 @@ class Density(Result):
         low, high = self.ends
         batch = f"{len(self.nodes)} x " if self.nodes.ndim == 3 else ""
         known = f"{self.deflated.shape[-1]} known, " if self.deflated.shape[-1] else ""
+        spent = f"{self.probes} probes of {self.steps} steps, {self.products} products"
+        spent = "; ".join([spent, *self.notes])
         return (
             f"Density({batch}{self.n} {self.part} values from {low:.4g} to {high:.4g}; {known}{self.method}, "
-            f"{self.probes} probes of {self.steps} steps, {self.products} products)"
+            f"{spent})"
         )
 
     def _mean(self, each: Tensor, change: Tensor | None = None) -> Estimate:

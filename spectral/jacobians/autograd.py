@@ -7,6 +7,7 @@ second is one pass back through a graph that is kept.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -108,6 +109,30 @@ def _pull(output: Tensor, x: Tensor) -> Function:
         return torch.zeros_like(x) if g is None else g
 
     return pull
+
+
+def alone(pull: Function, u: Tensor) -> tuple[Tensor, bool]:
+    """J' u, and whether torch formed it by itself: no function, hook or checkpoint of Python's was called.
+
+    A graph does the same at each pass.  Where Python is watched already, by a profiler, the answer is no.
+    """
+    if sys.getprofile() is not None:
+        return pull(u), False
+    inside, passes, called = False, 0, False
+
+    def watch(frame: Any, event: str, what: Any) -> None:
+        nonlocal inside, passes, called
+        if event in ("c_call", "c_return", "c_exception") and what.__name__ == "run_backward":
+            inside = event == "c_call"
+            passes += inside
+        called = called or (inside and event == "call")
+
+    sys.setprofile(watch)
+    try:
+        result = pull(u)
+    finally:
+        sys.setprofile(None)
+    return result, passes == 1 and not called and u.device.type == "cpu"
 
 
 def declared_functions(output: Tensor) -> list[str]:

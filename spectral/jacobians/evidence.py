@@ -23,6 +23,8 @@ from spectral.jacobians.program.recorder import inner, size_of
 
 # Differences of the model are the last word on a derivative; those that differ by more, relative, say none.
 DIFFERENCES = 0.05
+# What is asked of them where no operation was tried by itself: a float32 model's rounding over a short step.
+CLOSE = 2e-3
 NEAR = 2e-4  # of y's size: how far off the model is run again, for its difference too
 FAR = 0.03  # of y's size: how far off the record is played, for what is kept constant to show
 # Up to so much memory of a graph, vectors that are returned are multiplied once by autograd.
@@ -62,6 +64,7 @@ class Evidence:
         jumps: operations that are constant but for jumps.
         declared: whether J is a derivative that the model declares, and not its own.
         hidden: whether autograd's derivative is another, and settled not to be the one.
+        draws: whether the model draws random numbers that no seed of its own fixes.
         graph_bytes: about what a graph of the model would hold.
         trial: where the model and its record are tried, until J is made.
     """
@@ -71,7 +74,7 @@ class Evidence:
         self.coarsest = max(torch.finfo(output.dtype).eps, eps)
         self.functions: list[str] = []
         self.jumps: list[str] = []
-        self.declared = self.hidden = False
+        self.declared = self.hidden = self.draws = False
         self.graph_bytes = 0
         self.trial: Trial | None = None
 
@@ -115,6 +118,8 @@ class Evidence:
         # Short, for few units to switch on the way; rounding in float32 is some 1e-3 of the difference.
         step, far = ((NEAR if self.fine else 0.02) * size, (FAR if self.fine else 0.05) * size)
         with self.model.ready():
+            if self.model.draws:
+                self.draws = not self.model.fixes_its_draws(self.y, self.output)
             if isinstance(record, SpectralError):
                 self.model.check_deterministic(self.y, self.output)
                 return None
@@ -230,12 +235,16 @@ class Evidence:
 
     # Products against the model
 
-    def off_differences(self, v: Tensor, Jv: Tensor, scale: float) -> float | None:
+    def off_differences(
+        self, v: Tensor, Jv: Tensor, scale: float, finest: float | None = None
+    ) -> float | None:
         """How far J v is off, over `scale`, where differences of the model contradict it; 0 where not.
 
         None where they cannot tell: those by different steps h differ, as across jumps.  Units that switch
         within a step show in (f(y + h v) - 2 f(y) + f(y - h v)) / h, those that do at y itself for every h.
+        Up to `finest`, by default `self.finest`, the first difference that comes is taken to agree.
         """
+        finest = self.finest if finest is None else finest
         if not self.differences_tell:
             return None
         # Units and thresholds switch within a large step, rounding shows in a small one.
@@ -249,7 +258,7 @@ class Evidence:
                 ahead, behind = self.model(self.y + h * v), self.model(self.y - h * v)
             D, bend = (ahead - behind) / (2 * h), size_of(ahead - 2 * self.output + behind) / h / scale
             off = size_of(Jv - D) / scale
-            if off <= self.finest:
+            if off <= finest:
                 return 0.0
             tried.append((step, D, bend))
         apart, i, j = min(
@@ -259,7 +268,7 @@ class Evidence:
             return None
         _, D, bend = min(tried[i], tried[j], key=lambda one: one[0])
         off = size_of(Jv - D) / scale
-        return off if off > max(5 * apart, bend, self.finest) else 0.0
+        return off if off > max(5 * apart, bend, finest) else 0.0
 
     def off_autograd(self, u: Tensor, Ju: Tensor, v: Tensor, Jv: Tensor, norm: float) -> float | None:
         """How far J' u is from autograd's, and |J v|^2 from <J' J v, v> by that, over |J|.

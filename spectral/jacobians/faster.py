@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from spectral.jacobians.chunks import Product
+
+log = logging.getLogger("spectral")
 
 AFTER = 8  # products: a graph costs two or three, which fewer would not bring in
 GAIN = 0.95  # the graph must take less than this share of the time
@@ -24,7 +27,9 @@ class FasterBack:
         program: V -> J' v for each row.
         graph: makes the same product by a graph, or raises.
         tolerance: relative, up to which they agree.
-        tell: is called with a note where the graph is taken.
+
+    Attributes:
+        remark: says that the graph is taken, once it is.
     """
 
     def __init__(
@@ -32,9 +37,8 @@ class FasterBack:
         program: Product,
         graph: Callable[[], Product],
         tolerance: float,
-        tell: Callable[[str], None],
     ) -> None:
-        self.program, self._graph, self._tolerance, self._tell = program, graph, tolerance, tell
+        self.program, self._graph, self._tolerance, self.remark = program, graph, tolerance, ""
         self._taken: list[float] = []  # seconds of single vectors
         self._decided, self._kept = False, program
 
@@ -67,6 +71,6 @@ class FasterBack:
             return
         if min(taken) < GAIN * min(self._taken):
             self._kept = graph
-            self._tell(
-                f"J' u of single vectors by a kept graph, in {min(taken) / min(self._taken):.2f} of the time"
-            )
+            share = min(taken) / min(self._taken)
+            self.remark = f"J' u of single vectors by a kept graph, in {share:.2f} of the time"
+            log.info(self.remark)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectral.ambient import tell
 from spectral.errors import (
     NotFiniteError,
     OptionError,
@@ -28,6 +29,7 @@ from spectral.errors import (
 from spectral.jacobians import autograd
 from spectral.jacobians.chunks import Product
 from spectral.jacobians.cpu.denormals import flushed
+from spectral.jacobians.draws import CALLS
 from spectral.jacobians.evidence import Evidence, aside, distance
 from spectral.jacobians.faster import FasterBack
 from spectral.jacobians.keywords import keywords_of
@@ -97,6 +99,17 @@ def jacobian(
         2
     """
     choice("method", method, ("auto", *WAYS))
+    check_asked(model, y, batched)
+    J = Jacobian(model, y.detach().clone(), batched, method, keywords_of(model_kwargs))
+    return J if precision is None else J.at_precision(precision)
+
+
+def check_asked(model: Any, y: Any, batched: bool = False) -> None:
+    """That a model can be called, on an input that has a Jacobian.
+
+    Raises:
+        OptionError, ShapeError: see `jacobian`.
+    """
     if not callable(model):
         raise OptionError(f"a model is called on y, and a {type(model).__name__} cannot be")
     if not isinstance(y, Tensor) or y.dtype not in _INPUTS:
@@ -107,8 +120,6 @@ def jacobian(
         raise OptionError(f"y must be a dense tensor, and this one {what}")
     if y.numel() == 0 or (batched and y.ndim < 2):
         raise ShapeError(f"y has shape {tuple(y.shape)}: expected at least one entry and, batched, two axes")
-    J = Jacobian(model, y.detach().clone(), batched, method, keywords_of(model_kwargs))
-    return J if precision is None else J.at_precision(precision)
 
 
 class WrongProductsError(SpectralError):
@@ -148,7 +159,7 @@ class Jacobian(OfModel):
             if not torch.isfinite(output).all():
                 raise NotFiniteError(f"{self.name} returned NaN or infinity at y")
             if self._model.switched:
-                self._note(f"{self.name} was in training mode: J is that of its evaluation mode")
+                self._note(self._model.in_evaluation("J is"))
             batch = (y.shape[0],) if batched else ()
             if batched and (output.ndim < 1 or output.shape[0] != y.shape[0]):
                 raise ShapeError(f"batched: {len(y)} inputs gave an output of shape {tuple(output.shape)}")
@@ -167,6 +178,11 @@ class Jacobian(OfModel):
             self._program: Program | None = None
             self._evidence = Evidence(self._model, y, output, self._arithmetic.eps)
             lost = self._evidence.examine(record)
+            if self._evidence.draws:
+                self._note(
+                    f"{self.name} draws random numbers that no seed fixes: {CALLS} calls at y were alike, "
+                    "and J is right as long as all are"
+                )
             if lost is not None:
                 raise SpectralError(f"no derivative of {self.name} is to be had: {lost}")
             self._ways = WAYS if method == "auto" else (method,)
@@ -314,6 +330,24 @@ class Jacobian(OfModel):
 
         return each
 
+    def _by_graph(self, pull: autograd.Function) -> Product:
+        """J' of blocks by a graph; the model is made ready where a pass calls Python, which may use it."""
+        alone: bool | None = None
+
+        def watched(u: Tensor) -> Tensor:
+            nonlocal alone
+            result, alone = autograd.alone(pull, u)
+            return result
+
+        ready, first = self._one_by_one(pull), self._one_by_one(watched)
+
+        def each(U: Tensor) -> Tensor:
+            if alone:
+                return torch.stack([pull(u) for u in U])
+            return first(U) if alone is None else ready(U)
+
+        return each
+
     def check_weights(self, thorough: bool = True) -> None:
         """That the model's weights are those that J was made of.
 
@@ -326,11 +360,18 @@ class Jacobian(OfModel):
         if thorough and not changed and self.method != "frozen":
             with aside(self.device), self._model.ready():
                 changed = distance(self.output, self._model(self._evidence.y)) > 100 * self._evidence.coarsest
+        self._raise_if(changed)
+
+    def _raise_if(self, changed: bool) -> None:
         if changed:
             raise SpectralError(
                 f"the weights of {self.name} have changed, or what else it holds, since this Jacobian was "
                 "made: make it anew"
             )
+
+    def check_current(self) -> None:
+        """That the weights, to the last of them, are those that J was made of; see `check_weights`."""
+        self._raise_if(self._weights is not None and self._weights.changed(True))
 
     def confirm(self, V: Tensor, U: Tensor, norm: float) -> None:
         """Multiply vectors that are to be returned once more by other ways than products are formed.
@@ -364,6 +405,9 @@ class Jacobian(OfModel):
             if self.method == "frozen":
                 backwards = self._evidence.off_autograd(u.reshape(self.output.shape), Ju, v, Jv, norm)
             ahead = self._evidence.off_differences(v, Jv, norm)
+            if ahead is None and self._evidence.differences_tell:  # by jumps, or as no two calls are alike
+                with self._model.ready():
+                    self._model.check_deterministic(self._evidence.y, self.output)
         agrees = backwards is not None and backwards <= 10 * self._tolerance
         if ahead and not agrees:
             raise WrongProductsError(
@@ -415,7 +459,7 @@ class Jacobian(OfModel):
         self._push, pull = (functools.partial(chunks, product) for product in products)
         self._pull = self._recorded_pull = pull
         if self.device.type == "cpu" and self.precision is None and program.leaves_room_to_gain:
-            self._pull = FasterBack(pull, self._kept_graph, self._tolerance, self._note)
+            self._pull = FasterBack(pull, self._kept_graph, self._tolerance)
 
     def _kept_graph(self) -> Product:
         """J' u by a graph of the model, where it is the same derivative and there is room for it."""
@@ -423,16 +467,18 @@ class Jacobian(OfModel):
         if at.hidden or at.declared or at.too_large:
             raise SpectralError("no graph is kept")
         with aside(self.device), self._model.ready():
-            return self._one_by_one(autograd.backwards(self._model, at.y))
+            return self._by_graph(autograd.backwards(self._model, at.y))
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+            tell(text)
             log.info("%s: %s", self.name, text)
 
-    def _check_adjoint(self) -> None:
+    def _check_adjoint(self, tolerance: float | None = None, seed: int = 0) -> None:
         """<u, J v> = <J' u, v> to the rounding of the model's own precision; u by `half_along`."""
-        v, u = self._random(self.shape[1]), self._random(self.shape[0], seed=1)
+        tolerance = self._tolerance if tolerance is None else tolerance
+        v, u = self._random(self.shape[1], seed), self._random(self.shape[0], seed + 1)
         Jv = self._apply(v)
         if not torch.isfinite(Jv).all():
             raise NotFiniteError(f"the Jacobian of {self.name} at y holds NaN or infinity")
@@ -441,7 +487,7 @@ class Jacobian(OfModel):
         if not torch.isfinite(Ju).all():
             raise NotFiniteError(f"the Jacobian of {self.name} at y holds NaN or infinity")
         worst = contradiction(v, u, Jv, Ju)
-        if worst > self._tolerance:
+        if worst > tolerance:
             raise SpectralError(
                 f"J v and J' u of {self.name} contradict each other by {worst:.1e} (relative): one of its "
                 "operations has a wrong derivative (a custom autograd function?), or is not differentiable"
@@ -472,7 +518,8 @@ class Jacobian(OfModel):
         return drawn.to(self.device, self.dtype)
 
     def __repr__(self) -> str:
-        notes = "".join(f"; {note}" for note in self.notes)
+        remark = getattr(self._pull, "remark", "")
+        notes = "".join(f"; {note}" for note in [*self.notes, *([remark] if remark else [])])
         batch = f", batch={self.batch[0]}" if self.batch else ""
         size = f"{self.shape[0]}x{self.shape[1]}"
         return f"Jacobian({size} of {self.name}, {self.dtype}, {self.device}{batch}, {self.method}{notes})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from array import array
 from collections import OrderedDict, UserDict, deque
 from types import SimpleNamespace
@@ -13,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spectral.jacobians.draws import GENERATORS, restore, state_of
+
 _LOOKED_AT = 100_000  # things, at most
 
 _CONTAINERS = (list, dict, set, deque, UserDict, SimpleNamespace, np.ndarray, bytearray, array)
 # Most of what a module holds; isinstance takes long to tell that it is none of the classes here.
 _PLAIN = {bool, int, float, str, type(None), torch.dtype, torch.device}
 _BUILT_IN = {list, dict, OrderedDict, set, deque}
-_GENERATORS = (torch.Generator, np.random.Generator, random.Random)
-_LOOKED_INTO = (Tensor, tuple, *_CONTAINERS, *_GENERATORS)
+_LOOKED_INTO = (Tensor, tuple, *_CONTAINERS, *GENERATORS)
 
 
 class Kept:
@@ -40,7 +40,7 @@ class Kept:
         others = [x for x in held if type(x) not in _BUILT_IN]
         containers = [x for x in held if type(x) in _BUILT_IN or isinstance(x, _CONTAINERS)]
         self.containers = [(c, _content(c)) for c in containers]
-        self.generators = [(g, _state(g)) for g in others if isinstance(g, _GENERATORS)]
+        self.generators = [(g, state_of(g)) for g in others if isinstance(g, GENERATORS)]
         self.tensors = [
             (t, t._version, t.detach().clone(), t.requires_grad)
             for t in others
@@ -64,7 +64,7 @@ class Kept:
         for container, before in self.containers:
             _put_back(container, before)
         for generator, state in self.generators:
-            _restore(generator, state)
+            restore(generator, state)
         for t, version, before, graph in self.tensors:
             if t.requires_grad and not graph:  # written to with a graph, which goes with the call
                 with contextlib.suppress(RuntimeError):
@@ -106,21 +106,6 @@ def _put_back(container: Any, before: Any) -> None:
     elif not _same(container, before):
         container.clear()
         container.extend(before) if isinstance(container, (list, deque)) else container.update(before)
-
-
-def _state(generator: Any) -> Any:
-    if isinstance(generator, torch.Generator):
-        return generator.get_state()
-    return generator.getstate() if isinstance(generator, random.Random) else generator.bit_generator.state
-
-
-def _restore(generator: Any, state: Any) -> None:
-    if isinstance(generator, torch.Generator):
-        generator.set_state(state)
-    elif isinstance(generator, random.Random):
-        generator.setstate(state)
-    else:
-        generator.bit_generator.state = state
 
 
 def _held(values: list[Any]) -> list[Any]:

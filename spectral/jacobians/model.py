@@ -27,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 from spectral.ambient import apart
 from spectral.errors import ModelOutputError, NotDeterministicError, OptionError
 from spectral.jacobians.autograd import plain_attention
+from spectral.jacobians.draws import CALLS, GENERATORS, restore, state_of, states
 from spectral.jacobians.kept import Kept
 from spectral.jacobians.lock import ALONE
 from spectral.jacobians.program.trace import in_function
@@ -42,6 +43,7 @@ class Model:
         label: which entry of a wrapped output is taken, once it has been called.
         graph: whether it works with a graph of its own, and is called where one may be built.
         switched: whether evaluation mode, in which it is called, is another computation than its own mode.
+        draws: whether it was seen to draw random numbers.
     """
 
     def __init__(self, function: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
@@ -49,13 +51,19 @@ class Model:
         named = isinstance(function, nn.Module) or not hasattr(function, "__name__")
         self.name = type(function).__name__ if named else function.__name__
         self.label: str | None = None
-        self.modules = modules_in(function)
+        held = held_in(function, (nn.Module, *GENERATORS))
+        self.modules = [x for x in held if isinstance(x, nn.Module)]
+        self._generators = [x for x in held if not isinstance(x, nn.Module)]
         # The callable itself may be no module, and keep things as one does.
         owner = getattr(function, "__self__", function)
         plain = hasattr(owner, "__dict__") and not isinstance(owner, (nn.Module, types.ModuleType, type))
         self._holders = [*self.modules, *([owner] if plain and not inspect.isroutine(owner) else [])]
-        self.graph = self.switched = False
+        self.graph = self.switched = self.draws = False
         self.plain = _Plain()
+
+    def in_evaluation(self, what: str) -> str:
+        """The note that `what` is that of evaluation mode, where it is another computation."""
+        return f"{self.name} was in training mode: {what} that of its evaluation mode"
 
     def __call__(self, y: Tensor) -> Tensor:
         """The output at a copy of y, which the model may work on in place.
@@ -85,7 +93,28 @@ class Model:
         Raises:
             NotDeterministicError: what comes differs from `output`.
         """
-        apart = max((self(y) - output).abs().max() for _ in range(2))
+        for _ in range(2):
+            self._compare(self(y), output)
+
+    def fixes_its_draws(self, y: Tensor, output: Tensor) -> bool:
+        """Whether the random numbers that it draws are the same in every call; called inside of `ready`.
+
+        Where they are others, they may decide nothing: it is called several times, to see that.
+
+        Raises:
+            NotDeterministicError: what comes differs from `output`.
+        """
+        before = None  # generators that it holds were put back
+        for _ in range(CALLS):
+            self._compare(self(y), output)
+            after = states(self._generators)
+            if after == before:
+                return True
+            before = after
+        return False
+
+    def _compare(self, again: Tensor, output: Tensor) -> None:
+        apart = (again - output).abs().max()
         if apart > 100 * torch.finfo(output.dtype).eps * output.abs().max():
             raise NotDeterministicError(
                 f"two calls of {self.name} at the same y differ by {apart:.1e}: switch off dropout and noise "
@@ -146,6 +175,8 @@ class Model:
             flags += [(m, m.training) for m in self.modules if hasattr(m, "training")]
             self.switched = self.switched or any(training and _looks_at_mode(m) for m, training in flags)
             kept = [Kept(m) for m in self._holders]
+            held = [(g, state_of(g)) for g in self._generators]
+            before = states(self._generators)
             hook = register_module_forward_pre_hook(meet)
             try:
                 for m, training in flags:
@@ -164,8 +195,11 @@ class Model:
                 for m, training in reversed(flags):
                     if m.training != training:
                         m.training = training
+                self.draws = self.draws or states(self._generators) != before
                 for x in kept:
                     x.put_back()
+                for generator, state in held:
+                    restore(generator, state)
 
 
 def _looks_at_mode(module: nn.Module) -> bool:
@@ -320,8 +354,13 @@ _TABLES = {dict, OrderedDict, list, tuple, set}
 
 
 def modules_in(function: Any) -> list[nn.Module]:
-    """Every module that a callable visibly holds: itself, or in what it closes over, binds or refers to."""
-    found: dict[int, nn.Module] = {}
+    """Every module that a callable visibly holds; see `held_in`."""
+    return held_in(function, nn.Module)
+
+
+def held_in(function: Any, kinds: Any) -> list[Any]:
+    """All of some kinds that a callable visibly holds: itself, or what it closes over, binds or refers to."""
+    found: dict[int, Any] = {}
     pending: list[Any] = [function]
     visited: set[int] = set()
     while pending and len(visited) < _LOOKED_AT:
@@ -333,8 +372,9 @@ def modules_in(function: Any) -> list[nn.Module]:
         if isinstance(item, (type, types.ModuleType, Tensor, str, bytes, int, float)):
             continue
         visited.add(id(item))
-        if isinstance(item, nn.Module):
+        if isinstance(item, kinds):
             found[id(item)] = item
+        if isinstance(item, nn.Module):
             pending += item.children()
         if isinstance(item, functools.partial):
             pending += [item.func, *item.args, *item.keywords.values()]

@@ -32,10 +32,10 @@ import torch
 from torch import Tensor
 
 from spectral.ambient import front_door
-from spectral.errors import OptionError, ReachError, ShapeError, SpectralError
+from spectral.errors import NotFiniteError, OptionError, ReachError, ShapeError, SpectralError
 from spectral.jacobians.chunks import free_bytes
 from spectral.jacobians.fingerprint import fingerprint
-from spectral.jacobians.jacobian import Jacobian, WrongProductsError, jacobian
+from spectral.jacobians.jacobian import Jacobian, WrongProductsError, check_asked, jacobian
 from spectral.jacobians.keywords import keywords_of
 from spectral.jacobians.model import Model, same_random_numbers
 from spectral.jacobians.of_model import OfModel
@@ -89,27 +89,18 @@ def sharded(
         ShapeError: strips do not fit together, or y has no rows.
         Exception: as of `jacobian`.
     """
-    choice("given", given, ("whole", "strip"))
     if number("timeout", timeout) <= 0:
         raise OptionError(f"timeout is a number of seconds, positive; got {timeout}")
-    if not isinstance(y, Tensor) or y.ndim < 2:
-        raise ShapeError("y is an image with rows, a tensor of shape (..., H, W)")
-    keywords = keywords_of(model_kwargs)
-    for name, value in keywords.items():
-        if isinstance(value, Tensor) and value.ndim > 1 and value.shape[-2] > 1:
-            raise OptionError(
-                f"the keyword {name} has rows, {tuple(value.shape)}, which are not cut with those of y: make "
-                "it a channel of y, or a part of the model"
-            )
     ranks = Ranks.of_process(timeout)
     with ranks.interruptible():
-        return _made(ranks, model, y.detach().clone(), given, keywords)
+        told = ranks.agree(lambda: _told(model, y, given, model_kwargs))
+        _check_alike(ranks, told)
+        return _made(ranks, model, y.detach().clone(), given, keywords_of(model_kwargs))
 
 
 def _made(
     ranks: Ranks, model: Callable[..., Any], y: Tensor, given: str, keywords: dict[str, Any]
 ) -> ShardedJacobian:
-    _check_alike(ranks, model, y, given, keywords)
     if ranks.size == 1:
         reach = Reach(0, 0, 1)
     else:
@@ -129,6 +120,7 @@ def _made(
     extended = halo.extend(_planes(y.contiguous()[None], planes))[0]
     extended = extended.reshape(*y.shape[:-2], *extended.shape[-2:])
     local = ranks.agree(lambda: _local(model, extended, keywords, reach, ranks.size))
+    _check_outputs(ranks, local)
     A = ShardedJacobian(local, ranks, cuts, halo, reach, y.contiguous())
     if ranks.size > 1:
         if A.eps > 1e-4:
@@ -217,12 +209,16 @@ class ShardedJacobian(OfModel):
         Raises:
             ShapeError: the vectors are not of these rows.
         """
+        with self._called("gather", found):
+            return self._gathered(found)
+
+    def _gathered(self, found: GatheredT) -> GatheredT | None:
         if is_dataclass(found) and not isinstance(found, type) and hasattr(found, "strip"):
             if found.strip is None:
                 return found if self.ranks.rank == 0 else None
             every = vars(found).items()
             names = [name for name, value in every if name in _VECTORS and isinstance(value, Tensor)]
-            whole: dict[str, Any] = {name: self.gather(getattr(found, name)) for name in names}
+            whole: dict[str, Any] = {name: self._gathered(getattr(found, name)) for name in names}
             return None if self.ranks.rank else replace(found, strip=None, **whole)
         V = cast(Tensor, found)
         for shape, space in ((self.input_shape, self.domain), (self.output_shape, self.codomain)):
@@ -272,6 +268,34 @@ class ShardedJacobian(OfModel):
         """See `Ranks.in_step`."""
         return self.ranks.in_step(asked)
 
+    def apply(self, V: Tensor) -> Tensor:
+        """See `LinearOperator.apply`; in all processes, of as many vectors."""
+        with self._called("apply", V, self.domain):
+            return super().apply(V)
+
+    def apply_transpose(self, V: Tensor) -> Tensor:
+        """See `LinearOperator.apply_transpose`; in all processes, of as many vectors."""
+        with self._called("apply_transpose", V, self.codomain):
+            return super().apply_transpose(V)
+
+    def _called(
+        self, call: str, given: Any, space: Space | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """While a call of the operator itself runs, which all processes make; see `Ranks.in_step`."""
+
+        def asked() -> dict[str, Any]:
+            told: dict[str, Any] = {"call": f"A.{call}", "given": type(given).__name__}
+            if isinstance(given, Tensor):
+                size = list(given.shape)
+                if space is not None:
+                    told |= {"vectors": size[:-1], "of the rows here": size[-1:] == [space.n]}
+                else:
+                    told["shape"] = [*size[:-2], "rows", *size[-1:]]
+                told["dtype"] = str(given.dtype)
+            return told
+
+        return self.ranks.in_step(asked)
+
     def note(self, text: str) -> None:
         """Add to the notes."""
         if text and text not in self.notes:
@@ -317,22 +341,41 @@ def _planes(X: Tensor, planes: int) -> Tensor:
     return X.reshape(len(X), planes, *X.shape[-2:])
 
 
-def _check_alike(
-    ranks: Ranks, model: Callable[..., Any], y: Tensor, given: str, keywords: dict[str, Any]
-) -> None:
+def _told(
+    model: Callable[..., Any], y: Tensor, given: str, model_kwargs: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What is asked here, in words that JSON holds.
+
+    Raises:
+        OptionError, ShapeError, NotFiniteError: it cannot be; see `sharded` and `jacobian`.
+    """
+    choice("given", given, ("whole", "strip"))
+    check_asked(model, y)
+    if y.ndim < 2:
+        raise ShapeError("y is an image with rows, a tensor of shape (..., H, W)")
+    if not torch.isfinite(y).all():
+        raise NotFiniteError("y holds NaN or infinity")
+    keywords = keywords_of(model_kwargs)
+    for name, value in keywords.items():
+        if isinstance(value, Tensor) and value.ndim > 1 and value.shape[-2] > 1:
+            raise OptionError(
+                f"the keyword {name} has rows, {tuple(value.shape)}, which are not cut with those of y: make "
+                "it a channel of y, or a part of the model"
+            )
+    shape = list(y.shape) if given == "whole" else [*y.shape[:-2], "rows", y.shape[-1]]
+    told = {"call": "sharded", "given": given, "shape": shape, "dtype": str(y.dtype)}
+    told |= {"image": digest(y)} if given == "whole" else {}
+    return told | {"model_kwargs": in_words(keywords), "model": fingerprint(model, attributes=False)}
+
+
+def _check_alike(ranks: Ranks, told: dict[str, Any]) -> None:
     """That all processes ask the same, before anything is exchanged whose size that decides.
 
     Raises:
         ShapeError: they have different images.
         OptionError: they have other weights, or keywords.
     """
-    if ranks.size == 1:
-        return
-    shape = list(y.shape) if given == "whole" else [*y.shape[:-2], "rows", y.shape[-1]]
-    told = {"call": "sharded", "given": given, "shape": shape, "dtype": str(y.dtype)}
-    told |= {"image": digest(y)} if given == "whole" else {}
-    told |= {"model_kwargs": in_words(keywords), "model": fingerprint(model, attributes=False)}
-    apart = ranks.apart(told)
+    apart = ranks.apart(told) if ranks.size > 1 else {}
     other = {name: every for name, every in apart.items() if name in ("given", "shape", "dtype")}
     if other:
         raise ShapeError(f"the processes were given different images: {unlike(other)}")
@@ -405,6 +448,21 @@ def _local(
             "cannot be cut into strips for it"
         )
     return J
+
+
+def _check_outputs(ranks: Ranks, local: Jacobian) -> None:
+    """That outputs, of which rows are exchanged too, are alike but for their rows.
+
+    Raises:
+        ReachError: they are not.
+    """
+    shape = [*local.output_shape[:-2], "rows", local.output_shape[-1]]
+    apart = ranks.apart({"output": shape, "dtype": str(local.output.dtype)}) if ranks.size > 1 else {}
+    if apart:
+        raise ReachError(
+            f"{local.name} makes something else of one strip than of another: {unlike(apart)}: an image "
+            "cannot be cut into strips for it"
+        )
 
 
 # Whether the model at a strip is the model at the image

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spectral.errors import AmbiguousError, NotFiniteError, SpectralError
 from spectral.jacobians import autograd
-from spectral.jacobians.evidence import DIFFERENCES
+from spectral.jacobians.evidence import CLOSE, DIFFERENCES
 from spectral.jacobians.keywords import advised
 from spectral.jacobians.model import Model
 from spectral.jacobians.program import Program, Recorder
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from spectral.jacobians.jacobian import Jacobian
 
 Method = Literal["auto", "frozen", "jvp", "double-backward", "differences"]
+ADJOINT_PAIRS = 4
 WAYS: tuple[Method, ...] = ("frozen", "jvp", "double-backward", "differences")
 _PAIRS = {"jvp": autograd.forward, "double-backward": autograd.reverse, "differences": autograd.differences}
 
@@ -197,7 +198,7 @@ def _differentiate(J: Jacobian, method: Method) -> None:
     at = J._evidence
     with at.model.ready():
         pair = _PAIRS[method](at.model, at.y)
-    J._push, J._pull = J._one_by_one(pair.push), J._one_by_one(pair.pull)
+    J._push, J._pull = J._one_by_one(pair.push), J._by_graph(pair.pull)
     at.graph_bytes = 0
     J.eps = at.eps = at.coarsest
     v = J._random(J.shape[1]).reshape(at.y.shape)
@@ -211,14 +212,19 @@ def _differentiate(J: Jacobian, method: Method) -> None:
         if not error <= DIFFERENCES:
             raise SpectralError(f"two differences of the model differ by {error:.1e}, relative")
         J.eps = at.eps = max(J.eps, error / 10)
+        # J' u is autograd's, and each pair of vectors tells of another part of it.
+        for further in range(1, ADJOINT_PAIRS):
+            J._check_adjoint(min(10 * error + 1e3 * at.coarsest, J._tolerance), 2 * further)
     J._check_adjoint()
     at.declared = at.declared or (bool(at.jumps) and len(J._ways) == 1)
     if at.jumps and at.declared:
         J._note(f"{at.jumps[0]} is constant but for jumps: J is the derivative that autograd declares")
+    elif rough and at.model.plain.functions:
+        J._note("the precision is too low to confirm what the model's own functions declare")
     elif not rough and method != "differences":
         with at.model.ready():
             Jv = pair.push(v)
-        off = at.off_differences(v, Jv, size_of(Jv))
+        off = at.off_differences(v, Jv, size_of(Jv), min(at.finest, CLOSE))
         if off or (off is None and not at.jumps):
             raise SpectralError(
                 "differences of the model are too rough to confirm J v"

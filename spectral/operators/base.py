@@ -121,15 +121,27 @@ class LinearOperator(ABC):
                 f"A @ v takes one vector of shape {(*self.batch, self.shape[1])}, got {tuple(other.shape)}; "
                 "a block of rows goes through A.apply(V)"
             )
+        self.check_current()
         return self.apply(other.unsqueeze(-2)).squeeze(-2)
+
+    def check_current(self) -> None:
+        """That what it is made of is as it was; asked before `A @ v`, `dense` and what SciPy asks for.
+
+        Solves and estimates ask at their beginning and at their end.
+        """
+        for part in (getattr(self, "A", None), getattr(self, "B", None)):
+            if isinstance(part, LinearOperator):
+                part.check_current()
 
     def dense(self) -> Tensor:
         """The matrix A, (*batch, r, n), column by column from n products; whole in every place."""
+        self.check_current()
         chunks = []
-        for first in range(0, self.shape[1], 64):
-            numbers = range(first, min(first + 64, self.shape[1]))
-            E = self.domain.units(numbers, *self.batch).to(self.device, self.dtype)
-            chunks.append(self.codomain.whole(self.apply(E)))
+        with self.in_step(lambda: {"call": "A.dense"}):
+            for first in range(0, self.shape[1], 64):
+                numbers = range(first, min(first + 64, self.shape[1]))
+                E = self.domain.units(numbers, *self.batch).to(self.device, self.dtype)
+                chunks.append(self.codomain.whole(self.apply(E)))
         return torch.cat(chunks, dim=-2).mT
 
     def select(self, index: Tensor | Sequence[int]) -> LinearOperator:
@@ -223,6 +235,7 @@ class LinearOperator(ABC):
 
         def columns(rows: Rows) -> Callable[[np.ndarray], np.ndarray]:
             def product(X: np.ndarray) -> np.ndarray:
+                self.check_current()
                 V = torch.as_tensor(np.ascontiguousarray(X.T), dtype=self.dtype, device=self.device)
                 return rows(V.reshape(-1, V.shape[-1])).cpu().numpy().T.reshape(-1, *X.shape[1:])
 

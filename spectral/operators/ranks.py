@@ -12,7 +12,6 @@ import atexit
 import contextlib
 import hashlib
 import json
-import os
 import re
 import signal
 import threading
@@ -28,6 +27,7 @@ from torch.nn import functional
 
 from spectral import errors
 from spectral.errors import OptionError, RankError, SpectralError
+from spectral.options import variable
 
 T = TypeVar("T")
 
@@ -69,12 +69,12 @@ class Ranks:
             RankError: the others could not be reached.
         """
         if not (distributed.is_available() and distributed.is_gloo_available()):
-            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            if variable("WORLD_SIZE", 1) > 1:
                 raise OptionError("several processes need torch.distributed with Gloo: this torch has none")
             return cls()
         try:
             if not distributed.is_initialized():
-                if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+                if variable("WORLD_SIZE", 1) == 1:
                     return cls()
                 distributed.init_process_group("gloo", timeout=timedelta(seconds=timeout))
                 atexit.register(_leave)
@@ -82,7 +82,7 @@ class Ranks:
             return cls(rank, size, timeout) if size > 1 else cls()
         except (RuntimeError, ValueError) as failure:
             raise RankError(
-                f"the processes could not find each other: {_first_line(failure)}; start them with torchrun"
+                f"the processes could not find each other: {first_line(failure)}; start them with torchrun"
             ) from failure
 
     # Small matrices
@@ -201,6 +201,7 @@ class Ranks:
             with self.interruptible():
                 apart = self.apart(asked()) if self.size > 1 and self._calls == 1 else {}
                 if apart:
+                    apart = {"call": apart["call"]} if "call" in apart else apart
                     raise OptionError(f"the processes are asked for different things: {unlike(apart)}")
                 yield
         finally:
@@ -252,7 +253,7 @@ class Ranks:
         except (RuntimeError, ValueError) as failure:
             self.lost = (
                 f"process {self.rank} of {self.size} has lost {whom}, which ended or did not answer within "
-                f"{self._timeout.total_seconds():.0f} s ({_first_line(failure)}): look at what that one said "
+                f"{self._timeout.total_seconds():.0f} s ({first_line(failure)}): look at what that one said "
                 "last, and start all again with torchrun; a solve with checkpoint= goes on from its file, "
                 "with any number of processes"
             )
@@ -315,7 +316,8 @@ def _like(t: Tensor, direct: bool) -> Tensor:
     return torch.empty(t.shape, dtype=t.dtype, device=t.device if direct else "cpu")
 
 
-def _first_line(failure: BaseException) -> str:
+def first_line(failure: BaseException) -> str:
+    """What torch says of a connection, without a place in Gloo's source, and its advice."""
     text = str(failure).strip().split("\n")[0]
-    text = re.sub(r"^\[\S+\] ", "", text).split(". ")[0]  # Gloo's place in its source, and its advice
+    text = re.sub(r"^\[\S+\] ", "", text).split(". ")[0]
     return text[:300] or type(failure).__name__

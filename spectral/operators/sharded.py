@@ -171,6 +171,15 @@ class ShardedSpace(Space):
         """See `Space`."""
         return self.ranks.agree(work)
 
+    def check_count(self, name: str, count: int) -> None:
+        """See `Space`."""
+        every = self.ranks.gather(torch.tensor(count))[0].long().tolist()
+        if len(set(every)) > 1:
+            raise OptionError(
+                f"{name} holds {', '.join(map(str, every))} vectors in the processes: as many in each, of "
+                "which each has the rows that lie there"
+            )
+
     def within(self, index: Tensor) -> ShardedSpace:
         """See `Space`; index ascends."""
         ends = torch.tensor([*offsets(self.runs), self.n])

@@ -82,6 +82,13 @@ class Space:
         """work(), which speaks to no other place: it fails in all where it fails in one."""
         return work()
 
+    def check_count(self, name: str, count: int) -> None:
+        """That as many vectors are given in every place.
+
+        Raises:
+            OptionError: they are not.
+        """
+
     def within(self, index: Tensor) -> Space:
         """The space of the entries `index` (..., m) here and elsewhere, of all others zero."""
         return Space(index.shape[-1])

@@ -95,6 +95,7 @@ class Subspace:
         held = None
         if orthogonal_to is not None:
             rows = space.together(lambda: _vectors(orthogonal_to, shape, batch))
+            space.check_count("orthogonal_to", rows.shape[-2])
             held = _span(rows, index, space)
         if index is None and held is None:
             return None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from spectral.ambient import front_door
+from spectral.ambient import front_door, tell
 from spectral.base import Result
 from spectral.errors import OptionError, ShapeError
 from spectral.estimators import Estimate
@@ -37,6 +37,7 @@ class RiskCurve(Result):
         bayes: (S, B), sigma^2 tr J / d, the risk of an optimal denoiser (eq. 10): where it differs from
             mse, f is not E[x | y].
         products: with J and J', for each image and level.
+        notes: what the reader should know of the model.
     """
 
     sigmas: Tensor
@@ -45,6 +46,7 @@ class RiskCurve(Result):
     sure_error: Tensor
     bayes: Tensor
     products: int
+    notes: list[str] = field(default_factory=list, kw_only=True)
 
     def mean(self, name: str) -> Estimate:
         """The mean over images of "mse", "sure" or "bayes", (S,), with its standard error between images."""
@@ -80,7 +82,7 @@ class RiskCurve(Result):
         ):
             true, estimated, bayes = (math.sqrt(max(m.item(), 0)) for m in means)
             lines.append(f"{sigma.item():8.4f}  {true:8.5f}  {estimated:8.5f}  {bayes:8.5f}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
 
 @front_door
@@ -158,7 +160,7 @@ class KLBound(Estimate):
         return (
             f"KLBound({with_error(float(self.value), float(self.halfwidth()))} nats (95 %), quadrature "
             f"within {self.quadrature:.2g}; {self.samples} images, sigma from {self.sigmas[0]:.3g} to "
-            f"{self.sigmas[-1]:.3g})"
+            f"{'; '.join([f'{self.sigmas[-1]:.3g}', *self.notes])})"
         )
 
 
@@ -230,7 +232,10 @@ def kl_bound(
 def _denoised(model: Callable[..., Any], y: Tensor, keywords: dict[str, Any]) -> Tensor:
     f = Model(model, keywords)
     with f.ready():
-        return f(y).detach()
+        output = f(y).detach()
+    if f.switched:
+        tell(f.in_evaluation("the error is"))
+    return output
 
 
 def _noise(images: Tensor, seed: int) -> Tensor:

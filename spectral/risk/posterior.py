@@ -134,10 +134,11 @@ class PosteriorComponents(Result):
         shown = ", ".join(f"{s:.4f}" for s in self.deviations.reshape(-1, self.pairs.k)[0, :5].tolist())
         shares = self.explained.reshape(-1)[:5].tolist()
         share = ", ".join("no share" if math.isnan(s) else f"{100 * s:.1f} %" for s in shares)
-        return (
+        first = (
             f"PosteriorComponents({self.pairs.k} of standard deviation {shown} ..., explaining {share} of "
-            f"the variance {self.total_variance!r}; {self.pairs.asymmetry_text()})"
+            f"the variance {self.total_variance!r})"
         )
+        return "\n".join([first, *repr(self.pairs).splitlines()[2:]])
 
 
 @front_door

@@ -31,7 +31,7 @@ class Failures:
         try:
             if path.stat().st_mtime_ns < self.since:
                 return own
-            return self.folder.read(path)["errors"] | own
+            return self.folder.errors(path)[1] | own
         except (FileNotFoundError, FileContentError):
             return own
 

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from spectral import storage
 from spectral.errors import FileContentError, OptionError
@@ -64,8 +65,8 @@ class Folder:
     def results(self) -> list[Path]:
         """The files of all results that are there, by noise level and name."""
         levels = sorted(
-            (p for p in self.root.glob(f"{LEVEL}*") if p.is_dir() and _number(p.name) is not None),
-            key=lambda path: _number(path.name) or 0.0,
+            (p for p in self.root.glob(f"{LEVEL}*") if p.is_dir() and level_of(p.name) is not None),
+            key=lambda path: level_of(path.name) or 0.0,
         )
         return [
             level / name
@@ -102,6 +103,18 @@ class Folder:
             else:
                 partial.replace(path)
 
+    def errors(self, path: Path) -> tuple[str, dict[str, str]]:
+        """The image that the file of a failure is of, and what went wrong with it, by noise level.
+
+        Raises:
+            FileContentError: it says neither.
+        """
+        words = self.read(path)
+        image, told = words.get("image"), words.get("errors")
+        if not (isinstance(image, str) and isinstance(told, dict)):
+            raise FileContentError(f"{path} names no failure")
+        return image, told
+
     def read(self, path: Path) -> dict[str, Any]:
         """JSON that `write` wrote.
 
@@ -119,12 +132,17 @@ class Folder:
         return words
 
 
-def _number(name: str) -> float | None:
+def level_of(name: str) -> float | None:
     """The noise level that a folder of results is called by; None of any other."""
     try:
         return float(name.removeprefix(LEVEL))
     except ValueError:
         return None
+
+
+def name_of(path: Path) -> str:
+    """The image's name, of whose result or failure this is the file; see `file_name`."""
+    return unquote(path.stem)
 
 
 def discard(path: Path) -> None:
@@ -136,9 +154,13 @@ def file_name(name: str) -> str:
     """A name as a file's: what systems do not take as %XX.
 
     Raises:
-        OptionError: it is too long.
+        OptionError: it is too long, or no text, as names of files from elsewhere may be.
     """
     found = re.sub(r'[%/\\:*?"<>|\x00-\x1f]|^\.', lambda m: f"%{ord(m[0]):02X}", name)
-    if len(found.encode()) > LONGEST:
+    try:
+        length = len(found.encode())
+    except UnicodeEncodeError:
+        raise OptionError(f"the name {name!r} is no text: rename it") from None
+    if length > LONGEST:
         raise OptionError(f"the name {name[:40]!r}... is too long for a file: at most {LONGEST} bytes")
     return found

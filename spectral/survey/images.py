@@ -31,9 +31,13 @@ class Images:
             self._held: Mapping[str, Image] = given
             self.names = list(given)
         else:
-            pairs = list(given)
+            try:
+                self._held = dict(pairs := list(given))
+            except (TypeError, ValueError) as failure:
+                raise OptionError(
+                    f"images have names: {{name: tensor}}, or pairs of both; got {type(given).__name__}"
+                ) from failure
             self.names = [name for name, _ in pairs]
-            self._held = dict(pairs)
         if not self.names:
             raise OptionError("a survey needs an image at least: {name: tensor}, or pairs of both")
         if any(not isinstance(name, str) or not name for name in self.names):
@@ -50,9 +54,10 @@ class Images:
             NotFiniteError: it holds NaN or infinity.
         """
         value = self._held[name]
-        image = value if isinstance(value, Tensor) else value()
+        image = value() if callable(value) and not isinstance(value, Tensor) else value
         if not isinstance(image, Tensor) or not image.is_floating_point() or not image.numel():
-            raise ShapeError(f"{name} is no floating-point tensor with entries: {image!r:.60}")
+            what = (image.dtype, tuple(image.shape)) if isinstance(image, Tensor) else type(image).__name__
+            raise ShapeError(f"{name} is no floating-point tensor with entries, but {what}")
         if not bool(torch.isfinite(image).all()):
             raise NotFiniteError(f"{name} holds NaN or infinity")
         return image.detach().cpu()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from spectral.errors import OptionError
-from spectral.options import number, seed_of, whole
+from spectral.options import number, seed_of, variable, whole
 from spectral.progress import counting
 from spectral.solvers.search import INTERRUPTED
 from spectral.survey.claims import Claims
@@ -213,7 +212,10 @@ def _teller(
 
 def _descending(sigmas: Sequence[float]) -> list[float]:
     """Noise levels from the largest down, each once."""
-    given = [number("sigmas", sigma) for sigma in sigmas]
+    try:
+        given = [number("sigmas", sigma) for sigma in sigmas]
+    except TypeError:
+        raise OptionError(f"sigmas are noise levels in a list, as [0.1]; got {sigmas!r}") from None
     if not given or min(given) <= 0:
         raise OptionError(f"sigmas are noise levels, positive, at least one; got {list(sigmas)}")
     return sorted(set(given), reverse=True)
@@ -222,8 +224,8 @@ def _descending(sigmas: Sequence[float]) -> list[float]:
 def _share(given: tuple[int, int] | None) -> tuple[int, int]:
     """(rank, processes), as given or as torchrun says."""
     if given is None:
-        given = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    rank, processes = whole("share", given[0]), whole("share", given[1])
+        given = variable("RANK", 0), variable("WORLD_SIZE", 1)
+    rank, processes = (whole("share", part) for part in given)
     if not 0 <= rank < processes:
         raise OptionError(f"share is (rank, processes), 0 <= rank < processes; got {given}")
     return rank, processes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from spectral.estimators.results import Estimate
 from spectral.jacobians.chunks import free_bytes
 from spectral.jacobians.jacobian import jacobian
 from spectral.jacobians.model import modules_in
+from spectral.options import variable
 from spectral.results import EigenPairs
 from spectral.risk.level import with_level
 from spectral.solvers.search import interrupted
@@ -105,7 +105,7 @@ class Solver:
         # A Krylov basis of k + 200 rows, growing by halves; of singular triplets there are two.
         bases = 2 if self.part == "svd" else 1
         each = 1.5 * bases * (self.k + 200) * n * dtype.itemsize
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
+        here = variable("LOCAL_WORLD_SIZE", 1) if device.type == "cpu" else 1
         return max(1, min(self.useful(shape), int(free_bytes(device) / (2 * here * each))))
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from spectral import storage
 from spectral.errors import FileContentError, OptionError
 from spectral.estimators.results import Estimate
 from spectral.results import EigenPairs, SingularTriplets
-from spectral.survey.folder import Folder
+from spectral.survey.folder import Folder, level_of, name_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,7 +136,7 @@ class Survey:
         self._folder = Folder(folder)
         self.folder, self.notes = self._folder.root, list(notes)
         self.request = self._folder.read(self._folder.request)
-        if self.request.get("part") not in KINDS or not isinstance(self.request.get("k"), int):
+        if self.request.get("part") not in [*KINDS] or not isinstance(self.request.get("k"), int):
             raise FileContentError(f"{self._folder.request} is no survey's request")
 
     @classmethod
@@ -147,27 +148,39 @@ class Survey:
         """
         return cls(folder)
 
-    @cached_property
+    @property
     def rows(self) -> list[Row]:
-        """A row a result, by image and noise level.
-
-        Raises:
-            FileContentError: a file in the folder is damaged, or no result of a survey.
-        """
-        kind = KINDS[self.request["part"]].__name__
-        found = [Row(**storage.about_of(path, kind)["row"]) for path in self._folder.results()]
-        last = len(self._places)
-        return sorted(found, key=lambda row: (self._places.get(row.image, last), row.image, row.sigma))
+        """A row a result, by image and noise level."""
+        return self._results[0]
 
     @cached_property
     def failures(self) -> list[Failure]:
-        """What did not succeed."""
+        """What did not succeed, and files that are damaged, or no results of a survey."""
         found = []
         for path in self._folder.failures():
-            words = self._folder.read(path)
-            for level, error in words["errors"].items():
-                found.append(Failure(words["image"], float(level) if level else None, error))
-        return found
+            try:
+                image, told = self._folder.errors(path)
+                found += [
+                    Failure(image, float(level) if level else None, error) for level, error in told.items()
+                ]
+            except (FileContentError, ValueError) as damage:
+                found.append(Failure(name_of(path), None, str(damage)))
+        return found + self._results[1]
+
+    @cached_property
+    def _results(self) -> tuple[list[Row], list[Failure]]:
+        """Rows, and the files that hold none."""
+        kind = KINDS[self.request["part"]].__name__
+        rows, failures = [], []
+        for path in self._folder.results():
+            try:
+                rows.append(Row(**storage.about_of(path, kind)["row"]))
+            except (FileContentError, KeyError, TypeError) as damage:
+                told = damage if isinstance(damage, FileContentError) else f"{path} is no result of a survey"
+                failures.append(Failure(name_of(path), level_of(path.parent.name), str(told)))
+        last = len(self._places)
+        rows.sort(key=lambda row: (self._places.get(row.image, last), row.image, row.sigma))
+        return rows, failures
 
     @property
     def images(self) -> list[str]:
@@ -245,12 +258,13 @@ class Survey:
                     "error": " ".join(failure.error.split()),
                 }
             )
-        partial = path.with_name(f".{path.name}.{id(self)}{storage.PARTIAL}")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*plain[:2], *names, *plain[2:], "error"])
-            writer.writeheader()
-            writer.writerows(lines)
-        partial.replace(path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as beside:
+            partial = Path(beside) / path.name
+            with partial.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, [*plain[:2], *names, *plain[2:], "error"])
+                writer.writeheader()
+                writer.writerows(lines)
+            partial.replace(path)
         return path
 
     def plot(self, title: str = "") -> Figure:

@@ -1,10 +1,13 @@
 """Photographs: files of every kind, patches that are where they claim to be, the training set."""
 
+import contextlib
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from denoisers.images.folder import photograph, pictures_in, read_grey, training_photographs
+from denoisers.images.folder import photograph, pictures_in, read_grey, size_of, training_photographs
 from spectral.errors import FileContentError
 
 
@@ -54,7 +57,7 @@ def test_floats_are_grey_where_they_lie_in_0_to_1(tmp_path):
 )
 def test_numbers_that_are_no_grey_are_refused(tmp_path, value):
     Image.fromarray(np.full((4, 4), value)).save(tmp_path / "wide.tif")
-    with pytest.raises(FileContentError, match=r"wide.tif has pixels outside \[0, "):
+    with pytest.raises(FileContentError, match=r"wide.tif (has pixels outside \[0, |holds NaN)"):
         read_grey(tmp_path / "wide.tif")
 
 
@@ -112,3 +115,38 @@ def test_training_photographs_are_fifty_and_hold_no_test_image():
     camera = photograph()[0, 0]
     squares = [image for image in images if image.shape == camera.shape]
     assert not any(np.corrcoef(image.ravel(), camera.ravel())[0, 1] > 0.9 for image in squares)
+
+
+def test_too_many_pixels_are_told_as_any_other_fault(tmp_path, monkeypatch):
+    """Pillow has an error of its own for them, which is no OSError."""
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "vast.png")
+    assert size_of(tmp_path / "vast.png") == (9, 9)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(FileContentError, match=r"vast.png has more pixels than Pillow opens"):
+        read_grey(tmp_path / "vast.png")
+    assert size_of(tmp_path / "vast.png") == (0, 0)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp", ".webp", ".pgm"])
+def test_a_damaged_picture_is_a_picture_or_one_error(tmp_path, suffix):
+    """Whatever Pillow's readers stumble over in it, with EXIF data and without."""
+    rng = np.random.default_rng(0)
+    path, exif = tmp_path / f"damaged{suffix}", Image.Exif()
+    exif[0x0112] = 6
+    told = {} if suffix in (".bmp", ".pgm") else {"exif": exif}
+    Image.fromarray(rng.integers(0, 256, (9, 12), dtype=np.uint8)).save(path, **told)
+    whole = path.read_bytes()
+    for i in range(60):
+        data = bytearray(whole[: len(whole) - i % 7])
+        data[rng.integers(len(data) if i % 2 else min(len(data), 120))] = rng.integers(256)
+        path.write_bytes(data)
+        with warnings.catch_warnings(), contextlib.suppress(FileContentError):
+            warnings.simplefilter("ignore")
+            size_of(path)
+            assert read_grey(path, convert=True).ndim == 4
+
+
+def test_hidden_files_are_no_pictures(tmp_path):
+    for name in ("a.png", "._a.png"):
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
+    assert [path.name for path in pictures_in(tmp_path)] == ["a.png"]

@@ -386,6 +386,24 @@ def differing() -> dict[str, tuple[str, float]]:
     for name, level in (("keyword", 1.0 + last), ("keywords alike", 2.0)):
         told = {"level": torch.tensor(level)}
         tried(name, lambda told=told: spectral.sharded(scaled, y, model_kwargs=told))
+    # What is wrong in one process alone, before or beside anything that is sent
+    model, own = network("bfcnn-3-8"), torch.ones(2, *A.input_shape, dtype=A.dtype)
+    spoiled = y[..., :16, :].clone()
+    spoiled[0, 0, 5, 2] = math.nan if last else 1.0
+    tried("no image", lambda: spectral.sharded(model, None if last else y))  # type: ignore[arg-type]
+    tried("no model", lambda: spectral.sharded(3 if last else model, y))  # type: ignore[arg-type]
+    tried("integers", lambda: spectral.sharded(model, y.to(torch.uint8)))
+    tried("no rows", lambda: spectral.sharded(model, y[..., : 16 * (1 - last), :], given="strip"))
+    tried("not finite", lambda: spectral.sharded(model, spoiled, given="strip"))
+    tried("starts", lambda: spectral.top_eigs(A, k=2, start=own[last:]))
+    tried("directions", lambda: spectral.top_eigs(A, k=2, orthogonal_to=own[last:].flatten(1)))
+    tried("vectors", lambda: A.apply(own[last:].flatten(1)))
+    tried("length", lambda: A.apply(own.flatten(1)[:, last:]))
+    tried("product", lambda: (A.T if last else A) @ own[0].flatten())
+    tried("product, door", lambda: A @ own[0].flatten() if last else spectral.trace(A))
+    tried("gathered", lambda: A.gather(own[last:]))
+    narrow = Of(lambda m, y: m.layer(y)[..., : 8 - last], layer=model)
+    tried("outputs", lambda: spectral.sharded(narrow, y))
     tried("after all", lambda: spectral.top_eigs(A, k=2))
     return found
 

@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import functools
 import random
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,7 @@ def repeated(y):
 def test_derivatives_of_torch_that_are_wrong(door):
     """Of several values written to one place the last one stays; torch's derivative adds them all."""
     y = torch.randn(300, generator=torch.Generator().manual_seed(0)).double()
-    with pytest.raises(SpectralError, match="differences of the model"):
+    with pytest.raises(SpectralError, match="differences of"):
         door(repeated, y)
 
 
@@ -170,7 +171,7 @@ squared.register_autograd(
 
 @pytest.mark.parametrize("door", [spectral.top_eigs, spectral.top_svd, spectral.trace])
 def test_a_wrong_derivative_of_an_operation_of_the_users_own(door):
-    with pytest.raises(SpectralError, match="differences of the model"):
+    with pytest.raises(SpectralError, match="differences of"):
         door(squared, torch.rand(8, 8, dtype=torch.float64))
 
 
@@ -280,10 +281,6 @@ def threshold_by_bisection(y):
     return y - torch.clamp(y, -low, low)
 
 
-def times_the_mean_of_a_copy(y):
-    return y * copy.deepcopy(y).mean()
-
-
 def nearly_linear(y):
     return y + 0.05 * squared(y)
 
@@ -302,7 +299,6 @@ def repeated_once(y):
         repeated_beside_a_sign,
         squared_and_masked,
         threshold_by_bisection,
-        times_the_mean_of_a_copy,
         nearly_linear,
         repeated_once,
     ],
@@ -505,3 +501,305 @@ def test_norms_over_each_image_with_channels_last(dtype, method):
         assert (M.double() - true).norm() <= bound * true.norm()
     pairs = spectral.top_svd(J, k=2) if dtype is torch.bfloat16 else spectral.top_svd(model, y, 2)
     assert not J.notes and not any("autograd" in note for note in pairs.notes)
+
+
+@functools.cache
+def declaring(share):
+    """x^2 by an operation of the user's own, whose derivative is `share` times what it should be."""
+    name = f"spectral_tests::squared_{round(1000 * share)}"
+    operation = torch.library.custom_op(name, lambda x: x * x, mutates_args=(), schema="(Tensor x) -> Tensor")
+    operation.register_autograd(
+        lambda ctx, g: 2 * share * g * ctx.saved_tensors[0],
+        setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+    )
+    return operation
+
+
+class SquaredByNumPy(torch.autograd.Function):
+    """x^2 out of torch's sight, whose derivatives both ways are 3.6 % too large."""
+
+    @staticmethod
+    def forward(x):
+        return torch.from_numpy(np.square(x.detach().numpy()))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * 1.036 * ctx.saved_tensors[0] * g
+
+    @staticmethod
+    def jvp(ctx, t):
+        return 2 * 1.036 * ctx.saved_tensors[0] * t
+
+
+class SquaredBackByNumPy(torch.autograd.Function):
+    """The same in the old style, without a derivative forwards; 20 % off."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.from_numpy(np.square(x.detach().numpy()))
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * 1.2 * ctx.saved_tensors[0] * g
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_derivatives_that_are_a_little_wrong(dtype):
+    y = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    right, off, far = map(declaring, (1.0, 1.036, 1.5))
+    torch.testing.assert_close(spectral.jacobian(right, y).dense(), torch.diag(2 * y.flatten()))
+    wrong = [
+        off,
+        lambda y: y + 0.02 * off(y),
+        lambda y: y + 0.02 * far(y),
+        SquaredByNumPy.apply,
+        lambda y: y + 0.1 * SquaredBackByNumPy.apply(y),
+        lambda y: y.index_put((torch.tensor([0, 0]),), y[:2], accumulate=False),
+        lambda y: torch.zeros_like(y).scatter(1, torch.ones(6, 6, dtype=torch.int64), y),
+    ]
+    for model in wrong:
+        with pytest.raises(SpectralError, match=r"off by|contradict"):
+            spectral.jacobian(model, y)
+
+
+def bits_of(y):
+    return y.view(
+        {torch.float64: torch.int64, torch.float32: torch.int32, torch.float16: torch.int16}[y.dtype]
+    )
+
+
+def some_bits_zeroed(y):
+    z = 2 * y
+    z.view(torch.int16)[..., ::2] = 0
+    return z
+
+
+def modulus_by_bits(y):
+    z = y.clone()
+    bits_of(z).bitwise_and_(torch.iinfo(bits_of(z).dtype).max)
+    return z
+
+
+def part_of_its_bytes_copied(y):
+    z = torch.zeros_like(y)
+    z.view(torch.uint8)[..., 1:] = (y * y).view(torch.uint8)[..., 1:]
+    return y + 0.01 * z
+
+
+def halves_of_other_numbers(y):
+    z = y.clone()
+    z.view(torch.bfloat16)[..., ::2] = 0
+    return z.sin()
+
+
+def bits_negated_elsewhere(y):
+    return y + 0.01 * bits_of(y * y).bitwise_not().view(y.dtype).nan_to_num(0, 0, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    "model",
+    [
+        some_bits_zeroed,
+        modulus_by_bits,
+        part_of_its_bytes_copied,
+        halves_of_other_numbers,
+        bits_negated_elsewhere,
+    ],
+)
+def test_numbers_that_are_written_by_their_bits(model, dtype):
+    if model is halves_of_other_numbers and dtype == torch.float16:
+        pytest.skip("bfloat16 is as wide")
+    y = torch.rand(6, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with pytest.raises(SpectralError, match="bits"):
+        spectral.jacobian(model, y)
+
+
+def through_bytes(y):
+    z = torch.zeros_like(y)
+    z.view(torch.uint8).copy_((y * y).view(torch.uint8))
+    return z + y
+
+
+def through_a_storage(y):
+    z = torch.zeros_like(y)
+    z.untyped_storage().copy_((y * y).untyped_storage())
+    return z + y
+
+
+def through_an_arena(y):
+    n = y.numel()
+    arena = torch.empty(3 * n * y.element_size(), dtype=torch.uint8)
+    parts = arena.view(y.dtype).view(3, *y.shape)
+    parts[0], parts[1], parts[2] = y * y, y, 1.0
+    return arena.view(y.dtype).view(3, *y.shape)[0] + parts[1] * parts[2]
+
+
+def through_a_deep_copy(y):
+    kept = copy.deepcopy({"of": [y * y, y.T[1:]]})
+    kept["of"][1].mul_(1.0)
+    return kept["of"][0] + copy.deepcopy(y)
+
+
+def zeroed_by_bytes(y):
+    z = y.clone()
+    z.view(torch.uint8).zero_()
+    z += y * y
+    return z + y
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    "model", [through_bytes, through_a_storage, through_an_arena, through_a_deep_copy, zeroed_by_bytes]
+)
+def test_bytes_that_are_copied_whole_are_their_numbers(model, dtype):
+    y = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    J = spectral.jacobian(model, y)
+    for M in (J.dense(), J.T.dense()):
+        torch.testing.assert_close(M, torch.diag(2 * y.flatten() + 1))
+    assert J.method == "frozen"
+
+
+def test_a_mask_that_is_written_to_in_part():
+    def model(y):
+        mask = torch.zeros(6, 6, dtype=torch.bool)
+        mask |= y > 0
+        mask[0] = True
+        return y * mask
+
+    y = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    kept = (y > 0) | (torch.arange(6) == 0)[:, None]
+    torch.testing.assert_close(spectral.jacobian(model, y).dense(), torch.diag(kept.flatten().double()))
+
+
+def sometimes(draw, share):
+    return lambda y: y * (2 if draw() < share else 3)
+
+
+def with_generators_of_its_own(kind):
+    rng, seeded = np.random.default_rng(1), torch.Generator().manual_seed(1)
+    of = {
+        "numpy": rng.random,
+        "legacy": np.random.RandomState(1).rand,
+        "python": random.Random(1).random,
+        "torch": lambda: float(torch.rand((), generator=seeded)),
+    }
+    return sometimes(of[kind], 0.3)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.3])
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: float(torch.rand(()))])
+def test_branches_that_are_drawn_are_refused(draw, share):
+    for seed in range(3):
+        random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+        with pytest.raises(NotDeterministicError):
+            spectral.jacobian(sometimes(draw, share), torch.rand(9))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "legacy", "python", "torch"])
+def test_branches_that_are_drawn_from_a_generator_of_its_own_are_refused(kind):
+    with pytest.raises(NotDeterministicError):
+        spectral.jacobian(with_generators_of_its_own(kind), torch.rand(9))
+
+
+def test_draws_that_decide_nothing_are_told_of_and_seeded_ones_are_not():
+    calls = []
+
+    def unused(y):
+        calls.append(random.random())
+        return 3 * y
+
+    def seeded(y):
+        calls.append(1)
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)
+        return 3 * y + random.random() + np.random.rand() * torch.randn_like(y)
+
+    J = spectral.jacobian(unused, torch.rand(9))
+    assert "draws random numbers" in str(J.notes) and len(calls) > 10
+    calls.clear()
+    assert not spectral.jacobian(seeded, torch.rand(9)).notes and len(calls) <= 4
+
+
+@pytest.mark.parametrize("method", ["frozen", "jvp", "double-backward"])
+def test_single_products_refuse_weights_that_changed_where_torch_does_not_count(method):
+    model, y, v = nn.Conv2d(1, 1, 3, padding=1), torch.rand(1, 1, 6, 6), torch.rand(36)
+    products = [
+        lambda J: J @ v,
+        lambda J: J.T @ v,
+        lambda J: (J + 2 * J.T) @ v,
+        lambda J: J.gram() @ v,
+        lambda J: J.dense(),
+        lambda J: J.to_scipy() @ v.numpy(),
+        lambda J: J.T.to_scipy() @ v.numpy(),
+    ]
+    for product in products:
+        J = spectral.jacobian(model, y, method=method)
+        product(J)
+        model.weight.data.mul_(1.1)
+        with pytest.raises(SpectralError, match="have changed"):
+            product(J)
+
+
+@torch.jit.script
+def squared_apart(x: torch.Tensor) -> torch.Tensor:
+    return x * x
+
+
+@torch.jit.script
+def forked(x: torch.Tensor) -> torch.Tensor:
+    part = torch.jit.fork(squared_apart, x)
+    here = x.sin()
+    return 0.01 * torch.jit.wait(part) + here
+
+
+def test_what_a_script_forks():
+    """It runs in another thread, at the same time: each operation is seen by itself, in whatever order."""
+    y = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for _ in range(8):
+        J = spectral.jacobian(forked, y)
+        torch.testing.assert_close(J.dense(), torch.diag((y.cos() + 0.02 * y).flatten()))
+        assert J.method == "frozen"
+
+
+def by_a_kernel_of_one_precision(share):
+    """x^2 where only float32 is taken, with `share` times its derivative."""
+
+    def kernel(x):
+        if x.dtype != torch.float32:
+            raise RuntimeError("float32 alone")
+        return x * x
+
+    name = f"spectral_tests::float32_{round(1000 * share)}"
+    operation = torch.library.custom_op(name, kernel, mutates_args=(), schema="(Tensor x) -> Tensor")
+    operation.register_autograd(
+        lambda ctx, g: 2 * share * g * ctx.saved_tensors[0],
+        setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+    )
+    return operation
+
+
+def test_operations_of_one_precision():
+    y = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    right, off = map(by_a_kernel_of_one_precision, (1.0, 1.036))
+    torch.testing.assert_close(spectral.jacobian(right, y).dense(), torch.diag(2 * y.flatten()))
+    with pytest.raises(SpectralError, match="off by"):
+        spectral.jacobian(lambda y: y + off(y), y)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("entries", [36, 2000])
+def test_operations_of_the_users_own_in_half_precision(entries, dtype):
+    """torch's forward mode gives zeros for them, which the way back alone contradicts."""
+    y = torch.randn(entries, generator=torch.Generator().manual_seed(0)).to(dtype)
+    right, off = declaring(1.001), declaring(1.3)
+    J, v = spectral.jacobian(lambda y: y + right(y), y), torch.ones(entries, dtype=dtype)
+    torch.testing.assert_close(J @ v, 1 + 2 * y, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(J.T @ v, 1 + 2 * y, rtol=2e-2, atol=2e-2)
+    with pytest.raises(SpectralError, match="off by"):
+        spectral.jacobian(lambda y: y + off(y), y)

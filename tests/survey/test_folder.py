@@ -13,6 +13,8 @@ def test_names_of_files_differ_where_names_do():
     assert not any(set(file) & set('/\\:*?"<>|') or file.startswith(".") for file in files)
     with pytest.raises(OptionError, match="too long"):
         file_name("x" * 201)
+    with pytest.raises(OptionError, match="is no text"):
+        file_name("\udcff.png")  # as Python has bytes of names that are not UTF-8
 
 
 def test_layout(tmp_path):

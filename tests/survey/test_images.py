@@ -42,16 +42,35 @@ def test_a_mapping_may_read_by_itself():
     assert Images(Files({"3": None})).read("3").tolist() == [3, 3]
 
 
-@pytest.mark.parametrize("given", [{}, {1: torch.zeros(2)}, {"": torch.zeros(2)}, [("a", 0), ("a", 0)]])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {1: torch.zeros(2)},
+        {"": torch.zeros(2)},
+        [("a", 0), ("a", 0)],
+        torch.zeros(3, 1, 8, 8),
+        [torch.zeros(1, 8, 8)],
+        None,
+    ],
+)
 def test_names_are_texts_and_differ(given):
     with pytest.raises(OptionError):
         Images(given)
 
 
 def test_what_is_no_image_is_refused():
-    held = Images({"whole": torch.zeros(2, dtype=torch.int64), "nan": torch.tensor([0.0, float("nan")])})
+    held = Images(
+        {
+            "whole": torch.zeros(2, dtype=torch.int64),
+            "nan": torch.tensor([0.0, float("nan")]),
+            "array": torch.zeros(2).numpy(),
+        }
+    )
     with pytest.raises(ShapeError, match="whole"):
         held.read("whole")
+    with pytest.raises(ShapeError, match=r"array is no floating-point tensor with entries, but ndarray"):
+        held.read("array")
     with pytest.raises(NotFiniteError, match="nan"):
         held.read("nan")
 

@@ -261,6 +261,12 @@ def test_torchrun_tells_the_share(monkeypatch):
     assert run_module._share(None) == (2, 4)
     with pytest.raises(OptionError, match="rank < processes"):
         run_module._share((2, 2))
+    monkeypatch.setenv("RANK", "two")
+    with pytest.raises(OptionError, match="RANK is a whole number, got 'two'"):
+        run_module._share(None)
+    monkeypatch.setenv("RANK", "")
+    monkeypatch.delenv("WORLD_SIZE")
+    assert run_module._share(None) == (0, 1)
 
 
 def test_singular_triplets(tmp_path):
@@ -316,7 +322,15 @@ def test_another_request_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"sigmas": []}, {"sigmas": [0.0]}, {"batch": 0}, {"k": 0}, {"rank_products": 2}, {"share": (1, 1)}],
+    [
+        {"sigmas": []},
+        {"sigmas": [0.0]},
+        {"sigmas": 0.1},
+        {"batch": 0},
+        {"k": 0},
+        {"rank_products": 2},
+        {"share": (1, 1)},
+    ],
 )
 def test_bad_requests_are_told_before_anything_is_made(tmp_path, options):
     with pytest.raises(OptionError):

@@ -2,6 +2,9 @@
 
 import csv
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ import spectral
 from spectral import storage
 from spectral.errors import FileContentError, OptionError
 from spectral.survey.table import quartiles
+from tests.helpers.ranks import ROOT
 from tests.helpers.small_survey import SIGMAS, network, picture, pictures
 
 
@@ -46,6 +50,9 @@ def test_read_back(found, tmp_path):
     (tmp_path / "survey.json").write_text('{"part": "symmetric"}')
     with pytest.raises(FileContentError, match="no survey's request"):
         spectral.Survey.load(tmp_path)
+    (tmp_path / "survey.json").write_text('{"part": ["svd"], "k": 3}')
+    with pytest.raises(FileContentError, match="no survey's request"):
+        spectral.Survey.load(tmp_path)
 
 
 def test_images_come_in_the_order_given(tmp_path):
@@ -73,6 +80,34 @@ def test_rows_are_read_from_headers_alone(found, tmp_path):
         storage.about_of(source, "SingularTriplets")
     with pytest.raises(FileContentError):
         storage.about_of(tmp_path / "none", "EigenPairs")
+
+
+def test_what_is_damaged_is_listed_and_the_rest_is_told(tmp_path):
+    """Also of images and noise levels that are not asked for again."""
+    spectral.survey(network(), pictures(3), [0.1], 2, out=tmp_path)
+    first, second, third = sorted((tmp_path / "sigma-0.1").iterdir())
+    first.write_bytes(first.read_bytes()[:100])
+    spectral.EigenPairs.load(third).save(second)  # a result, and of no survey
+    (tmp_path / "failed" / "x%2Fy.json").write_text('{"image": 3}')
+    found = spectral.survey(network(), {"002": picture(2)}, [0.1, 0.2], 2, out=tmp_path)
+    assert [(row.image, row.sigma) for row in found.rows] == [("002", 0.1), ("002", 0.2)]
+    assert [(f.image, f.sigma) for f in found.failures] == [("000", 0.1), ("001", 0.1)]
+    assert "damaged" in found.failures[0].error and "says nothing" in found.failures[1].error
+    assert not found.converged and "000" in (tmp_path / "table.csv").read_text()
+    (tmp_path / "failed" / "x%2Fy.json").write_text('{"image": 3}')
+    assert spectral.Survey.load(tmp_path).failures[0].image == "x/y"
+    mended = spectral.survey(network(), pictures(3), [0.1], 2, out=tmp_path)
+    assert len(mended.rows) == 4 and mended.converged
+
+
+def test_the_table_is_utf_8_wherever_it_is_written(tmp_path):
+    spectral.survey(network(), {"été ☀": picture(0)}, [0.1], 2, out=tmp_path)
+    held = (tmp_path / "table.csv").read_bytes()
+    (tmp_path / "table.csv").unlink()
+    code = f"import spectral; spectral.Survey.load({str(tmp_path)!r}).write_table()"
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code], env=os.environ | plain, cwd=ROOT, check=True, timeout=120)
+    assert (tmp_path / "table.csv").read_bytes() == held and "été ☀".encode() in held
 
 
 def test_levels(found):

@@ -183,40 +183,118 @@ def store_all(context, target, at, step, values):  # type: ignore[no-untyped-def
     return types.none(target, types.intp, types.intp, values), generate
 
 
+def _panel(builder: Any, dtype: Any, args: Any, adds: bool, vectors: int = 2) -> None:
+    """The sums of `panel`, of one or two vectors of columns, begun with what is there where it `adds`."""
+    left, left_at, step, right, right_at, out, out_at, depth, width = args
+    vector, pairs = _vector(dtype), [(row, column) for row in range(ROWS) for column in range(vectors)]
+    lanes = vector.count
+
+    def target(row: int, j: int) -> Any:
+        return _place(builder, out, out_at, builder.mul(width, ir.Constant(width.type, row)), j * lanes)
+
+    zero = ir.Constant(vector, None)
+    sums = {
+        pair: cgutils.alloca_once_value(
+            builder, _read(builder, target(*pair), vector, dtype) if adds else zero
+        )
+        for pair in pairs
+    }
+    with cgutils.for_range(builder, depth) as loop:
+        here = builder.mul(loop.index, ir.Constant(depth.type, vectors * lanes))
+        columns = [
+            _read(builder, _place(builder, right, right_at, here, j * lanes), vector, dtype)
+            for j in range(vectors)
+        ]
+        for row in range(ROWS):
+            start = builder.mul(step, ir.Constant(step.type, row))
+            entry = builder.load(_place(builder, left, left_at, start, loop.index))
+            for j, column in enumerate(columns):
+                term = builder.fmul(_repeated(builder, entry, vector), column, flags=_FUSED)
+                total = sums[row, j]
+                builder.store(builder.fadd(builder.load(total), term, flags=_FUSED), total)
+    for pair in pairs:
+        _write(builder, builder.load(sums[pair]), target(*pair), dtype)
+
+
 @intrinsic
-def panel(context, left, left_at, right, right_at, out, out_at, depth, width):  # type: ignore[no-untyped-def]
+def narrow_onto(context, left, left_at, step, right, right_at, out, out_at, depth, width):  # type: ignore[no-untyped-def]
+    """The same with one vector of columns."""
+    dtype, index = left.dtype, types.intp
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        _panel(builder, dtype, args, adds=True, vectors=1)
+        return context.get_dummy_value()
+
+    return types.none(left, index, index, right, index, out, index, index, index), generate
+
+
+_LOG2E, _LN2 = 1.4426950408889634, (0.693359375, -2.12194440054690583e-4)
+_LEAST = -87.0  # what exp makes of less is no normal float32
+_SHIFT = 12582912.0  # 3/2 2^23: added, it leaves an integer in the last bits
+_SERIES = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
+
+
+@intrinsic
+def exponential(context, lanes):  # type: ignore[no-untyped-def]
+    """exp of float32 lanes of at most 88, to 1e-7 relative; of less than -87 exp(-87).
+
+    x = n log 2 + r: 2^n by the exponent's bits, exp r by the polynomial of Cephes (Moshier, 1984).
+    """
+    vector = _vector(lanes.dtype)
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        def each(number: float) -> Any:
+            return ir.Constant(vector, [ir.Constant(vector.element, number)] * vector.count)
+
+        def fused(a: Any, b: Any, c: Any) -> Any:
+            return builder.fadd(builder.fmul(a, b, flags=_FUSED), c, flags=_FUSED)
+
+        integers = ir.VectorType(ir.IntType(32), vector.count)
+
+        def all_of(number: int) -> Any:
+            return ir.Constant(integers, [ir.Constant(ir.IntType(32), number)] * vector.count)
+
+        x = builder.select(builder.fcmp_ordered(">", args[0], each(_LEAST)), args[0], each(_LEAST))
+        shifted = fused(x, each(_LOG2E), each(_SHIFT))
+        n = builder.fsub(shifted, each(_SHIFT))
+        r = fused(n, each(-_LN2[1]), fused(n, each(-_LN2[0]), x))
+        first, *others = map(each, _SERIES)
+        series = first
+        for term in others:
+            series = fused(series, r, term)
+        value = fused(series, builder.fmul(r, r), builder.fadd(r, each(1.0)))
+        bits = builder.add(builder.shl(builder.bitcast(shifted, integers), all_of(23)), all_of(0x3F800000))
+        return builder.fmul(value, builder.bitcast(bits, vector))
+
+    return lanes(lanes), generate
+
+
+@intrinsic
+def panel(context, left, left_at, step, right, right_at, out, out_at, depth, width):  # type: ignore[no-untyped-def]
     """ROWS rows of a matrix product, all sums in registers: O = L R, two vectors of columns.
 
-    L (ROWS, depth) has rows one after another; R (depth, two vectors) too; rows of O lie `width` apart.
+    Rows of L (ROWS, depth) lie `step` apart; R (depth, two vectors) has rows one after another; rows of O lie
+    `width` apart.
     """
     dtype, index = left.dtype, types.intp
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        left, left_at, right, right_at, out, out_at, depth, width = args
-        vector, pairs = _vector(dtype), [(row, column) for row in range(ROWS) for column in range(2)]
-
-        zero, lanes = ir.Constant(vector, None), vector.count
-        sums = {pair: cgutils.alloca_once_value(builder, zero) for pair in pairs}
-        with cgutils.for_range(builder, depth) as loop:
-            here = builder.mul(loop.index, ir.Constant(depth.type, 2 * lanes))
-            columns = [
-                _read(builder, _place(builder, right, right_at, here, j * lanes), vector, dtype)
-                for j in range(2)
-            ]
-            for row in range(ROWS):
-                start = builder.mul(depth, ir.Constant(depth.type, row))
-                entry = builder.load(_place(builder, left, left_at, start, loop.index))
-                for j, column in enumerate(columns):
-                    term = builder.fmul(_repeated(builder, entry, vector), column, flags=_FUSED)
-                    total = sums[row, j]
-                    builder.store(builder.fadd(builder.load(total), term, flags=_FUSED), total)
-        for row, j in pairs:
-            start = builder.mul(width, ir.Constant(width.type, row))
-            target = _place(builder, out, out_at, start, j * lanes)
-            _write(builder, builder.load(sums[row, j]), target, dtype)
+        _panel(builder, dtype, args, adds=False)
         return context.get_dummy_value()
 
-    return types.none(left, index, right, index, out, index, index, index), generate
+    return types.none(left, index, index, right, index, out, index, index, index), generate
+
+
+@intrinsic
+def panel_onto(context, left, left_at, step, right, right_at, out, out_at, depth, width):  # type: ignore[no-untyped-def]
+    """The same added to O."""
+    dtype, index = left.dtype, types.intp
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        _panel(builder, dtype, args, adds=True)
+        return context.get_dummy_value()
+
+    return types.none(left, index, index, right, index, out, index, index, index), generate
 
 
 @intrinsic

@@ -229,7 +229,7 @@ def _products(task, count, before, behind, real):  # type: ignore[no-untyped-def
             columns = (entry * filters + k) * channels
             for t in range(0, count, ROWS):
                 source, target = entry * plane_in + t * channels, entry * plane_out + t * filters + k
-                panel(before, source, weight, columns, behind, target, channels, filters)
+                panel(before, source, channels, weight, columns, behind, target, channels, filters)
 
 
 @njit()

@@ -276,6 +276,37 @@ class Unfolded(Kernel):
         return out.unflatten(1, sides).permute(0, 3, 1, 2)
 
 
+class Patches(Kernel):
+    """For patches of few channels side by side: a product of matrices, and pixels in another order."""
+
+    def __init__(self, weight: Tensor, transposed: bool) -> None:
+        self.transposed, self.taps = transposed, tuple(weight.shape[2:])
+        self.weight = weight.permute(0, 2, 3, 1).flatten(1).contiguous()  # (filters, pixels of a patch)
+
+    @staticmethod
+    def offered(of: Convolution) -> bool:
+        """Whether a convolution takes an image apart, or puts one together, like that."""
+        image, parts = of.input_size, of.output_size
+        if of.transposed:
+            image, parts = parts, image
+        taps = [*of.weight.shape[2:]]
+        whole = [k * s for k, s in zip(taps, parts[2:], strict=True)] == [*image[2:]]
+        beside = [*of.stride] == taps and not any([*of.padding, *of.output_padding]) and max(of.dilation) == 1
+        return whole and beside and of.channels_last and image[1] <= SKINNY
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """w * x."""
+        n, channels, height, width = x.shape
+        p, q = self.taps
+        rows = x.permute(0, 2, 3, 1)
+        if self.transposed:
+            pixels = (rows.reshape(-1, channels) @ self.weight).view(n, height, width, p, -1)
+            return pixels.transpose(2, 3).reshape(n, height * p, width * q, -1).permute(0, 3, 1, 2)
+        rows = rows.reshape(n, height // p, p, width // q, q * channels).transpose(2, 3)
+        out = rows.reshape(-1, p * q * channels) @ self.weight.T
+        return out.view(n, height // p, width // q, -1).permute(0, 3, 1, 2)
+
+
 class WinogradKernel(Kernel):
     """By Winograd's minimal filtering, with the slopes applied on the way in and out."""
 
@@ -323,8 +354,11 @@ def _gated(x: Tensor, slope: Tensor, owned: bool) -> Tensor:
 def kernel(of: Convolution) -> Kernel:
     """The kernel of a convolution: measured choices, for CPUs."""
     weight, stride, padding, dilation = of.weight, of.stride, of.padding, of.dilation
-    plain = weight.ndim == 4 and weight.device.type == "cpu" and not of.transposed and of.groups == 1
-    if plain and weight.dtype in (torch.float32, torch.float64):
+    plain = weight.ndim == 4 and weight.device.type == "cpu" and of.groups == 1
+    real = weight.dtype in (torch.float32, torch.float64)
+    if plain and real and Patches.offered(of):
+        return Patches(weight, of.transposed)
+    if plain and real and not of.transposed:
         out, channels, *taps = weight.shape
         inside = all(p <= d * (k - 1) for p, d, k in zip(padding, dilation, taps, strict=True))
         if out <= SKINNY and channels >= 4 * SKINNY and max(stride) == 1 and inside:

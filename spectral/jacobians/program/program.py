@@ -17,9 +17,10 @@ from spectral.jacobians.program.rules.attention import Attention
 from spectral.jacobians.program.rules.norms import Norm
 from spectral.jacobians.program.rules.pointwise import Diagonal, Pointwise
 from spectral.jacobians.program.rules.products import Matmul
-from spectral.jacobians.program.slopes import in_channels_last, laid_out
+from spectral.jacobians.program.slopes import laid_out
 from spectral.jacobians.program.steps import Cut, Local, Step, counts, some
 
+LITTLE = 1 << 24  # multiplications: a millisecond of them
 GAIN = 0.95  # another layout, or twice as many vectors at once, must take less than this share of the time
 FRESH = (Convolution, Joint, Norm)  # steps whose results are new tensors, which nobody else holds
 FRESH_BACK = (*FRESH, Cut)  # those whose transposes are
@@ -120,7 +121,9 @@ class Program:
         """Itself, or the program in torch's own layout, whose J v and J' u must be faster by 1 - GAIN.
 
         Kernels that need channels last are faster than any that would do without; and where products of
-        matrices are most of the work, as behind the patches of a transformer, there is nothing to gain.
+        matrices are most of the work, as behind the patches of a transformer, there is nothing to gain.  Nor
+        is there in a millisecond, where a busy machine would decide, another way and other last digits each
+        time.
         """
         parts = parts_of(self.steps)
         convolutions = [part for part in parts if isinstance(part, Convolution)]
@@ -130,7 +133,7 @@ class Program:
         for part in parts:
             if isinstance(part, (Convolution, Matmul)):
                 work[type(part)] += part.depth * self.entries[part.output]
-        if work[Convolution] < work[Matmul]:
+        if work[Convolution] < max(work[Matmul], LITTLE):
             return self
         other = self.in_layout(False)
         return other if other.seconds() < GAIN * self.seconds() else self
@@ -249,7 +252,7 @@ def _in_layout(step: Step, channels_last: bool) -> Step:
         return step.in_layout(channels_last)
     if isinstance(step, Diagonal):
         return replace(step, slope=laid_out(step.slope, channels_last))
-    return replace(step, z=in_channels_last(step.z, channels_last)) if isinstance(step, Norm) else step
+    return replace(step, z=step.laid_out(step.z, channels_last)) if isinstance(step, Norm) else step
 
 
 def storages(thing: Any) -> dict[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -32,9 +33,19 @@ from spectral.jacobians.program.rules.pooling import Gather
 from spectral.jacobians.program.rules.products import Matmul, Softmax
 from spectral.jacobians.program.rules.shapes import as_complex, as_pairs
 from spectral.jacobians.program.slopes import in_channels_last
-from spectral.jacobians.program.steps import Forward, Input, Linear, Local, Operation, Step, aten, is_number
+from spectral.jacobians.program.steps import (
+    Forward,
+    Input,
+    Linear,
+    Local,
+    Operation,
+    Step,
+    aten,
+    either_side,
+    is_number,
+)
 from spectral.jacobians.program.storage import Cast, Put, Take
-from spectral.jacobians.program.trace import Geometry, Stored, Trace, in_function, may_draw
+from spectral.jacobians.program.trace import Geometry, Stored, Trace, in_function, is_whole, may_draw
 from spectral.jacobians.program.trees import leaves
 
 # A rule is tried on random vectors, at the inputs that it is met with.  Of maps and kernels beyond so many
@@ -55,7 +66,7 @@ def record(function: Callable[[Tensor], Tensor], y: Tensor) -> Program:
 
 
 class ContradictionError(SpectralError):
-    """torch's derivatives of one operation, forwards and backwards, are not each other's transposes."""
+    """The derivatives of one operation, forwards, backwards and by differences, contradict each other."""
 
 
 class Jump(NamedTuple):
@@ -228,6 +239,11 @@ class Recorder(Trace):
         reached, discrete = self._reach(target, args, kwargs)
         if not (reached or discrete):
             return
+        if target is aten.view.dtype and not (is_number(args[0]) and is_number(out)):
+            stored = self.stored(out)
+            assert stored is not None  # the trace has numbered it
+            stored.bits = stored.bits or stored.slot is None
+            return
         single = isinstance(out, Tensor)
         every = leaves(out)
         outputs = {i: t for i, t in enumerate(every) if isinstance(t, Tensor)}
@@ -273,6 +289,9 @@ class Recorder(Trace):
         for leaf in leaves((args, kwargs)):
             stored = self.stored(leaf) if isinstance(leaf, Tensor) and id(leaf) not in aside else None
             if stored is None:
+                continue
+            if stored.bits and is_number(leaf):
+                discrete.append(Jump(BITS, mask=False, number=False))
                 continue
             slot = self.slot_of(leaf)
             if slot != UNREACHED:
@@ -335,7 +354,9 @@ class Recorder(Trace):
         seen = Seen(target, args, kwargs, like, integers, entry, reached, self.slots, self._hold)
         primals = tuple(map(self._hold, seen.primals))
         local = Local(seen.inputs, self.slots, seen.operation(), primals)
-        self._tried_by_torch(local)
+        tried = self._tried_by_torch(local)
+        if local.forward == "vjp" and target not in STRAIGHT_THROUGH:
+            _hold_against_differences(local, tried)
         return self._add(local, like)
 
     # Writes in place
@@ -352,6 +373,8 @@ class Recorder(Trace):
             return None
         if len(written) > 1:
             raise SpectralError("it overwrites several tensors at once")
+        if target is aten.copy_.default and self._copies_bytes(*args[:2]):
+            return None
         like = _like(written[0])
         if not (reached or discrete):
             return UNREACHED, None, False
@@ -375,17 +398,36 @@ class Recorder(Trace):
         slot = self._slot(plain, *rest, like, [], None, reached)
         return self._cast(slot, like.dtype), None, False
 
+    def _copies_bytes(self, t: Tensor, source: Tensor) -> bool:
+        """Whether a storage is copied whole, as bytes or other integers: its derivative then goes along."""
+        into, of = self.stored(t), self.stored(source)
+        if into is None or of is None or is_number(t) or t.dtype != source.dtype:
+            return False
+        if of.slot is None or of.bits or not (is_whole(t) and is_whole(source)):
+            return False
+        into.base, into.slot, into.bits, into.discrete = of.base, of.slot, False, None
+        into.views.clear()
+        return True
+
     def _write(self, t: Tensor, slot: int, discrete: str | None, mask: bool) -> None:
         """Give the part of a storage that t shows another derivative."""
         stored = self.stored(t)
         assert stored is not None  # the trace knows what it has seen written
+        mask = mask if discrete else stored.mask
+        if not is_number(t) and (discrete or not is_whole(t)):
+            stored.discrete, stored.mask = discrete or stored.discrete, mask
+            stored.bits = discrete is not None or stored.bits or stored.slot is not None
+            return
+        stored.bits = stored.bits and not is_whole(t)
         if not is_number(t) or (slot == UNREACHED and stored.slot is None):
             stored.discrete, stored.mask = discrete or stored.discrete, mask
+            stored.slot = None
+            stored.views.clear()
             return
         geometry, whole = Geometry.of(t), stored.base or stored.first
         if geometry.conjugate or geometry.negative:
             raise SpectralError("it writes through a conjugate or negative view")
-        if geometry != whole and not _covers(geometry, whole):
+        if geometry != whole and not is_whole(t) and not _covers(geometry, whole):
             geometry, slot = self._put(stored, geometry, slot, t)
         stored.views.clear()
         stored.base, stored.slot = geometry, None if slot == UNREACHED else slot
@@ -398,7 +440,10 @@ class Recorder(Trace):
                 whole = self._as_real(stored, whole)
             else:
                 geometry, slot = geometry.real(), self._real(slot, geometry)
-        index = _places(geometry, whole, t.device)
+        if geometry.dtype != whole.dtype and stored.slot is not None:
+            raise self._of_bits(f"its bits are written as {geometry.dtype}")
+        alike = geometry.dtype == whole.dtype
+        index = _places(geometry, whole, t.device) if alike else torch.tensor(-1)
         if bool((index < 0).any()):
             span = t.untyped_storage().nbytes() // geometry.dtype.itemsize
             flat = Geometry(geometry.dtype, torch.Size((span,)), (1,), 0)
@@ -435,12 +480,18 @@ class Recorder(Trace):
             assert stored.slot is not None
             slot = stored.slot
         if base.dtype != geometry.dtype:
-            raise SpectralError(f"its bits are read as {geometry.dtype}")
+            raise self._of_bits(f"its bits are read as {geometry.dtype}")
         if geometry == base:
             return slot
         index = _places(geometry, base, device)
         like = _like_of(geometry, device)
         return self._add(Take((slot,), self.slots, index, base.size), like)
+
+    def _of_bits(self, reason: str) -> SpectralError:
+        """What makes numbers of a part of others' bits, which has no derivative by any way."""
+        self.bits = True
+        self.integers.append(reason)
+        return SpectralError(reason)
 
     def _as_real(self, stored: Stored, base: Geometry) -> Geometry:
         """Turn a storage of complex numbers into one of pairs."""
@@ -606,12 +657,12 @@ class Recorder(Trace):
                 raise SpectralError("its derivative is not finite")
             if not any(bool(t.any()) for t in back) and not _has_derivative(step.function, xs):
                 raise SpectralError("it has no derivative")
-            left = inner(g, ahead)
-            right = sum(inner(b, t) for b, t in zip(back, tangents, strict=True))
-            size = max(
-                size_of(ahead), *(size_of(b) * size_of(t) for b, t in zip(back, tangents, strict=True))
-            )
-            error = abs(left - right) / max(size, 1e-300)
+            error = _apart_by(g, ahead, back, tangents)
+            if forward != "vjp":  # what it misses altogether shows along the way back
+                along = tuple(
+                    t + b * (size_of(t) / (size_of(b) or 1.0)) for t, b in zip(tangents, back, strict=True)
+                )
+                error = max(error, _apart_by(g, step.apply(*along), back, along))
             if forward == "differences" and error <= DIFFERENCES:
                 self.rounding = max(self.rounding, 10 * error)
                 return _Tried(tangents, g, ahead, back)
@@ -643,6 +694,42 @@ class Recorder(Trace):
         worst = contradiction(v, u, ours, Ju)
         if worst > tolerance:
             raise SpectralError(f"J v and J' u by its program contradict each other by {worst:.1e}")
+
+
+def _apart_by(g: Tensor, ahead: Tensor, back: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> float:
+    """|<g, D t> - <D' g, t>|, relative to the most that it could be."""
+    right = sum(inner(b, t) for b, t in zip(back, tangents, strict=True))
+    sizes = (size_of(b) * size_of(t) for b, t in zip(back, tangents, strict=True))
+    return abs(inner(g, ahead) - right) / max(size_of(g) * size_of(ahead), *sizes, 1e-300)
+
+
+def _hold_against_differences(step: Local, tried: _Tried) -> None:
+    """Hold D t by two vjps against differences of the operation: its ways are one derivative, right or wrong.
+
+    Raises:
+        ContradictionError: they differ, where differences by two steps h agree and no unit switches at x.
+    """
+    size = max(size_of(tried.ahead), 1e-300)
+    least = max(DIFFERENCES, 4 * torch.finfo(tried.ahead.dtype).eps)
+    found: list[tuple[Tensor, float]] = []
+    for precision in (torch.float64, torch.float32):
+        for share in (1.0, 1e2, 1e3) if precision == torch.float64 else (1.0, 0.1, 10.0):
+            try:
+                ahead, behind, h = either_side(step.function, step.primals, tried.tangents, precision, share)
+            except Exception:  # it does not exist in that precision
+                break
+            D = (ahead - behind) / (2 * h)
+            if size_of(D - tried.ahead) <= least * size:
+                return
+            here = either_side(step.function, step.primals, tried.tangents, precision, 0.0)[0]
+            bend = size_of(ahead - 2 * here + behind) / h / size
+            found.append((D, bend))
+    pairs = [(size_of(D - E) / size, D, min(b, c)) for (D, b), (E, c) in itertools.combinations(found, 2)]
+    if pairs:
+        apart, D, bend = min(pairs, key=lambda pair: pair[0])
+        off = size_of(D - tried.ahead) / size
+        if off > max(5 * apart, bend):
+            raise ContradictionError(f"its derivative is off by {off:.1e} from differences of it")
 
 
 def _geometry(step: Step, seen: Seen) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.jacobians.program.trace import EMPTY, Geometry, Stored, Trace, Value, aten, checksum
+from spectral.jacobians.program.trace import EMPTY, Geometry, Stored, Trace, Value, aten, checksum, is_whole
 from spectral.jacobians.program.trees import leaves
 
 # Of what these write to they read nothing.
@@ -53,7 +53,7 @@ class Repeat(Trace):
         """Look at what is read; a view reads nothing, and an operation not what it overwrites as a whole."""
         if not written and _views(target):
             return
-        fresh = [t for t in written if (target in _OVERWRITING or "out" in kwargs) and _is_whole(t)]
+        fresh = [t for t in written if (target in _OVERWRITING or "out" in kwargs) and is_whole(t)]
         for t in leaves((args, kwargs)):
             if isinstance(t, Tensor) and not any(t is one for one in fresh):
                 self._read(t)
@@ -99,11 +99,6 @@ class Repeat(Trace):
 def _views(target: Any) -> bool:
     """Whether an operation gives another view of what it is given."""
     return any(one.alias_info is not None for one in target._schema.arguments)
-
-
-def _is_whole(t: Tensor) -> bool:
-    """Whether t shows all of its storage."""
-    return t.numel() * t.element_size() == t.untyped_storage().nbytes() and t.is_contiguous()
 
 
 def _kept(mine: Stored, its: Stored) -> bool:

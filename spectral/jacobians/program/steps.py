@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -182,6 +182,32 @@ class Linear(Step):
 
 
 @dataclass
+class Reshape(Linear):
+    """t -> t in the shape `after`, behind any axes in front."""
+
+    after: torch.Size = field(default_factory=torch.Size)
+
+    @property
+    def leading(self) -> Leading:
+        """The order of entries stays."""
+        return "free"
+
+    def apply(self, *tangents: Tensor) -> Tensor:
+        """t in the other shape."""
+        (t,) = tangents
+        return t.reshape((*t.shape[: t.ndim - len(self.sizes[0])], *self.after))
+
+    def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
+        """g in the first one."""
+        return (g.reshape((*g.shape[: g.ndim - len(self.after)], *self.sizes[0])),)
+
+    def select(self, index: Tensor, n: int) -> Reshape | None:
+        """In the shapes of some inputs."""
+        part = super().select(index, n)
+        return replace(part, after=some(self.after, index, n)) if isinstance(part, Reshape) else None
+
+
+@dataclass
 class Cut(Linear):
     """t -> a part of t along one axis, told from the last; back into zeros, or onto what else came back.
 
@@ -190,6 +216,7 @@ class Cut(Linear):
 
     axis: int = -1
     within: int | slice = 0
+    _order: list[int] | None = field(default=None, init=False, compare=False)  # of t's axes in memory
 
     @property
     def leading(self) -> Leading:
@@ -198,14 +225,16 @@ class Cut(Linear):
 
     def apply(self, *tangents: Tensor) -> Tensor:
         """The part of t."""
+        if self._order is None:
+            self._order = in_memory(tangents[0], len(self.sizes[0]))
         return self._of(tangents[0])
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
-        """g among zeros, in memory in g's order."""
+        """g among zeros, in memory in g's order, or in t's where that has an axis more."""
         (size,) = self.sizes
         axes = range(-len(size), 0)
         gone = isinstance(self.within, int)
-        order = [*axes] if gone else in_memory(g, len(size))
+        order = (self._order or [*axes]) if gone else in_memory(g, len(size))
         lead = g.shape[: g.ndim - len(size) + gone]
         whole = g.new_zeros((*lead, *(size[axis] for axis in order)))
         whole = whole.permute(*range(len(lead)), *(len(lead) + order.index(axis) for axis in axes))
@@ -243,7 +272,8 @@ class Local(Step):
                 return torch.func.jvp(self.function, self.primals, tangents)[1]
         if self.forward == "vjp":
             return _pushed_by_pulling(self.function, self.primals, tangents)
-        return _difference(self.function, self.primals, tangents)
+        ahead, behind, h = either_side(self.function, self.primals, tangents)
+        return ((ahead - behind) / (2 * h)).to(self.function(*self.primals).dtype)
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """(d op)' g, by torch's vjp; some of its kernels misread a cotangent that is not contiguous."""
@@ -287,16 +317,22 @@ def pulled(function: Callable[..., Tensor], primals: tuple[Tensor, ...], g: Tens
     )
 
 
-def _difference(function: Operation, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> Tensor:
-    """(op(x + h t) - op(x - h t)) / 2h in float64, h at the cube root of its rounding."""
-    exact, xs, ts = function.to(torch.float64), [], []
+def either_side(
+    function: Operation,
+    primals: tuple[Tensor, ...],
+    tangents: tuple[Tensor, ...],
+    precision: torch.dtype = torch.float64,
+    share: float = 1.0,
+) -> tuple[Tensor, Tensor, float]:
+    """op(x + h t), op(x - h t) and h, in a precision; h is a `share` of the cube root of its rounding."""
+    exact, xs, ts = function.to(precision), [], []
     for x, t in zip(primals, tangents, strict=True):
-        xs.append(cast(x, torch.float64))
-        ts.append(cast(t, torch.float64))
+        xs.append(cast(x, precision))
+        ts.append(cast(t, precision))
     size = max(float(t.abs().max()) for t in ts) or 1.0
-    h = 6e-6 * max(float(x.abs().max()) for x in xs) / size or 6e-6 / size
+    h = share * torch.finfo(precision).eps ** (1 / 3) * (max(float(x.abs().max()) for x in xs) or 1.0) / size
     ahead, behind = (exact(*(x + s * h * t for x, t in zip(xs, ts, strict=True))) for s in (1, -1))
-    return ((ahead - behind) / (2 * h)).to(function(*primals).dtype)
+    return ahead, behind, h
 
 
 def is_number(t: Tensor) -> bool:

@@ -15,6 +15,7 @@ import contextlib
 import functools
 import inspect
 import math
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -86,6 +87,7 @@ class Stored:
         pending: makes the slot, if it is ever asked for: most of an operation's further outputs are not.
         discrete: the operation by which y reaches the content in jumps alone, without a derivative.
         mask: whether what is discrete are conditions, or counts of them, and no numbers.
+        bits: whether integers that y may reach were written where numbers are read.
         held: aliases that a program keeps, which get a copy of their own before the storage is written to.
         owner: keeps a tensor alive that the function did not make, until it is written to.
         outside: whether the function did not make it.
@@ -101,6 +103,7 @@ class Stored:
     pending: Callable[[], int] | None = None
     discrete: str | None = None
     mask: bool = False
+    bits: bool = False
     held: list[Tensor] = field(default_factory=list)
     owner: Tensor | None = None
     outside: bool = False
@@ -140,6 +143,7 @@ class Trace(TorchDispatchMode):
         self.others: dict[int, Tensor] = {}  # of other layouts, which are not followed
         self.fixed: list[float] = []  # checksums of what operations made that y does not reach
         self._touched: set[int] = set()  # storages that y may reach
+        self._one_at_a_time = threading.RLock()
 
     def run(self, function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
         """function(y), recorded, without a graph."""
@@ -168,7 +172,10 @@ class Trace(TorchDispatchMode):
         """Look at an operation and its output."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        with self._one_at_a_time:  # what a script forks runs in threads of torch's, under this mode too
+            return self._seen(func, args, kwargs or {})
+
+    def _seen(self, func: Any, args: Any, kwargs: Any) -> Any:
         with _as_it_was(self._keys):
             written = _written(func, args, kwargs)
             arguments = mapped(self._argument, (args, kwargs))
@@ -324,6 +331,11 @@ def bound(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     """The arguments of an operation by name."""
     named = {argument.name: argument.default_value for argument in func._schema.arguments}
     return {**named, **dict(zip(named, args, strict=False)), **kwargs}
+
+
+def is_whole(t: Tensor) -> bool:
+    """Whether t shows all of its storage."""
+    return t.numel() * t.element_size() == t.untyped_storage().nbytes() and t.is_contiguous()
 
 
 def in_function() -> bool:

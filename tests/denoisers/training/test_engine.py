@@ -2,6 +2,7 @@
 
 import csv
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -34,7 +35,11 @@ def environment():
 
 
 def trained(*given, **more):
-    subprocess.run(command(*given, **more), check=True, capture_output=True, env=environment())
+    """What was printed."""
+    done = subprocess.run(
+        command(*given, **more), check=True, capture_output=True, text=True, env=environment()
+    )
+    return done.stdout
 
 
 def losses(folder):
@@ -65,7 +70,8 @@ def test_a_batch_is_shared_out_evenly(monkeypatch):
 def test_two_processes_train_as_one_does(tmp_path):
     pytest.importorskip("lightning_fabric")
     trained(tmp_path / "one")
-    trained(tmp_path / "two", processes=2)
+    told = trained(tmp_path / "two", processes=2)
+    assert told.count("wrote") == 1 and (tmp_path / "two" / "card.md").is_file()  # by one of them
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     one, two = (denoisers.load(tmp_path / name).state_dict() for name in ("one", "two"))
     torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-5)
@@ -87,6 +93,34 @@ def test_one_process_goes_on_from_two_that_were_stopped(tmp_path):
     assert 10 <= checkpoint.read(file)["step"] < 300
     trained(tmp_path / "parts", *many, "--resume")
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-2)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_named_and_the_run_goes_on_from_its_checkpoint(tmp_path):
+    pytest.importorskip("lightning_fabric")
+    many = ("--steps", "300", "--validate-every", "50", "--checkpoint-every", "10")
+    file = tmp_path / "run/checkpoint.safetensors"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    around = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    around |= {"GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "none"}
+    running = []
+    for rank in range(2):
+        own = {name: str(value) for name, value in (around | {"RANK": rank, "LOCAL_RANK": rank}).items()}
+        words = command(tmp_path / "run", *many)
+        told = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
+        running.append(subprocess.Popen(words, env=environment() | own, **told))
+    until = time.time() + 120
+    while not file.exists() and running[0].poll() is None and time.time() < until:
+        time.sleep(0.02)
+    running[1].kill()
+    _, said = running[0].communicate(timeout=60)
+    running[1].communicate()
+    assert running[0].returncode == 2 and "Traceback" not in said
+    assert "error: process 0 of 2 has lost another" in said and "--resume" in said
+    trained(tmp_path / "run", *many, "--resume")
+    assert (tmp_path / "run/weights.safetensors").is_file()
 
 
 @pytest.mark.slow

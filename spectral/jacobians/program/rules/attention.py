@@ -8,8 +8,10 @@
 
 P is formed anew, a tile of queries and keys at a time, from q, k and the logarithms l of the sums of exp(S)
 over keys, so that memory grows as the number of tokens; of windows and few tokens, where it is no larger than
-KEPT times q and k, it is kept.  What is subtracted is one more column of a product:
-S - l = [s q, -l] [k, 1]', dP - D = [u, -D] [v, 1]', and r comes as the last of (P o dS) [v, 1].
+KEPT times q and k, it is kept.  In float32 on x86 CPUs all of that is compiled code's
+(`spectral.jacobians.cpu.attention`), which keeps P behind a mask alone.  What is subtracted is one more
+column of a product: S - l = [s q, -l] [k, 1]', dP - D = [u, -D] [v, 1]', and r comes as the last of
+(P o dS) [v, 1].
 
 References: Dao, Fu, Ermon, Rudra, Re, FlashAttention, NeurIPS 2022; for J v the same with two products more.
 """
@@ -18,13 +20,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from spectral.errors import ReachError
+from spectral.jacobians.cpu.attention import Heads, kept, offered
 from spectral.jacobians.program.rules.base import INSTEAD, Seen, named, rule
 from spectral.jacobians.program.steps import Step, aten, cast, precise, some, within
 from spectral.jacobians.program.trace import bound
@@ -39,6 +42,7 @@ KEPT = 4  # so many weights an entry of queries and keys, and no more, are kept:
 HIDDEN = 1e30  # for l where a query sees no key: its weights are zeros, as torch has it
 
 Role = Literal["q", "k", "v"]
+ROLES: tuple[Role, ...] = ("q", "k", "v")
 
 
 class Tile(NamedTuple):
@@ -81,7 +85,7 @@ class Weights:
             part = total[tile.heads, tile.rows]
             part.copy_(torch.logaddexp(part, weights.exponents(tile).logsumexp(-1, keepdim=True)))
         weights.q[..., -1:] = -total.masked_fill(total == -math.inf, HIDDEN)
-        if weights.size.numel() <= KEPT * (q.numel() + k.numel()):
+        if weights.few:
             weights.kept = weights.whole()
         return weights
 
@@ -89,6 +93,11 @@ class Weights:
     def size(self) -> torch.Size:
         """(N, n, m)."""
         return torch.Size((*self.q.shape[:2], self.k.shape[1]))
+
+    @property
+    def few(self) -> bool:
+        """Whether there are few enough to be kept."""
+        return self.size.numel() <= KEPT * (self.q[..., :-1].numel() + self.k[..., :-1].numel())
 
     @property
     def most(self) -> int:
@@ -136,7 +145,7 @@ class Weights:
         if mask is not None and mask.is_floating_point():
             mask = cast(mask, work)
         weights = replace(self, q=cast(self.q, work), k=cast(self.k, work), mask=mask, kept=None)
-        if self.kept is not None:  # those of the queries and keys, to the last digit, as J' u may form them
+        if self.few:  # those of the queries and keys, to the last digit, as J' u may form them
             weights.kept = weights.whole()
         return weights
 
@@ -191,6 +200,18 @@ class Attention(Step):
     scale: Tensor
     given: dict[Role, Given]
     result: Given
+    heads: Heads | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Set up `heads`, where they are at hand: without a mask they keep no weights, and else their own."""
+        weights = self.weights
+        plain = weights.mask is None and not weights.causal
+        if not (offered(self.o) and (plain or weights.few)):
+            return
+        known = None if plain else kept(weights.whole() if weights.kept is None else weights.kept)
+        scale = self.scale.reshape(-1).expand(len(self.o)).contiguous()
+        self.heads = Heads(weights.q, weights.k, self.v, self.o, scale, known)
+        self.weights = replace(weights, kept=None)
 
     @classmethod
     def at(
@@ -214,8 +235,13 @@ class Attention(Step):
         """P dv + (P o dS) v - r o."""
         first = next(iter(self.given.values()))
         lead = tangents[first.place].shape[: -len(first.size)]
+        if self.heads is not None:
+            dq, dk, dv = (self._taken(role, tangents, self._by_head) for role in ROLES)
+            result, out = self._made(self.result, lead)
+            self.heads.ahead(dq, dk, dv, out)
+            return result.to(self.result.dtype)
         count, width = lead.numel(), self.o.shape[-1]
-        dq, dk, dv = (self._taken(role, tangents) for role in ("q", "k", "v"))
+        dq, dk, dv = (self._taken(role, tangents, self._flat) for role in ROLES)
         left, right = self._factors(dq, dk, count)
         total = self.o.new_zeros(count * len(self.o), self.o.shape[1], width + (left is not None))
         plain = total[..., :width]
@@ -234,6 +260,13 @@ class Attention(Step):
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """dq, dk, dv for u = g."""
         lead = g.shape[: -len(self.result.size)]
+        if self.heads is not None:
+            made = {role: self._made(given, lead) for role, given in self.given.items()}
+            into = {role: heads for role, (_, heads) in made.items() if role == "v" or self._scored}
+            self.heads.back(self._by_head(g, self.result), *map(into.get, ROLES))
+            for role in made.keys() - into.keys():
+                made[role][1].zero_()
+            return self._by_place({role: made[role][0].to(given.dtype) for role, given in self.given.items()})
         count = lead.numel()
         u = self._flat(g, self.result)
         if self._has_kernel:
@@ -243,11 +276,15 @@ class Attention(Step):
             sums = self._pulled(torch.cat([u, -D], -1), count)
         if "q" in sums:
             sums["q"].view(count, *self.o.shape[:2], -1).mul_(self.scale)
-        parts: dict[int, Tensor] = {}
-        for role, given in self.given.items():
-            part = _given(sums[role], given, lead)
-            parts[given.place] = parts[given.place] + part if given.place in parts else part
-        return tuple(parts[i] for i in range(len(self.inputs)))
+        return self._by_place({role: _given(sums[role], given, lead) for role, given in self.given.items()})
+
+    def _by_place(self, parts: dict[Role, Tensor]) -> tuple[Tensor, ...]:
+        """Cotangents of the inputs, of which one may come as several of q, k and v."""
+        sums: dict[int, Tensor] = {}
+        for role, part in parts.items():
+            place = self.given[role].place
+            sums[place] = sums[place] + part if place in sums else part
+        return tuple(sums[i] for i in range(len(self.inputs)))
 
     @property
     def _has_kernel(self) -> bool:
@@ -352,18 +389,45 @@ class Attention(Step):
         """Whether P changes with y: it is one where there is a single key."""
         return self.weights.size[2] > 1 and self.given.keys() != {"v"}
 
-    def _taken(self, role: Role, tangents: tuple[Tensor, ...]) -> Tensor | None:
-        """The tangent of q, k or v, (count N, tokens, depth); None where y does not reach it."""
+    def _taken(
+        self, role: Role, tangents: tuple[Tensor, ...], shaped: Callable[[Tensor, Given], Tensor]
+    ) -> Tensor | None:
+        """The tangent of q, k or v; None where y does not reach it."""
         given = self.given.get(role)
-        return (
-            None
-            if given is None or (role != "v" and not self._scored)
-            else self._flat(tangents[given.place], given)
-        )
+        if given is None or (role != "v" and not self._scored):
+            return None
+        return shaped(tangents[given.place], given)
 
     def _flat(self, t: Tensor, given: Given) -> Tensor:
+        """(count N, tokens, depth)."""
         t = (t.mT if given.turned else t).to(self.o.dtype)
         return t.reshape(-1, *t.shape[-2:])
+
+    def _by_head(self, t: Tensor, given: Given) -> Tensor:
+        """(X, H, tokens, depth), X H = count N, of any strides."""
+        t = (t.mT if given.turned else t).to(self.o.dtype)
+        return t.reshape(-1, self._inner, *t.shape[-2:])
+
+    def _made(self, given: Given, lead: torch.Size) -> tuple[Tensor, Tensor]:
+        """Room for what is given, and the same by heads; in memory the heads of a token lie side by side.
+
+        So a network has them, which goes on with all heads of a token.
+        """
+        size = (*given.size[:-2], *given.size[:-3:-1]) if given.turned else given.size
+        batch, inner = [*lead, *size[:-2]], self._inner
+        tokens, depth = size[-2:]
+        count = math.prod(batch) // inner
+        if len(size) > 3 and size[-3] == inner:
+            heads = self.o.new_empty(count, tokens, inner, depth).transpose(1, 2)
+        else:
+            heads = self.o.new_empty(count, inner, tokens, depth)
+        whole = heads.view(*batch, tokens, depth)
+        return whole.mT if given.turned else whole, heads
+
+    @property
+    def _inner(self) -> int:
+        """H: of 4 axes and more, the heads of one input."""
+        return self.result.size[-3] if len(self.result.size) > 3 else 1
 
 
 def working(dtype: torch.dtype) -> torch.dtype:

@@ -12,7 +12,7 @@ from torch import Tensor
 from spectral.jacobians.program.rules.base import Back, Seen, named, rule
 from spectral.jacobians.program.rules.rows import tells_rows
 from spectral.jacobians.program.slopes import in_channels_last
-from spectral.jacobians.program.steps import Cut, Input, Narrow, Operation, Step, aten, unchanged
+from spectral.jacobians.program.steps import Cut, Input, Narrow, Operation, Reshape, Step, aten, unchanged
 from spectral.jacobians.program.trees import leaves
 
 
@@ -78,7 +78,7 @@ _LINEAR = {
 }
 
 
-_SAME_SHAPE_BACK = {
+_RESHAPING = {
     *named("reshape", "view", "_unsafe_view", "unsqueeze", "_reshape_alias", "squeeze"),
     aten.squeeze.dim,
     aten.squeeze.dims,
@@ -104,6 +104,10 @@ def _linear(seen: Seen) -> Step | None:
         dtypes, (axis, within) = (seen.like.dtype,), _taken(seen)
         given = seen.inputs, seen.output, function, seen.sizes, dtypes, images, None, narrow, tells_rows(seen)
         return Cut(*given, axis, within)
+    if target in _RESHAPING:
+        dtypes = (seen.primals[0].dtype,)
+        given = seen.inputs, seen.output, function, seen.sizes, dtypes, images, None, narrow, tells_rows(seen)
+        return Reshape(*given, seen.like.shape)
     return seen.linear(function, images, _back(seen, images), narrow, tells_rows(seen))
 
 
@@ -134,7 +138,10 @@ def _padded(seen: Seen) -> Step:
     """The derivative is padded with zeros, whatever the value was."""
     function = seen.operation(seen.target, (*seen.args[:2], 0))
     images = len(seen.sizes[0]) == 4 and len(seen.args[1]) <= 6
-    return seen.linear(function, images, rows=tells_rows(seen))
+    cut = [-pad for pad in seen.args[1]]
+    return seen.linear(
+        function, images, lambda g, sizes: (aten.constant_pad_nd(g, cut),), rows=tells_rows(seen)
+    )
 
 
 @rule(aten.index.Tensor, aten.gather.default, aten.index_select.default)
@@ -233,8 +240,6 @@ def spread(axes: tuple[int, ...], kept: bool, share: float) -> Back:
 def _back(seen: Seen, images: bool) -> Back | None:
     """The transpose in closed form, for the operations met most often."""
     target, args = seen.target, seen.args
-    if target in _SAME_SHAPE_BACK:
-        return lambda g, sizes: (g.reshape(sizes[0]),)
     if target is aten.permute.default:
         order = [d % len(args[1]) for d in args[1]]
         inverse = sorted(range(len(order)), key=order.__getitem__)
@@ -243,6 +248,9 @@ def _back(seen: Seen, images: bool) -> Back | None:
         ndim = max(len(seen.sizes[0]), 1)
         first, second = (d % ndim for d in args[1:])
         return lambda g, sizes: (g.transpose(first, second) if sizes[0] else g,)
+    if target is aten.roll.default and seen.given(2, "dims"):
+        shifts, dims = seen.args[1], seen.given(2, "dims")
+        return lambda g, sizes: (aten.roll(g, [-shift for shift in shifts], dims),)
     if target is aten.expand.default:
         return lambda g, sizes: (g.sum_to_size(sizes[0]),)
     if target in (aten.cat.default, aten.stack.default) and len(args[0]) == len(seen.inputs):

@@ -117,6 +117,33 @@ def test_single_precision(monkeypatch):
     check(*function(6, 9), dtype=torch.float32, tolerance=2e-6)
 
 
+BY_KERNELS = {
+    "no mask": {},
+    "a bias of each head": {"attn_mask": constant(1, 3, 20, 9).float()},
+    "a query that sees nothing": {"attn_mask": torch.arange(20)[:, None].expand(20, 9) > 0},
+}
+
+
+@pytest.mark.parametrize("reached", ["qkv", "q", "kv", "v"])
+@pytest.mark.parametrize("mask", BY_KERNELS)
+def test_more_queries_in_single_precision(mask, reached):
+    """Half a vector of queries and more go by compiled kernels, where the CPU has those."""
+    model, size = function(20, 9, reached=reached, **BY_KERNELS[mask])
+    program = check(model, size, torch.float32, 5e-6)
+    (step,) = (step for step in program.steps if isinstance(step, Attention))
+    assert (step.heads is not None) == attention.offered(step.o)
+    if mask != "a query that sees nothing":
+        return
+    index = torch.tensor([1])
+    V = torch.randn(3, *size, generator=torch.Generator().manual_seed(1))
+    part = program.select(index)
+    torch.testing.assert_close(part.apply(V[:, index]), program.apply(V)[:, index], atol=1e-6, rtol=1e-5)
+
+
+def test_one_key_in_single_precision():
+    check(*function(20, 1), dtype=torch.float32, tolerance=5e-6)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
 def test_half_precision(dtype, tolerance):
     """Of vectors and results alone: the arithmetic inside of the step is finer."""

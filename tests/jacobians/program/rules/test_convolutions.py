@@ -71,3 +71,21 @@ def test_one_number_for_all_axes():
     exact, ahead, back = dense_of(function, y, program)
     torch.testing.assert_close(ahead, exact)
     torch.testing.assert_close(back, exact)
+
+
+@pytest.mark.parametrize(
+    ("channels", "taps", "stride"), [(3, (4, 2), (4, 2)), (1, (2, 2), (2, 2)), (2, (2, 2), (3, 2))]
+)
+def test_patches(channels, taps, stride):
+    """Taken apart, and put together again; in the third place with pixels between them."""
+    torch.manual_seed(0)
+    apart = nn.Conv2d(channels, 5, taps, stride).double()
+    together = nn.ConvTranspose2d(5, channels, taps, stride).double()
+
+    def function(y):
+        return together(apart(y).sin())
+
+    y = torch.randn(2, channels, 8, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact, ahead, back = dense_of(function, y, program_of(function, y))
+    torch.testing.assert_close(ahead, exact)
+    torch.testing.assert_close(back, exact)

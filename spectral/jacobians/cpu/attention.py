@@ -1,0 +1,144 @@
+"""Products with the derivative of attention, a head at a time, no weights in memory but those of a few keys.
+
+    o = P v,   P = exp(q k' - l)
+    ahead      do = P dv + (P o dS) v - r o,   dS = s dq k' + q dk',   r the row sums of P o dS
+    back       dS = P o (u v' - D),            D the row sums of u o o:   dq = s dS k,  dk = dS' q,  dv = P' u
+
+q comes scaled by s, with -l in its last column; k and v with ones.  What is left beside exp are products of
+small matrices, which stay in registers and in a core's caches.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spectral.jacobians.cpu import openmp
+from spectral.kernels import cpu
+
+KEYS = 96  # at a time: weights and products of so many, for two vectors of queries, fill a first cache
+
+_GIVEN = ("dq", "dk", "dv", "out")
+_STRIDES = ("", "_batch", "_head", "_token", "_feature", "_part")
+_FIELDS = "taken workers heads known_heads inner parts queries keys depth width room workspace"
+TASK = np.dtype(
+    [
+        (name, "i8")
+        for name in (
+            *_FIELDS.split(),
+            *("q", "k", "v", "o", "scale", "known"),
+            *(name + stride for name in _GIVEN for stride in _STRIDES),
+        )
+    ]
+)
+
+
+def offered(o: Tensor) -> bool:
+    """Whether `Heads` are at hand for outputs (N, n, e): on x86 CPUs, for queries over half a vector."""
+    if o.dtype != torch.float32 or o.device.type != "cpu" or cpu.LEVEL == "none":
+        return False
+    simd = _simd()
+    return simd.BYTES > 0 and 8 * o.shape[1] > simd.BYTES and openmp.at_hand()
+
+
+@dataclass
+class Heads:
+    """N heads of attention; vectors of tangents come as (X, H, tokens, features), X H a multiple of N.
+
+    Attributes:
+        q: (N, n, d + 1) queries times the scale, and -l.
+        k: (N, m, d + 1) keys, and ones.
+        v: (N, m, e + 1) values, and ones.
+        o: (N, n, e) outputs.
+        scale: (N,) s.
+        known: P, as `kept` gives it, or None.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    o: Tensor
+    scale: Tensor
+    known: Tensor | None = None
+
+    def ahead(self, dq: Tensor | None, dk: Tensor | None, dv: Tensor | None, out: Tensor) -> None:
+        """do into `out`, (X, H, n, e), of any strides, as are those of the tangents that there are."""
+        heads = len(out) * out.shape[1]
+        parts = self._parts(heads)
+        kernels = _kernels()
+        *_, room = kernels.room_ahead(*self._sizes)
+        self._run(kernels.ahead(), (dq, dk, dv, out), parts, room)
+
+    def back(self, u: Tensor, dq: Tensor | None, dk: Tensor | None, dv: Tensor | None) -> None:
+        """dq, dk, dv into those that there are, (X, H, tokens, features); of any strides, as is u."""
+        heads = len(u) * u.shape[1]
+        parts = self._parts(heads)
+        kernels = _kernels()
+        *_, room = kernels.room_back(*self._sizes)
+        sums = {id(t): t.new_empty(parts, *t.shape) for t in (dk, dv) if t is not None and parts > 1}
+        given = tuple(t if t is None else sums.get(id(t), t) for t in (dq, dk, dv))
+        self._run(kernels.back(), (*given, u), parts, room)
+        for t in (dk, dv):
+            if t is not None and parts > 1:
+                torch.sum(sums[id(t)], 0, out=t)
+
+    @property
+    def _sizes(self) -> tuple[int, int, int]:
+        """Keys, depth, width."""
+        return self.k.shape[1], self.k.shape[2] - 1, self.o.shape[2]
+
+    def _parts(self, heads: int) -> int:
+        """How many workers share the queries of a head, where there are too few heads for all."""
+        threads, groups = torch.get_num_threads(), -(-self.q.shape[1] // _kernels().WIDE)
+        return 1 if heads % threads == 0 or heads > 4 * threads else min(threads, groups)
+
+    def _run(self, work: object, given: tuple[Tensor | None, ...], parts: int, room: int) -> None:
+        ends = given[-1]
+        assert ends is not None
+        heads, threads = ends.shape[0] * ends.shape[1], torch.get_num_threads()
+        room = 64 * -(-room * 4 // 64)
+        workspace = torch.empty(threads * room, dtype=torch.uint8)
+        held = [
+            *(0, 0, heads, len(self.q), ends.shape[1], parts, self.q.shape[1], *self._sizes),
+            *(room, workspace.data_ptr()),
+            *(t.data_ptr() for t in (self.q, self.k, self.v, self.o, self.scale)),
+            0 if self.known is None else self.known.data_ptr(),
+        ]
+        for t in given:
+            if t is None:
+                held += [0] * len(_STRIDES)
+            else:
+                shared, *strides = t.stride() if t.ndim == 5 else (0, *t.stride())
+                held += [t.data_ptr(), *strides, shared]
+        task = np.array(held, np.int64)
+        threads = min(threads, parts * heads)
+        openmp.region(work.address, task.ctypes.data_as(ctypes.c_void_p), threads)()  # type: ignore[attr-defined]
+
+
+def kept(P: Tensor) -> Tensor:
+    """Weights (N, n, m) as `Heads` take them: keys by queries, these in groups that fill two vectors."""
+    kernels = _kernels()
+    N, n, m = P.shape
+    groups, padded = math.ceil(n / kernels.WIDE), kernels.whole(m, _simd().ROWS)
+    room = P.new_zeros(N, groups * kernels.WIDE, padded)
+    room[:, :n, :m] = P
+    return room.view(N, groups, kernels.WIDE, padded).mT.contiguous()
+
+
+def _simd() -> ModuleType:
+    from spectral.jacobians.cpu import simd  # noqa: PLC0415  it takes Numba, a third of a second
+
+    return simd
+
+
+def _kernels() -> ModuleType:
+    """What is compiled."""
+    from spectral.jacobians.cpu import heads  # noqa: PLC0415
+
+    return heads
