@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import re
@@ -68,6 +69,7 @@ class Problem:
     name: the denoiser's, for titles.
     unit: seconds of a forward pass; NaN where they were not asked for.
     asked: what the command was given, and the version, for its JSON.
+    keyword: by which the network is told the noise level; None for one that is blind.
     """
 
     name: str
@@ -79,6 +81,12 @@ class Problem:
     notes: list[str]
     asked: dict[str, object]
     unit: float
+    keyword: str | None = None
+
+    @property
+    def told(self) -> dict[str, float]:
+        """The network's keywords."""
+        return {} if self.keyword is None else {self.keyword: self.sigma}
 
     @property
     def title(self) -> str:
@@ -150,10 +158,12 @@ def load_problem(
         "seed": seed,
         "version": version("jacobian-spectra"),
     }
+    keyword = "sigma" if model.told else None
+    at_level = functools.partial(model, **({} if keyword is None else {keyword: sigma}))
     with torch.no_grad():
-        images = padded.to(device), noisy, model(noisy)
-    unit = forward_seconds(model, noisy) if timed else math.nan
-    return Problem(Path(denoiser).stem, model, *images, sigma, notes, asked, unit)
+        images = padded.to(device), noisy, at_level(noisy)
+    unit = forward_seconds(at_level, noisy) if timed else math.nan
+    return Problem(Path(denoiser).stem, model, *images, sigma, notes, asked, unit, keyword)
 
 
 def continued(x: Tensor, multiple: int) -> Tensor:
@@ -199,7 +209,7 @@ def region(told: str | None, problem: Problem) -> Tensor | None:
     return mask
 
 
-def forward_seconds(model: nn.Module, y: Tensor, repeats: int = 5) -> float:
+def forward_seconds(model: Callable[[Tensor], Tensor], y: Tensor, repeats: int = 5) -> float:
     """Median wall time of model(y) without gradient, the unit in which products are told."""
 
     def once() -> float:

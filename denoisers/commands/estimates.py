@@ -66,7 +66,13 @@ def trace(
         began = time.perf_counter()
         with working(not as_json, "trace"):
             found = estimate_trace(
-                problem.model, problem.noisy, method=method, products=products, rtol=rtol, seed=seed
+                problem.model,
+                problem.noisy,
+                method=method,
+                products=products,
+                rtol=rtol,
+                seed=seed,
+                model_kwargs=problem.told,
             )
         seconds = time.perf_counter() - began
     files = [out / "diagonal.png", out / "diagonal.safetensors"] if out else []
@@ -114,6 +120,7 @@ def sure(
                 products=products,
                 rtol=rtol,
                 seed=seed,
+                sigma_keyword=problem.keyword,
             )
         seconds = time.perf_counter() - began
     files = [out / "risk.png"] if out else []
@@ -186,7 +193,14 @@ def density(
         problem = load_problem(denoiser, image, sigma, seed, crop, timed=True)
         began = time.perf_counter()
         pairs = (
-            top_eigs(problem.model, problem.noisy, deflate, seed=seed, progress=not as_json)
+            top_eigs(
+                problem.model,
+                problem.noisy,
+                deflate,
+                seed=seed,
+                progress=not as_json,
+                model_kwargs=problem.told,
+            )
             if deflate
             else None
         )
@@ -202,6 +216,7 @@ def density(
             deflate=pairs,
             seed=seed,
             progress=not as_json,
+            model_kwargs=problem.told,
         )
         seconds = time.perf_counter() - began
     files = [out / "density.png", out / "density.safetensors"] if out else []
@@ -235,7 +250,9 @@ def density(
 def _write_diagonal(problem: Problem, products: int | None, seed: int, picture: Path, result: Path) -> None:
     from spectral.plots.estimates import images  # noqa: PLC0415  matplotlib takes a second to import
 
-    found = diagonal(problem.model, problem.noisy, products=products or 100, seed=seed)
+    found = diagonal(
+        problem.model, problem.noisy, products=products or 100, seed=seed, model_kwargs=problem.told
+    )
     name = f"diag J, \u00b1 {torch.as_tensor(found.halfwidth()).mean():.2g} a pixel"
     figure = images(
         [("noisy", problem.noisy), ("denoised", problem.denoised), (name, torch.as_tensor(found.value))],
@@ -252,7 +269,9 @@ def _write_risk(problem: Problem, products: int | None, seed: int, picture: Path
 
     sigmas = [problem.sigma * factor for factor in (0.25, 0.5, 1.0, 2.0, 4.0)]
     draws = problem.clean.repeat(4, 1, 1, 1)
-    curve = risk_curve(problem.model, draws, sigmas, products=products, seed=seed)
+    curve = risk_curve(
+        problem.model, draws, sigmas, products=products, seed=seed, sigma_keyword=problem.keyword
+    )
     risk(curve, f"{problem.name}, one picture").savefig(picture)
 
 

@@ -224,15 +224,24 @@ def _solve(
         problem = load_problem(denoiser, image, sigma, seed, crop, timed=True)
         regions = {"mask": region(mask, problem), "output_mask": region(output_mask, problem)}
         options |= {name: part for name, part in regions.items() if part is not None}
+        told = problem.told
         if sharded:
-            A = spectral.sharded(problem.model, problem.noisy)
+            A = spectral.sharded(problem.model, problem.noisy, model_kwargs=told)
             shown = A.ranks.rank == 0 and not as_json
             found = A.gather(solver(A, k=k, seed=seed, progress=shown, **options))
             if found is None:  # the first process tells
                 return
             spectrum = found
         else:
-            spectrum = solver(problem.model, problem.noisy, k, seed=seed, progress=not as_json, **options)
+            spectrum = solver(
+                problem.model,
+                problem.noisy,
+                k,
+                seed=seed,
+                progress=not as_json,
+                model_kwargs=told,
+                **options,
+            )
     name = {EigenPairs: "eigs", FullEigenPairs: "full"}.get(type(spectrum), "svd")
     files = [out / f"{name}.png", out / f"{name}.safetensors"] if out else []
     # The answer first: what took long is not lost where it cannot be written.

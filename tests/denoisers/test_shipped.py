@@ -8,16 +8,18 @@ import pytest
 import torch
 
 import denoisers
+import spectral
 from benchmarks.quality import LAB_DNCNN, calpha_rows
 from denoisers import weights
 from denoisers.card import command, write_card
 from denoisers.evaluation import psnr_table
 from denoisers.images import photograph
+from denoisers.sampling import consistency
 from denoisers.training import TrainConfig
 
 
-def test_two_networks_ship():
-    assert denoisers.available() == ["calpha", "photos"]
+def test_three_networks_ship():
+    assert denoisers.available() == ["calpha", "consistency", "photos"]
 
 
 @pytest.mark.parametrize("name", denoisers.available())
@@ -39,8 +41,24 @@ def test_they_load_ready_to_use(name):
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
     y = torch.rand(1, 1, 3 * model.side_multiple, 7 * model.side_multiple)
-    assert torch.isfinite(model(y)).all()
-    torch.testing.assert_close(model(3 * y), 3 * model(y), rtol=1e-4, atol=1e-4)
+    if model.told:
+        assert torch.isfinite(model(y, 0.3)).all()
+    else:
+        assert torch.isfinite(model(y)).all()
+        torch.testing.assert_close(model(3 * y), 3 * model(y), rtol=1e-4, atol=1e-4)
+
+
+def test_the_consistency_function():
+    """It leaves images alone at the least level, draws in one step, and its spectrum is the dense one's."""
+    f = denoisers.load("consistency")
+    y = torch.from_numpy(photograph()[..., 60:76, 180:196])
+    torch.testing.assert_close(f(y, f.sigma_min), y, rtol=0, atol=1e-6)
+    y = y + 0.3 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    found = spectral.top_svd(f, y, 6, model_kwargs={"sigma": 0.3})
+    J = torch.autograd.functional.jacobian(lambda y: f.double()(y, 0.3), y.double()).reshape(256, 256)
+    torch.testing.assert_close(found.values.double(), torch.linalg.svdvals(J)[:6], rtol=1e-4, atol=0)
+    drawn = consistency(denoisers.load("consistency"), (1, 32, 32), 4).images
+    assert 0.3 < drawn.mean() < 0.7 and drawn.std() > 0.05
 
 
 @pytest.mark.slow
@@ -62,7 +80,7 @@ def test_photos_gains_on_the_photograph_at_every_level():
         assert row.denoised > row.noisy + 4
 
 
-@pytest.mark.parametrize("name", ["photos", "calpha"])
+@pytest.mark.parametrize("name", ["photos", "calpha", "consistency"])
 def test_a_card_says_what_its_weights_record(name, tmp_path):
     """As `write_card` would write it today; another CPU may round the last digit of a decibel otherwise."""
     shutil.copy(weights.FOLDER / f"{name}.safetensors", tmp_path)

@@ -16,6 +16,7 @@ import denoisers.images.calpha
 import denoisers.networks
 import denoisers.weights
 from denoisers.commands.networks import app
+from denoisers.commands.spectra import app as spectra
 from denoisers.training import data
 
 TRAIN = [
@@ -121,3 +122,13 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, arguments, message
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+@pytest.mark.parametrize(
+    "options", [["svd", "-k", "2"], ["eigs", "-k", "2"], ["trace"], ["sure"], ["density", "--deflate", "2"]]
+)
+def test_spectra_of_a_network_that_is_told_the_level(options, tmp_path):
+    crop = ["--denoiser", "consistency", "--crop", "60", "180", "8", "--sigma", "0.3"]
+    result = CliRunner().invoke(spectra, [options[0], *crop, *options[1:], "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert list(tmp_path.glob("*.png"))
