@@ -380,6 +380,8 @@ def held_in(function: Any, kinds: Any) -> list[Any]:
             pending += [item.func, *item.args, *item.keywords.values()]
         elif inspect.ismethod(item):
             pending += [item.__self__, item.__func__]
+        elif inspect.isbuiltin(item):
+            pending.append(item.__self__)  # as of generators, in releases of NumPy
         elif inspect.isfunction(item):
             pending += [*_referred(item), *(item.__defaults__ or ())]
             pending += [*(item.__kwdefaults__ or {}).values(), *vars(item).values()]

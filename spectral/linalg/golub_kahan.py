@@ -185,7 +185,8 @@ class GolubKahanBasis(Relation):
             share=self.SHARE,
             error=self.error,
         )
-        return torch.linalg.matrix_norm(B, ord=2), bound
+        seen = torch.linalg.matrix_norm(B, ord=2) if p and q else B.new_zeros(len(B))
+        return seen, bound
 
     def _compressed(self, keep: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """V, U, B, C and F of the leading triplets alone, X being the same."""
