@@ -164,8 +164,9 @@ def _written(source, at, step, count, depth, target, to, token, feature):  # typ
 
 
 @njit()
-def _weights(out, to, rows, seen):  # type: ignore[no-untyped-def]
-    """exp, in place, and zeros below the rows that are `seen`."""
+def _weights(out, keys, depth, to, rows, seen):  # type: ignore[no-untyped-def]
+    """exp of keys times the queries, which come first, and zeros below the rows that are `seen`."""
+    _products(out, keys, depth, out, 0, out, to, rows, depth)
     for i in range(to, to + min(rows, seen) * WIDE, LANES):
         store(out, i, exponential(load(out, i)))
     if seen < rows:
@@ -239,9 +240,7 @@ def ahead() -> Any:
                     if task.known:
                         P, P_at = known, ((own * groups + group) * padded + key) * WIDE
                     else:
-                        from_key = scored + key * (depth + 1)
-                        _products(space, from_key, depth + 1, space, 0, space, weights, rows, depth + 1)
-                        _weights(space, weights, rows, m - key)
+                        _weights(space, scored + key * (depth + 1), depth + 1, weights, rows, m - key)
                     if task.dv:
                         _sums(space, moved + key, padded, P, P_at, space, sums, whole(width, ROWS), rows)
                     if both:
@@ -327,9 +326,7 @@ def back() -> Any:
                     if task.known:
                         P, P_at = known, ((own * groups + group) * padded + key) * WIDE
                     else:
-                        from_key = scored + key * (depth + 1)
-                        _products(space, from_key, depth + 1, space, 0, space, weights, rows, depth + 1)
-                        _weights(space, weights, rows, m - key)
+                        _weights(space, scored + key * (depth + 1), depth + 1, weights, rows, m - key)
                     if task.dv:
                         _onto(P, P_at, space, outputs, space, of_values + key * broad, rows, broad)
                     if both:
