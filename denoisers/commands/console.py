@@ -69,7 +69,7 @@ class Problem:
     name: the denoiser's, for titles.
     unit: seconds of a forward pass; NaN where they were not asked for.
     asked: what the command was given, and the version, for its JSON.
-    keyword: by which the network is told the noise level; None for one that is blind.
+    told: the network's keywords: its noise level, where it is told one.
     """
 
     name: str
@@ -81,12 +81,12 @@ class Problem:
     notes: list[str]
     asked: dict[str, object]
     unit: float
-    keyword: str | None = None
+    told: dict[str, float]
 
     @property
-    def told(self) -> dict[str, float]:
-        """The network's keywords."""
-        return {} if self.keyword is None else {self.keyword: self.sigma}
+    def keyword(self) -> str | None:
+        """By which the network is told the noise level; None for one that is blind."""
+        return next(iter(self.told), None)
 
     @property
     def title(self) -> str:
@@ -158,12 +158,12 @@ def load_problem(
         "seed": seed,
         "version": version("jacobian-spectra"),
     }
-    keyword = "sigma" if model.told else None
-    at_level = functools.partial(model, **({} if keyword is None else {keyword: sigma}))
+    told = {"sigma": sigma} if model.told else {}
+    at_level = functools.partial(model, **told)
     with torch.no_grad():
         images = padded.to(device), noisy, at_level(noisy)
     unit = forward_seconds(at_level, noisy) if timed else math.nan
-    return Problem(Path(denoiser).stem, model, *images, sigma, notes, asked, unit, keyword)
+    return Problem(Path(denoiser).stem, model, *images, sigma, notes, asked, unit, told)
 
 
 def continued(x: Tensor, multiple: int) -> Tensor:

@@ -45,7 +45,8 @@ from spectral.risk.level import takes_sigma
 LEVELS = [0.05, 0.1, 0.3]
 CURVE_LEVELS = [10 ** (-decibels / 20) for decibels in np.arange(10, 30.1, 2.5).tolist()]
 
-Network = Annotated[str, typer.Argument(help="a name of `denoisers list`, a run's folder, or a weights file")]
+NETWORK = "a name of `denoisers list`, a run's folder, or a weights file"
+Network = Annotated[str, typer.Argument(help=NETWORK)]
 
 
 def evaluate(
@@ -127,9 +128,7 @@ def evaluate(
 
 
 def compare(
-    first: Annotated[
-        str, typer.Argument(metavar="A", help="a name of `denoisers list`, a run's folder, or a weights file")
-    ],
+    first: Annotated[str, typer.Argument(metavar="A", help=NETWORK)],
     second: Annotated[str, typer.Argument(metavar="B", help="another, trained on other images")],
     data: Annotated[
         list[Path],

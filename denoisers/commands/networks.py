@@ -15,7 +15,6 @@ from denoisers.commands.training import train_command
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Denoisers: those that ship, training, evaluation, sampling and inverse problems.",
     epilog=epilog("denoisers sample"),
 )
 

@@ -224,9 +224,8 @@ def _solve(
         problem = load_problem(denoiser, image, sigma, seed, crop, timed=True)
         regions = {"mask": region(mask, problem), "output_mask": region(output_mask, problem)}
         options |= {name: part for name, part in regions.items() if part is not None}
-        told = problem.told
         if sharded:
-            A = spectral.sharded(problem.model, problem.noisy, model_kwargs=told)
+            A = spectral.sharded(problem.model, problem.noisy, model_kwargs=problem.told)
             shown = A.ranks.rank == 0 and not as_json
             found = A.gather(solver(A, k=k, seed=seed, progress=shown, **options))
             if found is None:  # the first process tells
@@ -239,7 +238,7 @@ def _solve(
                 k,
                 seed=seed,
                 progress=not as_json,
-                model_kwargs=told,
+                model_kwargs=problem.told,
                 **options,
             )
     name = {EigenPairs: "eigs", FullEigenPairs: "full"}.get(type(spectrum), "svd")
