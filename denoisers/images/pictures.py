@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from denoisers.images.folder import check_opaque, opened, pictures_in, read_grey
+from denoisers.images.folder import check_opaque, opened, pictures_in, planes_of, read_grey
 from denoisers.images.source import Images, generators, side_of
 from spectral import storage
 from spectral.errors import OptionError, ShapeError
@@ -123,5 +123,4 @@ def read_colour(path: str | Path) -> Images:
     if picture.mode.startswith("I") or picture.mode == "F":
         return read_grey(path).repeat(3, 1)
     check_opaque(picture, str(path))
-    rgb = np.asarray(picture.convert("RGB"), dtype=np.float32) / np.float32(255)
-    return np.ascontiguousarray(rgb.transpose(2, 0, 1))[None]
+    return planes_of(picture)[None]

@@ -46,7 +46,8 @@ class BiasFreeNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scale each channel of x; the formula is the class's."""
         sd = self._batch_sd(x) if self.training else self.running_sd
-        return x * (self.gamma / sd)[:, None, None]
+        # By autocast x may be of half precision, and would be widened here.
+        return x * (self.gamma / sd).to(x.dtype)[:, None, None]
 
     def _batch_sd(self, x: Tensor) -> Tensor:
         sd = (_variance(x) + 1e-5).sqrt()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from spectral.errors import FileContentError, OptionError
@@ -14,7 +14,8 @@ Schedule = Literal["halvings", "cosine", "constant"]
 Objective = Literal["denoise", "consistency"]
 Precision = Literal["float32", "bfloat16"]
 
-GENERATED = ("calpha", "disks", "waves", "sines", "ray")
+GENERATED = ("calpha", "calpha-mixed", "disks", "waves", "sines", "ray")
+MIXED = (1.0, 2.0, 3.0, 5.0)  # exponents of "calpha-mixed"
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class TrainConfig:
     Attributes:
         data: "photos" (patches of the training photographs), the path of a folder of pictures (patches of
             them), or one of GENERATED, images without end: "calpha" (`released`, exponents alpha of the
-            contour and beta of the backgrounds, 0: alpha as well), "disks", "waves", "sines" (one period a
-            side about 0, not in [0, 1]: through 0, as bias-free networks have it) and "ray" (the first
-            "calpha" image of seed 0, times s).
+            contour and beta of the backgrounds, 0: alpha as well), "calpha-mixed" (alpha 1, 2, 3, 5 in turn),
+            "disks", "waves", "sines" (one period a side about 0, not in [0, 1]: through 0, as bias-free
+            networks have it) and "ray" (the first "calpha" image of seed 0, times s).
         shuffled: whether pixels are in another order, the same for all images (`denoisers.images.Shuffled`).
         images, half: with `images` = N the same N images again and again, of the two disjoint sets of N that
             `denoisers.images.disjoint` makes by data_seed the "first" or the "second"; the pictures of a
@@ -129,10 +130,31 @@ class TrainConfig:
             raise FileContentError(f"{name} holds no training configuration: {error}") from error
 
 
+# The networks that ship: a few minutes of a GPU with --precision bfloat16, days of two CPU cores.
+SHIPPED = TrainConfig(
+    data="photos",
+    size=64,
+    batch=128,
+    steps=20_000,
+    learning_rate=2e-3,
+    schedule="cosine",
+    warmup=300,
+    ema=0.999,
+    noise="log-uniform",
+    sigma_min=0.01,
+    sigma_max=0.6,
+    emphasis=1.0,
+)
+
 RECIPES = {
-    "calpha": TrainConfig(data="calpha", network_config={"blocks": 3, "width": 16}, steps=3600),
-    "photos": TrainConfig(
-        data="photos", network_config={"blocks": 2, "width": 32}, steps=5000, sigma_max=0.5
+    "photos": replace(SHIPPED, network_config={"blocks": 2, "width": 32}),
+    "photos-colour": replace(SHIPPED, network_config={"blocks": 2, "width": 32, "channels": 3}),
+    "calpha": replace(
+        SHIPPED,
+        data="calpha-mixed",
+        network_config={"blocks": 3, "width": 16},
+        size=48,
+        sigma_max=1.0,
     ),
     # The paper's network, 7.7 M parameters: too many to ship, a quarter of an hour to a denoiser of use.
     "unet": TrainConfig(

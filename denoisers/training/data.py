@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -10,15 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from denoisers.images import Disks, Folder, Patches, Ray, Shuffled, Source, Waves, disjoint
+from denoisers.images import Disks, Folder, Mixture, Patches, Ray, Shuffled, Source, Waves, disjoint
 from denoisers.images.calpha import CAlpha
 from denoisers.images.folder import training_photographs
-from denoisers.training.config import TrainConfig
+from denoisers.training.config import MIXED, TrainConfig
 from spectral.errors import OptionError
 
 Batch = NDArray[np.float32]
 Batches = Callable[[int], Batch]
+Share = tuple[Tensor, Tensor, Tensor]
 
 
 def clean_batches(config: TrainConfig, cache: str | Path | None = None) -> Batches:
@@ -49,16 +52,17 @@ def source_of(config: TrainConfig, cache: str | Path | None = None) -> Source:
     colour, size = config.channels > 1, config.size
     made: dict[str, Callable[[], Source]] = {
         "calpha": lambda: CAlpha(size, config.alpha, config.beta or None),
+        "calpha-mixed": lambda: Mixture([CAlpha(size, alpha) for alpha in MIXED]),
         "disks": lambda: Disks(size),
         "waves": lambda: Waves(size),
         "sines": lambda: Waves(size, offset=0.0),
         "ray": lambda: Ray(CAlpha(size, config.alpha)(1)[0]),
-        "photos": lambda: Patches([picture[None] for picture in training_photographs()], size),
+        "photos": lambda: Patches(training_photographs(colour), size),
     }
     if cache is not None and (config.data in made or not config.images):
         raise OptionError("only a folder of pictures, of which `images` are trained on, is cached")
     if config.data in made:
-        if colour:
+        if colour and config.data != "photos":
             raise OptionError(
                 f"{config.data} are grey images, and the network takes {config.channels} channels"
             )
@@ -68,12 +72,52 @@ def source_of(config: TrainConfig, cache: str | Path | None = None) -> Source:
     return Patches.of_folder(config.data, size, colour=colour)
 
 
-def noisy_batch(config: TrainConfig, clean: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:
+def noisy_batch(config: TrainConfig, clean: Batch, step: int) -> Share:
     """(x, sigma, z) of a step as tensors: images, a level (N,) for each by config.noise, noise N(0, I)."""
     rng = generator(config.seed, step, "noise")
     sigma = _levels(config, rng, len(clean))
     z = rng.standard_normal(clean.shape, dtype=np.float32)
     return torch.from_numpy(clean), torch.from_numpy(sigma), torch.from_numpy(z)
+
+
+class Steps(Dataset[Share]):
+    """(x, sigma, z) of each step of a run, as `noisy_batch` has them."""
+
+    def __init__(self, config: TrainConfig, batches: Batches) -> None:
+        self.config, self.batches = config, batches
+
+    def __getitem__(self, step: int) -> Share:
+        """Of one step."""
+        return noisy_batch(self.config, self.batches(step), step)
+
+
+def ahead(steps: Steps, numbers: Iterable[int], workers: int, pinned: bool) -> Iterator[Share]:
+    """The steps of these numbers in turn, made by `workers` processes while a network trains; 0: by this one.
+
+    A step depends on its number alone, so they are the same whoever makes them.
+
+    Args:
+        steps: of a run.
+        numbers: of the steps.
+        workers: processes, each some steps ahead.
+        pinned: in memory that a GPU reads by itself.
+    """
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        pin_memory=pinned,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_deaf,
+        generator=torch.Generator(),  # the loader draws a seed, which nothing here uses
+    )
+    return iter(loader)
+
+
+def _deaf(worker: int) -> None:
+    """Ctrl-C is for the process that trains, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def generator(seed: int, step: int, purpose: Literal["order", "noise"]) -> np.random.Generator:

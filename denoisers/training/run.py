@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,8 @@ from spectral.progress import counting
 
 CALIBRATION_BATCHES = 100
 TRIAL_BATCHES = 10  # for what is validated while training
+WORKERS = 4  # beside a GPU
+LOOK = 10  # steps from one look at a GPU's loss to the next
 
 
 def train(
@@ -51,6 +54,7 @@ def train(
     compile: bool = False,
     tensorboard: bool = False,
     cache: str | Path | None = None,
+    workers: int | None = None,
     console: Console | None = None,
 ) -> Denoiser:
     """Train a network into a folder of its own; returned in evaluation mode.
@@ -75,6 +79,8 @@ def train(
         compile: by torch.compile.
         tensorboard: write events too.
         cache: a file that keeps the pictures of a folder, read and fitted once, for this run and others.
+        workers: processes that make the batches of the next steps meanwhile; by default none on a CPU, whose
+            cores the network needs, and beside a GPU up to `WORKERS`.
         console: where progress is shown.
 
     Raises:
@@ -100,21 +106,33 @@ def train(
     if first:
         (folder / "config.json").write_text(config.to_json())
     log = Log(folder, run.step, tensorboard) if first else None
+    gpu = engine.device.type == "cuda"
+    if workers is None:
+        workers = min(WORKERS, (os.cpu_count() or 1) - 1) if gpu else 0
+    steps = data.ahead(data.Steps(config, batches), range(run.step, config.steps), workers, pinned=gpu)
     console = console or Console(quiet=not first)
     stop_asked = _StopAsked()
     drawn = console.is_terminal or console.is_jupyter  # a log has rows in its place
     bar = counting(drawn, "training", console if drawn else None)
     with bar as report, _signals(stop_asked), engine.reaching():
         while run.step < config.steps:
-            loss = run.advance(batches)
+            begin = time.perf_counter()
+            lost = run.advance(next(steps))
+            stop = engine.any(bool(stop_asked))
+            due = run.step % checkpoint_every == 0 or stop
+            shown = run.step % validate_every == 0 or run.step == config.steps
+            # A GPU is steps behind, and to ask for its loss is to wait for it; what is not finite stays so.
+            looked = not gpu or run.step % LOOK == 0 or due or shown
+            loss = engine.mean(lost) if looked else 0.0
+            run.seconds += time.perf_counter() - begin
+            if not looked:
+                continue
             if not math.isfinite(loss):
                 raise NotFiniteError(f"the loss is {loss} at step {run.step}: lower the learning rate")
             if report is not None:
                 report(run.step, config.steps, f"loss {loss:.4g}")
-            stop = engine.any(bool(stop_asked))
-            due = run.step % checkpoint_every == 0 or stop
             failure = run.checkpoint() if due and first else None
-            if run.step % validate_every == 0 or run.step == config.steps:
+            if shown:
                 row = run.row(loss, batches)
                 failure = failure or (None if log is None else log.add(row))
                 if not console.is_terminal:
@@ -195,10 +213,9 @@ class Run:
         self.step, self.seconds = state["step"], state["seconds"]
         self._clock = self.step, self.seconds
 
-    def advance(self, batches: Callable[[int], data.Batch]) -> float:
-        """One step of Adam; returns the loss."""
-        begin = time.perf_counter()
-        x, sigma, z = self._share(batches, self.step)
+    def advance(self, whole: data.Share) -> Tensor:
+        """One step of Adam on a batch, of which this process takes its share; returns the share's loss."""
+        x, sigma, z = self._share(whole)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
         self.optimizer.zero_grad()
@@ -210,9 +227,7 @@ class Run:
         if self.mean is not None:
             self.mean.update_parameters(self.model)
         self.step += 1
-        value = self.engine.mean(loss.detach())
-        self.seconds += time.perf_counter() - begin
-        return value
+        return loss.detach()
 
     def row(self, loss: float, batches: Callable[[int], data.Batch]) -> dict[str, float]:
         """What the log tells at this step."""
@@ -256,9 +271,8 @@ class Run:
         calibrate(model, ((x + by_image(sigma) * z).to(device) for x, sigma, z in later))
         return model
 
-    def _share(self, batches: Callable[[int], data.Batch], step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _share(self, whole: data.Share) -> data.Share:
         """This process's part of a batch, on its device."""
-        whole = data.noisy_batch(self.config, batches(step), step)
         count = self.config.batch // self.engine.world
         some = slice(self.engine.rank * count, (self.engine.rank + 1) * count)
         x, sigma, z = (part[some].to(self.engine.device, non_blocking=True) for part in whole)

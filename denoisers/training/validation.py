@@ -9,7 +9,7 @@ from torch import Tensor
 from denoisers.evaluation import psnr_table
 from denoisers.images import Shuffled, photograph
 from denoisers.networks import Denoiser
-from denoisers.training.config import GENERATED, TrainConfig
+from denoisers.training.config import GENERATED, MIXED, TrainConfig
 from denoisers.training.data import source_of
 
 LEVELS = (0.05, 25 / 255, 0.3)
@@ -21,10 +21,14 @@ def held_out(config: TrainConfig, channels: int) -> tuple[Tensor, str]:
     if config.data in GENERATED:
         source = source_of(config)
         images = (Shuffled(source) if config.shuffled else source)(64, seed=0)
-        exponent = f", alpha = {config.alpha:g}" if config.data == "calpha" else ""
+        exponent = {
+            "calpha": f", alpha = {config.alpha:g}",
+            "calpha-mixed": f", alpha = {', '.join(f'{alpha:g}' for alpha in MIXED)} in turn",
+        }.get(config.data, "")
         return torch.from_numpy(images), f"64 fresh images of {config.size}x{config.size}{exponent}"
-    grey = np.repeat(photograph(), channels, axis=1)
-    return torch.from_numpy(grey), "the shipped photograph" + (", grey in all channels" * (channels > 1))
+    colour = channels == 3
+    pictures = photograph(colour) if colour else np.repeat(photograph(), channels, axis=1)
+    return torch.from_numpy(pictures), "the shipped photograph" + " in colour" * colour
 
 
 def validated(network: Denoiser, images: Tensor) -> dict[str, float]:

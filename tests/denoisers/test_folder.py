@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from denoisers.images.folder import photograph, pictures_in, read_grey, size_of, training_photographs
+from denoisers.images.folder import (
+    CHELSEA,
+    photograph,
+    pictures_in,
+    read_grey,
+    size_of,
+    training_photographs,
+)
+from denoisers.images.pictures import read_colour
 from spectral.errors import FileContentError
 
 
@@ -105,14 +113,24 @@ def test_folders_are_read_in_the_order_of_names(tmp_path):
         pictures_in(tmp_path / "empty")
 
 
-def test_training_photographs_are_fifty_and_hold_no_test_image():
+def test_the_photograph_in_colour_is_another():
+    image = photograph(colour=True)
+    assert image.shape == (1, 3, 256, 256) and image.dtype == np.float32
+    assert image.min() >= 0 and image.max() <= 1
+    np.testing.assert_array_equal(image, read_colour(CHELSEA))
+
+
+@pytest.mark.parametrize(("colour", "count"), [(False, 50), (True, 44)])
+def test_training_photographs_hold_no_test_image(colour, count):
     for package in ("interior_photos", "skimage", "sklearn"):
         pytest.importorskip(package, reason="the extra [photographs] is not installed")
-    images = training_photographs()
-    assert len(images) == 50
-    assert all(image.ndim == 2 and min(image.shape) >= 96 for image in images)
+    images = training_photographs(colour)
+    assert len(images) == count
+    assert all(image.shape[0] == (3 if colour else 1) and min(image.shape[1:]) >= 96 for image in images)
     assert all(image.min() >= 0 and image.max() <= 1 and image.std() > 0.02 for image in images)
-    camera = photograph()[0, 0]
+    if colour:
+        assert not any(image.shape == (3, 300, 451) for image in images)  # chelsea, whose middle is held out
+    camera = photograph()[0]
     squares = [image for image in images if image.shape == camera.shape]
     assert not any(np.corrcoef(image.ravel(), camera.ravel())[0, 1] > 0.9 for image in squares)
 

@@ -5,7 +5,18 @@ import pytest
 import torch
 from PIL import Image
 
-from denoisers.images import Disks, Folder, Patches, Ray, Shuffled, Source, Waves, disjoint, read_colour
+from denoisers.images import (
+    Disks,
+    Folder,
+    Mixture,
+    Patches,
+    Ray,
+    Shuffled,
+    Source,
+    Waves,
+    disjoint,
+    read_colour,
+)
 from denoisers.images.calpha import CAlpha
 from spectral.errors import FileContentError, OptionError, ShapeError
 
@@ -17,6 +28,7 @@ SOURCES = {
     "shuffled": Shuffled(Disks(12), 3),
     "patches": Patches([np.random.default_rng(1).random((1, 60, 70), dtype=np.float32)], 12),
     "calpha": CAlpha(12, alpha=2, beta=1),
+    "mixture": Mixture([CAlpha(12, alpha=1), Disks(12), CAlpha(12, alpha=3)]),
 }
 
 
@@ -33,6 +45,18 @@ def test_one_protocol(name):
     assert source(0).shape == (0, *source.shape)
     with pytest.raises(OptionError, match="must be >= 0"):
         source(-1)
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_a_mixture_takes_its_sources_in_turn(first):
+    parts = [CAlpha(12, alpha=1), Disks(12)]
+    images = Mixture(parts)(5, seed=3, first=first)
+    for i, image in enumerate(images, first):
+        np.testing.assert_array_equal(image, parts[i % 2](1, seed=3, first=i // 2)[0])
+    with pytest.raises(ShapeError, match="different shapes"):
+        Mixture([Disks(12), Disks(14)])
+    with pytest.raises(OptionError, match="no sources"):
+        Mixture([])
 
 
 def test_disks_have_the_tangents_of_their_formula():

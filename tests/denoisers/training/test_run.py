@@ -19,6 +19,7 @@ from denoisers.evaluation import psnr_table
 from denoisers.images.calpha import synthesize
 from denoisers.networks import BiasFreeNorm, UNet
 from denoisers.training import TrainConfig, calibrate, checkpoint, data, learning_rate, run, train
+from denoisers.training.run import Run
 from spectral import storage
 from spectral.errors import CheckpointError, OptionError
 
@@ -144,6 +145,25 @@ def test_a_crash_loses_no_more_than_the_steps_since_the_last_checkpoint(tmp_path
             train(TINY, tmp_path / "a", checkpoint_every=5)
     assert checkpoint.read(tmp_path / "a/checkpoint.safetensors")["step"] == 5
     assert same_bits(whole, train(TINY, tmp_path / "a", resume=True))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_make_the_same_batches(tmp_path, monkeypatch, workers):
+    """And a run that is interrupted with them goes on without."""
+    whole = train(TINY, tmp_path / "whole")
+    assert same_bits(whole, train(TINY, tmp_path / "by others", workers=workers))
+    with monkeypatch.context() as patch:
+        original = Run.advance
+
+        def stopping(self, batch):
+            if self.step == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+            return original(self, batch)
+
+        patch.setattr(Run, "advance", stopping)
+        with pytest.raises(KeyboardInterrupt, match="stopped at step"):
+            train(TINY, tmp_path / "parts", workers=workers)
+    assert same_bits(whole, train(TINY, tmp_path / "parts", resume=True))
 
 
 def test_another_seed_gives_another_network(tmp_path):
