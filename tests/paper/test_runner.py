@@ -160,6 +160,7 @@ def test_all_networks_of_a_scale_are_listed_once_and_can_be_trained_in_order(sca
 def test_at_gpu_a_network_is_one_run_on_images_of_the_side_that_figures_share():
     slopes, shuffled = FIGURES["slopes"].needs("gpu"), FIGURES["shuffled"].needs("gpu")
     assert [need.config.emphasis for need in slopes] == [0.75, 0.75, 1.25, 1.5]
+    assert [need.config.precision for need in slopes] == ["bfloat16"] * 2 + ["float32"] * 2
     assert shuffled[0] == slopes[2]
     blind = [need for need in needs("gpu") if need.config.network == "UNet"]
     assert all(need.start is None for need in blind)
