@@ -1,7 +1,8 @@
 """Figures of arXiv 2310.02557, and of a report on it, made anew with intervals.
 
 NAME is one of `--list`. Networks are trained into RUNS, a folder for each configuration, and found again
-there; training that is stopped, by Ctrl-C, kill -9 or --minutes, goes on at the next call.
+there; training that is stopped, by Ctrl-C, kill -9 or --minutes, goes on at the next call. Calls at the same
+time share it, a network each.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from rich.console import Console
 
 from benchmarks.paper.figure import PaperFigure, loader
-from benchmarks.paper.need import chain
+from benchmarks.paper.need import chain, train_all
 from benchmarks.paper.networks import Scale
-from benchmarks.paper.page import DOCS, publish, record, save, tables
+from benchmarks.paper.page import DOCS, better, publish, record, save, tables
 from benchmarks.paper.registry import FIGURES
 
 INTERRUPTED = 130
@@ -35,7 +36,7 @@ def main(
         list[str] | None, typer.Argument(metavar="NAME...", help="figures; all where none")
     ] = None,
     scale: Annotated[
-        Scale, typer.Option(help="small: minutes on a CPU; paper: the paper's settings, a GPU")
+        Scale, typer.Option(help="small: minutes on a CPU; gpu: minutes on a GPU; paper: as in the paper")
     ] = "small",
     runs: Annotated[Path, typer.Option(help="folder of the trained networks")] = Path("runs/paper"),
     out: Annotated[Path, typer.Option(help="folder of PNG and JSON")] = Path("out/paper"),
@@ -57,25 +58,25 @@ def main(
         return
     try:
         with time_limit(minutes):
+            if train_only:
+                train_all([need for name in chosen for need in FIGURES[name].needs(scale)], runs, console)
+                return
             for name in chosen:
-                one(console, FIGURES[name], scale, runs, DOCS if write else out, train_only)
+                if write and (above := better(DOCS, name, scale)):
+                    console.print(f"{name}: {DOCS.name} has it at scale {above}, which is kept")
+                else:
+                    one(console, FIGURES[name], scale, runs, DOCS if write else out)
     except KeyboardInterrupt as stop:
         console.print(f"[yellow]{stop or 'stopped'}; the same command goes on")
         raise typer.Exit(INTERRUPTED) from None
-    except BlockingIOError as taken:
-        console.print(f"[yellow]{taken}")
-        raise typer.Exit(2) from None
     finally:
         if write and not train_only:
-            publish()
+            publish(DOCS)
 
 
-def one(console: Console, figure: PaperFigure, scale: Scale, runs: Path, out: Path, train_only: bool) -> None:
+def one(console: Console, figure: PaperFigure, scale: Scale, runs: Path, out: Path) -> None:
     """A figure from its networks to its files."""
-    for need in chain(figure.needs(scale)):
-        need.train(runs, console)
-    if train_only:
-        return
+    train_all(figure.needs(scale), runs, console)
     began = time.perf_counter()
     made = figure.measure(scale, loader(runs))
     told = record(figure, scale, made, runs)
@@ -85,15 +86,15 @@ def one(console: Console, figure: PaperFigure, scale: Scale, runs: Path, out: Pa
 
 
 def show(console: Console, figures: list[PaperFigure], scale: Scale, runs: Path) -> None:
-    """Names, what they show, and how many of their networks are there."""
+    """Names, what they show, how many of their networks are there at each scale, and which at this one."""
     for figure in figures:
-        needs = chain(figure.needs(scale))
-        ready = sum(need.ready(runs) for need in needs)
-        console.print(
-            f"{figure.name:14} {figure.number:24} {ready}/{len(needs)} networks  {figure.title}",
-            soft_wrap=True,
-        )
-        for need in needs:
+        counts = []
+        for each in get_args(Scale):
+            needs = chain(figure.needs(each))
+            counts.append(f"{each} {sum(need.ready(runs) for need in needs)}/{len(needs)}")
+        there = f"networks: {', '.join(counts)}"
+        console.print(f"{figure.name:14} {figure.number:24} {there:44} {figure.title}", soft_wrap=True)
+        for need in chain(figure.needs(scale)):
             console.print(
                 f"{'':14} {'ready' if need.ready(runs) else 'to train':8} {need.name}", soft_wrap=True
             )

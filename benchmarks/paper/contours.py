@@ -14,7 +14,7 @@ from benchmarks.paper import draw
 from benchmarks.paper.audit import audit
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
 from benchmarks.paper.need import Need
-from benchmarks.paper.networks import Scale, blind, longer
+from benchmarks.paper.networks import Changes, Scale, blind, sharper
 from benchmarks.theory import gaussian
 from denoisers.evaluation import PSNRCurve, add_noise, psnr_curve
 from denoisers.evaluation.figures import curves_on
@@ -25,7 +25,7 @@ from spectral.plots.style import COLOURS, INK
 INPUTS = np.arange(0.0, 34.1, 2)  # dB, as in docs/theory
 WINDOW = (float(INPUTS[0]), float(INPUTS[-1]))
 LOW = (0.0, 20.0)  # the part of it where the noise is high
-REFERENCES: dict[Scale, int] = {"small": 64, "paper": 16}  # images of the Gaussian reference
+REFERENCES: dict[Scale, int] = {"small": 64, "gpu": 32, "paper": 16}  # images of the Gaussian reference
 SIGMA = 0.15  # of the bases
 K = 7  # eigenvectors shown
 FAR = 20  # eigenvalues whose decay is told
@@ -39,13 +39,13 @@ class Kind:
 
     alpha, beta: exponents of the contour and of the backgrounds (0: alpha).
     slope: the paper's.
-    longer: emphasis of the longer training at `small`, 0 for none.
+    emphasis: that of `sharper`, 0 for none.
     """
 
     alpha: float
     beta: float = 0.0
     slope: float | None = None
-    longer: float = 0.0
+    emphasis: float = 0.0
 
     @property
     def name(self) -> str:
@@ -55,9 +55,9 @@ class Kind:
 
     def need(self, scale: Scale) -> Need:
         """The network that learned these images."""
-        small = {"steps": 2000} if self.beta else {}
-        need = blind(scale, "calpha", small, alpha=self.alpha, beta=self.beta)
-        return longer(need, self.longer) if scale == "small" and self.longer else need
+        brief: Changes = {"small": {"steps": 2000}, "gpu": {"steps": 4000}} if self.beta else {}
+        need = blind(scale, "calpha", brief, alpha=self.alpha, beta=self.beta)
+        return sharper(scale, need, self.emphasis) if self.emphasis else need
 
     def images(self, n: int, size: int) -> torch.Tensor:
         """Images that it was not trained on."""
@@ -82,8 +82,8 @@ class Kind:
 ALPHAS = (
     Kind(1, slope=0.46),
     Kind(2, slope=0.61),
-    Kind(3, slope=0.75, longer=1.25),
-    Kind(5, slope=0.83, longer=1.5),
+    Kind(3, slope=0.75, emphasis=1.25),
+    Kind(5, slope=0.83, emphasis=1.5),
 )
 CONTOURS = (Kind(1.5, 8), Kind(2, 8), Kind(4, 8))
 
@@ -98,15 +98,15 @@ def covered(vectors: torch.Tensor) -> torch.Tensor:
 class Slopes:
     """A figure of several kinds of images."""
 
-    kinds: dict[Scale, tuple[Kind, ...]]
+    kinds: tuple[Kind, ...]
 
     def needs(self, scale: Scale) -> list[Need]:
         """A network for each kind."""
-        return [kind.need(scale) for kind in self.kinds[scale]]
+        return [kind.need(scale) for kind in self.kinds]
 
     def measure(self, scale: Scale, networks: Networks) -> Made:
         """Slopes beside the paper's and beside alpha / (alpha + 1); bases at an image of each kind."""
-        size = self.kinds[scale][0].need(scale).config.size
+        size = self.kinds[0].need(scale).config.size
         rows: list[Row] = []
         beside: list[Row] = []
         curves: dict[str, PSNRCurve] = {}
@@ -114,7 +114,7 @@ class Slopes:
         audits: dict[str, list[Row]] = {}
         references: dict[str, PSNRCurve] = {}
         whole, low = (f"input PSNR {a:g} to {b:g} dB" for a, b in (WINDOW, LOW))
-        for kind in self.kinds[scale]:
+        for kind in self.kinds:
             need = kind.need(scale)
             model = networks(need)
             curve = psnr_curve(model, kind.images(128, size), 10 ** (-INPUTS / 20))
@@ -232,7 +232,7 @@ class Slopes:
         return figure
 
 
-def figure(name: str, number: str, title: str, kinds: dict[Scale, tuple[Kind, ...]]) -> PaperFigure:
+def figure(name: str, number: str, title: str, kinds: tuple[Kind, ...]) -> PaperFigure:
     """As one of the figures."""
     slopes = Slopes(kinds)
     return PaperFigure(name, number, title, slopes.needs, slopes.measure)
@@ -242,11 +242,11 @@ SLOPES = figure(
     "slopes",
     "figures 4 and 16",
     "C^alpha images: PSNR slopes and bases",
-    {"small": ALPHAS, "paper": ALPHAS},
+    ALPHAS,
 )
 APART = figure(
     "contours",
     "figures 17 and 18",
     "Regularity of the contour apart from that of the background",
-    {"small": CONTOURS, "paper": CONTOURS},
+    CONTOURS,
 )

@@ -7,14 +7,13 @@ from numpy.typing import NDArray
 
 from benchmarks.paper.known import SEED, Known
 from benchmarks.paper.need import Need
-from benchmarks.paper.networks import Scale, blind, longer
+from benchmarks.paper.networks import Scale, blind, sharper
 from denoisers.images import Disks
 
 
 def need(scale: Scale) -> Need:
     """The network that learned disks."""
-    short = blind(scale, "disks")
-    return longer(short, 1.5) if scale == "small" else short
+    return sharper(scale, blind(scale, "disks"), 1.5)
 
 
 def tangents(size: int, n: int) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ from spectral.plots.style import INK
 
 COUNTS: dict[Scale, tuple[int, ...]] = {
     "small": (1, 10, 100, 1000, 10_000),
+    "gpu": (1, 10, 100, 1000, 10_000),
     "paper": (1, 10, 100, 1000, 10_000, 100_000),
 }
 INPUTS = np.arange(0.0, 34.1, 4)
@@ -61,7 +62,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
         gap = gaps[c.images] = psnr_gap(model, seen, held, levels)
         last = c.images == COUNTS[scale][-1]
         for p, each in zip(TOLD, parts(gap.difference)[len(INPUTS) :], strict=True):
-            says = ("0 at N = 10^5" if scale == "small" else "0") if last else "falls as N grows"
+            says = ("0" if scale == "paper" else "0 at N = 10^5") if last else "falls as N grows"
             paper = 0.0 if last and scale == "paper" else None
             rows.append(
                 Row.of(f"train less test PSNR at {p:g} dB in, N = {c.images:,}, dB", each, paper, says)

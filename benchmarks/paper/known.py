@@ -21,7 +21,7 @@ from benchmarks.paper import draw
 from benchmarks.paper.audit import audit
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
 from benchmarks.paper.need import Need
-from benchmarks.paper.networks import Scale
+from benchmarks.paper.networks import Changes, Scale
 from denoisers.evaluation import PSNRCurve, add_noise, basis_at, psnr_curve
 from denoisers.evaluation.figures import curves_on
 from denoisers.evaluation.spread import over_images
@@ -32,6 +32,8 @@ from spectral.plots.style import COLOURS, INK
 INPUTS = np.arange(0.0, 40.1, 4)  # input PSNR, dB
 WINDOW = (0.0, 32.0)
 SIGMAS = (0.2, 0.1, 0.05)
+LOOKED: dict[Scale, int] = {"small": 6, "gpu": 12, "paper": 32}  # images whose spectra are
+SMALLER: Changes = {"small": {"size": 16, "steps": 2000}}  # of one and two dimensions
 EXTRA = 5  # eigenvalues beyond the m of the optimum
 SEED = 7  # of images that no network is trained on
 
@@ -59,7 +61,7 @@ class Known:
         """Slope, intercept, eigenvalues, angles to the tangent space; and what the paper leaves out."""
         need = self.need(scale)
         model, size, m = networks(need), need.config.size, self.dimension
-        d, looked = size**2, 6 if scale == "small" else 32
+        d, looked = size**2, LOOKED[scale]
 
         def images(n: int, side: int) -> Tensor:
             return torch.from_numpy(self.source(side)(n, seed=SEED))

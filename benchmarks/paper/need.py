@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ import denoisers
 from denoisers.networks import Denoiser
 from denoisers.training import TrainConfig, train
 from denoisers.weights import read
+
+POLL = 2.0  # seconds between looks at what other processes train
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,13 @@ class Need:
         told = read(self.folder(runs) / "weights.safetensors")[1]
         return float(told["training_seconds"]) / 60
 
-    def train(self, runs: Path, console: Console) -> None:
+    def train(self, runs: Path, console: Console, **how: Any) -> None:
         """Train it, and what it starts from, from where they were left; nothing where it is ready.
+
+        Args:
+            runs: folder of all runs.
+            console: where progress is shown.
+            how: keywords of `denoisers.training.train` that weights do not depend on, such as `device`.
 
         Raises:
             KeyboardInterrupt: it was stopped, with a checkpoint.
@@ -88,13 +96,16 @@ class Need:
             return
         config = self.config
         if self.start:
-            self.start.train(runs, console)
+            self.start.train(runs, console, **how)
             config = replace(config, start=str(self.start.folder(runs)))
         folder = self.folder(runs)
         with _alone(folder):
+            if self.ready(runs):  # by a process that had it until now
+                return
             resume = (folder / "checkpoint.safetensors").is_file()
             console.print(f"{'going on with' if resume else 'training'} {self.name}, {config.steps} steps")
-            train(config, folder, resume=resume, checkpoint_every=100, console=console)
+            told = {"checkpoint_every": 500, "validate_every": 1000} | how
+            train(config, folder, resume=resume, console=console, **told)
 
 
 def chain(needs: list[Need]) -> list[Need]:
@@ -105,6 +116,31 @@ def chain(needs: list[Need]) -> list[Need]:
             found.setdefault(need.start.key, need.start)
         found.setdefault(need.key, need)
     return list(found.values())
+
+
+def train_all(needs: list[Need], runs: Path, console: Console, **how: Any) -> None:
+    """Train the needs and what they start from, sharing them with processes that are told the same.
+
+    Each takes the next that no other has. At the end what others have is waited for, and what one of them
+    leaves unfinished is gone on with.
+
+    Raises:
+        KeyboardInterrupt: it was stopped, with a checkpoint.
+    """
+    left, told = chain(needs), False
+    while left:
+        taken = []
+        for need in left:
+            try:
+                need.train(runs, console, **how)
+            except BlockingIOError:
+                taken.append(need)
+        if len(taken) == len(left):
+            if not told:
+                console.print(f"other processes train {', '.join(need.name for need in taken)}: waiting")
+            told = True
+            time.sleep(POLL)
+        left = taken
 
 
 @contextlib.contextmanager

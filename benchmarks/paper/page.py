@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -57,6 +57,15 @@ def save(folder: Path, told: dict[str, Any], made: Made) -> list[Path]:
     table_file.write_text(json.dumps(_finite(told), separators=(",", ":")) + "\n")
     made.drawn.savefig(picture, pil_kwargs={"optimize": True})
     return [table_file, picture]
+
+
+def better(folder: Path, name: str, scale: Scale) -> str:
+    """The scale of the figure that lies in a folder where that is above this one; else ""."""
+    file = folder / f"{name}.json"
+    if not file.is_file():
+        return ""
+    there, scales = json.loads(file.read_text())["scale"], get_args(Scale)
+    return there if scales.index(there) > scales.index(scale) else ""
 
 
 def tables(told: dict[str, Any]) -> str:
@@ -111,6 +120,7 @@ def _in_words(networks: list[dict[str, Any]]) -> str:
         words = f"{c['network']} ({arguments}), {told['images_seen']:,} images of {c['size']}x{c['size']}"
         words += ", from trained weights" if told["start"] else ""
         words += f", sigma^-{c['emphasis']:g} times the squared error" if c.get("emphasis") else ""
+        words += ", in bfloat16" if c.get("precision") == "bfloat16" else ""
         kinds.setdefault(words, []).append(told["minutes"])
     return "; ".join(
         f"{len(minutes)} of {words}, in {sum(minutes):.0f} min" for words, minutes in kinds.items()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paper.known import Known
+from benchmarks.paper.known import SMALLER, Known
 from benchmarks.paper.need import Need
-from benchmarks.paper.networks import Scale, blind, longer
+from benchmarks.paper.networks import Scale, blind, sharper
 from denoisers.images import Ray
 from denoisers.images.calpha import CAlpha
 
@@ -16,8 +16,7 @@ ALPHA = 3.0
 
 def need(scale: Scale) -> Need:
     """The network that learned them."""
-    short = blind(scale, "ray", {"size": 16, "steps": 2000}, alpha=ALPHA)
-    return longer(short, 0.75, 3500) if scale == "small" else short
+    return sharper(scale, blind(scale, "ray", SMALLER, alpha=ALPHA), 0.75, 3500)
 
 
 def source(size: int) -> Ray:

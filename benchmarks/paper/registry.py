@@ -1,10 +1,12 @@
-"""The figures by name, in the paper's order."""
+"""The figures by name, in the paper's order, and all networks of a scale."""
 
 from benchmarks.paper.consistency import CONSISTENCY
 from benchmarks.paper.contours import APART, SLOPES
 from benchmarks.paper.disks import DISKS
 from benchmarks.paper.figure import PaperFigure
 from benchmarks.paper.generalization import GENERALIZATION
+from benchmarks.paper.need import Need, chain
+from benchmarks.paper.networks import Scale
 from benchmarks.paper.perturbed import PERTURBED
 from benchmarks.paper.photograph import PHOTOGRAPH
 from benchmarks.paper.ray import RAY
@@ -31,3 +33,8 @@ _ALL: tuple[PaperFigure, ...] = (
 )
 
 FIGURES = {figure.name: figure for figure in _ALL}
+
+
+def needs(scale: Scale) -> list[Need]:
+    """The networks of all figures at a scale, each once, after the one that it starts from."""
+    return chain([need for figure in FIGURES.values() for need in figure.needs(scale)])

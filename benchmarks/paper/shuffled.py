@@ -9,7 +9,7 @@ from benchmarks.paper import draw
 from benchmarks.paper.audit import audit
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
 from benchmarks.paper.need import Need
-from benchmarks.paper.networks import Scale, blind
+from benchmarks.paper.networks import Scale, blind, sharper
 from denoisers.evaluation import add_noise, psnr_curve
 from denoisers.evaluation.figures import curves_on
 from denoisers.evaluation.spread import over_images
@@ -18,6 +18,7 @@ from denoisers.images.calpha import CAlpha
 from spectral.plots.style import INK
 
 ALPHA = 3.0
+EMPHASIS = 1.25
 INPUTS = np.arange(0.0, 34.1, 4)
 TOLD = (10.0, 20.0, 30.0)
 SEED = 7
@@ -25,7 +26,9 @@ SEED = 7
 
 def needs(scale: Scale) -> list[Need]:
     """The same network on both."""
-    return [blind(scale, "calpha", alpha=ALPHA), blind(scale, "calpha", alpha=ALPHA, shuffled=True)]
+    both = [blind(scale, "calpha", alpha=ALPHA, shuffled=shuffled) for shuffled in (False, True)]
+    # The first is then that of the slopes.
+    return [sharper(scale, need, EMPHASIS) for need in both] if scale == "gpu" else both
 
 
 def measure(scale: Scale, networks: Networks) -> Made:

@@ -19,7 +19,7 @@ from denoisers.evaluation import Comparison, compare, nearest
 from denoisers.evaluation.spread import over_images
 from spectral.plots.style import BLUE, INK, ORANGE, STYLE
 
-DRAWN: dict[Scale, int] = {"small": 24, "paper": 100}
+DRAWN: dict[Scale, int] = {"small": 24, "gpu": 24, "paper": 100}
 SHOWN = 2  # samples of each N
 H0, BETA, SIGMA_END = (
     0.01,

@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paper.known import Known
+from benchmarks.paper.known import SMALLER, Known
 from benchmarks.paper.need import Need
-from benchmarks.paper.networks import Scale, blind, longer
+from benchmarks.paper.networks import Scale, blind, sharper
 from denoisers.images import Waves
 
 
 def need(scale: Scale) -> Need:
     """The network that learned them."""
-    short = blind(scale, "sines", {"size": 16, "steps": 2000})
-    return longer(short, 0.75, 5000) if scale == "small" else short
+    return sharper(scale, blind(scale, "sines", SMALLER), 0.75, 5000)
 
 
 def source(size: int) -> Waves:

@@ -18,15 +18,19 @@ from denoisers.networks import UNet
 from spectral.plots.style import COLOURS
 
 # Sides, each with a block more than the one before it, and numbers of training images.
-SIDES: dict[Scale, tuple[int, ...]] = {"small": (8, 16, 32), "paper": (20, 40, 80, 160)}
-COUNTS: dict[Scale, tuple[int, ...]] = {"small": (10, 100, 1000), "paper": (100, 1000, 10_000, 100_000)}
+SIDES: dict[Scale, tuple[int, ...]] = {"small": (8, 16, 32), "gpu": (10, 20, 40), "paper": (20, 40, 80, 160)}
+COUNTS: dict[Scale, tuple[int, ...]] = {
+    "small": (10, 100, 1000),
+    "gpu": (100, 1000, 10_000),
+    "paper": (100, 1000, 10_000, 100_000),
+}
+WIDTHS: dict[Scale, int] = {"small": 16, "gpu": 32, "paper": 64}
 PARAMETERS = (366_080, 1_825_024, 7_659_264, 30_993_152)  # Table 1
 INPUT = 20.0  # dB
 
 
 def need(scale: Scale, blocks: int, images: int) -> Need:
     """The network of so many blocks on so many images of the side that goes with it."""
-    width = {"small": 16, "paper": 64}[scale]
     return blind(
         scale,
         "calpha",
@@ -34,7 +38,7 @@ def need(scale: Scale, blocks: int, images: int) -> Need:
         alpha=2.0,
         images=images,
         size=SIDES[scale][blocks - 1],
-        network_config={"blocks": blocks, "width": width},
+        network_config={"blocks": blocks, "width": WIDTHS[scale]},
     )
 
 

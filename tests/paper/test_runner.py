@@ -2,19 +2,23 @@
 
 import json
 import math
+import threading
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks.paper import known, page
+from benchmarks.paper import __main__ as runner
+from benchmarks.paper import known, need, page
 from benchmarks.paper.__main__ import app
 from benchmarks.paper.figure import Made, PaperFigure, Row
 from benchmarks.paper.known import Known
-from benchmarks.paper.need import Need, chain
+from benchmarks.paper.need import Need, chain, train_all
+from benchmarks.paper.networks import Scale
 from benchmarks.paper.ray import source, tangents
-from benchmarks.paper.registry import FIGURES
+from benchmarks.paper.registry import FIGURES, needs
 from denoisers.evaluation import psnr_curve
 from denoisers.networks import Denoiser
 from denoisers.training import TrainConfig
@@ -83,7 +87,7 @@ def test_a_figure_that_was_stopped_is_the_one_that_was_not(cli, tmp_path, monkey
     before = trained.stat().st_mtime_ns
     assert "training" not in cli("--runs", whole, "--train-only")
     assert trained.stat().st_mtime_ns == before
-    assert "1/1 networks" in cli("--runs", whole, "--list")
+    assert "networks: small 1/1, gpu 1/1, paper 1/1" in cli("--runs", whole, "--list")
 
 
 def test_minutes_are_a_limit(cli, tmp_path, monkeypatch):
@@ -137,10 +141,90 @@ def test_the_page_is_made_of_what_there_is(cli, tmp_path):
 
 def test_every_figure_names_its_networks():
     for figure in FIGURES.values():
-        for scale in ("small", "paper"):
-            needs = chain(figure.needs(scale))
-            assert len({need.name for need in needs}) == len(needs)
+        for scale in get_args(Scale):
+            named = chain(figure.needs(scale))
+            assert len({need.name for need in named}) == len(named)
     assert FIGURES["disks"].needs("paper")[0].config.batch == 512
+
+
+@pytest.mark.parametrize("scale", get_args(Scale))
+def test_all_networks_of_a_scale_are_listed_once_and_can_be_trained_in_order(scale):
+    listed = needs(scale)
+    keys = [need.key for need in listed]
+    assert len(set(keys)) == len(keys)
+    assert {need.key for f in FIGURES.values() for need in chain(f.needs(scale))} == set(keys)
+    for i, each in enumerate(listed):
+        assert each.start is None or each.start.key in keys[:i]
+
+
+def test_at_gpu_a_network_is_one_run_on_images_of_the_side_that_figures_share():
+    slopes, shuffled = FIGURES["slopes"].needs("gpu"), FIGURES["shuffled"].needs("gpu")
+    assert [need.config.emphasis for need in slopes] == [0.75, 0.75, 1.25, 1.5]
+    assert [need.config.precision for need in slopes] == ["bfloat16"] * 2 + ["float32"] * 2
+    assert shuffled[0] == slopes[2]
+    blind = [need for need in needs("gpu") if need.config.network == "UNet"]
+    assert all(need.start is None for need in blind)
+    assert {need.config.size for need in blind if not need.config.images} == {40}
+    gaps, sizes = FIGURES["generalization"].needs("gpu"), FIGURES["sizes"].needs("gpu")
+    assert {need.config.images for need in sizes if need in gaps} == {100, 1000, 10_000}
+
+
+def test_one_step_of_every_network_of_a_gpu(tmp_path, monkeypatch):
+    """Each is built, is shown its images and is read again, on the CPU, a hundredth of its size."""
+    from rich.console import Console
+
+    monkeypatch.setattr("denoisers.training.run.CALIBRATION_BATCHES", 2)
+
+    def tiny(each):
+        c = each.config
+        less = {"width": 8} if c.network != "UNet" else {"width": 4}
+        config = replace(
+            c, network_config={**c.network_config, **less}, images=min(c.images, 4), batch=2, steps=1
+        )
+        return Need(config, each.start and tiny(each.start))
+
+    for each in {each.key: each for each in map(tiny, needs("gpu"))}.values():
+        each.train(tmp_path, Console(quiet=True), device="cpu")
+        side = each.config.size
+        told = {"sigma": 0.5} if each.config.network != "UNet" else {}
+        with torch.no_grad():
+            assert each.load(tmp_path)(torch.zeros(1, 1, side, side), **told).isfinite().all()
+
+
+def test_processes_share_what_is_to_be_trained(tmp_path, monkeypatch):
+    from rich.console import Console
+
+    first, second = Need(CONFIG), Need(replace(CONFIG, seed=5))
+    quiet, console = Console(quiet=True), Console(record=True, quiet=False, width=200)
+    monkeypatch.setattr(need, "POLL", 0.01)
+    with need._alone(first.folder(tmp_path)):
+        with pytest.raises(BlockingIOError):
+            first.train(tmp_path, quiet)
+        other = threading.Thread(target=train_all, args=([first, second], tmp_path, console))
+        other.start()
+        for _ in range(3000):
+            if "waiting" in console.export_text(clear=False):
+                break
+            other.join(0.01)
+        assert second.ready(tmp_path) and not first.ready(tmp_path)
+    other.join(60)
+    assert first.ready(tmp_path) and not other.is_alive()
+
+
+def test_docs_keep_the_figure_of_the_higher_scale(cli, tmp_path, monkeypatch):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "README.md").write_text("<!-- figures -->\n<!-- /figures -->")
+    monkeypatch.setattr(runner, "DOCS", folder)
+    words = ("--runs", str(tmp_path / "runs"), "--write")
+    cli(*words)
+    assert "Scale `small`" in (folder / "README.md").read_text()
+    cli(*words, "--scale", "gpu")
+    assert "tiny: docs has it at scale gpu, which is kept" in cli(*words)
+    told = json.loads((folder / "tiny.json").read_text())
+    assert told["scale"] == "gpu" and "Scale `gpu`" in (folder / "README.md").read_text()
+    cli("--runs", str(tmp_path / "runs"))  # elsewhere what is asked is made
+    assert json.loads((tmp_path / "out/tiny.json").read_text())["scale"] == "small"
 
 
 class Projection(Denoiser, abstract=True):
