@@ -12,6 +12,7 @@ from torch import nn
 
 import spectral
 from denoisers.networks import BFCNN, UNet
+from spectral.ambient import float32_as, float32_settings
 from spectral.errors import (
     ModelOutputError,
     NotDeterministicError,
@@ -551,6 +552,39 @@ def test_tensor_float_is_set_for_the_call_alone(asked):
             assert (matmul.fp32_precision, convolutions.fp32_precision) == own
     finally:
         matmul.fp32_precision = before
+
+
+def test_a_gpus_float32_is_float32_unless_asked_otherwise(monkeypatch):
+    """torch lets convolutions be TensorFloat-32: what is certified is not, nor products by any way."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    seen = []
+
+    def model(y):
+        seen.append(float32_settings())
+        return y.cos()
+
+    before = float32_settings()
+    assert "tf32" in before
+    J = spectral.jacobian(model, torch.rand(40), method="jvp")
+    J.apply(torch.ones(1, 40))
+    spectral.top_eigs(model, torch.rand(40), k=2)
+    assert set(seen) == {("ieee", "ieee", "ieee")}
+    J.at_precision("tf32").apply(torch.ones(1, 40))
+    assert seen[-1] == ("tf32", "tf32", "tf32")
+    assert float32_settings() == before
+
+
+def test_calls_that_overlap_leave_float32_as_it_was():
+    """Of two threads, say, the first to begin is the first to end."""
+    before = float32_settings()
+    first, second = float32_as("ieee"), float32_as("tf32")
+    first.__enter__()
+    second.__enter__()
+    assert float32_settings() == ("tf32", "tf32", "tf32")
+    first.__exit__(None, None, None)
+    assert float32_settings() == ("tf32", "tf32", "tf32")
+    second.__exit__(None, None, None)
+    assert float32_settings() == before
 
 
 def wrong_slope(monkeypatch):
