@@ -27,7 +27,7 @@ _LOCK = threading.Lock()
 
 
 def float32_settings() -> tuple[str, ...]:
-    """How torch multiplies float32 on a GPU, matrices, in convolutions and recurrent layers: "ieee", "tf32"."""
+    """How torch multiplies float32 on a GPU, matrices, in convolutions and recurrences: "ieee", "tf32"."""
     backends: Any = torch.backends  # by their newer names: the older cannot be read where the newer were set
     return tuple(
         part.fp32_precision for part in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
@@ -70,7 +70,7 @@ def float32_as(kind: Float32 | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
-    """Outside of inference mode, and of autocast and TensorFloat-32, which would round a solver's arithmetic."""
+    """Outside of inference mode, and of autocast and TensorFloat-32, which would round a solver's numbers."""
     with (
         torch.inference_mode(False),
         torch.autocast("cpu", enabled=False),
