@@ -81,8 +81,8 @@ def jacobian(
         model_kwargs: keywords for the model, {name: value}: noise level, label, ...
 
     Raises:
-        OptionError: y is no dense floating-point tensor, model cannot be called, or model_kwargs is no
-            mapping.
+        OptionError: y is no dense floating-point tensor, or on another device than the model; model cannot be
+            called, or model_kwargs is no mapping.
         ShapeError: y has no entries, or no batch axis where `batched`.
         ModelOutputError: the model returned no floating-point tensor.
         NotDeterministicError: two calls at y differ (noise inside the model, a state that it keeps).

@@ -21,7 +21,7 @@ from spectral.errors import (
     ShapeError,
     SpectralError,
 )
-from spectral.jacobians import Jacobian
+from spectral.jacobians import Jacobian, ways
 from spectral.jacobians.program import program as programs
 from spectral.jacobians.program import recorder, rules
 from spectral.jacobians.program.convolution import Convolution
@@ -572,6 +572,18 @@ def test_a_gpus_float32_is_float32_unless_asked_otherwise(monkeypatch):
     J.at_precision("tf32").apply(torch.ones(1, 40))
     assert seen[-1] == ("tf32", "tf32", "tf32")
     assert float32_settings() == before
+
+
+def test_a_model_on_another_device_is_told(monkeypatch):
+    """Where torch's own words are of types of tensors."""
+    elsewhere = SimpleNamespace(device=torch.device("cuda", 0))
+    monkeypatch.setattr(ways, "parameters_of", lambda modules: [elsewhere])
+
+    def model(y):
+        raise RuntimeError("Input type (torch.FloatTensor) and weight type (torch.cuda.FloatTensor) differ")
+
+    with pytest.raises(OptionError, match="model is on cuda:0 and y on cpu: move one to the other"):
+        spectral.jacobian(model, torch.rand(4))
 
 
 def test_calls_that_overlap_leave_float32_as_it_was():
