@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import is_dataclass, replace
-from typing import ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 
@@ -17,13 +18,64 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+Float32 = Literal["ieee", "tf32"]
+
+_multiplied: ContextVar[Float32 | None] = ContextVar("multiplied", default=None)  # as this call has asked
+_asked: list[list[Float32]] = []  # by calls under way, of all threads: the last one's is in force
+_before: tuple[str, ...] = ()
+_LOCK = threading.Lock()
+
+
+def float32_settings() -> tuple[str, ...]:
+    """How torch multiplies float32 on a GPU, matrices, in convolutions and recurrences: "ieee", "tf32"."""
+    backends: Any = torch.backends  # by their newer names: the older cannot be read where the newer were set
+    return tuple(
+        part.fp32_precision for part in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    )
+
+
+def _set(settings: tuple[str, ...]) -> None:
+    backends: Any = torch.backends
+    for part, kind in zip(
+        (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn), settings, strict=True
+    ):
+        part.fp32_precision = kind
+
+
+@contextlib.contextmanager
+def float32_as(kind: Float32 | None = None) -> Iterator[None]:
+    """float32 is multiplied on GPUs as `kind` says, for one call; afterwards as before.
+
+    None stands for what is asked already around this call, or else "ieee": torch lets convolutions be
+    TensorFloat-32, whose 2^-11 would be taken for a wrong derivative, and would be most of a residual.
+    Without a GPU None does nothing.
+    """
+    global _before  # noqa: PLW0603  what a process has once
+    if kind is None and (_multiplied.get() or not torch.cuda.is_initialized()):
+        yield
+        return
+    token, mine = _multiplied.set(kind or "ieee"), [kind or "ieee"]
+    with _LOCK:
+        _before = _before if _asked else float32_settings()
+        _asked.append(mine)
+        _set(3 * (mine[0],))
+    try:
+        yield
+    finally:
+        with _LOCK:
+            del _asked[next(i for i, other in enumerate(_asked) if other is mine)]
+            _set(3 * (_asked[-1][0],) if _asked else _before)
+        _multiplied.reset(token)
+
+
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
-    """Outside of inference mode and of autocast, which would round a solver's own arithmetic."""
+    """Outside of inference mode, and of autocast and TensorFloat-32, which would round a solver's numbers."""
     with (
         torch.inference_mode(False),
         torch.autocast("cpu", enabled=False),
         torch.autocast("cuda", enabled=False),
+        float32_as(),
     ):
         yield
 

@@ -107,6 +107,18 @@ def test_the_answer_of_the_cpu(name):
     torch.testing.assert_close(there.residuals, here.residuals, rtol=0.1, atol=1e-11)
 
 
+@pytest.mark.parametrize("method", ["slq", "kpm"])
+@pytest.mark.parametrize("part", ["symmetric", "singular"])
+def test_the_density_of_the_cpu(method, part):
+    """Its rules are small, and on the host, as are the values that other results tell."""
+    ask = functools.partial(spectral.spectral_density, part=part, method=method, probes=3, steps=12)
+    here = ask(SKEWED)
+    with StandIn():
+        there = ask(SKEWED.to(DEVICE))
+    for name in ("nodes", "weights", "half_nodes", "half_weights", "deflated"):
+        torch.testing.assert_close(getattr(there, name), getattr(here, name), rtol=1e-6, atol=1e-8)
+
+
 def test_a_broken_product_leaves_the_basis_as_it_was():
     """NaN and a lost symmetry are refused at the very product; healed, the basis goes on."""
     faults = {}

@@ -139,8 +139,11 @@ def _density(
     else:
         rest = Deflated(A if part == "singular" else A.symmetric_part(), vectors)
         full, half = _slq(rest, part, lambda m: starts(m, rest), probes, steps)
-    full, half = (Rule(scale[..., None] * rule.nodes, rule.weights) for rule in (full, half))
-    return Density(*full, *half, values, n, part, method, steps, A.count)
+    # On the host, where questions are asked of it.
+    full, half = (
+        Rule(scale.cpu()[..., None] * rule.nodes.cpu(), rule.weights.cpu()) for rule in (full, half)
+    )
+    return Density(*full, *half, values.cpu(), n, part, method, steps, A.count)
 
 
 class _Counted(Derived):

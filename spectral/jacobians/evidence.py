@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spectral.ambient import float32_as
 from spectral.errors import SpectralError
 from spectral.jacobians import autograd
 from spectral.jacobians.chunks import free_bytes
@@ -294,8 +295,8 @@ class Evidence:
 
 @contextlib.contextmanager
 def aside(device: torch.device) -> Iterator[None]:
-    """Outside of inference mode, no random number used up; torch warns of graphs that it builds itself."""
-    with torch.inference_mode(False), same_random_numbers(device), warnings.catch_warnings():
+    """Outside of inference mode and TensorFloat-32, no random number used up, no warning of torch's shown."""
+    with torch.inference_mode(False), float32_as(), same_random_numbers(device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

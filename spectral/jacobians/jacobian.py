@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.ambient import tell
+from spectral.ambient import float32_as, tell
 from spectral.errors import (
     NotFiniteError,
     OptionError,
@@ -35,7 +35,7 @@ from spectral.jacobians.faster import FasterBack
 from spectral.jacobians.keywords import keywords_of
 from spectral.jacobians.model import Model, same_random_numbers
 from spectral.jacobians.of_model import OfModel
-from spectral.jacobians.precision import Precision, arithmetic, own, tf32
+from spectral.jacobians.precision import Arithmetic, Precision, arithmetic, float32_of
 from spectral.jacobians.program import Chunks, Program, Recorder, Replayed
 from spectral.jacobians.program.reach import Reach
 from spectral.jacobians.program.recorder import contradiction, half_along, size_of
@@ -81,8 +81,8 @@ def jacobian(
         model_kwargs: keywords for the model, {name: value}: noise level, label, ...
 
     Raises:
-        OptionError: y is no dense floating-point tensor, model cannot be called, or model_kwargs is no
-            mapping.
+        OptionError: y is no dense floating-point tensor, or on another device than the model; model cannot be
+            called, or model_kwargs is no mapping.
         ShapeError: y has no entries, or no batch axis where `batched`.
         ModelOutputError: the model returned no floating-point tensor.
         NotDeterministicError: two calls at y differ (noise inside the model, a state that it keeps).
@@ -170,7 +170,7 @@ class Jacobian(OfModel):
             shape = (math.prod(self.output_shape), math.prod(self.input_shape))
             super().__init__(shape, dtype=y.dtype, device=y.device, batch=batch)
             self.precision: Precision | None = None
-            self._arithmetic = own(y.dtype, y.device)
+            self._arithmetic = Arithmetic(y.dtype, torch.finfo(y.dtype).eps)
             self._weights: Weights | None = None  # until J is made
             self._push: Product
             self._pull: Product
@@ -312,7 +312,7 @@ class Jacobian(OfModel):
             torch.inference_mode(False),
             torch.no_grad(),
             torch.autocast(self.device.type, enabled=False),
-            tf32(self.precision),
+            float32_as(float32_of(self.precision)),
             on_host,
         ):
             result = product(rows.to(dtype)).to(self.dtype)

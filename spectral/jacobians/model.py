@@ -266,8 +266,8 @@ class _Plain(TorchFunctionMode):
             cutting = name in ("detach", "detach_") or func == torch.Tensor.data.__get__  # type: ignore[attr-defined]
             if (cutting or not torch.is_grad_enabled()) and _in_a_graph(args) and not in_function():
                 self.cut = True
-        if func is torch.lstm:  # by its cells: oneDNN's layer has no derivative forwards
-            with torch.backends.mkldnn.flags(enabled=False):
+        if func in _RECURRENT:
+            with _by_cells():
                 return func(*args, **kwargs)
         if func is functional.scaled_dot_product_attention and (
             (self.own and _differentiates()) or kwargs.get("enable_gqa")
@@ -278,6 +278,24 @@ class _Plain(TorchFunctionMode):
         if func in _BY_IMAGE and torch.is_grad_enabled() and out.requires_grad:
             out.register_hook(torch.Tensor.contiguous)
         return out
+
+
+_RECURRENT = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
+
+
+@contextlib.contextmanager
+def _by_cells() -> Iterator[None]:
+    """Recurrent layers by their cells: oneDNN's have no derivative forwards, cuDNN's none in evaluation."""
+    cudnn: Any = torch.backends.cudnn
+    enabled = (
+        cudnn.enabled
+    )  # `flags` would read what cannot be read where TensorFloat-32 was set by newer names
+    cudnn.enabled = False
+    try:
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+    finally:
+        cudnn.enabled = enabled
 
 
 # Their derivative backwards is wrong in torch for one image where its cotangent has channels last.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
-from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
+from spectral.ambient import Float32
 from spectral.options import choice
 
 Precision = Literal["float64", "float32", "tf32", "bfloat16"]
@@ -59,30 +58,6 @@ def _multiplies_bfloat16() -> bool:
     return torch.cpu._is_amx_tile_supported() if x86 else torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def own(dtype: torch.dtype, device: torch.device) -> Arithmetic:
-    """What a model's own products amount to: on a GPU torch lets float32 convolutions be TensorFloat-32."""
-    loose = dtype == torch.float32 and device.type == "cuda" and "tf32" in float32_settings()
-    return Arithmetic(dtype, _EPS["tf32"] if loose else torch.finfo(dtype).eps)
-
-
-def float32_settings() -> tuple[str, str]:
-    """How torch multiplies float32 on a GPU, matrices and in convolutions: "ieee", "tf32", ..."""
-    backends: Any = torch.backends
-    return backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
-
-
-@contextlib.contextmanager
-def tf32(precision: Precision | None) -> Iterator[None]:
-    """TensorFloat-32 on or off for one call; None leaves it as it is."""
-    if precision is None:
-        yield
-        return
-    # By their newer names: the older ones cannot be read where the newer have been set.
-    backends: Any = torch.backends
-    before = float32_settings()
-    kind = "tf32" if precision == "tf32" else "ieee"
-    try:
-        backends.cuda.matmul.fp32_precision = backends.cudnn.conv.fp32_precision = kind
-        yield
-    finally:
-        backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision = before
+def float32_of(precision: Precision | None) -> Float32 | None:
+    """How float32 is multiplied on a GPU in products of that precision; None for the model's own."""
+    return None if precision is None else "tf32" if precision == "tf32" else "ieee"

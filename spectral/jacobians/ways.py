@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from spectral.errors import AmbiguousError, NotFiniteError, SpectralError
+from spectral.errors import AmbiguousError, NotFiniteError, OptionError, SpectralError
 from spectral.jacobians import autograd
 from spectral.jacobians.evidence import CLOSE, DIFFERENCES
 from spectral.jacobians.keywords import advised
-from spectral.jacobians.model import Model
+from spectral.jacobians.model import Model, parameters_of
 from spectral.jacobians.program import Program, Recorder
 from spectral.jacobians.program.recorder import inner, size_of
 
@@ -61,6 +61,12 @@ def called(
                 return SpectralError(_first_line(failure)), y, output
             return SpectralError(record.failure) if record.opaque else record, y, output
     assert failure is not None
+    places = {p.device for p in parameters_of(model.modules)}
+    if places and y.device not in places:
+        where = ", ".join(sorted(map(str, places)))
+        raise OptionError(
+            f"{model.name} is on {where} and y on {y.device}: move one to the other"
+        ) from failure
     told = advised(failure, model.function, model.name, y, model.keywords)
     if told is failure:
         raise failure

@@ -12,6 +12,7 @@ from torch import nn
 
 import spectral
 from denoisers.networks import BFCNN, UNet
+from spectral.ambient import float32_as, float32_settings
 from spectral.errors import (
     ModelOutputError,
     NotDeterministicError,
@@ -20,7 +21,7 @@ from spectral.errors import (
     ShapeError,
     SpectralError,
 )
-from spectral.jacobians import Jacobian
+from spectral.jacobians import Jacobian, ways
 from spectral.jacobians.program import program as programs
 from spectral.jacobians.program import recorder, rules
 from spectral.jacobians.program.convolution import Convolution
@@ -551,6 +552,51 @@ def test_tensor_float_is_set_for_the_call_alone(asked):
             assert (matmul.fp32_precision, convolutions.fp32_precision) == own
     finally:
         matmul.fp32_precision = before
+
+
+def test_a_gpus_float32_is_float32_unless_asked_otherwise(monkeypatch):
+    """torch lets convolutions be TensorFloat-32: what is certified is not, nor products by any way."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    seen = []
+
+    def model(y):
+        seen.append(float32_settings())
+        return y.cos()
+
+    before = float32_settings()
+    assert "tf32" in before
+    J = spectral.jacobian(model, torch.rand(40), method="jvp")
+    J.apply(torch.ones(1, 40))
+    spectral.top_eigs(model, torch.rand(40), k=2)
+    assert set(seen) == {("ieee", "ieee", "ieee")}
+    J.at_precision("tf32").apply(torch.ones(1, 40))
+    assert seen[-1] == ("tf32", "tf32", "tf32")
+    assert float32_settings() == before
+
+
+def test_a_model_on_another_device_is_told(monkeypatch):
+    """Where torch's own words are of types of tensors."""
+    elsewhere = SimpleNamespace(device=torch.device("cuda", 0))
+    monkeypatch.setattr(ways, "parameters_of", lambda modules: [elsewhere])
+
+    def model(y):
+        raise RuntimeError("Input type (torch.FloatTensor) and weight type (torch.cuda.FloatTensor) differ")
+
+    with pytest.raises(OptionError, match="model is on cuda:0 and y on cpu: move one to the other"):
+        spectral.jacobian(model, torch.rand(4))
+
+
+def test_calls_that_overlap_leave_float32_as_it_was():
+    """Of two threads, say, the first to begin is the first to end."""
+    before = float32_settings()
+    first, second = float32_as("ieee"), float32_as("tf32")
+    first.__enter__()
+    second.__enter__()
+    assert float32_settings() == ("tf32", "tf32", "tf32")
+    first.__exit__(None, None, None)
+    assert float32_settings() == ("tf32", "tf32", "tf32")
+    second.__exit__(None, None, None)
+    assert float32_settings() == before
 
 
 def wrong_slope(monkeypatch):

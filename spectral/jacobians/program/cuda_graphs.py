@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectral.ambient import float32_settings
 from spectral.jacobians.chunks import Product, free_bytes
-from spectral.jacobians.precision import float32_settings
 
 PATIENCE = 10  # products of a shape before its trial, which costs about as many
 TIMED = 3  # timings of either, of which the least counts

@@ -128,7 +128,7 @@ class Recorder(Trace):
         self._makers: dict[int, Step] = {}  # of each slot
         self._waiting: list[Stored] = []
         self._tried: set[Any] = set()  # what stands or falls with its geometry, whatever the numbers
-        self._random = torch.Generator().manual_seed(0)
+        self._random: dict[torch.device, torch.Generator] = {}
 
     @classmethod
     def of(cls, function: Callable[[Tensor], Tensor], y: Tensor) -> Recorder:
@@ -673,7 +673,10 @@ class Recorder(Trace):
 
     def _draw(self, like: Tensor) -> Tensor:
         """Standard normal entries, of the shape and precision of a tensor."""
-        drawn = torch.randn(like.shape, generator=self._random, dtype=_drawn(like.dtype), device="cpu")
+        # On a GPU there: of norms, which are always tried, the host takes seconds for a large image's.
+        device = like.device if like.is_cuda else torch.device("cpu")
+        generator = self._random.setdefault(device, torch.Generator(device).manual_seed(0))
+        drawn = torch.randn(like.shape, generator=generator, dtype=_drawn(like.dtype), device=device)
         return drawn.to(like.device, like.dtype)
 
     def _compare(self, program: Program, v: Tensor, Jv: Tensor) -> None:
