@@ -49,6 +49,7 @@ def write_card(path: Path) -> Path:
     config = TrainConfig.from_json(metadata.get("training", ""), str(path))
     images, described = held_out(config, model.channels)
     minutes = float(metadata["training_seconds"]) / 60
+    device = f" ({metadata['device']})" if "device" in metadata else ""
     lines = [
         f"# {name}",
         "",
@@ -60,7 +61,7 @@ def write_card(path: Path) -> Path:
         f"{f', alpha = {config.alpha:g}' if config.data == 'calpha' else ''}.",
         f"- Noise: Gaussian, of a standard deviation drawn for each image: {_law(config)}.",
         f"- Training: {config.steps} steps of Adam from {config.learning_rate:g}, {_schedule(config)}; "
-        f"{OBJECTIVES[config.objective]}{_weights(config)}; {minutes:.0f} minutes of wall clock.",
+        f"{OBJECTIVES[config.objective]}{_weights(config)}; {minutes:.0f} minutes of wall clock{device}.",
         f"- Command: `{command(name, config)}`",
         "",
         f"PSNR in dB, peak 1, nothing clipped, mean over {described}:",

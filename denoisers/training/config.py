@@ -135,7 +135,7 @@ SHIPPED = TrainConfig(
     data="photos",
     size=64,
     batch=128,
-    steps=20_000,
+    steps=9500,
     learning_rate=2e-3,
     schedule="cosine",
     warmup=300,
@@ -154,6 +154,7 @@ RECIPES = {
         data="calpha-mixed",
         network_config={"blocks": 3, "width": 16},
         size=48,
+        steps=7000,
         sigma_max=1.0,
     ),
     # The paper's network, 7.7 M parameters: too many to ship, a quarter of an hour to a denoiser of use.

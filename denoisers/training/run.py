@@ -149,7 +149,11 @@ def train(
     if not all(t.isfinite().all() for t in model.state_dict().values()):
         raise NotFiniteError("the weights are not finite: lower the learning rate")
     if first:
-        told = {"training": json.dumps(asdict(config)), "training_seconds": f"{run.seconds:.0f}"}
+        told = {
+            "training": json.dumps(asdict(config)),
+            "training_seconds": f"{run.seconds:.0f}",
+            "device": torch.cuda.get_device_name(engine.device) if gpu else "CPU",
+        }
         save(model, folder / "weights.safetensors", told)
         run.file.unlink(missing_ok=True)
     return model

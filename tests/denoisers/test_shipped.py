@@ -18,8 +18,8 @@ from denoisers.sampling import consistency
 from denoisers.training import TrainConfig
 
 
-def test_three_networks_ship():
-    assert denoisers.available() == ["calpha", "consistency", "photos"]
+def test_four_networks_ship():
+    assert denoisers.available() == ["calpha", "consistency", "photos", "photos-colour"]
 
 
 @pytest.mark.parametrize("name", denoisers.available())
@@ -40,7 +40,7 @@ def test_they_load_ready_to_use(name):
     model = denoisers.load(name)
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
-    y = torch.rand(1, 1, 3 * model.side_multiple, 7 * model.side_multiple)
+    y = torch.rand(1, model.channels, 3 * model.side_multiple, 7 * model.side_multiple)
     if model.told:
         assert torch.isfinite(model(y, 0.3)).all()
     else:
@@ -62,25 +62,26 @@ def test_the_consistency_function():
 
 
 @pytest.mark.slow
-def test_calpha_beats_the_best_db4_threshold_by_2_db():
+def test_calpha_beats_the_best_db4_threshold_by_5_db():
     for row, db4, _, _ in calpha_rows(48):
-        assert row.denoised >= db4 + 2, f"sigma {row.sigma}: {row.denoised:.2f} dB against {db4:.2f} dB"
+        assert row.denoised >= db4 + 5, f"sigma {row.sigma}: {row.denoised:.2f} dB against {db4:.2f} dB"
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not LAB_DNCNN.exists(), reason="the lab's networks are not at ../shared/data/lab")
-def test_photos_comes_within_1_5_db_of_the_bias_free_dncnn():
+def test_photos_comes_within_half_a_db_of_the_bias_free_dncnn():
     (ours,) = psnr_table(denoisers.load("photos"), photograph(), [25 / 255])
     (lab,) = psnr_table(denoisers.load(LAB_DNCNN), photograph(), [25 / 255])
-    assert ours.denoised >= lab.denoised - 1.5
+    assert ours.denoised >= lab.denoised - 0.5
 
 
-def test_photos_gains_on_the_photograph_at_every_level():
-    for row in psnr_table(denoisers.load("photos"), photograph(), [0.05, 0.1, 0.3]):
-        assert row.denoised > row.noisy + 4
+@pytest.mark.parametrize(("name", "colour"), [("photos", False), ("photos-colour", True)])
+def test_photos_gain_on_the_photograph_at_every_level(name, colour):
+    for row in psnr_table(denoisers.load(name), photograph(colour), [0.05, 0.1, 0.3]):
+        assert row.denoised > row.noisy + 5.5
 
 
-@pytest.mark.parametrize("name", ["photos", "calpha", "consistency"])
+@pytest.mark.parametrize("name", denoisers.available())
 def test_a_card_says_what_its_weights_record(name, tmp_path):
     """As `write_card` would write it today; another CPU may round the last digit of a decibel otherwise."""
     shutil.copy(weights.FOLDER / f"{name}.safetensors", tmp_path)
