@@ -713,6 +713,7 @@ def _hold_against_differences(step: Local, tried: _Tried) -> None:
     least = max(DIFFERENCES, 4 * torch.finfo(tried.ahead.dtype).eps)
     found: list[tuple[Tensor, float]] = []
     for precision in (torch.float64, torch.float32):
+        here: Tensor | None = None
         for share in (1.0, 1e2, 1e3) if precision == torch.float64 else (1.0, 0.1, 10.0):
             try:
                 ahead, behind, h = either_side(step.function, step.primals, tried.tangents, precision, share)
@@ -721,9 +722,9 @@ def _hold_against_differences(step: Local, tried: _Tried) -> None:
             D = (ahead - behind) / (2 * h)
             if size_of(D - tried.ahead) <= least * size:
                 return
-            here = either_side(step.function, step.primals, tried.tangents, precision, 0.0)[0]
-            bend = size_of(ahead - 2 * here + behind) / h / size
-            found.append((D, bend))
+            if here is None:
+                here = either_side(step.function, step.primals, tried.tangents, precision, 0.0)[0]
+            found.append((D, size_of(ahead - 2 * here + behind) / h / size))
     pairs = [(size_of(D - E) / size, D, min(b, c)) for (D, b), (E, c) in itertools.combinations(found, 2)]
     if pairs:
         apart, D, bend = min(pairs, key=lambda pair: pair[0])
