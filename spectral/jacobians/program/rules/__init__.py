@@ -14,7 +14,7 @@ line here.  Steps that a rule makes are tried where they are recorded (`recorder
     shapes        t -> op(t), linear as it is
 """
 
-from spectral.jacobians.program.rules import (
+from spectral.jacobians.program.rules import (  # noqa: F401  each registers its own
     attention,
     convolutions,
     deviations,
@@ -24,19 +24,6 @@ from spectral.jacobians.program.rules import (
     products,
     shapes,
 )
-from spectral.jacobians.program.rules.base import PROMOTING, RULES, Seen, rule
+from spectral.jacobians.program.rules.base import PROMOTING, RULES, Seen
 
-__all__ = [
-    "PROMOTING",
-    "RULES",
-    "Seen",
-    "attention",
-    "convolutions",
-    "deviations",
-    "norms",
-    "pointwise",
-    "pooling",
-    "products",
-    "rule",
-    "shapes",
-]
+__all__ = ["PROMOTING", "RULES", "Seen"]
