@@ -210,7 +210,7 @@ def _transformed(weight: Tensor) -> Tensor:
     """G g G' as 36 matrices (C, K), their columns in groups of two vectors: (36, K / group, C, group)."""
     filters, channels = weight.shape[:2]
     group = 2 * _kernels().BYTES // weight.itemsize
-    matrices = memory.touched_faster((36, filters // group, channels, group), weight.dtype)
+    matrices = weight.new_empty(36, filters // group, channels, group)
     groups = filters // group
     threads = max(1, min(torch.get_num_threads(), groups))
     workspace = torch.empty(threads * FORMED * group, dtype=torch.float64)
