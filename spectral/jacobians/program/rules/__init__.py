@@ -24,6 +24,6 @@ from spectral.jacobians.program.rules import (  # noqa: F401  each registers its
     products,
     shapes,
 )
-from spectral.jacobians.program.rules.base import PROMOTING, RULES, Seen
+from spectral.jacobians.program.rules.base import PROMOTING, RULES, Seen, rule
 
-__all__ = ["PROMOTING", "RULES", "Seen"]
+__all__ = ["PROMOTING", "RULES", "Seen", "rule"]
