@@ -4,10 +4,10 @@
 
 calpha: against hard thresholding of an orthonormal periodised db4 transform on fresh images of its training
 distribution; threshold and number of levels are the best of a fine grid for each noise level, on those very
-images and their mean PSNR, which favours db4; and against the Gaussian reference (benchmarks.theory.gaussian),
-a bound from below on the least error of each image. photos: on the shipped photograph against the bias-free DnCNN
-of Mohan et al. (arXiv 1906.05478), trained on BSD400, where the lab's data is at hand. All that ship: as their
-cards measure them.
+images and their mean PSNR, which favours db4. And against the Gaussian reference of benchmarks.theory: the
+error of the exact posterior of each image, its contour and its scales given. photos: on the shipped
+photograph against the bias-free DnCNN of Mohan et al. (arXiv 1906.05478), trained on BSD400, where the lab's
+data is at hand. All that ship: as their cards measure them.
 --write puts the tables into docs/quality.md.
 """
 

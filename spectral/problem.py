@@ -307,7 +307,7 @@ class Problem:
         scale = values.abs().amax(-1) if k else residuals.new_zeros(len(values))
         tolerance = (tol * scale).clamp(min=floor)
         converged = residuals <= tolerance.unsqueeze(-1)
-        notes = [*(self.A.notes if isinstance(self.A, OfModel) else []), *found.notes]
+        notes = [*found.notes]
         if k and bool((tol * scale < floor).any()):
             notes.append(
                 f"tol {tol:g} is below the rounding of products, {self.working.eps:.1e} in {self.A.dtype}: "

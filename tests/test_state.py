@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import spectral
-from spectral.jacobians.cpu import denormals
+from spectral.jacobians.cpu import openmp
 
 try:
     from torch.backends.mha import get_fastpath_enabled
@@ -245,7 +245,7 @@ def test_modes_of_the_caller_stay(mode, model, y):
         assert_same(module, of_module(model))
 
 
-@pytest.mark.skipif(not denormals.at_hand(), reason="the switch needs x86 and GNU OpenMP")
+@pytest.mark.skipif(not openmp.vector_bytes(), reason="the switch needs x86 and GNU OpenMP")
 def test_denormals_that_were_flushed_stay_flushed(model, y):
     assert torch.set_flush_denormal(True)
     try:

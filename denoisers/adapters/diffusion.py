@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from denoisers.adapters.prediction import Level, mean_from, prediction_of
 from denoisers.adapters.schedule import Schedule
 from spectral.errors import ModelOutputError, OptionError, ShapeError
+from spectral.jacobians.model import first_tensor
 from spectral.options import choice, number
 
 Condition = Mapping[str, Any]
@@ -300,9 +301,7 @@ def tensor_of(output: Any, name: str) -> Tensor:
     """
     while isinstance(output, (tuple, list)) and output and not hasattr(output, "sample"):
         output = output[0]
-    found = output if isinstance(output, Tensor) else getattr(output, "sample", None)
-    if isinstance(output, Mapping) and found is None:
-        found = next(iter(output.values()), None)
-    if not isinstance(found, Tensor):
+    found = output if isinstance(output, Tensor) else first_tensor(output)[1]
+    if found is None:
         raise ModelOutputError(f"{name} returned a {type(output).__name__} without a tensor")
     return found

@@ -20,7 +20,7 @@ from spectral.jacobians import autograd
 from spectral.jacobians.chunks import free_bytes
 from spectral.jacobians.model import Model, same_random_numbers
 from spectral.jacobians.program import Recorder, Repeat
-from spectral.jacobians.program.recorder import inner, size_of
+from spectral.jacobians.program.trials import inner, size_of
 
 # Differences of the model are the last word on a derivative; those that differ by more, relative, say none.
 DIFFERENCES = 0.05

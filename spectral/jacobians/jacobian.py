@@ -38,7 +38,7 @@ from spectral.jacobians.of_model import OfModel
 from spectral.jacobians.precision import Arithmetic, Precision, arithmetic, float32_of
 from spectral.jacobians.program import Chunks, Program, Recorder, Replayed
 from spectral.jacobians.program.reach import Reach
-from spectral.jacobians.program.recorder import contradiction, half_along, size_of
+from spectral.jacobians.program.trials import contradiction, half_along, size_of
 from spectral.jacobians.ways import WAYS, Method, called, first_right
 from spectral.jacobians.weights import Weights
 from spectral.operators.base import LinearOperator

@@ -20,7 +20,7 @@ from spectral.jacobians.evidence import CLOSE, DIFFERENCES
 from spectral.jacobians.keywords import advised
 from spectral.jacobians.model import Model, parameters_of
 from spectral.jacobians.program import Program, Recorder
-from spectral.jacobians.program.recorder import inner, size_of
+from spectral.jacobians.program.trials import inner, size_of
 
 if TYPE_CHECKING:
     from spectral.jacobians.jacobian import Jacobian

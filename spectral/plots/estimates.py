@@ -12,8 +12,8 @@ from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.estimators.results import Density
-from spectral.plots.spectra import Canvas, Images, Size, stacked
-from spectral.plots.style import BLUE, DOTS, INK, ORANGE, STYLE, WIDTH, Drawing
+from spectral.plots.spectra import Canvas, Images, Size, picture, plane, stacked
+from spectral.plots.style import BLUE, DOTS, INK, ORANGE, STYLE, WIDTH, Drawing, plain, titled
 
 if TYPE_CHECKING:
     from spectral.risk import PosteriorComponents, RiskCurve
@@ -42,8 +42,7 @@ def _density(canvas: Canvas, result: Density, threshold: float | None, title: st
     grid = torch.linspace(low - pad, high + pad, 600, dtype=torch.float64)
     name = "\\lambda" if result.part == "symmetric" else "\\sigma"
     left, right = canvas.subplots(1, 2)
-    if title:
-        canvas.suptitle(title, fontsize=10, color=INK)
+    titled(canvas, title)
 
     floor = 0.2 / result.n / (high - low)  # a fifth of one value spread over the range
     _band(left, grid, *_interval(result.curve(grid)), floor=floor)
@@ -64,8 +63,7 @@ def _density(canvas: Canvas, result: Density, threshold: float | None, title: st
     right.set_ylabel(f"values above ${name}$", **STYLE)
     for axis in (left, right):
         axis.set_xlabel(f"${name}$", **STYLE)
-        axis.tick_params(labelsize=7)
-        axis.spines[["top", "right"]].set_visible(False)
+        plain(axis)
         if threshold is not None:
             axis.axvline(threshold, color="#999999", lw=0.8, ls="--")
     if threshold is not None:
@@ -94,10 +92,9 @@ def _images(
     signed: tuple[str, ...] = (),
     coloured: str = "",
 ) -> Size:
-    planes = [(name, _picture(x) if name == coloured else _plane(x)) for name, x in panels]
+    planes = [(name, picture(x) if name == coloured else plane(x)) for name, x in panels]
     height, width = planes[0][1].shape[:2]
-    if title:
-        canvas.suptitle(title, fontsize=10, color=INK)
+    titled(canvas, title)
     for axis, (name, x) in zip(np.atleast_1d(canvas.subplots(1, len(planes))), planes, strict=True):
         most = np.abs(x).max()
         scale = {"cmap": "RdBu_r", "vmin": -most, "vmax": most} if name in signed else {"cmap": "gray"}
@@ -125,17 +122,16 @@ def _strip(canvas: Canvas, rows: list[tuple[str, Tensor]], title: str, signed: T
     """`strip`, each row after an image of `signed` (rows, ..., H, W), red and blue, where that is given."""
     before = 0 if signed is None else 1
     count = len(rows[0][1]) + before
-    if title:
-        canvas.suptitle(title, fontsize=10, color=INK)
+    titled(canvas, title)
     # A panel a row: a name above the first image alone would widen its column.
     panels = canvas.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for k, (panel, (name, images_)) in enumerate(zip(panels, rows, strict=True)):
         panel.suptitle(name, x=0.01, ha="left", **STYLE)
         axes = panel.subplots(1, count, squeeze=False)[0]
         for axis, x in zip(axes[before:], images_, strict=True):
-            axis.imshow(_picture(x), cmap="gray", vmin=0, vmax=1)
+            axis.imshow(picture(x), cmap="gray", vmin=0, vmax=1)
         if signed is not None:
-            e = _plane(signed[k])
+            e = plane(signed[k])
             axes[0].imshow(e, cmap="RdBu_r", vmin=-np.abs(e).max(), vmax=np.abs(e).max())
         for axis in axes:
             axis.set_axis_off()
@@ -160,8 +156,7 @@ def posterior(components: PosteriorComponents, title: str = "") -> Figure:
             (f"$e_{k + 1}$, and from -3 to 3 standard deviations of {size:.3g} along it", one.traversal(k))
             for k, size in enumerate(one.deviations[:4].tolist())
         ]
-        if title:
-            canvas.suptitle(title, fontsize=10, color=INK)
+        titled(canvas, title)
         ratios = [3.2, 1.1 * len(walks)]
         above, below = canvas.subfigures(2, 1, height_ratios=ratios, squeeze=False)[:, 0]
         panels = [("E[x | y], intensity", one.mean), ("deviation, intensity", one.pixel_deviation)]
@@ -176,8 +171,7 @@ def risk(curve: RiskCurve, title: str = "") -> Figure:
     """A `RiskCurve`: root mean squared error, SURE and sigma^2 tr J against sigma, with 95 % bands."""
     figure = Drawing(figsize=(4.5, 3.4), layout="constrained", dpi=DOTS)
     axis = figure.subplots()
-    if title:
-        figure.suptitle(title, fontsize=10, color=INK)
+    titled(figure, title)
     sigmas = _array(curve.sigmas)
     for name, label, colour, style in (
         ("mse", "true error", INK, "o-"),
@@ -200,22 +194,9 @@ def risk(curve: RiskCurve, title: str = "") -> Figure:
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("noise level $\\sigma$", **STYLE)
     axis.set_ylabel("root mean squared error per pixel, intensity", **STYLE)
-    axis.tick_params(labelsize=7)
-    axis.spines[["top", "right"]].set_visible(False)
+    plain(axis)
     axis.legend(fontsize=8, frameon=False, title="bands: 95 %", title_fontsize=7)
     return figure
-
-
-def _plane(x: Tensor) -> np.ndarray:
-    """(H, W) from (..., H, W), leading axes averaged."""
-    return x.detach().double().cpu().reshape(-1, *x.shape[-2:]).mean(0).numpy()
-
-
-def _picture(x: Tensor) -> np.ndarray:
-    """(H, W, 3) of an image in colour, and `_plane` of any other."""
-    if x.ndim >= 3 and x.shape[-3] == 3:
-        return x.detach().double().cpu().reshape(-1, *x.shape[-3:])[0].movedim(0, -1).clamp(0, 1).numpy()
-    return _plane(x)
 
 
 def _array(x: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spectral.base import Result
 from spectral.errors import OptionError
-from spectral.plots.style import BLUE, DOTS, INK, ORANGE, STYLE, WIDTH, Drawing
+from spectral.plots.style import BLUE, DOTS, INK, ORANGE, STYLE, WIDTH, Drawing, plain, titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,8 +107,8 @@ def full_eigs(pairs: FullEigenPairs, title: str = "") -> Figure:
     figure = Drawing(layout="constrained", dpi=DOTS)
     size, panels = _panels(figure, grids, title)
     figure.set_size_inches(size)
-    plane, misses = panels[0].subplots(1, 2, width_ratios=[1.2, 1.0])
-    _complex_plane(plane, pairs)
+    turned, misses = panels[0].subplots(1, 2, width_ratios=[1.2, 1.0])
+    _complex_plane(turned, pairs)
     index = np.arange(1, pairs.k + 1)
     misses.semilogy(index, pairs.residuals, "o-", ms=3, lw=1, color=BLUE, label="residual")
     misses.semilogy(index, pairs.errors, "s-", ms=3, lw=1, color=ORANGE, label="error, first order")
@@ -117,9 +117,8 @@ def full_eigs(pairs: FullEigenPairs, title: str = "") -> Figure:
     misses.set_ylabel("residual, error", **STYLE)
     misses.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(misses)
-    for axis in (plane, misses):
-        axis.tick_params(labelsize=7)
-        axis.spines[["top", "right"]].set_visible(False)
+    plain(turned)
+    plain(misses)
     _fill(panels, grids)
     return figure
 
@@ -169,7 +168,7 @@ def _draw(
     shown = [(name, x) for name, x in zip(names, images, strict=True) if x is not None]
     axes = np.atleast_1d(panels[0].subplots(1, len(shown) + 1, width_ratios=[1.0] * len(shown) + [2.2]))
     for axis, (name, x) in zip(axes, shown, strict=False):
-        axis.imshow(_picture(x), cmap="gray", vmin=0, vmax=1)
+        axis.imshow(picture(x), cmap="gray", vmin=0, vmax=1)
         axis.set_title(name, **STYLE)
         axis.set_axis_off()
     _values(axes[-1], spectrum, value)
@@ -201,8 +200,7 @@ def _layout(grids: list[Grid]) -> list[tuple[int, int, float]]:
 def _panels(canvas: Canvas, grids: list[Grid], title: str) -> tuple[Size, Any]:
     """The size that a canvas needs, and its panels: one above, and one for each grid."""
     heights = [height for *_, height in _layout(grids)]
-    if title:
-        canvas.suptitle(title, fontsize=10, color=INK)
+    titled(canvas, title)
     panels = canvas.subfigures(1 + len(grids), 1, height_ratios=[TOP, *heights], squeeze=False)[:, 0]
     return (WIDTH, TOP + sum(heights)), panels
 
@@ -260,9 +258,8 @@ def _values(axis: Axes, spectrum: EigenPairs | SingularTriplets, value: str) -> 
     axis.set_ylabel(f"${value}$", color=BLUE, fontsize=8)
     ends = [float(spectrum.values.min()), float(spectrum.values.max())] if spectrum.k else [0.0, 1.0]
     axis.set_ylim(min(0.0, 1.1 * ends[0]), 1.08 * ends[1] if ends[1] > 0 else max(-0.05 * ends[0], 1e-3))
-    axis.tick_params(labelsize=7)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.spines[["top", "right"]].set_visible(False)
+    plain(axis)
 
 
 def _coefficients(axis: Axes, size: np.ndarray, vector: str) -> None:
@@ -284,18 +281,19 @@ def _grid(axes: np.ndarray, vectors: Tensor, captions: list[str]) -> None:
     for i, axis in enumerate(axes.flat):
         axis.set_axis_off()
         if i < len(vectors):
-            e = _plane(vectors[i])
+            e = plane(vectors[i])
             limit = np.abs(e).max()
             axis.imshow(e, cmap="RdBu_r", vmin=-limit, vmax=limit)
             axis.set_title(captions[i], fontsize=6, color=INK, pad=2)
 
 
-def _picture(x: Tensor) -> np.ndarray:
-    """(H, W) or (H, W, 3) in [0, 1] from any image tensor."""
-    planes = x.detach().float().cpu().reshape(-1, *x.shape[-2:])
-    return (planes.permute(1, 2, 0) if len(planes) == 3 else planes.mean(0)).clamp(0, 1).numpy()
+def plane(x: Tensor) -> np.ndarray:
+    """(H, W) from (..., H, W), leading axes averaged."""
+    return x.detach().float().cpu().reshape(-1, *x.shape[-2:]).mean(0).numpy()
 
 
-def _plane(e: Tensor) -> np.ndarray:
-    """(H, W): a colour vector is shown by the mean of its channels."""
-    return e.detach().float().cpu().reshape(-1, *e.shape[-2:]).mean(0).numpy()
+def picture(x: Tensor) -> np.ndarray:
+    """(H, W, 3) in [0, 1] of an image in colour, and `plane` of any other."""
+    if x.ndim >= 3 and x.shape[-3] == 3:
+        return x.detach().float().cpu().reshape(-1, *x.shape[-3:])[0].movedim(0, -1).clamp(0, 1).numpy()
+    return plane(x)

@@ -34,3 +34,15 @@ class Drawing(Figure):
         png = io.BytesIO()
         self.savefig(png, format="png")
         return png.getvalue()
+
+
+def titled(canvas: Any, title: str) -> None:
+    """Put a title, if there is one, above a figure or a panel."""
+    if title:
+        canvas.suptitle(title, fontsize=10, color=INK)
+
+
+def plain(axis: Any) -> None:
+    """Small numbers, and no frame above and beside."""
+    axis.tick_params(labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)

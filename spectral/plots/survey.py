@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from spectral.errors import OptionError
-from spectral.plots.style import INK, STYLE, Drawing
+from spectral.plots.style import STYLE, Drawing, plain, titled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def summary(survey: Survey, title: str = "") -> Figure:
     figure = Drawing(layout="constrained", dpi=120, figsize=(0.6 + 3.6 * panels, 3.5))
     count = max(level.images for level in levels)
     of = f"{count} images" if count > 1 else "1 image"
-    figure.suptitle(f"{title}{', ' if title else ''}{of}: median and quartiles", fontsize=10, color=INK)
+    titled(figure, f"{title}{', ' if title else ''}{of}: median and quartiles")
     axes = np.atleast_1d(figure.subplots(1, panels))
     _by_index(axes[0], levels, symbol)
     if several:
@@ -52,8 +52,7 @@ def summary(survey: Survey, title: str = "") -> Figure:
     if several and ranks:
         _ranks(axes[2], levels)
     for axis in axes:
-        axis.tick_params(labelsize=7)
-        axis.spines[["top", "right"]].set_visible(False)
+        plain(axis)
     return figure
 
 

@@ -23,7 +23,7 @@ from spectral.errors import (
 )
 from spectral.jacobians import Jacobian, ways
 from spectral.jacobians.program import program as programs
-from spectral.jacobians.program import recorder, rules
+from spectral.jacobians.program import rules, trials
 from spectral.jacobians.program.convolution import Convolution
 from spectral.jacobians.program.rules.pointwise import Diagonal
 
@@ -608,7 +608,7 @@ def wrong_slope(monkeypatch):
         return Diagonal(seen.inputs, seen.output, slope, seen.primals[0].shape)
 
     monkeypatch.setitem(rules.RULES, torch.ops.aten.tanh.default, rule)
-    monkeypatch.setattr(recorder, "TRIED", 0)
+    monkeypatch.setattr(trials, "TRIED", 0)
 
 
 @pytest.mark.parametrize("find", [spectral.top_eigs, spectral.top_svd, spectral.top_eigs_full])

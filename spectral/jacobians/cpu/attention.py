@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from spectral.jacobians.cpu import openmp
-from spectral.kernels import cpu
 
 KEYS = 96  # at a time: weights and products of so many, for two vectors of queries, fill a first cache
 
@@ -41,10 +40,9 @@ TASK = np.dtype(
 
 def offered(o: Tensor) -> bool:
     """Whether `Heads` are at hand for outputs (N, n, e): on x86 CPUs, for queries over half a vector."""
-    if o.dtype != torch.float32 or o.device.type != "cpu" or cpu.LEVEL == "none":
+    if o.dtype != torch.float32 or o.device.type != "cpu":
         return False
-    simd = _simd()
-    return simd.BYTES > 0 and 8 * o.shape[1] > simd.BYTES and openmp.at_hand()
+    return 8 * o.shape[1] > openmp.vector_bytes() > 0
 
 
 @dataclass
@@ -69,21 +67,15 @@ class Heads:
 
     def ahead(self, dq: Tensor | None, dk: Tensor | None, dv: Tensor | None, out: Tensor) -> None:
         """do into `out`, (X, H, n, e), of any strides, as are those of the tangents that there are."""
-        heads = len(out) * out.shape[1]
-        parts = self._parts(heads)
         kernels = _kernels()
-        *_, room = kernels.room_ahead(*self._sizes)
-        self._run(kernels.ahead(), (dq, dk, dv, out), parts, room)
+        self._run(kernels.ahead(), (dq, dk, dv, out), self._parts(out), kernels.room_ahead(*self._sizes)[-1])
 
     def back(self, u: Tensor, dq: Tensor | None, dk: Tensor | None, dv: Tensor | None) -> None:
         """dq, dk, dv into those that there are, (X, H, tokens, features); of any strides, as is u."""
-        heads = len(u) * u.shape[1]
-        parts = self._parts(heads)
-        kernels = _kernels()
-        *_, room = kernels.room_back(*self._sizes)
+        kernels, parts = _kernels(), self._parts(u)
         sums = {id(t): t.new_empty(parts, *t.shape) for t in (dk, dv) if t is not None and parts > 1}
         given = tuple(t if t is None else sums.get(id(t), t) for t in (dq, dk, dv))
-        self._run(kernels.back(), (*given, u), parts, room)
+        self._run(kernels.back(), (*given, u), parts, kernels.room_back(*self._sizes)[-1])
         for t in (dk, dv):
             if t is not None and parts > 1:
                 torch.sum(sums[id(t)], 0, out=t)
@@ -93,8 +85,9 @@ class Heads:
         """Keys, depth, width."""
         return self.k.shape[1], self.k.shape[2] - 1, self.o.shape[2]
 
-    def _parts(self, heads: int) -> int:
-        """How many workers share the queries of a head, where there are too few heads for all."""
+    def _parts(self, t: Tensor) -> int:
+        """How many workers share the queries of a head of (X, H, ...), where there are too few for all."""
+        heads = len(t) * t.shape[1]
         threads, groups = torch.get_num_threads(), -(-self.q.shape[1] // _kernels().WIDE)
         return 1 if heads % threads == 0 or heads > 4 * threads else min(threads, groups)
 
@@ -125,20 +118,14 @@ def kept(P: Tensor) -> Tensor:
     """Weights (N, n, m) as `Heads` take them: keys by queries, these in groups that fill two vectors."""
     kernels = _kernels()
     N, n, m = P.shape
-    groups, padded = math.ceil(n / kernels.WIDE), kernels.whole(m, _simd().ROWS)
+    groups, padded = math.ceil(n / kernels.WIDE), kernels.whole(m, kernels.ROWS)
     room = P.new_zeros(N, groups * kernels.WIDE, padded)
     room[:, :n, :m] = P
     return room.view(N, groups, kernels.WIDE, padded).mT.contiguous()
 
 
-def _simd() -> ModuleType:
-    from spectral.jacobians.cpu import simd  # noqa: PLC0415  it takes Numba, a third of a second
-
-    return simd
-
-
 def _kernels() -> ModuleType:
     """What is compiled."""
-    from spectral.jacobians.cpu import heads  # noqa: PLC0415
+    from spectral.jacobians.cpu import heads  # noqa: PLC0415  it takes Numba, a third of a second
 
     return heads

@@ -13,21 +13,11 @@ import numpy as np
 import torch
 
 from spectral.jacobians.cpu import openmp
-from spectral.kernels import cpu
-
-
-def at_hand() -> bool:
-    """Whether `flushed` does anything: on x86 CPUs of the last ten years, with torch's threads at hand."""
-    if cpu.LEVEL == "none" or not openmp.at_hand():
-        return False
-    from spectral.jacobians.cpu.simd import BYTES  # noqa: PLC0415  Numba takes a third of a second
-
-    return BYTES > 0
 
 
 def flushed() -> contextlib.AbstractContextManager[None]:
-    """Denormals are zero in torch's threads, of this caller, for as long as this lasts."""
-    return _Flushed() if at_hand() else contextlib.nullcontext()
+    """Denormals are zero in torch's threads, of this caller, for as long as this lasts; on x86 CPUs alone."""
+    return _Flushed() if openmp.vector_bytes() else contextlib.nullcontext()
 
 
 class _Flushed:

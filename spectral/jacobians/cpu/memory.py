@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 SMALL = 2**25  # bytes; what is smaller the C library keeps
-HUGE = 2**22  # bytes from which NumPy asks for huge pages
 LOOSE = 4  # a block may be so many times as large as what is asked for
 
 Block = NDArray[np.uint8]
@@ -85,13 +84,6 @@ class Pool:
             block = self._returned.popleft()
             self._lent -= block.nbytes
             self._free.append(block)
-
-
-def touched_faster(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor of any content, large ones of huge pages, whose first touch takes half as long: NumPy's."""
-    if math.prod(size) * dtype.itemsize < HUGE:
-        return torch.empty(size, dtype=dtype)
-    return torch.from_numpy(np.empty(math.prod(size) * dtype.itemsize, np.uint8)).view(dtype).view(size)
 
 
 def trim(freed: int) -> None:

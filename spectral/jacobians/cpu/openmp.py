@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from spectral.errors import OptionError
+from spectral.kernels import cpu
 
 
 @cache
@@ -26,6 +27,15 @@ def _start(more: int) -> Callable[..., None] | None:
 def at_hand() -> bool:
     """Whether torch's threads can be asked: in torch's wheels for Linux they can."""
     return _start(0) is not None
+
+
+def vector_bytes() -> int:
+    """Bytes of the vectors that kernels here work on, in threads of torch; 0 where none can run."""
+    if cpu.LEVEL == "none" or not at_hand():
+        return 0
+    from spectral.jacobians.cpu.simd import BYTES  # noqa: PLC0415  Numba takes a third of a second
+
+    return BYTES
 
 
 def region(work: int, task: ctypes.c_void_p, threads: int, more: int = 0) -> Callable[..., None]:

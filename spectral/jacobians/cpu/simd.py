@@ -216,18 +216,6 @@ def _panel(builder: Any, dtype: Any, args: Any, adds: bool, vectors: int = 2) ->
         _write(builder, builder.load(sums[pair]), target(*pair), dtype)
 
 
-@intrinsic
-def narrow_onto(context, left, left_at, step, right, right_at, out, out_at, depth, width):  # type: ignore[no-untyped-def]
-    """The same with one vector of columns."""
-    dtype, index = left.dtype, types.intp
-
-    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        _panel(builder, dtype, args, adds=True, vectors=1)
-        return context.get_dummy_value()
-
-    return types.none(left, index, index, right, index, out, index, index, index), generate
-
-
 _LOG2E, _LN2 = 1.4426950408889634, (0.693359375, -2.12194440054690583e-4)
 _LEAST = -87.0  # what exp makes of less is no normal float32
 _SHIFT = 12582912.0  # 3/2 2^23: added, it leaves an integer in the last bits
@@ -269,32 +257,31 @@ def exponential(context, lanes):  # type: ignore[no-untyped-def]
     return lanes(lanes), generate
 
 
-@intrinsic
-def panel(context, left, left_at, step, right, right_at, out, out_at, depth, width):  # type: ignore[no-untyped-def]
-    """ROWS rows of a matrix product, all sums in registers: O = L R, two vectors of columns.
+def _of_panels(adds: bool, vectors: int = 2) -> Any:
+    """The intrinsic function of `_panel`."""
 
-    Rows of L (ROWS, depth) lie `step` apart; R (depth, two vectors) has rows one after another; rows of O lie
-    `width` apart.
-    """
-    dtype, index = left.dtype, types.intp
+    @intrinsic
+    def rows_of(context, left, left_at, step, right, right_at, out, out_at, depth, width):  # type: ignore[no-untyped-def]
+        dtype, index = left.dtype, types.intp
 
-    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        _panel(builder, dtype, args, adds=False)
-        return context.get_dummy_value()
+        def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+            _panel(builder, dtype, args, adds, vectors)
+            return context.get_dummy_value()
 
-    return types.none(left, index, index, right, index, out, index, index, index), generate
+        return types.none(left, index, index, right, index, out, index, index, index), generate
+
+    return rows_of
 
 
-@intrinsic
-def panel_onto(context, left, left_at, step, right, right_at, out, out_at, depth, width):  # type: ignore[no-untyped-def]
-    """The same added to O."""
-    dtype, index = left.dtype, types.intp
+panel = _of_panels(adds=False)
+"""ROWS rows of a matrix product, all sums in registers: O = L R, two vectors of columns.
 
-    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        _panel(builder, dtype, args, adds=True)
-        return context.get_dummy_value()
+Rows of L (ROWS, depth) lie `step` apart; R (depth, two vectors) has rows one after another; rows of O lie
+`width` apart: panel(L, at, step, R, at, O, at, depth, width).
+"""
 
-    return types.none(left, index, index, right, index, out, index, index, index), generate
+panel_onto, narrow_onto = _of_panels(adds=True), _of_panels(adds=True, vectors=1)
+"""The same added to O, of two vectors of columns and of one."""
 
 
 @intrinsic

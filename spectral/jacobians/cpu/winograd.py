@@ -19,7 +19,6 @@ from torch import Tensor
 
 from spectral.errors import ShapeError
 from spectral.jacobians.cpu import memory, openmp
-from spectral.kernels import cpu
 
 A, B = 21 / 32, 3 / 2
 AA, BB = A**2, B**2
@@ -60,18 +59,18 @@ def offered(weight: Tensor, size: torch.Size) -> bool:
     registers.
     """
     filters, channels, *taps = weight.shape
-    if taps != [3, 3] or weight.dtype not in REAL or weight.device.type != "cpu" or cpu.LEVEL == "none":
+    if taps != [3, 3] or weight.dtype not in REAL or weight.device.type != "cpu":
         return False
-    simd = _simd()
-    if simd.BYTES == 0:
+    vector = openmp.vector_bytes()
+    if not vector:
         return False
     images, _, height, width = size
-    step = 2 * simd.BYTES // weight.itemsize
-    filled = -(-images * -(-height // 4) * -(-width // 4) // simd.ROWS) * simd.ROWS
+    step, rows = 2 * vector // weight.itemsize, _kernels().ROWS
+    filled = -(-images * -(-height // 4) * -(-width // 4) // rows) * rows
     saved = 9 * images * height * width / (36 * max(filled, 1))
     wide = channels % step == 0 and filters % step == 0
     wide = wide and 36 * channels * filters * weight.itemsize <= _MOST
-    return wide and saved > 2 and openmp.at_hand()
+    return wide and saved > 2
 
 
 class Winograd:
@@ -83,7 +82,7 @@ class Winograd:
     """
 
     def __init__(self, weight: Tensor) -> None:
-        many = 4 * _simd().ROWS
+        many = 4 * _kernels().ROWS
         if not offered(weight, torch.Size((1, 1, many, many))):
             raise ShapeError(
                 f"no Winograd kernel for weights {tuple(weight.shape)} of {weight.dtype}: ask offered() first"
@@ -125,7 +124,8 @@ class Winograd:
             out = self._pool.empty((images, height, width, self.filters), x.dtype).permute(0, 3, 1, 2)
         else:
             out = self._target(onto, torch.Size((images, self.filters, height, width)))
-        kernels, rows = _kernels(), _simd().ROWS
+        kernels = _kernels()
+        rows = kernels.ROWS
         tiles = images * kernels.per_image(height, width)
         panels = -(-tiles // rows)
         threads = max(1, min(torch.get_num_threads(), panels))
@@ -175,15 +175,8 @@ class Winograd:
         return gate.contiguous() if bits else gate.contiguous(memory_format=torch.channels_last)
 
 
-def _simd() -> ModuleType:
-    """Vectors and their widths.  They take Numba, a third of a second: not for those with no such weights."""
-    from spectral.jacobians.cpu import simd  # noqa: PLC0415
-
-    return simd
-
-
 def _kernels() -> ModuleType:
-    """What is compiled."""
+    """What is compiled.  It takes Numba, a third of a second: not for those with no such weights."""
     from spectral.jacobians.cpu import tiles  # noqa: PLC0415
 
     return tiles
@@ -216,8 +209,8 @@ def unpacked(bits: Tensor) -> Tensor:
 def _transformed(weight: Tensor) -> Tensor:
     """G g G' as 36 matrices (C, K), their columns in groups of two vectors: (36, K / group, C, group)."""
     filters, channels = weight.shape[:2]
-    group = 2 * _simd().BYTES // weight.itemsize
-    matrices = memory.touched_faster((36, filters // group, channels, group), weight.dtype)
+    group = 2 * _kernels().BYTES // weight.itemsize
+    matrices = weight.new_empty(36, filters // group, channels, group)
     groups = filters // group
     threads = max(1, min(torch.get_num_threads(), groups))
     workspace = torch.empty(threads * FORMED * group, dtype=torch.float64)

@@ -255,7 +255,8 @@ class Packed(Kernel):
 class Unfolded(Kernel):
     """For few input channels: the patches of an image as a matrix, times the weights as another.
 
-    What is made is large beside what it is made of, so that its memory is taken from what is kept for that.
+    What is made is large beside what it is made of, so that its memory is taken from what is kept for that:
+    below what the C library keeps by itself (`memory`) other kernels are faster, in a third of the time.
     """
 
     def __init__(self, weight: Tensor, *geometry: Any) -> None:
@@ -277,34 +278,27 @@ class Unfolded(Kernel):
 
 
 class Patches(Kernel):
-    """For patches of few channels side by side: a product of matrices, and pixels in another order."""
+    """For images put together of patches of few channels: a product of matrices, and pixels moved."""
 
-    def __init__(self, weight: Tensor, transposed: bool) -> None:
-        self.transposed, self.taps = transposed, tuple(weight.shape[2:])
+    def __init__(self, weight: Tensor) -> None:
+        self.taps = tuple(weight.shape[2:])
         self.weight = weight.permute(0, 2, 3, 1).flatten(1).contiguous()  # (filters, pixels of a patch)
 
     @staticmethod
     def offered(of: Convolution) -> bool:
-        """Whether a convolution takes an image apart, or puts one together, like that."""
-        image, parts = of.input_size, of.output_size
-        if of.transposed:
-            image, parts = parts, image
-        taps = [*of.weight.shape[2:]]
-        whole = [k * s for k, s in zip(taps, parts[2:], strict=True)] == [*image[2:]]
+        """Whether a convolution does that."""
+        taps, image = [*of.weight.shape[2:]], of.output_size
+        whole = [k * s for k, s in zip(taps, of.input_size[2:], strict=True)] == [*image[2:]]
         beside = [*of.stride] == taps and not any([*of.padding, *of.output_padding]) and max(of.dilation) == 1
-        return whole and beside and of.channels_last and image[1] <= SKINNY
+        return of.transposed and whole and beside and of.channels_last and image[1] <= SKINNY
 
     def convolve(self, x: Tensor) -> Tensor:
-        """w * x."""
+        """w' * x."""
         n, channels, height, width = x.shape
         p, q = self.taps
-        rows = x.permute(0, 2, 3, 1)
-        if self.transposed:
-            pixels = (rows.reshape(-1, channels) @ self.weight).view(n, height, width, p, -1)
-            return pixels.transpose(2, 3).reshape(n, height * p, width * q, -1).permute(0, 3, 1, 2)
-        rows = rows.reshape(n, height // p, p, width // q, q * channels).transpose(2, 3)
-        out = rows.reshape(-1, p * q * channels) @ self.weight.T
-        return out.view(n, height // p, width // q, -1).permute(0, 3, 1, 2)
+        pixels = x.permute(0, 2, 3, 1).reshape(-1, channels) @ self.weight
+        pixels = pixels.view(n, height, width, p, -1).transpose(2, 3)
+        return pixels.reshape(n, height * p, width * q, -1).permute(0, 3, 1, 2)
 
 
 class WinogradKernel(Kernel):
@@ -357,13 +351,14 @@ def kernel(of: Convolution) -> Kernel:
     plain = weight.ndim == 4 and weight.device.type == "cpu" and of.groups == 1
     real = weight.dtype in (torch.float32, torch.float64)
     if plain and real and Patches.offered(of):
-        return Patches(weight, of.transposed)
+        return Patches(weight)
     if plain and real and not of.transposed:
         out, channels, *taps = weight.shape
         inside = all(p <= d * (k - 1) for p, d, k in zip(padding, dilation, taps, strict=True))
         if out <= SKINNY and channels >= 4 * SKINNY and max(stride) == 1 and inside:
             return Skinny(weight, padding, dilation)
-        if of.channels_last and channels <= SKINNY and out >= 4 * SKINNY:
+        large = of.output_size.numel() * weight.itemsize > memory.SMALL
+        if of.channels_last and channels <= SKINNY and large and out >= weight[0].numel():
             return Unfolded(weight, stride, padding, dilation)
         if of.by_winograd:
             return WinogradKernel(weight)

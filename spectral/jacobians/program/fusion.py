@@ -75,14 +75,6 @@ class SoftmaxOfScores(Step):
         """The same."""
         return self.formed().transpose(g)
 
-    def to(self, dtype: torch.dtype) -> Step:
-        """The softmax in another precision."""
-        return self.formed().to(dtype)
-
-    def select(self, index: Tensor, n: int) -> Softmax | None:
-        """That of some inputs."""
-        return self.formed().select(index, n)
-
 
 class Found(NamedTuple):
     """A step, and those that it stands for, in order; the last is what it replaces."""

@@ -83,6 +83,16 @@ class Rows:
         self.apart_from(axes, what)
         return replace(self, axis=self.axis + sum(axis > self.axis for axis in axes))
 
+    def summed(self, axes: Sequence[int], kept: bool, what: str) -> Rows:
+        """Of sums over some axes, told from the last, which are `kept` with one entry or go."""
+        return (self.apart_from if kept else self.without)(axes, what)
+
+    def spread(self, before: torch.Size, after: torch.Size) -> Rows:
+        """Of a value broadcast from one size to another, along other axes than that of the rows."""
+        if before[self.axis] != after[self.axis]:
+            raise ReachError("it spreads one row over all")
+        return self
+
     def reshaped(self, before: torch.Size, after: torch.Size) -> Rows:
         """Of the same numbers in another shape, where each row's stay together."""
         if before.numel() == 0:
@@ -102,6 +112,12 @@ class Rows:
         axes = len(order)
         place = [axis % axes for axis in order].index(self.axis % axes)
         return replace(self, axis=place - axes)
+
+
+def together(rows: Sequence[Rows], sizes: Sequence[torch.Size], after: torch.Size) -> Rows:
+    """Of values of some sizes, broadcast to one, and put together row by row."""
+    first, *others = (one.spread(size, after) for one, size in zip(rows, sizes, strict=True))
+    return first.joined(*others)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -18,8 +17,6 @@ from spectral.jacobians.program.convolution import Convolution
 from spectral.jacobians.program.passes import needed, rewritten, straightened
 from spectral.jacobians.program.program import Program
 from spectral.jacobians.program.rules import PROMOTING, RULES, Seen
-from spectral.jacobians.program.rules.attention import Attention
-from spectral.jacobians.program.rules.deviations import WeightedSum
 from spectral.jacobians.program.rules.kinds import (
     BY_INDEX,
     JUMPING,
@@ -27,31 +24,31 @@ from spectral.jacobians.program.rules.kinds import (
     STRAIGHT_THROUGH,
     shape_alone,
 )
-from spectral.jacobians.program.rules.norms import Norm, by_torch
-from spectral.jacobians.program.rules.pointwise import Diagonal, Sum
-from spectral.jacobians.program.rules.pooling import Gather
+from spectral.jacobians.program.rules.pointwise import Sum
 from spectral.jacobians.program.rules.products import Matmul, Softmax
 from spectral.jacobians.program.rules.shapes import as_complex, as_pairs
 from spectral.jacobians.program.slopes import in_channels_last
 from spectral.jacobians.program.steps import (
-    Forward,
     Input,
     Linear,
     Local,
     Operation,
     Step,
     aten,
-    either_side,
     is_number,
 )
 from spectral.jacobians.program.storage import Cast, Put, Take
 from spectral.jacobians.program.trace import Geometry, Stored, Trace, in_function, is_whole, may_draw
 from spectral.jacobians.program.trees import leaves
+from spectral.jacobians.program.trials import (
+    ContradictionError,
+    Trials,
+    contradiction,
+    half_along,
+    hold_against_differences,
+    size_of,
+)
 
-# A rule is tried on random vectors, at the inputs that it is met with.  Of maps and kernels beyond so many
-# entries only norms and maxima are: a trial holds several maps, where a forward pass holds two.
-TRIED = 1 << 16
-DIFFERENCES = 1e-3  # relative error of an operation's differences beyond which they are of no use
 UNREACHED = -1
 BITS = "reading its bits"
 
@@ -65,25 +62,12 @@ def record(function: Callable[[Tensor], Tensor], y: Tensor) -> Program:
     return Recorder.of(function, y).program()[0]
 
 
-class ContradictionError(SpectralError):
-    """The derivatives of one operation, forwards, backwards and by differences, contradict each other."""
-
-
 class Jump(NamedTuple):
     """A tensor that y reaches in jumps alone: its maker, whether it is a mask (see `Stored`) or numbers."""
 
     name: str
     mask: bool
     number: bool
-
-
-class _Tried(NamedTuple):
-    """An operation's derivative on random vectors: ahead = D t, back = D' g."""
-
-    tangents: tuple[Tensor, ...]
-    g: Tensor
-    ahead: Tensor
-    back: tuple[Tensor, ...]
 
 
 class Recorder(Trace):
@@ -104,7 +88,6 @@ class Recorder(Trace):
         opaque: whether y reaches what is no dense tensor, so that the record cannot be played.
         detached: whether something that y reaches was cut off from torch's graph, outside of such functions.
         entries: of each slot.
-        rounding: the largest, relative, of the values that y reaches.
         bytes: of these values, about what a graph of them would hold.
     """
 
@@ -124,11 +107,10 @@ class Recorder(Trace):
         self.integers: list[str] = []
         self.declared: list[str] = []
         self.detached = self.taken = self.bits = self.opaque = self.jumps_inside = False
-        self.rounding, self.bytes = 0.0, 0
+        self.bytes, self._rounding = 0, 0.0
         self._makers: dict[int, Step] = {}  # of each slot
         self._waiting: list[Stored] = []
-        self._tried: set[Any] = set()  # what stands or falls with its geometry, whatever the numbers
-        self._random: dict[torch.device, torch.Generator] = {}
+        self._trials = Trials()
 
     @classmethod
     def of(cls, function: Callable[[Tensor], Tensor], y: Tensor) -> Recorder:
@@ -142,6 +124,11 @@ class Recorder(Trace):
         memory.trim(recorder.bytes)
         return recorder
 
+    @property
+    def rounding(self) -> float:
+        """The largest, relative, of the values that y reaches."""
+        return max(self._rounding, self._trials.rounding)
+
     @torch.no_grad()
     def program(self, v: Tensor | None = None) -> tuple[Program, Tensor]:
         """The steps made fast, once they do to v what they did before, to rounding; and J v.
@@ -153,7 +140,7 @@ class Recorder(Trace):
         """
         if self.failure is not None:
             raise SpectralError(self.failure)
-        return self._made_fast(self.steps, self._draw(self.input) if v is None else v)
+        return self._made_fast(self.steps, self._trials.draw(self.input) if v is None else v)
 
     @torch.no_grad()
     def straight_through(self) -> tuple[Program | None, bool]:
@@ -162,7 +149,7 @@ class Recorder(Trace):
         And whether what it leaves out of a sum has a derivative of its own, so that it may be no estimator.
         """
         steps, loose = straightened(self.steps)
-        return (None if steps is None else self._made_fast(steps, self._draw(self.input))[0]), loose
+        return (None if steps is None else self._made_fast(steps, self._trials.draw(self.input))[0]), loose
 
     def _made_fast(self, steps: list[Step], v: Tensor) -> tuple[Program, Tensor]:
         result = None if self.slot == UNREACHED else self.slot
@@ -349,14 +336,14 @@ class Recorder(Trace):
             step = make(seen)
             if isinstance(step, int):
                 return step
-            if step is not None and self._stands(step, seen):
+            if step is not None and self._trials.stands(step, seen):
                 return self._add(self._fused(step, seen), like)
         seen = Seen(target, args, kwargs, like, integers, entry, reached, self.slots, self._hold)
         primals = tuple(map(self._hold, seen.primals))
         local = Local(seen.inputs, self.slots, seen.operation(), primals)
-        tried = self._tried_by_torch(local)
+        tried = self._trials.by_torch(local)
         if local.forward == "vjp" and target not in STRAIGHT_THROUGH:
-            _hold_against_differences(local, tried)
+            hold_against_differences(local, tried)
         return self._add(local, like)
 
     # Writes in place
@@ -528,7 +515,7 @@ class Recorder(Trace):
 
     def _count(self, slot: int, like: Tensor) -> None:
         self.entries[slot], self.dtypes[slot] = like.numel(), like.dtype
-        self.rounding = max(self.rounding, torch.finfo(like.dtype).eps)
+        self._rounding = max(self._rounding, torch.finfo(like.dtype).eps)
 
     def _cast(self, slot: int, dtype: torch.dtype) -> int:
         source = self.dtypes[slot]
@@ -562,122 +549,18 @@ class Recorder(Trace):
             other = fusion.scores(step, seen.primals[0], self._makers)
         if isinstance(step, Matmul):
             found = fusion.attention(step, self._makers)
-            if found is not None and self._stands_for(found):
+            before = () if found is None else [self.dtypes[one.output] for one in found.stands_for[:-1]]
+            if found is not None and self._trials.stand_for(found, before):
                 other = found.step
                 for t in (step.left, step.right):
                     self._let_go(t)
         return step if other is None else other
-
-    def _stands_for(self, found: fusion.Found) -> bool:
-        """Whether attention does what the steps do that it stands for; not tried where weights are large."""
-        step, steps = found
-        if max(step.weights.size.numel(), step.o.numel(), step.weights.q.numel(), step.v.numel()) > TRIED:
-            return True
-        given = {step.inputs[one.place]: one for one in step.given.values()}
-        of = {slot: torch.empty((), dtype=one.dtype).expand(one.size) for slot, one in given.items()}
-        tangents = {slot: self._draw(like.to(step.o.device)) for slot, like in of.items()}
-        g = self._draw(
-            torch.empty((), dtype=step.result.dtype, device=step.o.device).expand(step.result.size)
-        )
-        ours, theirs = fusion.back_through([step], g), fusion.back_through(steps, g)
-        pairs = [(fusion.through([step], tangents), fusion.through(steps, tangents))]
-        pairs += [(ours[slot], theirs[slot]) for slot in given]
-        dtypes = {step.result.dtype, *(self.dtypes[before.output] for before in steps[:-1])}
-        return self._agree(step, pairs, max(map(_tolerance, dtypes)))
-
-    @staticmethod
-    def _agree(step: Step, pairs: list[tuple[Tensor, Tensor]], tolerance: float) -> bool:
-        """Whether what a step makes is what else was made."""
-        # Where one key has all the weight the terms of attention's derivative, of o's size, cancel.
-        least = float(step.o.abs().max()) / 100 if isinstance(step, Attention) else 0.0
-        return all(
-            ours.shape == true.shape and _apart(ours, true, max(least, 1e-300)) <= tolerance
-            for ours, true in pairs
-        )
 
     def _let_go(self, t: Tensor) -> None:
         """Hold a tensor no longer."""
         stored = self.stored(t)
         if stored is not None:
             stored.held = [held for held in stored.held if held is not t]
-
-    def _stands(self, step: Step, seen: Seen) -> bool:
-        """Whether a rule's step does what torch's own derivative of the operation does."""
-        entries = [seen.like.numel(), *(x.numel() for x in seen.primals)]
-        alike = _geometry(step, seen)
-        if isinstance(step, Convolution):
-            entries.append(step.weight.numel())
-        if isinstance(step, Attention):  # the plain form has weights
-            entries.append(step.weights.size.numel())
-        if alike in self._tried or (
-            max(entries) > TRIED and not isinstance(step, (Norm, WeightedSum, Gather))
-        ):
-            return True
-        primals = tuple(x.clone() if x.is_inference() else x for x in seen.primals)
-        if seen.promoted:
-            primals = tuple(x.to(seen.like.dtype) for x in primals)
-        if isinstance(step, Norm):
-            tangent, g = self._draw(primals[0]), self._draw(seen.like)
-            tried = _Tried((tangent,), g, *by_torch(seen, tangent, g))
-        else:
-            local = Local(seen.inputs, seen.output, seen.operation(), primals)
-            tried = self._tried_by_torch(local, ("vjp", "jvp", "differences"))  # jvp may load a compiler
-        pairs = [(step.apply(*(t.clone() for t in tried.tangents)), tried.ahead)]
-        pairs += zip(step.transpose(tried.g.clone()), tried.back, strict=True)
-        stands = self._agree(step, pairs, _tolerance(seen.like.dtype))
-        if stands and alike is not None:
-            self._tried.add(alike)
-        return stands
-
-    def _tried_by_torch(
-        self, step: Local, ways: tuple[Forward, ...] = ("jvp", "vjp", "differences")
-    ) -> _Tried:
-        """Set the step to the first of some ways that has this operation's derivative, and try it.
-
-        Raises:
-            SpectralError: none has.
-        """
-        xs = step.primals
-        noise, tangents = self._draw(step.function(*xs)), tuple(self._draw(x) for x in xs)
-        reason = "no way forwards"
-        for forward in ways:
-            step.forward = forward
-            try:
-                ahead = step.apply(*tangents)
-            except Exception as failure:
-                reason = str(failure).split("\n")[0]
-                continue
-            if not torch.isfinite(ahead).all():
-                reason = "its derivative is not finite"
-                continue
-            # Of two vectors at random little would be seen: half of g is what it is held against.
-            g = noise / max(size_of(noise), 1e-30) + ahead / max(size_of(ahead), 1e-30)
-            back = step.transpose(g)
-            if not all(bool(torch.isfinite(t).all()) for t in back):
-                raise SpectralError("its derivative is not finite")
-            if not any(bool(t.any()) for t in back) and not _has_derivative(step.function, xs):
-                raise SpectralError("it has no derivative")
-            error = _apart_by(g, ahead, back, tangents)
-            if forward != "vjp":  # what it misses altogether shows along the way back
-                along = tuple(
-                    t + b * (size_of(t) / (size_of(b) or 1.0)) for t, b in zip(tangents, back, strict=True)
-                )
-                error = max(error, _apart_by(g, step.apply(*along), back, along))
-            if forward == "differences" and error <= DIFFERENCES:
-                self.rounding = max(self.rounding, 10 * error)
-                return _Tried(tangents, g, ahead, back)
-            if error <= _tolerance(noise.dtype):
-                return _Tried(tangents, g, ahead, back)
-            reason = f"its derivatives forwards and backwards differ by {error:.0e}"
-        raise (ContradictionError if "differ" in reason else SpectralError)(reason)
-
-    def _draw(self, like: Tensor) -> Tensor:
-        """Standard normal entries, of the shape and precision of a tensor."""
-        # On a GPU there: of norms, which are always tried, the host takes seconds for a large image's.
-        device = like.device if like.is_cuda else torch.device("cpu")
-        generator = self._random.setdefault(device, torch.Generator(device).manual_seed(0))
-        drawn = torch.randn(like.shape, generator=generator, dtype=_drawn(like.dtype), device=device)
-        return drawn.to(like.device, like.dtype)
 
     def _compare(self, program: Program, v: Tensor, Jv: Tensor) -> None:
         """Hold the rewritten program against its steps by torch's own operations, and J' u against J v.
@@ -687,7 +570,7 @@ class Recorder(Trace):
             SpectralError: they differ by more than rounding.
         """
         tolerance = min(1e3 * self.rounding, 0.1)
-        u = half_along(self._draw(self.output).unsqueeze(0), Jv)
+        u = half_along(self._trials.draw(self.output).unsqueeze(0), Jv)
         ours, Ju = program.apply(v), program.transpose(u)
         if not (torch.isfinite(Jv).all() and torch.isfinite(Ju).all()):
             raise NotFiniteError("the Jacobian at y holds NaN or infinity")
@@ -697,63 +580,6 @@ class Recorder(Trace):
         worst = contradiction(v, u, ours, Ju)
         if worst > tolerance:
             raise SpectralError(f"J v and J' u by its program contradict each other by {worst:.1e}")
-
-
-def _apart_by(g: Tensor, ahead: Tensor, back: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> float:
-    """|<g, D t> - <D' g, t>|, relative to the most that it could be."""
-    right = sum(inner(b, t) for b, t in zip(back, tangents, strict=True))
-    sizes = (size_of(b) * size_of(t) for b, t in zip(back, tangents, strict=True))
-    return abs(inner(g, ahead) - right) / max(size_of(g) * size_of(ahead), *sizes, 1e-300)
-
-
-def _hold_against_differences(step: Local, tried: _Tried) -> None:
-    """Hold D t by two vjps against differences of the operation: its ways are one derivative, right or wrong.
-
-    Raises:
-        ContradictionError: they differ, where differences by two steps h agree and no unit switches at x.
-    """
-    size = max(size_of(tried.ahead), 1e-300)
-    least = max(DIFFERENCES, 4 * torch.finfo(tried.ahead.dtype).eps)
-    found: list[tuple[Tensor, float]] = []
-    for precision in (torch.float64, torch.float32):
-        for share in (1.0, 1e2, 1e3) if precision == torch.float64 else (1.0, 0.1, 10.0):
-            try:
-                ahead, behind, h = either_side(step.function, step.primals, tried.tangents, precision, share)
-            except Exception:  # it does not exist in that precision
-                break
-            D = (ahead - behind) / (2 * h)
-            if size_of(D - tried.ahead) <= least * size:
-                return
-            here = either_side(step.function, step.primals, tried.tangents, precision, 0.0)[0]
-            bend = size_of(ahead - 2 * here + behind) / h / size
-            found.append((D, bend))
-    pairs = [(size_of(D - E) / size, D, min(b, c)) for (D, b), (E, c) in itertools.combinations(found, 2)]
-    if pairs:
-        apart, D, bend = min(pairs, key=lambda pair: pair[0])
-        off = size_of(D - tried.ahead) / size
-        if off > max(5 * apart, bend):
-            raise ContradictionError(f"its derivative is off by {off:.1e} from differences of it")
-
-
-def _geometry(step: Step, seen: Seen) -> Any:
-    """What a step depends on, where that is no number: of another one like it there is nothing to try.
-
-    None where its formula is made of the numbers that it was met with.
-    """
-    if isinstance(step, Convolution):
-        return seen.target, *step.geometry
-    every = leaves((seen.args, seen.kwargs))
-    held = any(isinstance(x, Tensor) and not seen.reaches(x) for x in every)
-    scaled = seen.target is aten.mul.Tensor or (seen.target is aten.div.Tensor and seen.reaches(seen.args[0]))
-    if held:
-        factor = isinstance(step, Matmul) and not all(step.reached)
-        linear = factor or (isinstance(step, Diagonal) and scaled)
-    else:
-        linear = isinstance(step, (Linear, Sum))
-    if not linear:
-        return None
-    told = ((x.shape, x.stride(), x.dtype, seen.reaches(x)) if isinstance(x, Tensor) else x for x in every)
-    return str(seen.target), seen.entry, str([*told])
 
 
 def _counts(target: Any, reached: bool, made: Tensor, discrete: list[Jump]) -> bool:
@@ -867,49 +693,3 @@ def _like(t: Tensor) -> Tensor:
 
 def _like_of(geometry: Geometry, device: torch.device) -> Tensor:
     return torch.empty((), dtype=geometry.dtype, device=device).expand(geometry.size)
-
-
-def _drawn(dtype: torch.dtype) -> torch.dtype:
-    """The precision in which to draw random numbers of a dtype."""
-    return dtype if dtype in (torch.float64, torch.complex128, torch.complex64) else torch.float32
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    """Relative disagreement of one operation's derivatives that rounding may explain."""
-    return min(1e3 * torch.finfo(dtype).eps, 0.1)
-
-
-def _has_derivative(function: Operation, primals: tuple[Tensor, ...]) -> bool:
-    """Whether torch's graph goes through an operation; where it does not, torch.func tells of zeros."""
-    with torch.enable_grad():
-        node = function(*(x.detach().requires_grad_() for x in primals)).grad_fn
-    return node is not None and "NotImplemented" not in node.name()
-
-
-def size_of(t: Tensor) -> float:
-    """The Euclidean norm, in float64."""
-    return float(torch.linalg.vector_norm(t.to(torch.promote_types(t.dtype, torch.float64))))
-
-
-def inner(a: Tensor, b: Tensor) -> float:
-    """The real inner product, of complex entries as pairs."""
-    wide = torch.promote_types(a.dtype, torch.float64)
-    return float((a.to(wide).conj() * b.to(wide)).real.sum())
-
-
-def half_along(noise: Tensor, Jv: Tensor) -> Tensor:
-    """u for <u, J v>: half at random and half J v, since of two vectors at random little would be seen."""
-    return noise / size_of(noise) + Jv / max(size_of(Jv), torch.finfo(Jv.dtype).tiny)
-
-
-def contradiction(v: Tensor, u: Tensor, Jv: Tensor, Ju: Tensor) -> float:
-    """|<u, J v> - <J' u, v>|, relative to the most that it could be."""
-    size = max(size_of(u) * size_of(Jv), size_of(Ju) * size_of(v), 1e-300)
-    return abs(inner(u, Jv) - inner(Ju, v)) / size
-
-
-def _apart(ours: Tensor, true: Tensor, least: float) -> float:
-    """The largest difference of an entry, relative to the largest entry, or `least`."""
-    if not true.numel():
-        return 0.0
-    return float((ours - true).abs().max().double() / true.abs().max().double().clamp(min=least))

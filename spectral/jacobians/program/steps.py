@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -201,6 +202,10 @@ class Reshape(Linear):
         """g in the first one."""
         return (g.reshape((*g.shape[: g.ndim - len(self.after)], *self.sizes[0])),)
 
+    def reach(self, *rows: Rows) -> Rows:
+        """The same rows, where each one's numbers stay together."""
+        return rows[0].reshaped(self.sizes[0], self.after)
+
     def select(self, index: Tensor, n: int) -> Reshape | None:
         """In the shapes of some inputs."""
         part = super().select(index, n)
@@ -244,6 +249,18 @@ class Cut(Linear):
     def add_back(self, g: Tensor, onto: Tensor) -> None:
         """`onto` + g among zeros, in place."""
         self._of(onto).add_(g)
+
+    def reach(self, *rows: Rows) -> Rows:
+        """Rows of the part."""
+        if isinstance(self.within, int):
+            return rows[0].without([self.axis], "it takes one of")
+        if rows[0].axis != self.axis:
+            return rows[0]
+        taken = range(self.sizes[0][self.axis])[self.within]
+        if taken.step != 1:
+            raise ReachError("it parts rows")
+        at = Fraction(taken.start)
+        return rows[0].window(Fraction(1), at, at, len(taken))
 
     def _of(self, t: Tensor) -> Tensor:
         if isinstance(self.within, int):

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import spectral
-from spectral.jacobians.cpu import denormals
+from spectral.jacobians.cpu import openmp
 from spectral.jacobians.cpu.denormals import flushed
 
-pytestmark = pytest.mark.skipif(not denormals.at_hand(), reason="the switch needs x86 and GNU OpenMP")
+pytestmark = pytest.mark.skipif(not openmp.vector_bytes(), reason="the switch needs x86 and GNU OpenMP")
 
 
 def products() -> torch.Tensor:

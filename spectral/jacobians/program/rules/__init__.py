@@ -14,7 +14,7 @@ line here.  Steps that a rule makes are tried where they are recorded (`recorder
     shapes        t -> op(t), linear as it is
 """
 
-from spectral.jacobians.program.rules import (
+from spectral.jacobians.program.rules import (  # noqa: F401  each registers its own
     attention,
     convolutions,
     deviations,
@@ -26,17 +26,4 @@ from spectral.jacobians.program.rules import (
 )
 from spectral.jacobians.program.rules.base import PROMOTING, RULES, Seen, rule
 
-__all__ = [
-    "PROMOTING",
-    "RULES",
-    "Seen",
-    "attention",
-    "convolutions",
-    "deviations",
-    "norms",
-    "pointwise",
-    "pooling",
-    "products",
-    "rule",
-    "shapes",
-]
+__all__ = ["PROMOTING", "RULES", "Seen", "rule"]

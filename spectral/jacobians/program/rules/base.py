@@ -128,3 +128,9 @@ def named(*names: str, overload: str = "default") -> list[Any]:
     """Operations of torch by name, as far as this torch has them."""
     packets = (getattr(aten, name, None) for name in names)
     return [getattr(p, overload) for p in packets if p is not None and overload in p.overloads()]
+
+
+def axes_of(dim: Any, ndim: int) -> tuple[int, ...]:
+    """Axes told from the last, that one first; all where none is named."""
+    named_axes = range(ndim) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
+    return tuple(sorted((axis % ndim - ndim for axis in named_axes), reverse=True))

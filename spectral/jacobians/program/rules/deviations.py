@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from spectral.jacobians.program.rules.base import Seen, named, rule
-from spectral.jacobians.program.rules.shapes import axes_of, restored, spread
+from spectral.jacobians.program.rules.base import Seen, axes_of, named, rule
+from spectral.jacobians.program.rules.rows import averaged
+from spectral.jacobians.program.rules.shapes import restored, spread
 from spectral.jacobians.program.steps import Input, Operation, Step, aten, counts, unchanged
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class WeightedSum(Step):
 
     def reach(self, rows: Rows) -> Rows:
         """Itself, where each row has sums of its own."""
-        return (rows.apart_from if self.keeps_axes else rows.without)(self.axes, "it sums over")
+        return rows.summed(self.axes, self.keeps_axes, "it sums over")
 
     def select(self, index: Tensor, n: int) -> WeightedSum | None:
         """With the weights of some inputs."""
@@ -62,11 +63,8 @@ def _spread(seen: Seen) -> Step | None:
     if seen.entry == 1:
         mean = Operation(aten.mean.dim, ((Input(0), list(axes), keeps), {}))
         inside = unchanged if -x.ndim not in axes else None
-
-        def tells(rows: Rows) -> Rows:
-            return (rows.apart_from if keeps else rows.without)(axes, "it averages over")
-
-        return seen.linear(mean, back=spread(axes, keeps, 1 / count), narrow=inside, rows=tells)
+        back = spread(axes, keeps, 1 / count)
+        return seen.linear(mean, back=back, narrow=inside, rows=averaged(axes, keeps))
     centred = x - x.mean(axes, keepdim=True)
     if "std" not in str(seen.target):
         return _sum(seen, (2 / freedom) * centred, axes, keeps)

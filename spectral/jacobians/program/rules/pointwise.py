@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from spectral.errors import ReachError
+from spectral.jacobians.program.reach import Rows, together
 from spectral.jacobians.program.rules.base import Seen, named, rule
 from spectral.jacobians.program.slopes import beside, gate, in_channels_last, shape_of, times
 from spectral.jacobians.program.steps import Leading, Step, aten, counts, pulled, some, unchanged
-
-if TYPE_CHECKING:
-    from spectral.jacobians.program.reach import Rows
 
 
 @dataclass
@@ -65,7 +61,7 @@ class Diagonal(Sloped):
 
     def reach(self, rows: Rows) -> Rows:
         """Itself."""
-        return unspread(rows, self.input_size, torch.broadcast_shapes(shape_of(self.slope), self.input_size))
+        return rows.spread(self.input_size, torch.broadcast_shapes(shape_of(self.slope), self.input_size))
 
     def select(self, index: Tensor, n: int) -> Diagonal | None:
         """With the slopes of some inputs."""
@@ -118,10 +114,7 @@ class Pointwise(Step):
 
     def reach(self, *rows: Rows) -> Rows:
         """Both together."""
-        first, second = (
-            unspread(one, size, self.output_size) for one, size in zip(rows, self.sizes, strict=True)
-        )
-        return first.joined(second)
+        return together(rows, self.sizes, self.output_size)
 
     def select(self, index: Tensor, n: int) -> Pointwise | None:
         """With the slopes of some inputs."""
@@ -199,10 +192,7 @@ class Sum(Step):
 
     def reach(self, *rows: Rows) -> Rows:
         """All together."""
-        first, *others = (
-            unspread(one, size, self.output_size) for one, size in zip(rows, self.sizes, strict=True)
-        )
-        return first.joined(*others)
+        return together(rows, self.sizes, self.output_size)
 
     def select(self, index: Tensor, n: int) -> Sum | None:
         """With other sizes."""
@@ -212,21 +202,11 @@ class Sum(Step):
         return replace(self, sizes=(size,) * len(self.sizes), output_size=size)
 
 
-def unspread(rows: Rows, size: torch.Size, after: torch.Size) -> Rows:
-    """Rows of what was broadcast from one size to another, along other axes than theirs.
-
-    Raises:
-        ReachError: one row is spread to all.
-    """
-    if size[rows.axis] != after[rows.axis]:
-        raise ReachError("it spreads one row over all")
-    return rows
-
-
 _SMOOTH = named(
     *("silu", "gelu", "sigmoid", "tanh", "softplus", "elu", "leaky_relu", "mish", "hardswish", "hardtanh"),
     *("exp", "log", "sqrt", "rsqrt", "sin", "cos", "abs", "reciprocal", "erf", "clamp", "clamp_min"),
     *("clamp_max", "hardsigmoid", "log1p", "expm1", "square", "log_sigmoid_forward", "threshold", "atan"),
+    "_prelu_kernel",
 )
 
 
@@ -264,16 +244,6 @@ def _unit_backwards(seen: Seen) -> Step | None:
 def _relu(seen: Seen) -> Step:
     (x,) = seen.primals
     return Diagonal(seen.inputs, seen.output, gate(x), x.shape)
-
-
-@rule(aten._prelu_kernel.default)
-def _parametric(seen: Seen) -> Step | None:
-    """x where it is positive, w x elsewhere."""
-    x, weight = seen.args
-    if not seen.first_alone:
-        return None
-    slope = torch.where(x > 0, torch.ones((), dtype=x.dtype, device=x.device), weight)
-    return Diagonal(seen.inputs, seen.output, in_channels_last(slope), x.shape)
 
 
 @rule(aten.glu.default)
@@ -354,9 +324,5 @@ def _masked(seen: Seen) -> Step | None:
 
 @rule(aten.where.self, promotes=True)
 def _where(seen: Seen) -> Step:
-
-    def tells(*rows: Rows) -> Rows:
-        parts = [unspread(one, size, seen.like.shape) for one, size in zip(rows, seen.sizes, strict=True)]
-        return parts[0].joined(*parts[1:])
-
-    return seen.linear(seen.operation().without_held(), rows=tells)
+    sizes, after = seen.sizes, seen.like.shape
+    return seen.linear(seen.operation().without_held(), rows=lambda *rows: together(rows, sizes, after))

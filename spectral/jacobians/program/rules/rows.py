@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from spectral.errors import ReachError
-from spectral.jacobians.program.rules.base import Seen, named
+from spectral.jacobians.program.rules.base import Seen, axes_of, named
 from spectral.jacobians.program.steps import aten
 
 if TYPE_CHECKING:
@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 Tells = Callable[..., "Rows"]
 
-_RESHAPES = {
-    *named("reshape", "view", "_unsafe_view", "_reshape_alias", "squeeze", "unsqueeze"),
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-}
+ORDERS = {aten.permute.default, aten.transpose.int, *named("t", "numpy_T")}
 _AVERAGES = {aten.mean.dim, aten.sum.dim_IntList}
 _SAME = {
     *named("conj_physical", "_conj", "_conj_physical", "resolve_conj", "resolve_neg", "_neg_view"),
@@ -53,8 +49,6 @@ def tells_rows(seen: Seen) -> Tells | None:
     """
     target, after = seen.target, seen.like.shape
     size = seen.sizes[0]
-    if target in _RESHAPES:
-        return lambda rows: rows.reshaped(size, after)
     if target in _SAME:
         return lambda rows: rows
     if target in _WHOLE:
@@ -62,15 +56,11 @@ def tells_rows(seen: Seen) -> Tells | None:
     if target is aten.cat.default:
         dim = int(seen.given(1, "dim", 0)) % len(after) - len(after)
         return lambda *rows: rows[0].joined(*rows[1:]).apart_from([dim], "it concatenates along")
-    if target in (aten.permute.default, aten.transpose.int, *named("t", "numpy_T")):
-        order = _order(seen)
+    if target in ORDERS:
+        order = order_of(seen)
         return lambda rows: rows.reversed_order(order)
     if target in _AVERAGES:
-        axes = [axis % len(size) - len(size) for axis in _listed(seen.given(1, "dim"), len(size))]
-        keeps = bool(seen.given(2, "keepdim", False))
-        return lambda rows: (rows.apart_from if keeps else rows.without)(axes, "it averages over")
-    if target in _CUTS:
-        return _cut(seen)
+        return averaged(axes_of(seen.given(1, "dim"), len(size)), bool(seen.given(2, "keepdim", False)))
     if target in _PADDINGS:
         pairs = list(seen.args[1])
         return lambda rows: _padded(rows, pairs, after)
@@ -87,22 +77,14 @@ def tells_rows(seen: Seen) -> Tells | None:
     along = _ALONG.get(target)
     if along is not None:
         name, what = along
-        axes = [d % len(size) - len(size) for d in _listed(seen.given(*name), len(size))]
+        axes = axes_of(seen.given(*name), len(size))
         return lambda rows: rows.apart_from(axes, what)
     if target is aten.expand.default:
-        return lambda rows: _spread(rows, size[rows.axis], after[rows.axis])
+        return lambda rows: rows.spread(size, after)
     return None
 
 
 _POOL = ((1, "kernel_size"), (2, "stride"), (3, "padding"))
-_CUTS = {
-    aten.slice.Tensor,
-    aten.select.int,
-    aten.unbind.int,
-    aten.split.Tensor,
-    aten.split_with_sizes.default,
-    aten.unsafe_split.Tensor,
-}
 # Operations along axes, by the place and name of that argument.
 _ALONG: dict[Any, tuple[tuple[int, str], str]] = {
     aten.flip.default: ((1, "dims"), "it turns round"),
@@ -129,41 +111,22 @@ def _at(given: Any, axis: int) -> int:
     return int(numbers[axis])
 
 
-def _listed(dim: Any, ndim: int) -> list[int]:
-    if dim is None or dim == []:
-        return list(range(ndim))
-    return [dim] if isinstance(dim, int) else list(dim)
+def averaged(axes: Sequence[int], kept: bool) -> Tells:
+    """Of means over some axes, told from the last, which are `kept` with one entry or go."""
+    return lambda rows: rows.summed(axes, kept, "it averages over")
 
 
-def _order(seen: Seen) -> list[int]:
+def order_of(seen: Seen) -> list[int]:
+    """Which axis each one was, of an operation among `ORDERS`."""
     ndim = len(seen.sizes[0])
+    order = [*range(ndim)]
     if seen.target is aten.permute.default:
-        return list(seen.args[1])
-    order = list(range(ndim))
-    if seen.target is aten.transpose.int:
-        a, b = (d % ndim for d in seen.args[1:3])
-        order[a], order[b] = b, a
-        return order
-    return order[::-1]
-
-
-def _cut(seen: Seen) -> Tells:
-    size, after = seen.sizes[0], seen.like.shape
-    first = seen.target in (aten.slice.Tensor, aten.select.int, aten.unbind.int)
-    axis = int(seen.given(1 if first else 2, "dim", 0)) % len(size) - len(size)
-    if seen.target in (aten.select.int, aten.unbind.int):
-        return lambda rows: rows.without([axis], "it takes one of")
-
-    def tells(rows: Rows) -> Rows:
-        if rows.axis != axis:
-            return rows
-        start, end, step = (seen.given(2 + i, name) for i, name in enumerate(("start", "end", "step")))
-        if seen.target is not aten.slice.Tensor or step not in (1, None):
-            raise ReachError("it parts rows")
-        at = Fraction(range(size[axis])[slice(start, end)].start)
-        return rows.window(Fraction(1), at, at, after[axis])
-
-    return tells
+        return [d % ndim for d in seen.args[1]]
+    if seen.target is not aten.transpose.int:
+        return order[::-1]
+    a, b = (d % ndim for d in seen.args[1:3]) if ndim else (0, 0)
+    order[a : a + 1], order[b : b + 1] = [b], [a]
+    return order
 
 
 def _padded(rows: Rows, pairs: list[int], after: Any) -> Rows:
@@ -196,9 +159,3 @@ def _resized(seen: Seen) -> Tells:
         return rows.window(step, middle - taps, middle + taps, after[axis])
 
     return tells
-
-
-def _spread(rows: Rows, before: int, after: int) -> Rows:
-    if before != after:
-        raise ReachError("it repeats a row")
-    return rows

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.jacobians.program.rules.base import Back, Seen, named, rule
-from spectral.jacobians.program.rules.rows import tells_rows
+from spectral.jacobians.program.rules.base import Back, Seen, axes_of, named, rule
+from spectral.jacobians.program.rules.rows import ORDERS, order_of, tells_rows
 from spectral.jacobians.program.slopes import in_channels_last
 from spectral.jacobians.program.steps import Cut, Input, Narrow, Operation, Reshape, Step, aten, unchanged
 from spectral.jacobians.program.trees import leaves
@@ -55,33 +55,30 @@ _PROMOTING = {
 }
 
 
+_RESHAPING = {
+    *named("reshape", "view", "_unsafe_view", "unsqueeze", "_reshape_alias", "squeeze"),
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+}
+
+
+_SPLITTING = {aten.unbind.int, aten.split.Tensor, aten.split_with_sizes.default, aten.unsafe_split.Tensor}
+
+
+_CUTTING = {aten.select.int, aten.slice.Tensor, *_SPLITTING}
+
+
 # Linear in all that y reaches of them once the numbers held are taken for zeros: a constant image that is
 # concatenated has no derivative.
 _LINEAR = {
     *(_IMAGES - {aten.constant_pad_nd.default}),
-    *_PROMOTING,
-    *named("reshape", "permute", "unsqueeze", "expand", "flip", "roll", "view", "_unsafe_view", "t"),
-    *named("_reshape_alias", "squeeze", "numpy_T", "tril", "triu", "cumsum", "unfold", "diagonal"),
+    *(_PROMOTING | _RESHAPING | _CUTTING | ORDERS),
+    *named("expand", "flip", "roll", "tril", "triu", "cumsum", "unfold", "diagonal"),
     *named("reflection_pad1d", "reflection_pad3d", "replication_pad1d", "replication_pad3d"),
     *named("upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d", "upsample_nearest1d"),
     *named("upsample_nearest3d", "avg_pool1d", "avg_pool3d", "_adaptive_avg_pool2d", "im2col", "col2im"),
     *named("_adaptive_avg_pool3d", "_fft_r2c", "_fft_c2c", "_fft_c2r", "view_as_real", "view_as_complex"),
     *named("_conj", "conj_physical", "_conj_physical", "resolve_conj", "resolve_neg", "_neg_view"),
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.transpose.int,
-    aten.select.int,
-    aten.split.Tensor,
-    aten.split_with_sizes.default,
-    aten.unsafe_split.Tensor,
-    aten.unbind.int,
-}
-
-
-_RESHAPING = {
-    *named("reshape", "view", "_unsafe_view", "unsqueeze", "_reshape_alias", "squeeze"),
-    aten.squeeze.dim,
-    aten.squeeze.dims,
 }
 
 
@@ -100,14 +97,12 @@ def _linear(seen: Seen) -> Step | None:
         every = [x for x in leaves(args) if isinstance(x, Tensor)]
         images = images and _dim(seen) % 4 > 0 and len(every) == len(seen.inputs)
     narrow = None if images else _narrow(seen, target)
+    given = seen.inputs, seen.output, function, seen.sizes
     if target in _CUTTING and seen.sizes[0] and seen.like.dtype == seen.primals[0].dtype:
-        dtypes, (axis, within) = (seen.like.dtype,), _taken(seen)
-        given = seen.inputs, seen.output, function, seen.sizes, dtypes, images, None, narrow, tells_rows(seen)
-        return Cut(*given, axis, within)
+        axis, within = _taken(seen)
+        return Cut(*given, (seen.like.dtype,), images, narrow=narrow, axis=axis, within=within)
     if target in _RESHAPING:
-        dtypes = (seen.primals[0].dtype,)
-        given = seen.inputs, seen.output, function, seen.sizes, dtypes, images, None, narrow, tells_rows(seen)
-        return Reshape(*given, seen.like.shape)
+        return Reshape(*given, (seen.primals[0].dtype,), images, narrow=narrow, after=seen.like.shape)
     return seen.linear(function, images, _back(seen, images), narrow, tells_rows(seen))
 
 
@@ -160,20 +155,15 @@ def _narrow(seen: Seen, target: Any) -> Narrow | None:
         )
         return None if grows or not shape else functools.partial(_reshaped, shape)
     axes = len(seen.sizes[0])
-    if target is aten.permute.default:
-        return unchanged if seen.args[1][0] % axes == 0 else None
-    if target is aten.transpose.int:
-        return unchanged if all(d % axes for d in seen.args[1:3]) else None
+    if target in ORDERS:
+        return unchanged if order_of(seen)[0] == 0 else None
     if target is aten.unsqueeze.default:
         return unchanged if seen.args[1] % (axes + 1) else None
     return unchanged if target in _INSIDE and _axis(seen) % axes else None
 
 
-_SPLITTING = {aten.unbind.int, aten.split.Tensor, aten.split_with_sizes.default, aten.unsafe_split.Tensor}
-
-
 # Operations along one axis, their second argument, or third for those that cut first.
-_INSIDE = {aten.squeeze.dim, aten.select.int, aten.slice.Tensor, *_SPLITTING}
+_INSIDE = {aten.squeeze.dim, *_CUTTING}
 
 
 def _axis(seen: Seen) -> int:
@@ -193,9 +183,6 @@ def _dim(seen: Seen) -> int:
     return int(seen.given(1, "dim", 0))
 
 
-_CUTTING = {aten.select.int, aten.slice.Tensor, *_SPLITTING}
-
-
 def _taken(seen: Seen) -> tuple[int, int | slice]:
     """The axis, from the last, and what an operation along one axis takes of it."""
     length, from_last = seen.sizes[0][_axis(seen)], _axis(seen) % len(seen.sizes[0]) - len(seen.sizes[0])
@@ -212,12 +199,6 @@ def _taken(seen: Seen) -> tuple[int, int | slice]:
         return from_last, slice(seen.entry * given, min((seen.entry + 1) * given, length))
     start = sum(given[: seen.entry])
     return from_last, slice(start, start + given[seen.entry])
-
-
-def axes_of(dim: Any, ndim: int) -> tuple[int, ...]:
-    """Axes told from the last, that one first; all where none is named."""
-    named_axes = range(ndim) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
-    return tuple(sorted((axis % ndim - ndim for axis in named_axes), reverse=True))
 
 
 def restored(g: Tensor, axes: tuple[int, ...], kept: bool) -> Tensor:
@@ -240,14 +221,10 @@ def spread(axes: tuple[int, ...], kept: bool, share: float) -> Back:
 def _back(seen: Seen, images: bool) -> Back | None:
     """The transpose in closed form, for the operations met most often."""
     target, args = seen.target, seen.args
-    if target is aten.permute.default:
-        order = [d % len(args[1]) for d in args[1]]
+    if target in ORDERS:
+        order = order_of(seen)
         inverse = sorted(range(len(order)), key=order.__getitem__)
         return lambda g, sizes: (g.permute(inverse),)
-    if target is aten.transpose.int:
-        ndim = max(len(seen.sizes[0]), 1)
-        first, second = (d % ndim for d in args[1:])
-        return lambda g, sizes: (g.transpose(first, second) if sizes[0] else g,)
     if target is aten.roll.default and seen.given(2, "dims"):
         shifts, dims = seen.args[1], seen.given(2, "dims")
         return lambda g, sizes: (aten.roll(g, [-shift for shift in shifts], dims),)
