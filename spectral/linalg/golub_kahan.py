@@ -24,6 +24,7 @@ from spectral.linalg.blocks import (
     to_host,
 )
 from spectral.linalg.krylov import Relation, check_adjoint
+from spectral.linalg.svd import svd
 from spectral.linalg.unseen import unseen_bound
 from spectral.operators.base import LinearOperator
 
@@ -198,6 +199,6 @@ class GolubKahanBasis(Relation):
     def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
         """sigma, Y, Z with B = Y diag(sigma) Z', kept until B changes."""
         if self._solved[0] is not self.B:
-            Y, sigma, Zh = torch.linalg.svd(self.B, full_matrices=False)
+            Y, sigma, Zh = svd(self.B)
             self._solved = (self.B, sigma, Y, Zh.mT)
         return self._solved[1:]

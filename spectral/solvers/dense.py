@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from spectral.linalg.svd import svd
 from spectral.linalg.unseen import rounding
 from spectral.operators.base import LinearOperator
 from spectral.solvers.control import Control
@@ -66,7 +67,7 @@ class DenseSVD(Formed[RitzTriplets]):
     def solve(self, A: LinearOperator, target: Target, control: Control) -> RitzTriplets:
         """The largest singular triplets of A (r, n); see `Method.solve`."""
         M = A.dense().double()
-        Y, sigma, Zh = torch.linalg.svd(M if A.batch else M[None], full_matrices=False)
+        Y, sigma, Zh = svd(M if A.batch else M[None])
         norm = sigma.max().item()
         error = rounding(A.eps, norm)
         wanted = target.wanted(sigma, error)
