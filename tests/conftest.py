@@ -32,8 +32,9 @@ class Told:
             self.terminal.write_line("\n" + "\n".join(report.longreprtext.splitlines()[-12:]))
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_sessionstart(session: pytest.Session) -> None:
     """With -vv."""
+    config = session.config
     terminal = config.pluginmanager.getplugin("terminalreporter")
     if terminal is not None and config.get_verbosity() > 0 and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Told(terminal))

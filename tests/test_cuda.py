@@ -20,6 +20,7 @@ from denoisers.networks import BFCNN, ConditionalUNet, UNet
 from denoisers.training import TrainConfig, run, train
 from spectral.ambient import float32_as, float32_settings
 from spectral.errors import OptionError, SpectralError
+from spectral.jacobians import Jacobian
 from spectral.jacobians.program.cuda_graphs import PATIENCE, Replayed
 from spectral.kernels.calpha import synthesize
 from tests.test_state import of_torch
@@ -403,7 +404,7 @@ def test_graphs_replay_the_same_bits(name, monkeypatch):
         return ways[-1]
 
     # By its module: the package has a function of that name.
-    monkeypatch.setattr(sys.modules[spectral.Jacobian.__module__], "Replayed", made)
+    monkeypatch.setattr(sys.modules[Jacobian.__module__], "Replayed", made)
     J = spectral.jacobian(network(name, torch.float32, DEVICE), image(torch.float32, DEVICE))
     drawn = torch.Generator().manual_seed(3)
     for product in (J.apply, J.apply_transpose):
