@@ -13,13 +13,16 @@ CPUS    = $$($(BIN)/python -c 'from spectral.kernels import cpu; print(*cpu.at_h
 # Interpreters that the wheel is tried with.
 PYTHONS ?= $(PYTHON)
 
+# What needs a GPU, which few processes share.
+ON_GPU  = tests/test_cuda.py tests/jacobians/program/test_cuda_graphs.py tests/kernels/test_device.py
+
 WAIT    = pip installs torch and the rest, once: minutes, 0.2 GB with torch's CPU build and several with CUDA's
 
 # All but what tools keep beside sources.
 SPELLED = README.md CHANGELOG.md CITATION.cff docs examples spectral denoisers benchmarks tests tools
 
 .DEFAULT_GOAL := eigs
-.PHONY: help eigs test test-slow test-cpus test-oldest test-newest test-wheel fuzz check bench docs site linkcheck clean
+.PHONY: help eigs test test-slow test-cpus test-gpu test-oldest test-newest test-wheel fuzz check bench docs site linkcheck clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z][a-z -]*\):.*##  *\(.*\)/  \1:\2/p' $(MAKEFILE_LIST) | sed 's/:/\n        /'
@@ -45,6 +48,9 @@ test-oldest test-newest: test-%:  ## the test suite with other releases of what 
 
 test-wheel: $(STAMP)  ## the wheel alone, in an empty environment; PYTHONS="python3.12 python3.13": with these
 	$(BIN)/python tools/wheel_test.py --python $(PYTHONS)
+
+test-gpu: $(STAMP)  ## what needs a GPU, on one, with torch's CUDA build and CuPy; a run that is cut has told of each test
+	$(PYTEST) -n 4 -vv -rfE --tb=short $(ON_GPU)
 
 fuzz: $(STAMP)  ## adversarial spectra against LAPACK, 20 minutes of them
 	$(BIN)/python tests/fuzz.py --minutes 20

@@ -1,6 +1,7 @@
 """Settings of all tests."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -17,3 +18,23 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     assert torch.get_num_threads() == before
+
+
+class Told:
+    """Why a test failed, as soon as it did: where many run at once pytest keeps that for the end."""
+
+    def __init__(self, terminal: Any) -> None:
+        self.terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Its last lines."""
+        if report.failed:
+            self.terminal.write_line("\n" + "\n".join(report.longreprtext.splitlines()[-12:]))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """With -vv."""
+    config = session.config
+    terminal = config.pluginmanager.getplugin("terminalreporter")
+    if terminal is not None and config.get_verbosity() > 0 and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Told(terminal))

@@ -52,11 +52,11 @@ def section() -> Section:
 
 
 def _synthesis(cores: int) -> list[Cell]:
-    loop = _best(lambda: [_plain(80, 3.0, np.random.default_rng(i)) for i in range(10)]) / 10
+    loop = best(lambda: [_plain(80, 3.0, np.random.default_rng(i)) for i in range(10)]) / 10
     cells = [Cell("plain NumPy loop, one `released` 80x80 image", "ms", loop, 0.0)]
     for threads in sorted({1, cores}):
         torch.set_num_threads(threads)
-        ms = _best(lambda: synthesize(400, size=80, alpha=3)) / 400
+        ms = best(lambda: synthesize(400, size=80, alpha=3)) / 400
         row = f"kernel, {threads} thread{'s' * (threads > 1)}, an image"
         gain, demanded = RELEASED_MS / ms, LEAST_GAIN if threads == cores else None
         cells += [
@@ -96,9 +96,9 @@ def _bandlets() -> list[Cell]:
     cells = []
     for number in (1, 18):
         row = f"bandlet search, 512x512, w <= 16, {number} threshold{'s' * (number > 1)}"
-        ms = _best(partial(_search, frame, image, thresholds[:number]))
+        ms = best(partial(_search, frame, image, thresholds[:number]))
         cells.append(Cell(row, "ms", ms, 0.0, most=MOST_ANALYSIS_MS))
-    naive = _best(lambda: _naive_costs(frame.base.analysis(image)[0], 0.1))
+    naive = best(lambda: _naive_costs(frame.base.analysis(image)[0], 0.1))
     cells.append(Cell("vectorised NumPy definition of its costs, 1 threshold", "ms", naive, 0.0))
     return cells
 
@@ -115,7 +115,7 @@ def _risks() -> list[Cell]:
         "bandlets, w <= 16": lambda: frame.search(db4.analysis(images), sigmas),
     }
     return [
-        Cell(f"oracle risks, 64 images of 256x256, 18 noise levels, {name}", "ms", _best(job), 0.0)
+        Cell(f"oracle risks, 64 images of 256x256, 18 noise levels, {name}", "ms", best(job), 0.0)
         for name, job in jobs.items()
     ]
 
@@ -129,14 +129,14 @@ def _gpu() -> list[Cell]:
     frame = wavelet_bandlets((512, 512), "db4", 5, 16)
     image = cupy.asarray(synthesize(1, size=512, alpha=3, kind="exact"))
     thresholds = np.geomspace(0.02, 1, 18)
-    images = _best(lambda: on_host(synthesize(4096, size=80, alpha=3, device="cuda")[-1, -1])) / 4096
+    images = best(lambda: on_host(synthesize(4096, size=80, alpha=3, device="cuda")[-1, -1])) / 4096
     return [
         Cell("GPU, an image", "ms", images, 0.0),
         Cell("GPU, an image", f"times the released code's {RELEASED_MS} ms", RELEASED_MS / images, 0.0),
         Cell(
             "GPU, bandlet search, 512x512, w <= 16, 18 thresholds, float32",
             "ms",
-            _best(lambda: on_host(_search(frame, image, thresholds).costs)),
+            best(lambda: on_host(_search(frame, image, thresholds).costs)),
             0.0,
         ),
     ]
@@ -146,7 +146,7 @@ def _search(frame: BandletFrame, image: Any, thresholds: NDArray[np.float64]) ->
     return frame.search(frame.base.analysis(image), thresholds)
 
 
-def _best(job: Callable[[], object]) -> float:
+def best(job: Callable[[], object]) -> float:
     """Milliseconds of the fastest run of BUDGET seconds of runs, after one to warm up; two runs at least."""
     job()
     fastest, spent = float("inf"), 0.0

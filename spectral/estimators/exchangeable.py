@@ -33,6 +33,7 @@ from spectral.estimators.results import Estimate, plain
 from spectral.estimators.sampling import finite, skewness
 from spectral.estimators.sketch import Sketch
 from spectral.operators import LinearOperator
+from spectral.operators.space import lower_inverse
 
 
 class Reduced(NamedTuple):
@@ -167,8 +168,9 @@ def xnystrace_samples(A: LinearOperator, probes: Tensor, images: Tensor) -> tupl
     factor, failed = torch.linalg.cholesky_ex((gram + gram.mT) / 2)
     if failed.any():
         raise OptionError('xnystrace needs an operator without negative eigenvalues: use method="xtrace"')
-    F = torch.linalg.solve_triangular(factor, Y, upper=False)
-    inverse = torch.linalg.solve_triangular(factor, torch.eye(k, dtype=Y.dtype, device=Y.device), upper=False)
+    inverse = lower_inverse(factor)
+    F = inverse @ Y
+    F = F + inverse @ (Y - factor @ F)  # of images that nearly depend on each other the inverse is large
     G = inverse.mT @ inverse
     inner = space.inner(F, F)
     P = inverse.mT @ inner @ inverse

@@ -49,8 +49,8 @@ def synthesize(
     key (seed, i), in the order contour, backgrounds, scalars. Contours are computed in float64, backgrounds
     in float32. On the "cpu" as many threads as torch.get_num_threads() share the images, in a NumPy array; on
     "cuda" the same images to float32 rounding are made on the GPU, in a CuPy array that `torch.as_tensor`
-    takes without a copy. (Of the GPU's code only the form that NumPy runs has been run so far: it is tested,
-    CuPy's arithmetic and rates are not.)
+    takes without a copy. (CuPy has made images, and docs/theory tells its rates; that they are the CPU's has
+    been seen of the form that NumPy runs alone.)
 
     Raises OptionError for n < 0, first < 0, size < 2, a negative exponent, an unknown kind, a seed outside
     [0, 2^64), or a device that is not there.

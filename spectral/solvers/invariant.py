@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spectral.linalg.schur import RealSchur
 from spectral.linalg.unseen import rounding
-from spectral.operators.space import Space
+from spectral.operators.space import Space, lower_inverse
 from spectral.solvers.found import Completeness, RitzPairs, SchurPairs
 from spectral.solvers.target import ComplexTarget
 
@@ -125,7 +125,7 @@ def _with_left(
 def _orthonormal(space: Space, found: RitzPairs) -> tuple[Tensor, Tensor]:
     """Rows (m, n) orthonormal in float64, and A times each."""
     V, R = space.qr(found.vectors[0].double())
-    return V, torch.linalg.solve_triangular(R.mT, found.AV[0].double(), upper=False)
+    return V, lower_inverse(R.mT.cpu()).to(V) @ found.AV[0].double()
 
 
 def _turned(space: Space, X: Tensor, values: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ WORDS = [
     *("-m", "denoisers", "train", "tiny", "--data", "calpha"),
     *("--network-config", '{"blocks": 1, "width": 4}'),
     *("--size", "8", "--batch", "4", "--steps", "12", "--validate-every", "3"),
+    *("--device", "cpu"),  # of which two processes have one each
 ]
 
 
