@@ -29,13 +29,13 @@ SMALL = TrainConfig(
     sigma_min=0.01,
     emphasis=0.75,
 )
-# Two million images.
+# A million images.
 GPU = replace(
     SMALL,
     network_config={"blocks": 2, "width": 32},
     size=40,
     batch=256,
-    steps=8000,
+    steps=4000,
     learning_rate=2e-3,
     warmup=200,
     ema=0.999,
@@ -89,10 +89,10 @@ def finite(scale: Scale, images: int, half: Literal["first", "second"] = "first"
 EDM = replace(RECIPES["edm"], alpha=3.0)
 EDM_AT: Changes = {
     "small": {"network_config": {"width": 24, "scales": 3}, "batch": 16, "steps": 3000},
-    "gpu": {"network_config": {"width": 32, "scales": 3}, "batch": 128, "steps": 4000},
+    "gpu": {"network_config": {"width": 32, "scales": 3}, "batch": 128, "steps": 2000},
     "paper": {"network_config": {"width": 64, "scales": 4}, "size": 64, "batch": 256, "steps": 200_000},
 }
-TUNED: dict[Scale, int] = {"small": 300, "gpu": 2000, "paper": 100_000}
+TUNED: dict[Scale, int] = {"small": 300, "gpu": 1000, "paper": 100_000}
 
 
 def consistency(scale: Scale) -> Need:
