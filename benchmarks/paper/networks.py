@@ -79,6 +79,20 @@ def sharper(scale: Scale, need: Need, emphasis: float, steps: int = 7000) -> Nee
     return Need(replace(need.config, steps=steps, learning_rate=4e-3, emphasis=emphasis), need)
 
 
+def short_of_paper(need: Need) -> str:
+    """What a UNet has less of than the paper's, in a sentence; "" where it has no less."""
+    c, full = need.config, BASE["paper"]
+    seen = c.batch * c.steps + (need.start.config.batch * need.start.config.steps if need.start else 0)
+    if seen >= full.batch * full.steps:
+        return ""
+    has, its = ({"blocks": 3, "width": 64} | (each.network_config or {}) for each in (c, full))
+    return (
+        f"{has['blocks']} blocks from {has['width']} channels on saw {seen:,} images, in the paper "
+        f"{its['blocks']} from {its['width']} on {full.batch * full.steps:,}; how much of the rest is of "
+        "which was not tried."
+    )
+
+
 def finite(scale: Scale, images: int, half: Literal["first", "second"] = "first") -> Need:
     """The bias-free UNet on so many C^alpha images, alpha = 2, again and again: one of two disjoint sets."""
     at = {side: {**BRIEF[side], **FINITE_SIDES[side]} for side in BRIEF}
