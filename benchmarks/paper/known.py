@@ -160,8 +160,8 @@ class Known:
         return (
             f"Over input PSNR {WINDOW[0]:g} to {WINDOW[1]:g} dB the squared error is {times:.1f} times the "
             f"optimum's {m} sigma^2 (as a mean of dB the optimum's own intercept is {more:.1f} dB above 10 "
-            f"log10 d/{m}). At sigma = {', '.join(f'{sigma:g}' for sigma in SIGMAS)} the eigenvalues above 0.5 "
-            f"are {', '.join(counts)} in number, the optimum's {m} as sigma falls. {less}"
+            f"log10 d/{m}). At sigma = {', '.join(f'{sigma:g}' for sigma in SIGMAS)} the eigenvalues above "
+            f"0.5 are {', '.join(counts)} in number, the optimum's {m} as sigma falls. {less}"
         ).rstrip()
 
     def _draw(

@@ -88,8 +88,8 @@ def short_of_paper(need: Need) -> str:
     has, its = ({"blocks": 3, "width": 64} | (each.network_config or {}) for each in (c, full))
     return (
         f"{has['blocks']} blocks from {has['width']} channels on saw {seen:,} images, in the paper "
-        f"{its['blocks']} from {its['width']} on {full.batch * full.steps:,}; how much of the rest is of "
-        "which was not tried."
+        f"{its['blocks']} from {its['width']} on {full.batch * full.steps:,}; to which of the two the "
+        "rest is due was not tried."
     )
 
 
