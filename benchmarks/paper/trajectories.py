@@ -127,7 +127,9 @@ def _drawn(
         "centred cosine of A's and B's images",
         "mean over samples, 95 %",
     )
-    draw.legend(axis, "lower left")
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.25 * (high - low))  # room for the legend above the bands
+    draw.legend(axis, "upper left")
     picked = np.linspace(0, len(LEVELS) - 1, SHOWN).round().astype(int)
     grid = right.subplots(2 * len(strips), SHOWN)
     for i, (n, at) in enumerate(strips.items()):
