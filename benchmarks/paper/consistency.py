@@ -106,8 +106,8 @@ def _note(found: dict[str, tuple[torch.Tensor, spectral.SingularTriplets]], size
     tuned, start = (over_images(values[:, -1] / values[:, 0]) for values, _ in found.values())
     return (
         f"Of {size**2} singular values the {K}th is still {float(tuned):.2f} of the first, and "
-        f"{float(start):.2f} of the first in the denoiser at this level: how they fall is of the images and "
-        "the level, not of the tuning."
+        f"{float(start):.2f} of the first in the denoiser that it was tuned from, at this level; the "
+        "report's fall fast, on photographs of 64x64 and more."
     )
 
 
