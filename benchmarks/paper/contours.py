@@ -14,7 +14,7 @@ from benchmarks.paper import draw
 from benchmarks.paper.audit import audit
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
 from benchmarks.paper.need import Need
-from benchmarks.paper.networks import Changes, Scale, blind, sharper
+from benchmarks.paper.networks import Changes, Scale, blind, sharper, short_of_paper
 from benchmarks.theory import gaussian
 from denoisers.evaluation import PSNRCurve, add_noise, psnr_curve
 from denoisers.evaluation.figures import curves_on
@@ -183,7 +183,35 @@ class Slopes:
                 f"; Gaussian reference: mean over {REFERENCES[scale]} of the images, the posterior of a "
                 "denoiser that knows the contour but for its rows' places"
             )
-        return Made(rows, settings, self._draw(curves, references, bases), beside, audits, data)
+        drawn = self._draw(curves, references, bases)
+        return Made(rows, settings, drawn, beside, audits, data, self._note(scale, curves, references))
+
+    def _note(self, scale: Scale, curves: dict[str, PSNRCurve], references: dict[str, PSNRCurve]) -> str:
+        """How far slopes lie from the paper's, and how much of it the size and the window account for."""
+        kinds = [kind for kind in self.kinds if kind.slope is not None and kind.name in references]
+        if not kinds:
+            return ""
+
+        def off(of: dict[str, PSNRCurve], window: tuple[float, float]) -> str:
+            return ", ".join(f"{float(of[k.name].slope(*window)) - (k.slope or 0):+.3f}" for k in kinds)
+
+        def below(i: int) -> str:
+            n = REFERENCES[scale]
+            each = [(references[k.name].denoised[i] - curves[k.name].denoised[i, :n]).mean() for k in kinds]
+            return ", ".join(f"{float(mean):.1f}" for mean in each)
+
+        alphas = ", ".join(f"{kind.alpha:g}" for kind in kinds)
+        at = {f"{a:g} to {b:g} dB": (a, b) for a, b in (WINDOW, LOW)}
+        told = [f"{off(curves, window)} over {text}" for text, window in at.items()]
+        best = [f"{off(references, window)} over {text}" for text, window in at.items()]
+        note = (
+            f"For alpha = {alphas} the slopes differ from the paper's by {' and by '.join(told)}. Those of "
+            f"the Gaussian reference, which is not trained, differ by {' and by '.join(best)}: so much is of "
+            f"this size and window. The networks lie {below(0)} dB below the reference at {INPUTS[0]:g} dB "
+            f"in, {below(len(INPUTS) // 2)} dB at {INPUTS[len(INPUTS) // 2]:g} dB and {below(-1)} dB at "
+            f"{INPUTS[-1]:g} dB; it knows the contour but for its rows' places, which they have to find"
+        )
+        return f"{note}. {short_of_paper(self.kinds[0].need(scale))}".rstrip()
 
     def _draw(
         self,

@@ -65,6 +65,7 @@ class Made:
     settings: what it was measured on, in a sentence.
     drawn: the picture.
     data: all numbers of it, for machines.
+    note: where it differs from the paper, by how much, and what is known of why.
     """
 
     rows: list[Row]
@@ -73,6 +74,7 @@ class Made:
     beside: list[Row] = field(default_factory=list)
     audits: dict[str, list[Row]] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)

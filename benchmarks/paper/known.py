@@ -21,7 +21,7 @@ from benchmarks.paper import draw
 from benchmarks.paper.audit import audit
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
 from benchmarks.paper.need import Need
-from benchmarks.paper.networks import Changes, Scale
+from benchmarks.paper.networks import Changes, Scale, short_of_paper
 from denoisers.evaluation import PSNRCurve, add_noise, basis_at, psnr_curve
 from denoisers.evaluation.figures import curves_on
 from denoisers.evaluation.spread import over_images
@@ -87,6 +87,7 @@ class Known:
             "output_psnr": curve.denoised.mean(1).tolist(),
             "output_psnr_each": curve.denoised.tolist(),
         }
+        counts: list[str] = []
         spectra, shown = {}, None
         for sigma in SIGMAS:
             noisy = add_noise(clean, sigma, 1)[:, None]
@@ -96,6 +97,7 @@ class Known:
             above = over_images(
                 torch.tensor([_above(model, y, p) for y, p in zip(noisy, found, strict=True)])
             )
+            counts.append(f"{float(above):.1f}")
             bases = [basis_at(p, x[None], t) for p, x, t in zip(found, clean, tangents, strict=True)]
             angles = torch.stack([b.angles for b in bases if b.angles is not None]).rad2deg()
             traces = [spectral.trace(model, y, rtol=0.05) for y in noisy]
@@ -140,7 +142,27 @@ class Known:
         )
         picture = self._draw(curve, optimum, spectra, model, shown, size)
         audits = {f"`{need.config.data}`": rows_of_audit}
-        return Made(rows, settings, picture, [], audits, {**data, "audit": audited})
+        note = self._note(need, curve, counts)
+        return Made(rows, settings, picture, [], audits, {**data, "audit": audited}, note)
+
+    def _note(self, need: Need, curve: PSNRCurve, counts: list[str]) -> str:
+        """How far from the optimum: its squared error is m sigma^2, sigma^2 times a chi-square of m degrees.
+
+        The intercept is a mean of dB, in which the optimum's own is 10 log10 d/m and 10 / ln 10 (ln(m/2) -
+        digamma(m/2)) more.
+        """
+        m, half = self.dimension, torch.tensor(self.dimension / 2, dtype=torch.float64)
+        inside = torch.from_numpy((WINDOW[0] <= INPUTS) & (WINDOW[1] >= INPUTS))
+        error = need.config.size**2 * 10 ** (-curve.denoised[inside] / 10) / curve.sigmas[inside, None] ** 2
+        times = float(error.mean()) / m
+        more = 10 / math.log(10) * float(half.log() - half.digamma())
+        less = short_of_paper(need)
+        return (
+            f"Over input PSNR {WINDOW[0]:g} to {WINDOW[1]:g} dB the squared error is {times:.1f} times the "
+            f"optimum's {m} sigma^2 (as a mean of dB the optimum's own intercept is {more:.1f} dB above 10 "
+            f"log10 d/{m}). At sigma = {', '.join(f'{sigma:g}' for sigma in SIGMAS)} the eigenvalues above "
+            f"0.5 are {', '.join(counts)} in number, the optimum's {m} as sigma falls. {less}"
+        ).rstrip()
 
     def _draw(
         self,

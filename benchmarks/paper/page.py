@@ -34,6 +34,7 @@ def record(figure: PaperFigure, scale: Scale, made: Made, runs: Path) -> dict[st
         "beside": [asdict(row) for row in made.beside],
         "audits": {name: [asdict(row) for row in rows] for name, rows in made.audits.items()},
         "data": made.data,
+        "note": made.note,
         "torch": torch.__version__,
     }
 
@@ -89,6 +90,7 @@ def section(told: dict[str, Any]) -> str:
         f"## {told['number'].capitalize()}: {told['title']}",
         f"![{told['title']}]({told['name']}.png)",
         tables(told),
+        *([told["note"]] if told.get("note") else []),
         f"{told['settings']}. Scale `{told['scale']}`."
         + (f" Networks: {trained}." if trained else "")
         + f" Made by `{told['command']} --write`.",

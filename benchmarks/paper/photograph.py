@@ -24,7 +24,7 @@ from spectral.plots.style import BLUE, INK, ORANGE
 NETWORK = "photos"
 SIGMA = 0.15
 CORNER = (60, 180)  # of the crop: hair, face and background
-SIDES: dict[Scale, int] = {"small": 48, "gpu": 80, "paper": 80}
+SIDES: dict[Scale, int] = {"small": 48, "gpu": 64, "paper": 80}
 SHOWN = (1, 2, 3, 5, 8, 12, 20, 40, 80, 200)
 
 

@@ -100,12 +100,33 @@ def measure(scale: Scale, networks: Networks) -> Made:
         f"{DRAWN[scale]} samples of each network, h0 = {H0:g} growing, beta = {BETA:g}, "
         f"down to sigma = {SIGMA_END:g}"
     )
-    return Made(rows, settings, _drawn(found, data), beside, audits, data)
+    return Made(rows, settings, _drawn(found, data), beside, audits, data, _note(found))
+
+
+def _note(found: dict[int, Comparison]) -> str:
+    """From which N on the two networks draw nearer to one another than to what they were trained on."""
+    means = {}
+    for n, both in found.items():
+        values = both.similarities(True)
+        own = torch.cat([values["first"], values["second"]])
+        means[n] = over_images(values["between"]), over_images(own)
+    nearer = [
+        n for n, (between, own) in means.items() if float(between.interval()[0]) > float(own.interval()[1])
+    ]
+    if not nearer:
+        return "At no N are the two networks' samples nearer to one another than to the training images."
+    n = min(nearer)
+    between, own = (float(mean) for mean in means[n])
+    return (
+        f"By their centred cosines the samples of the two networks are nearer to one another than to the "
+        f"nearest training image from N = {n:,} on ({between:.2f} and {own:.2f}), where the paper's "
+        "networks, on faces and bedrooms of 80x80, need 10^5."
+    )
 
 
 def _drawn(found: dict[int, Comparison], data: dict[str, Any]) -> Figure:
-    figure = draw.canvas(10.4, 4.0)
-    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.9])
+    figure = draw.canvas(11.4, 3.7)
+    left, right = figure.subfigures(1, 2, width_ratios=[1, 2.5])
     axes = left.subplots(2, 1, sharex=True)
     rng = np.random.default_rng(0)
     groups = (

@@ -25,13 +25,17 @@ SHOWN = 6
 PARTING = 0.25  # the level, in the middle of the way, at which the networks are looked at
 
 
-def chosen(scale: Scale) -> tuple[int, int]:
+# Networks of `small` learn no 100 images by heart.
+FEW: dict[Scale, tuple[int, ...]] = {"small": (10,), "gpu": (10, 100), "paper": (10, 100)}
+
+
+def chosen(scale: Scale) -> tuple[int, ...]:
     """Few images, learned by heart; and the most."""
-    return 10, COUNTS[scale][-1]
+    return *FEW[scale], COUNTS[scale][-1]
 
 
 def needs(scale: Scale) -> list[Need]:
-    """Both networks of both."""
+    """Both networks of each."""
     return [need for n in chosen(scale) for need in pair(scale, n)]
 
 
@@ -52,7 +56,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
         strips[n] = at
         for level in TOLD:
             i = int(np.abs(LEVELS - level).argmin())
-            says = "they part in the middle" if n != chosen(scale)[1] else ""
+            says = "they part in the middle" if n != chosen(scale)[-1] else ""
             rows.append(
                 Row.of(
                     f"centred cosine at sigma = {LEVELS[i]:.2g}, N = {n:,}", over_images(each[i]), says=says
@@ -69,7 +73,27 @@ def measure(scale: Scale, networks: Networks) -> Made:
         f"C^alpha images, alpha = {c.alpha:g} (the paper has faces), {c.size}x{c.size}; {DRAWN} samples from "
         f"the same noise, compared where each has come to the noise level"
     )
-    return Made(rows, settings, _drawn(curves, strips), [], audits, data)
+    return Made(rows, settings, _drawn(curves, strips), [], audits, data, _note(curves))
+
+
+def _note(curves: dict[int, torch.Tensor]) -> str:
+    """At which levels the networks of few images are apart from where those of the most are."""
+    *few, most = curves
+    together = over_images(curves[most])
+    least = torch.as_tensor(together.interval(0.95)[0])
+    told, parted = [], []
+    for n in few:
+        mean = over_images(curves[n])
+        apart = (torch.as_tensor(mean.interval(0.95)[1]) < least).tolist()
+        first, last = (round(float(mean.value[i]), 2) + 0.0 for i in (0, -1))
+        told.append(f"{first:.2f} and {last:.2f} for N = {n:,}")
+        where = f"from sigma = {LEVELS[apart.index(True)]:.2g} on" if any(apart) else "nowhere"
+        parted.append(f"{where} for N = {n:,}")
+    return (
+        f"The mean centred cosine at sigma = {LEVELS[0]:.2g} and {LEVELS[-1]:.2g} is {', '.join(told)}; for "
+        f"N = {most:,} it is {float(together.value.min()):.2f} or more all the way. Its interval lies below "
+        f"that for N = {most:,} {', '.join(parted)}; the paper's two part in the middle of the way."
+    )
 
 
 def at_level(samples: Samples, level: float) -> torch.Tensor:
@@ -86,7 +110,7 @@ def at_level(samples: Samples, level: float) -> torch.Tensor:
 def _drawn(
     curves: dict[int, torch.Tensor], strips: dict[int, list[tuple[torch.Tensor, torch.Tensor]]]
 ) -> Figure:
-    figure = draw.canvas(10.2, 3.6)
+    figure = draw.canvas(10.2, 1 + 1.3 * len(strips))
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.9])
     axis = left.subplots()
     for colour, (n, each) in zip(COLOURS, curves.items(), strict=False):
@@ -103,9 +127,11 @@ def _drawn(
         "centred cosine of A's and B's images",
         "mean over samples, 95 %",
     )
-    draw.legend(axis, "lower left")
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.25 * (high - low))  # room for the legend above the bands
+    draw.legend(axis, "upper left")
     picked = np.linspace(0, len(LEVELS) - 1, SHOWN).round().astype(int)
-    grid = right.subplots(4, SHOWN)
+    grid = right.subplots(2 * len(strips), SHOWN)
     for i, (n, at) in enumerate(strips.items()):
         for j, k in enumerate(picked):
             for half in (0, 1):

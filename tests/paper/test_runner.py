@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import threading
 from dataclasses import replace
 from typing import get_args
@@ -16,7 +17,7 @@ from benchmarks.paper.__main__ import app
 from benchmarks.paper.figure import Made, PaperFigure, Row
 from benchmarks.paper.known import Known
 from benchmarks.paper.need import Need, chain, train_all
-from benchmarks.paper.networks import Scale
+from benchmarks.paper.networks import Scale, short_of_paper
 from benchmarks.paper.ray import source, tangents
 from benchmarks.paper.registry import FIGURES, needs
 from denoisers.evaluation import psnr_curve
@@ -191,6 +192,16 @@ def test_one_step_of_every_network_of_a_gpu(tmp_path, monkeypatch):
             assert each.load(tmp_path)(torch.zeros(1, 1, side, side), **told).isfinite().all()
 
 
+def test_what_a_network_has_less_of_than_the_papers():
+    disks = FIGURES["disks"]
+    assert short_of_paper(disks.needs("paper")[0]) == ""
+    told = short_of_paper(disks.needs("gpu")[0])
+    assert told.startswith(
+        "2 blocks from 32 channels on saw 1,024,000 images, in the paper 3 from 64 on 99,8"
+    )
+    assert "saw 169,600 images" in short_of_paper(disks.needs("small")[0])  # 57,600, then 112,000
+
+
 def test_processes_share_what_is_to_be_trained(tmp_path, monkeypatch):
     from rich.console import Console
 
@@ -250,5 +261,9 @@ def test_the_optimum_has_the_known_answers(monkeypatch):
     (angle,) = (value for name, value in found.items() if name.startswith("largest angle"))
     (apart,) = (value for name, value in found.items() if name.startswith("angle"))
     assert angle < 0.01 and apart < 90
+    assert "At sigma = 0.1 the eigenvalues above 0.5 are 1.0 " in made.note
+    assert "own intercept is 5.5 dB above" in made.note
+    (times,) = re.findall(r"([0-9.]+) times the optimum's 1 sigma", made.note)
+    assert float(times) == pytest.approx(1, abs=4 * (2 / 128) ** 0.5)  # of 128 chi-squares
     (gain,) = (row for row in made.rows if row.quantity.startswith("intercept"))
     assert abs(gain.here - gain.paper) < 3 * gain.half
