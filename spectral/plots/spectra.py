@@ -208,7 +208,7 @@ def _panels(canvas: Canvas, grids: list[Grid], title: str) -> tuple[Size, Any]:
 def _fill(panels: Any, grids: list[Grid]) -> None:
     for panel, grid, (rows, columns, _) in zip(panels[1:], grids, _layout(grids), strict=True):
         text, vectors, captions = grid
-        panel.suptitle(f"{text} (red positive, blue negative)", **STYLE)
+        panel.suptitle(f"{text} (red positive, blue negative; the strongest saturated)", **STYLE)
         _grid(panel.subplots(rows, columns, squeeze=False), vectors, captions)
 
 
@@ -282,7 +282,8 @@ def _grid(axes: np.ndarray, vectors: Tensor, captions: list[str]) -> None:
         axis.set_axis_off()
         if i < len(vectors):
             e = plane(vectors[i])
-            limit = np.abs(e).max()
+            # A few strong pixels, as at a corner, would leave the rest white.
+            limit = max(np.quantile(np.abs(e), 0.995), np.abs(e).max() / 5)
             axis.imshow(e, cmap="RdBu_r", vmin=-limit, vmax=limit)
             axis.set_title(captions[i], fontsize=6, color=INK, pad=2)
 
