@@ -72,7 +72,7 @@ def source_of(config: TrainConfig, cache: str | Path | None = None) -> Source:
     return Patches.of_folder(config.data, size, colour=colour)
 
 
-def noisy_batch(config: TrainConfig, clean: Batch, step: int) -> Share:
+def noisy_batch(config: TrainConfig, clean: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:
     """(x, sigma, z) of a step as tensors: images, a level (N,) for each by config.noise, noise N(0, I)."""
     rng = generator(config.seed, step, "noise")
     sigma = _levels(config, rng, len(clean))
