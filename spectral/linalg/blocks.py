@@ -107,7 +107,7 @@ def next_block(
     # What is left of W is orthogonal to the rows held only to the rounding of its largest direction; and next
     # to the rounding of the products it is made of, not at all.
     near = torch.maximum(0.01 * S[:, :1], torch.as_tensor(NEAR * vanishing))
-    if bool((S[:, :block] < near).any()):
+    if bool((S[:, :block] < near).any()) or vanished.any():
         X = space.complement(X, held)
     return X.contiguous(), R, lost
 

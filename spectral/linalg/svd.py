@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -21,6 +20,8 @@ def svd(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     try:
         return torch.linalg.svd(M, full_matrices=False)
     except RuntimeError:  # torch's LinAlgError is one
+        import scipy.linalg  # noqa: PLC0415  a fifth of a second, and hardly ever needed
+
         many = M.detach().cpu().reshape(-1, *M.shape[-2:]).numpy()
         found = [scipy.linalg.svd(one, full_matrices=False, lapack_driver="gesvd") for one in many]
         parts = (torch.from_numpy(np.stack(part)).to(M) for part in zip(*found, strict=True))
