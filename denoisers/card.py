@@ -47,7 +47,7 @@ def write_card(path: Path) -> Path:
     model, metadata = weights.read(weights.where(path))
     name = path.stem if path.suffix else path.name
     config = TrainConfig.from_json(metadata.get("training", ""), str(path))
-    images, described = held_out(config, model.channels)
+    described, measured = measure(model, config)
     minutes = float(metadata["training_seconds"]) / 60
     device = f" ({metadata['device']})" if "device" in metadata else ""
     lines = [
@@ -66,12 +66,18 @@ def write_card(path: Path) -> Path:
         "",
         f"PSNR in dB, peak 1, nothing clipped, mean over {described}:",
         "",
-        markdown(psnr_table(model.eval(), images, SIGMAS)),
+        markdown(measured),
         "",
     ]
     card = path / "card.md" if path.is_dir() else path.with_suffix(".md")
     card.write_text("\n".join(lines))
     return card
+
+
+def measure(model: Denoiser, config: TrainConfig) -> tuple[str, list[PSNR]]:
+    """What a network is measured on, in words, and its PSNR there at each of SIGMAS."""
+    images, described = held_out(config, model.channels)
+    return described, psnr_table(model.eval(), images, SIGMAS)
 
 
 OBJECTIVES = {"denoise": "squared error", "consistency": "easy consistency tuning"}

@@ -26,9 +26,9 @@ def held_out(config: TrainConfig, channels: int) -> tuple[Tensor, str]:
             "calpha-mixed": f", alpha = {', '.join(f'{alpha:g}' for alpha in MIXED)} in turn",
         }.get(config.data, "")
         return torch.from_numpy(images), f"64 fresh images of {config.size}x{config.size}{exponent}"
-    colour = channels == 3
-    pictures = photograph(colour) if colour else np.repeat(photograph(), channels, axis=1)
-    return torch.from_numpy(pictures), "the shipped photograph" + " in colour" * colour
+    if channels == 3:
+        return torch.from_numpy(photograph(colour=True)), "the shipped photograph in colour"
+    return torch.from_numpy(np.repeat(photograph(), channels, axis=1)), "the shipped photograph"
 
 
 def validated(network: Denoiser, images: Tensor) -> dict[str, float]:

@@ -20,6 +20,7 @@ from spectral.linalg.blocks import reserve, stream, to_device
 from spectral.linalg.chebyshev import jackson
 from spectral.linalg.golub_kahan import GolubKahanBasis
 from spectral.linalg.krylov import KrylovBasis
+from spectral.linalg.svd import svd
 from spectral.operators import LinearOperator
 from spectral.operators.base import Derived, Rows
 
@@ -105,7 +106,7 @@ def golub_kahan_rule(A: LinearOperator, V: Tensor, steps: int) -> Rules:
     B = basis.widened()[2].unflatten(0, V.shape[:-1])
 
     def rule(m: int) -> Rule:
-        _, nodes, vectors = torch.linalg.svd(B[..., :m, :m])
+        _, nodes, vectors = svd(B[..., :m, :m])
         return Rule(nodes.flip(-1), vectors[..., 0].square().flip(-1))
 
     return rule(steps), rule((steps + 1) // 2)

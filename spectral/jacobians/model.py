@@ -287,10 +287,8 @@ _RECURRENT = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
 def _by_cells() -> Iterator[None]:
     """Recurrent layers by their cells: oneDNN's have no derivative forwards, cuDNN's none in evaluation."""
     cudnn: Any = torch.backends.cudnn
-    enabled = (
-        cudnn.enabled
-    )  # `flags` would read what cannot be read where TensorFloat-32 was set by newer names
-    cudnn.enabled = False
+    # cudnn.flags would read what cannot be read where TensorFloat-32 was set by newer names.
+    enabled, cudnn.enabled = cudnn.enabled, False
     try:
         with torch.backends.mkldnn.flags(enabled=False):
             yield

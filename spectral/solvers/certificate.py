@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spectral.linalg.svd import svd
 from spectral.operators.base import LinearOperator
 from spectral.operators.space import Space
 from spectral.solvers.found import RitzTriplets
@@ -113,7 +114,7 @@ def certify_triplets(A: LinearOperator, found: RitzTriplets) -> CertifiedTriplet
     of_right, of_left = A.domain, A.codomain
     V, AV = of_right.orthonormalise(found.right, found.AV)
     U, AU = of_left.orthonormalise(found.left, found.ATU)
-    Y, _, Zh = torch.linalg.svd(of_left.inner(U, AV))
+    Y, _, Zh = svd(of_left.inner(U, AV))
     U, AU, V, AV = Y.mT @ U, Y.mT @ AU, Zh @ V, Zh @ AV
     sigma = of_left.dots(U, AV) / (of_left.dots(U, U) * of_right.dots(V, V)).sqrt()
     sigma, order = sigma.clamp(min=0).sort(dim=-1, descending=True)
