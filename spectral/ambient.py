@@ -26,19 +26,20 @@ _before: tuple[str, ...] = ()
 _LOCK = threading.Lock()
 
 
+def _multipliers() -> tuple[Any, ...]:
+    """What multiplies float32 on a GPU: matrices, convolutions, recurrences."""
+    backends: Any = torch.backends
+    return backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
+
+
 def float32_settings() -> tuple[str, ...]:
     """How torch multiplies float32 on a GPU, matrices, in convolutions and recurrences: "ieee", "tf32"."""
-    backends: Any = torch.backends  # by their newer names: the older cannot be read where the newer were set
-    return tuple(
-        part.fp32_precision for part in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
-    )
+    # By their newer names: the older cannot be read where the newer were set.
+    return tuple(part.fp32_precision for part in _multipliers())
 
 
 def _set(settings: tuple[str, ...]) -> None:
-    backends: Any = torch.backends
-    for part, kind in zip(
-        (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn), settings, strict=True
-    ):
+    for part, kind in zip(_multipliers(), settings, strict=True):
         part.fp32_precision = kind
 
 
