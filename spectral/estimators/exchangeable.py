@@ -168,7 +168,7 @@ def xnystrace_samples(A: LinearOperator, probes: Tensor, images: Tensor) -> tupl
     factor, failed = torch.linalg.cholesky_ex((gram + gram.mT) / 2)
     if failed.any():
         raise OptionError('xnystrace needs an operator without negative eigenvalues: use method="xtrace"')
-    inverse = lower_inverse(factor)
+    inverse = lower_inverse(factor, like=factor)
     F = inverse @ Y
     F = F + inverse @ (Y - factor @ F)  # of images that nearly depend on each other the inverse is large
     G = inverse.mT @ inverse

@@ -153,7 +153,7 @@ class Space:
     def orthonormalise(self, V: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
         """L^-1 V and L^-1 W in float64, V V' = L L': nearly orthonormal rows made so, and their images."""
         V = V.double()
-        inverse = lower_inverse(torch.linalg.cholesky(self.inner(V, V).cpu())).to(V)
+        inverse = lower_inverse(torch.linalg.cholesky(self.inner(V, V).cpu()), like=V)
         return inverse @ V, inverse @ W.double()
 
     def overlap(self, V: Tensor) -> Tensor:
@@ -165,11 +165,13 @@ class Space:
         return (gram - torch.eye(gram.shape[-1]).to(gram)).abs().amax((-2, -1))
 
 
-def lower_inverse(L: Tensor) -> Tensor:
-    """L^-1 of lower triangular matrices (..., m, m), for products with rows (..., m, n)."""
+def lower_inverse(L: Tensor, like: Tensor) -> Tensor:
+    """L^-1 of lower triangular matrices (..., m, m), formed on the host for products with the rows `like`."""
     # A GPU takes seconds to solve for 10^6 columns, and multiplies at once.  What it loses, eps times the
     # condition of L, is nothing where L is that of nearly orthonormal rows.
-    return torch.linalg.solve_triangular(L, torch.eye(L.shape[-1]).to(L).expand_as(L), upper=False)
+    L = L.cpu()
+    one = torch.eye(L.shape[-1], dtype=L.dtype).expand_as(L)
+    return torch.linalg.solve_triangular(L, one, upper=False).to(like, non_blocking=True)
 
 
 def offsets(runs: Runs) -> list[int]:

@@ -125,7 +125,7 @@ def _with_left(
 def _orthonormal(space: Space, found: RitzPairs) -> tuple[Tensor, Tensor]:
     """Rows (m, n) orthonormal in float64, and A times each."""
     V, R = space.qr(found.vectors[0].double())
-    return V, lower_inverse(R.mT.cpu()).to(V) @ found.AV[0].double()
+    return V, lower_inverse(R.mT, like=V) @ found.AV[0].double()
 
 
 def _turned(space: Space, X: Tensor, values: Tensor) -> Tensor:
