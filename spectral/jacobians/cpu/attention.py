@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import math
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -25,6 +26,7 @@ KEYS = 96  # at a time: weights and products of so many, for two vectors of quer
 
 _GIVEN = ("dq", "dk", "dv", "out")
 _STRIDES = ("", "_batch", "_head", "_token", "_feature", "_part")
+_NONE = [0] * len(_STRIDES)
 _FIELDS = "taken workers heads known_heads inner parts queries keys depth width room workspace"
 TASK = np.dtype(
     [
@@ -65,6 +67,12 @@ class Heads:
     scale: Tensor
     known: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        given = self.q, self.k, self.v, self.o, self.scale, self.known
+        self._heads, self._queries = self.q.shape[:2]
+        self._places = [0 if t is None else t.data_ptr() for t in given]
+        self._sizes = self.k.shape[1], self.k.shape[2] - 1, self.o.shape[2]  # keys, depth, width
+
     def ahead(self, dq: Tensor | None, dk: Tensor | None, dv: Tensor | None, out: Tensor) -> None:
         """do into `out`, (X, H, n, e), of any strides, as are those of the tangents that there are."""
         kernels = _kernels()
@@ -80,32 +88,24 @@ class Heads:
             if t is not None and parts > 1:
                 torch.sum(sums[id(t)], 0, out=t)
 
-    @property
-    def _sizes(self) -> tuple[int, int, int]:
-        """Keys, depth, width."""
-        return self.k.shape[1], self.k.shape[2] - 1, self.o.shape[2]
-
     def _parts(self, t: Tensor) -> int:
         """How many workers share the queries of a head of (X, H, ...), where there are too few for all."""
-        heads = len(t) * t.shape[1]
+        heads = t.shape[0] * t.shape[1]
         threads, groups = torch.get_num_threads(), -(-self.q.shape[1] // _kernels().WIDE)
         return 1 if heads % threads == 0 or heads > 4 * threads else min(threads, groups)
 
     def _run(self, work: object, given: tuple[Tensor | None, ...], parts: int, room: int) -> None:
         ends = given[-1]
         assert ends is not None
-        heads, threads = ends.shape[0] * ends.shape[1], torch.get_num_threads()
+        size, threads = ends.shape, torch.get_num_threads()
+        heads = size[0] * size[1]
         room = 64 * -(-room * 4 // 64)
         workspace = torch.empty(threads * room, dtype=torch.uint8)
-        held = [
-            *(0, 0, heads, len(self.q), ends.shape[1], parts, self.q.shape[1], *self._sizes),
-            *(room, workspace.data_ptr()),
-            *(t.data_ptr() for t in (self.q, self.k, self.v, self.o, self.scale)),
-            0 if self.known is None else self.known.data_ptr(),
-        ]
+        held = [0, 0, heads, self._heads, size[1], parts, self._queries, *self._sizes]
+        held += [room, workspace.data_ptr(), *self._places]
         for t in given:
             if t is None:
-                held += [0] * len(_STRIDES)
+                held += _NONE
             else:
                 shared, *strides = t.stride() if t.ndim == 5 else (0, *t.stride())
                 held += [t.data_ptr(), *strides, shared]
@@ -115,15 +115,20 @@ class Heads:
 
 
 def kept(P: Tensor) -> Tensor:
-    """Weights (N, n, m) as `Heads` take them: keys by queries, these in groups that fill two vectors."""
+    """Weights (N, n, m) as `Heads` take them: keys by queries, in groups that fill two vectors, or one."""
     kernels = _kernels()
     N, n, m = P.shape
     groups, padded = math.ceil(n / kernels.WIDE), kernels.whole(m, kernels.ROWS)
-    room = P.new_zeros(N, groups * kernels.WIDE, padded)
-    room[:, :n, :m] = P
-    return room.view(N, groups, kernels.WIDE, padded).mT.contiguous()
+    room = P.new_zeros(N, groups, kernels.WIDE, padded)
+    room.flatten(1, 2)[:, :n, :m] = P
+    room = room.mT.contiguous()
+    if (n - 1) % kernels.WIDE < kernels.LANES:
+        last = room[:, -1, :, : kernels.LANES].flatten(1)
+        room.flatten(2)[:, -1, : last.shape[1]] = last
+    return room
 
 
+@cache
 def _kernels() -> ModuleType:
     """What is compiled."""
     from spectral.jacobians.cpu import heads  # noqa: PLC0415  it takes Numba, a third of a second

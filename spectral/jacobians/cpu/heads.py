@@ -1,8 +1,9 @@
 """The compiled part of `attention`: heads by blocks of keys, two vectors of queries at a time.
 
 Scores and weights are transposes, keys by queries: so they come out of `panel`, with queries in lanes, and so
-they go into the next one, as columns.  A worker has the matrices of one head in its own room, padded to whole
-panels; weights and scores of a block stay in a core's first cache.
+they go into the next one, as columns.  The last queries go by one vector, where they fill no more.  A worker
+has the matrices of one head in its own room, padded to whole panels; weights and scores of a block stay in a
+core's first cache.
 """
 
 from functools import cache
@@ -19,11 +20,13 @@ from spectral.jacobians.cpu.simd import (
     claim,
     exponential,
     load,
+    narrow,
     narrow_onto,
     panel,
     panel_onto,
     pointer,
     store,
+    turn,
 )
 from spectral.kernels.compiled import cfunc, njit
 
@@ -88,89 +91,123 @@ def _fill(target, to, count):  # type: ignore[no-untyped-def]
 
 
 @njit()
-def _lanes(source, at, token, feature, count, depth, scale, target, to):  # type: ignore[no-untyped-def]
-    """Up to WIDE tokens side by side, a feature a row; zeros beside them."""
-    for c in range(depth):
-        for i in range(count):
-            target[to + c * WIDE + i] = scale * source[at + i * token + c * feature]
-        for i in range(count, WIDE):
-            target[to + c * WIDE + i] = 0
+def _scaled(target, to, count, scale):  # type: ignore[no-untyped-def]
+    for i in range(to, to + count):
+        target[i] *= scale
+
+
+@njit()
+def _copied(source, at, row, column, rows, columns, target, to, down, along):  # type: ignore[no-untyped-def]
+    """target[to + i down + j along] = source[at + i row + j column]."""
+    if column == 1 and down == 1:
+        row, column, rows, columns, down, along = column, row, columns, rows, along, down
+    if column == 1 and along == 1:
+        for i in range(rows):
+            for j in range(columns):
+                target[to + i * down + j] = source[at + i * row + j]
+        return
+    high, wide = 0, 0  # what is turned over in squares of lanes
+    if row == 1 and along == 1:
+        high, wide = rows // LANES * LANES, columns // LANES * LANES
+        for i in range(0, high, LANES):
+            for j in range(0, wide, LANES):
+                turn(source, at + i + j * column, column, target, to + i * down + j, down)
+    for i in range(rows):
+        for j in range(wide if i < high else 0, columns):
+            target[to + i * down + j * along] = source[at + i * row + j * column]
+
+
+@njit()
+def _lanes(source, at, token, feature, count, wide, depth, target, to):  # type: ignore[no-untyped-def]
+    """Up to `wide` tokens side by side, a feature a row; zeros beside them."""
+    _copied(source, at, feature, token, depth, count, target, to, wide, 1)
+    if count < wide:
+        for c in range(depth):
+            _fill(target, to + c * wide + count, wide - count)
 
 
 @njit()
 def _rows(source, at, token, feature, count, padded, depth, target, to, step):  # type: ignore[no-untyped-def]
     """Tokens below each other, rows `step` apart; zeros below them."""
-    for j in range(count):
-        for c in range(depth):
-            target[to + j * step + c] = source[at + j * token + c * feature]
+    _copied(source, at, token, feature, count, depth, target, to, step, 1)
     for j in range(count, padded):
-        for c in range(depth):
-            target[to + j * step + c] = 0
+        _fill(target, to + j * step, depth)
 
 
 @njit()
 def _turned(source, at, token, feature, count, padded, depth, target, to):  # type: ignore[no-untyped-def]
     """The transpose: a feature a row, of which there are whole panels."""
-    for c in range(whole(depth, ROWS)):
-        for j in range(padded):
-            inside = c < depth and j < count
-            target[to + c * padded + j] = source[at + j * token + c * feature] if inside else 0
+    _lanes(source, at, token, feature, count, padded, depth, target, to)
+    _fill(target, to + depth * padded, (whole(depth, ROWS) - depth) * padded)
 
 
 @njit()
-def _groups(source, at, token, feature, count, depth, target, to):  # type: ignore[no-untyped-def]
-    """Up to WIDE tokens below each other, WIDE features at a time, then LANES; zeros beside them."""
+def _groups(source, at, token, feature, count, wide, depth, target, to):  # type: ignore[no-untyped-def]
+    """Up to `wide` tokens below each other, WIDE features at a time, then LANES; zeros beside them."""
     deep = whole(depth, LANES)
-    for c in range(deep):
-        first, step = c // WIDE * WIDE, WIDE if c < deep // WIDE * WIDE else LANES
-        for i in range(WIDE):
-            value = source[at + i * token + c * feature] if c < depth and i < count else 0
-            target[to + first * WIDE + i * step + c - first] = value
+    _fill(target, to, deep * wide)
+    for first in range(0, deep, WIDE):
+        step = min(WIDE, deep - first)
+        here, there, most = at + first * feature, to + first * wide, min(step, depth - first)
+        _copied(source, here, token, feature, count, most, target, there, step, 1)
 
 
 @njit()
-def _products(left, at, step, right, columns, out, to, rows, depth):  # type: ignore[no-untyped-def]
-    """L R for whole panels of rows."""
-    for r in range(0, rows, ROWS):
-        panel(left, at + r * step, step, right, columns, out, to + r * WIDE, depth, WIDE)
+def _products(left, at, step, right, columns, out, to, rows, depth, wide):  # type: ignore[no-untyped-def]
+    """L R for whole panels of rows, WIDE or LANES columns."""
+    if wide == WIDE:
+        for r in range(0, rows, ROWS):
+            panel(left, at + r * step, step, right, columns, out, to + r * WIDE, depth, WIDE)
+    else:
+        for r in range(0, rows, ROWS):
+            narrow(left, at + r * step, step, right, columns, out, to + r * LANES, depth, LANES)
 
 
 @njit()
-def _sums(left, at, step, right, columns, out, to, rows, depth):  # type: ignore[no-untyped-def]
-    """O + L R for whole panels of rows."""
-    for r in range(0, rows, ROWS):
-        panel_onto(left, at + r * step, step, right, columns, out, to + r * WIDE, depth, WIDE)
+def _sums(left, at, step, right, columns, out, to, rows, depth, wide):  # type: ignore[no-untyped-def]
+    """O + L R for whole panels of rows, WIDE or LANES columns."""
+    if wide == WIDE:
+        for r in range(0, rows, ROWS):
+            panel_onto(left, at + r * step, step, right, columns, out, to + r * WIDE, depth, WIDE)
+    else:
+        for r in range(0, rows, ROWS):
+            narrow_onto(left, at + r * step, step, right, columns, out, to + r * LANES, depth, LANES)
 
 
 @njit()
-def _onto(left, at, right, columns, out, to, rows, deep):  # type: ignore[no-untyped-def]
-    """O + L R for panels of WIDE queries; the columns of R come as `_groups` has them."""
+def _onto(left, at, right, columns, out, to, rows, deep, wide):  # type: ignore[no-untyped-def]
+    """O + L R for panels of `wide` queries; the columns of R come as `_groups` has them."""
     pairs = deep // WIDE * WIDE
     for r in range(0, rows, ROWS):
         for c in range(0, pairs, WIDE):
-            from_column, into = columns + c * WIDE, to + r * deep + c
-            panel_onto(left, at + r * WIDE, WIDE, right, from_column, out, into, WIDE, deep)
+            from_column, into = columns + c * wide, to + r * deep + c
+            panel_onto(left, at + r * wide, wide, right, from_column, out, into, wide, deep)
         if pairs < deep:
-            from_column, into = columns + pairs * WIDE, to + r * deep + pairs
-            narrow_onto(left, at + r * WIDE, WIDE, right, from_column, out, into, WIDE, deep)
+            from_column, into = columns + pairs * wide, to + r * deep + pairs
+            narrow_onto(left, at + r * wide, wide, right, from_column, out, into, wide, deep)
 
 
 @njit()
-def _written(source, at, step, count, depth, target, to, token, feature):  # type: ignore[no-untyped-def]
-    """Tokens below each other, rows `step` apart, to where they belong."""
-    for j in range(count):
-        for c in range(depth):
-            target[to + j * token + c * feature] = source[at + j * step + c]
-
-
-@njit()
-def _weights(out, keys, depth, to, rows, seen):  # type: ignore[no-untyped-def]
+def _weights(out, keys, depth, to, rows, seen, wide):  # type: ignore[no-untyped-def]
     """exp of keys times the queries, which come first, and zeros below the rows that are `seen`."""
-    _products(out, keys, depth, out, 0, out, to, rows, depth)
-    for i in range(to, to + min(rows, seen) * WIDE, LANES):
+    _products(out, keys, depth, out, 0, out, to, rows, depth, wide)
+    for i in range(to, to + min(rows, seen) * wide, LANES):
         store(out, i, exponential(load(out, i)))
     if seen < rows:
-        _fill(out, to + seen * WIDE, (rows - seen) * WIDE)
+        _fill(out, to + seen * wide, (rows - seen) * wide)
+
+
+@njit()
+def _less(out, at, token, feature, rates, to, o, value, count, width):  # type: ignore[no-untyped-def]
+    """The outputs o of each token, at its rate, taken from what is there."""
+    for i in range(count):
+        rate, here, row = rates[to + i], at + i * token, value + i * width
+        if feature == 1:
+            for c in range(width):
+                out[here + c] -= rate * o[row + c]
+        else:
+            for c in range(width):
+                out[here + c * feature] -= rate * o[row + c]
 
 
 @njit()
@@ -224,38 +261,38 @@ def ahead() -> Any:
             for group in range(groups * part // task.parts, groups * (part + 1) // task.parts):
                 begin = group * WIDE
                 count = min(WIDE, n - begin)
+                wide = WIDE if count > LANES else LANES
                 here = q_at + begin * (depth + 1)
                 if not task.known:
-                    _lanes(q, here, depth + 1, 1, count, depth + 1, real(1), space, 0)
+                    _lanes(q, here, depth + 1, 1, count, wide, depth + 1, space, 0)
                 if task.dq:
                     at = batch * task.dq_batch + inner * task.dq_head + begin * task.dq_token
-                    s = scale[own]
-                    _lanes(dq, at, task.dq_token, task.dq_feature, count, depth, s, space, tangents)
+                    _lanes(dq, at, task.dq_token, task.dq_feature, count, wide, depth, space, tangents)
+                    _scaled(space, tangents, depth * wide, scale[own])
                 if task.dk:
-                    _lanes(q, here, depth + 1, 1, count, depth, real(1), space, tangents + first * WIDE)
-                _fill(space, sums, lines * WIDE)
+                    _lanes(q, here, depth + 1, 1, count, wide, depth, space, tangents + first * wide)
+                _fill(space, sums, lines * wide)
                 for key in range(0, padded, KEYS):
                     rows = min(KEYS, padded - key)
                     P, P_at = space, weights
                     if task.known:
-                        P, P_at = known, ((own * groups + group) * padded + key) * WIDE
+                        P, P_at = known, (own * groups + group) * padded * WIDE + key * wide
                     else:
-                        _weights(space, scored + key * (depth + 1), depth + 1, weights, rows, m - key)
+                        _weights(space, scored + key * (depth + 1), depth + 1, weights, rows, m - key, wide)
                     if task.dv:
-                        _sums(space, moved + key, padded, P, P_at, space, sums, whole(width, ROWS), rows)
+                        below = whole(width, ROWS)
+                        _sums(space, moved + key, padded, P, P_at, space, sums, below, rows, wide)
                     if both:
-                        _products(
-                            space, changes + key * both, both, space, tangents, space, products, rows, both
-                        )
-                        _weighed(space, products, P, P_at, rows * WIDE)
-                        _sums(space, values + key, padded, space, products, space, sums, lines, rows)
+                        of_key = changes + key * both
+                        _products(space, of_key, both, space, tangents, space, products, rows, both, wide)
+                        _weighed(space, products, P, P_at, rows * wide)
+                        _sums(space, values + key, padded, space, products, space, sums, lines, rows, wide)
                 at = batch * task.out_batch + inner * task.out_head + begin * task.out_token
                 value = (own * n + begin) * width
-                for i in range(count):
-                    along = space[sums + width * WIDE + i]
-                    for c in range(width):
-                        total = space[sums + c * WIDE + i] - along * o[value + i * width + c]
-                        out[at + i * task.out_token + c * task.out_feature] = total
+                step = task.out_token, task.out_feature
+                _copied(space, sums, 1, wide, count, width, out, at, step[0], step[1])
+                if both:
+                    _less(out, at, step[0], step[1], space, sums + width * wide, o, value, count, width)
             taken = claim(address, 0)
 
     return work
@@ -301,55 +338,55 @@ def back() -> Any:
             for group in range(groups * part // task.parts, groups * (part + 1) // task.parts):
                 begin = group * WIDE
                 count = min(WIDE, n - begin)
+                wide = WIDE if count > LANES else LANES
                 here = q_at + begin * (depth + 1)
                 if not task.known:
-                    _lanes(q, here, depth + 1, 1, count, depth + 1, real(1), space, 0)
+                    _lanes(q, here, depth + 1, 1, count, wide, depth + 1, space, 0)
                 at = batch * task.out_batch + inner * task.out_head + begin * task.out_token
                 if both:
-                    _lanes(u, at, task.out_token, task.out_feature, count, width, real(1), space, pulled)
+                    _lanes(u, at, task.out_token, task.out_feature, count, wide, width, space, pulled)
                     value = (own * n + begin) * width
-                    _fill(space, pulled + width * WIDE, WIDE)
-                    for i in range(count):
-                        along = real(0)
-                        for c in range(width):
-                            along += space[pulled + c * WIDE + i] * o[value + i * width + c]
-                        space[pulled + width * WIDE + i] = -along
+                    _lanes(o, value, width, 1, count, wide, width, space, products)
+                    _fill(space, pulled + width * wide, wide)
+                    for c in range(width):
+                        for i in range(wide):
+                            along = space[pulled + c * wide + i] * space[products + c * wide + i]
+                            space[pulled + width * wide + i] -= along
                 if task.dk:
-                    _groups(q, here, depth + 1, 1, count, depth, space, queries)
+                    _groups(q, here, depth + 1, 1, count, wide, depth, space, queries)
                 if task.dv:
-                    _groups(u, at, task.out_token, task.out_feature, count, width, space, outputs)
+                    _groups(u, at, task.out_token, task.out_feature, count, wide, width, space, outputs)
                 if task.dq:
-                    _fill(space, sums, whole(depth, ROWS) * WIDE)
+                    _fill(space, sums, whole(depth, ROWS) * wide)
                 for key in range(0, padded, KEYS):
                     rows = min(KEYS, padded - key)
                     P, P_at = space, weights
                     if task.known:
-                        P, P_at = known, ((own * groups + group) * padded + key) * WIDE
+                        P, P_at = known, (own * groups + group) * padded * WIDE + key * wide
                     else:
-                        _weights(space, scored + key * (depth + 1), depth + 1, weights, rows, m - key)
+                        _weights(space, scored + key * (depth + 1), depth + 1, weights, rows, m - key, wide)
                     if task.dv:
-                        _onto(P, P_at, space, outputs, space, of_values + key * broad, rows, broad)
+                        _onto(P, P_at, space, outputs, space, of_values + key * broad, rows, broad, wide)
                     if both:
-                        of_key = values + key * (width + 1)
-                        _products(space, of_key, width + 1, space, pulled, space, products, rows, width + 1)
-                        _weighed(space, products, P, P_at, rows * WIDE)
+                        of_key, tall = values + key * (width + 1), width + 1
+                        _products(space, of_key, tall, space, pulled, space, products, rows, tall, wide)
+                        _weighed(space, products, P, P_at, rows * wide)
                     if task.dk:
-                        _onto(space, products, space, queries, space, of_keys + key * deep, rows, deep)
+                        _onto(space, products, space, queries, space, of_keys + key * deep, rows, deep, wide)
                     if task.dq:
                         lines = whole(depth, ROWS)
-                        _sums(space, turned + key, padded, space, products, space, sums, lines, rows)
+                        _sums(space, turned + key, padded, space, products, space, sums, lines, rows, wide)
                 if task.dq:
                     at = batch * task.dq_batch + inner * task.dq_head + begin * task.dq_token
-                    for i in range(count):
-                        for c in range(depth):
-                            value = scale[own] * space[sums + c * WIDE + i]
-                            dq[at + i * task.dq_token + c * task.dq_feature] = value
+                    step = task.dq_token, task.dq_feature
+                    _scaled(space, sums, depth * wide, scale[own])
+                    _copied(space, sums, 1, wide, count, depth, dq, at, step[0], step[1])
             if task.dk:
                 at = batch * task.dk_batch + inner * task.dk_head + part * task.dk_part
-                _written(space, of_keys, deep, m, depth, dk, at, task.dk_token, task.dk_feature)
+                _copied(space, of_keys, deep, 1, m, depth, dk, at, task.dk_token, task.dk_feature)
             if task.dv:
                 at = batch * task.dv_batch + inner * task.dv_head + part * task.dv_part
-                _written(space, of_values, broad, m, width, dv, at, task.dv_token, task.dv_feature)
+                _copied(space, of_values, broad, 1, m, width, dv, at, task.dv_token, task.dv_feature)
             taken = claim(address, 0)
 
     return work

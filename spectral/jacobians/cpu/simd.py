@@ -183,6 +183,41 @@ def store_all(context, target, at, step, values):  # type: ignore[no-untyped-def
     return types.none(target, types.intp, types.intp, values), generate
 
 
+@intrinsic
+def turn(context, source, at, step, target, to, width):  # type: ignore[no-untyped-def]
+    """target[to + i width + j] = source[at + j step + i], for i and j below the number of lanes."""
+    dtype, index = source.dtype, types.intp
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        base, at, step, out, to, width = args
+        vector = _vector(dtype)
+        lanes = vector.count
+        rows = []
+        for _ in range(lanes):
+            rows.append(_read(builder, builder.gep(base, [at]), vector, dtype))
+            at = builder.add(at, step)
+
+        def chosen(first: Any, second: Any, picks: list[int]) -> Any:
+            order = ir.Constant(ir.VectorType(ir.IntType(32), lanes), picks)
+            return builder.shuffle_vector(first, second, order)
+
+        # Blocks across the diagonal change places: single entries, then squares of two by two, of four, ...
+        size = 1
+        while size < lanes:
+            for i in (i for i in range(lanes) if not i & size):
+                first, second = rows[i], rows[i + size]
+                low = [lanes + j - size if j & size else j for j in range(lanes)]
+                high = [lanes + j if j & size else j + size for j in range(lanes)]
+                rows[i], rows[i + size] = chosen(first, second, low), chosen(first, second, high)
+            size *= 2
+        for value in rows:
+            _write(builder, value, builder.gep(out, [to]), dtype)
+            to = builder.add(to, width)
+        return context.get_dummy_value()
+
+    return types.none(source, index, index, target, index, index), generate
+
+
 def _panel(builder: Any, dtype: Any, args: Any, adds: bool, vectors: int = 2) -> None:
     """The sums of `panel`, of one or two vectors of columns, begun with what is there where it `adds`."""
     left, left_at, step, right, right_at, out, out_at, depth, width = args
@@ -273,15 +308,15 @@ def _of_panels(adds: bool, vectors: int = 2) -> Any:
     return rows_of
 
 
-panel = _of_panels(adds=False)
-"""ROWS rows of a matrix product, all sums in registers: O = L R, two vectors of columns.
+panel, narrow = _of_panels(adds=False), _of_panels(adds=False, vectors=1)
+"""ROWS rows of a matrix product, all sums in registers: O = L R, two vectors of columns, and one.
 
 Rows of L (ROWS, depth) lie `step` apart; R (depth, two vectors) has rows one after another; rows of O lie
 `width` apart: panel(L, at, step, R, at, O, at, depth, width).
 """
 
 panel_onto, narrow_onto = _of_panels(adds=True), _of_panels(adds=True, vectors=1)
-"""The same added to O, of two vectors of columns and of one."""
+"""The same added to O."""
 
 
 @intrinsic

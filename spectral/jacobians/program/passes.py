@@ -11,8 +11,9 @@ from torch import Tensor
 from spectral.jacobians.program.convolution import Convolution, Joint
 from spectral.jacobians.program.program import parts_of, users_of
 from spectral.jacobians.program.rules.pointwise import Diagonal, Sum
+from spectral.jacobians.program.rules.products import Matmul
 from spectral.jacobians.program.slopes import factor, is_gate, product, shape_of
-from spectral.jacobians.program.steps import Input, Linear, Step, aten
+from spectral.jacobians.program.steps import Input, Linear, Operation, Reshape, Step, aten
 from spectral.jacobians.program.storage import Cast
 from spectral.jacobians.program.trees import leaves
 
@@ -102,6 +103,67 @@ def _joined(steps: list[Step], result: int | None, join: Callable[[Step, Step], 
         made[step.output] = len(kept)
         kept.append(step)
     return [step for step in kept if step is not None]
+
+
+def _one_shape(before: Step, step: Step) -> Step | None:
+    """Consecutive changes of shape as the last one."""
+    if not (isinstance(before, Reshape) and isinstance(step, Reshape)) or before.images or step.images:
+        return None
+    narrows = before.narrow, step.narrow
+
+    def narrow(function: Operation, n: int, m: int) -> Operation | None:
+        return function if all(one is not None and one(function, n, m) for one in narrows) else None
+
+    return replace(before, output=step.output, function=step.function, narrow=narrow, after=step.after)
+
+
+def _reshaped_behind(steps: list[Step], result: int | None, entries: dict[int, int]) -> list[Step]:
+    """Rows that are laid out for a product with a matrix of weights, laid out behind it, where more is.
+
+    A fully connected layer comes as a product of matrices, rows put together before it and apart after it.
+    """
+    users = users_of(steps, result)
+    waiting: dict[int, Reshape] = {}
+    kept: list[Step] = []
+    for step in steps:
+        (user, *others) = users[step.output]
+        if isinstance(step, Reshape) and not others and _keeps_rows(step) and _is_layer(user):
+            waiting[step.output] = step
+        elif isinstance(step, Matmul) and step.inputs[0] in waiting:
+            shape = waiting[step.inputs[0]]
+            width, (between,) = step.right.shape[-1:], step.inputs
+            sizes = (torch.Size((*shape.sizes[0][:-1], *width)),)
+            after = torch.Size((*shape.after[:-1], *width))
+            entries[between] = entries[step.output]
+            kept.append(replace(step, inputs=shape.inputs, output=between))
+            kept.append(replace(shape, inputs=(between,), output=step.output, sizes=sizes, after=after))
+        else:
+            kept.append(step)
+    return kept
+
+
+def _keeps_rows(step: Reshape) -> bool:
+    """Whether the last axis stays as it is, and the one numbers of images do not hang on."""
+    (size,) = step.sizes
+    return not step.images and len(size) > 1 and len(step.after) > 1 and size[-1] == step.after[-1]
+
+
+def _is_layer(step: Step | None) -> bool:
+    """Whether it multiplies rows by a matrix of weights."""
+    return isinstance(step, Matmul) and step.reached == (True, False) and step.right.ndim == 2
+
+
+def _without_same_shapes(steps: list[Step], result: int | None) -> list[Step]:
+    """The steps without changes of shape that change nothing."""
+    same: dict[int, int] = {}
+    kept = []
+    for step in steps:
+        step.inputs = tuple(same.get(i, i) for i in step.inputs)
+        if isinstance(step, Reshape) and step.sizes[0] == step.after and step.output != result:
+            same[step.output] = step.inputs[0]
+        else:
+            kept.append(step)
+    return kept
 
 
 def _hand_gates(steps: list[Step], result: int | None) -> None:
@@ -197,14 +259,19 @@ def _channel_scale(slope: Tensor, convolution: Convolution) -> Tensor | None:
     return factor(slope).reshape(-1).expand(size[1])
 
 
-def rewritten(steps: list[Step], result: int | None, dtype: torch.dtype | None) -> list[Step]:
+def rewritten(
+    steps: list[Step], result: int | None, dtype: torch.dtype | None, entries: dict[int, int]
+) -> list[Step]:
     """The steps with scales folded into convolutions, gates joined to them, concatenations never made.
 
     Args:
-        steps: in order, all needed.
+        steps: in order, all needed; their inputs may be told anew.
         result: the slot of the output.
         dtype: of gates that are kept as numbers; None where tangents come in several.
+        entries: of each slot, told anew where a slot gets another value.
     """
+    steps = _reshaped_behind(steps, result, entries)
+    steps = _without_same_shapes(_joined(steps, result, _one_shape), result)
     for join in (_fold, _merge):
         steps = _joined(steps, result, join)
     steps = _without_concatenations(_joined(steps, result, _gate), result)

@@ -54,9 +54,13 @@ class Program:
         self._own()
 
     def _own(self) -> None:
-        """Let gates work in place on what a step has just made for them alone."""
+        """Let gates work in place on what a step has just made for them alone, cuts fill what is theirs."""
         makers = {step.output: step for step in self.steps}
         users = users_of(self.steps, self.result)
+        for after in users.values():
+            cuts = [user for user in after if isinstance(user, Cut)]
+            for cut in cuts:
+                cut.fills = len(cuts) == len(after) and cut.shares_out(cuts)
         for step in self.steps:
             after = users[step.output]
             if isinstance(step, (Convolution, Diagonal)):

@@ -162,8 +162,9 @@ class Recorder(Trace):
         memory.trim(self.bytes)
         used = {self.dtypes[i] for step in steps for i in (*step.inputs, step.output)}
         number = self.output.dtype if len(used) < 2 else None
-        fast = rewritten([copy.copy(step) for step in steps], result, number)
-        program = Program(fast, result, self.input.shape, self.output, self.entries)
+        entries = dict(self.entries)
+        fast = rewritten([copy.copy(step) for step in steps], result, number, entries)
+        program = Program(fast, result, self.input.shape, self.output, entries)
         self._compare(program, v, Jv)
         return program, Jv[0]
 

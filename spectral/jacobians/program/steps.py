@@ -216,11 +216,13 @@ class Reshape(Linear):
 class Cut(Linear):
     """t -> a part of t along one axis, told from the last; back into zeros, or onto what else came back.
 
-    `within` is the index, whose axis goes, or the slice.
+    `within` is the index, whose axis goes, or the slice.  Where a program's cuts share t out among them, each
+    `fills` its part.
     """
 
     axis: int = -1
     within: int | slice = 0
+    fills: bool = field(default=False, init=False, compare=False)
     _order: list[int] | None = field(default=None, init=False, compare=False)  # of t's axes in memory
 
     @property
@@ -241,14 +243,25 @@ class Cut(Linear):
         gone = isinstance(self.within, int)
         order = (self._order or [*axes]) if gone else in_memory(g, len(size))
         lead = g.shape[: g.ndim - len(size) + gone]
-        whole = g.new_zeros((*lead, *(size[axis] for axis in order)))
+        whole = (g.new_empty if self.fills else g.new_zeros)((*lead, *(size[axis] for axis in order)))
         whole = whole.permute(*range(len(lead)), *(len(lead) + order.index(axis) for axis in axes))
         self._of(whole).copy_(g)
         return (whole,)
 
     def add_back(self, g: Tensor, onto: Tensor) -> None:
         """`onto` + g among zeros, in place."""
-        self._of(onto).add_(g)
+        part = self._of(onto)
+        part.copy_(g) if self.fills else part.add_(g)
+
+    def shares_out(self, others: list[Cut]) -> bool:
+        """Whether each of t's numbers is in one of the cuts alone."""
+        places = range(self.sizes[0][self.axis])
+        taken = [
+            place
+            for cut in others
+            for place in ([cut.within] if isinstance(cut.within, int) else places[cut.within])
+        ]
+        return all(cut.axis == self.axis for cut in others) and sorted(taken) == [*places]
 
     def reach(self, *rows: Rows) -> Rows:
         """Rows of the part."""

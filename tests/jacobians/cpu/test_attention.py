@@ -1,5 +1,7 @@
 """Heads of attention by compiled kernels, against the same in dense float64 matrices."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -45,32 +47,35 @@ def near(got, expected):
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("size", SIZES)
 def test_products_are_those_of_dense_matrices(size, known, threads, monkeypatch):
-    """Two vectors at once, tokens before heads in memory; q, k and v, or some of them."""
+    """Two vectors at once, tokens before heads in memory or features before tokens; q, k and v, or some."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     heads, s, q, k, v, P, o = made(size, known)
     (B, H), n, m, d, e = size
 
-    def room(tokens, features):
+    def room(tokens, features, features_first):
+        if features_first:
+            return torch.full((2 * B, H, features, tokens), torch.nan).mT
         return torch.full((2 * B, tokens, H, features), torch.nan).transpose(1, 2)
 
-    dq, dk, dv = (drawn(2 * B, t, H, f).transpose(1, 2) for t, f in ((n, d), (m, d), (m, e)))
-    of = {"q": dq, "k": dk, "v": dv}
-    for roles in ("qkv", "q", "k", "v", "kv"):
+    for roles, features_first in itertools.product(("qkv", "q", "k", "v", "kv"), (False, True)):
+        sizes = (n, d), (m, d), (m, e)
+        dq, dk, dv = (room(*of, features_first).copy_(drawn(2 * B, H, *of)) for of in sizes)
+        of = {"q": dq, "k": dk, "v": dv}
         given = [of[role] if role in roles else None for role in "qkv"]
         a, b, c = (0 if t is None else t.double().reshape(2, B, H, *t.shape[-2:]) for t in given)
         dS = torch.zeros(2, B, H, n, m, dtype=torch.float64)
         dS = dS + (s * a @ k.mT if "q" in roles else 0) + (s * q @ b.mT if "k" in roles else 0)
         W = P * dS
         expected = W @ v - W.sum(-1, keepdim=True) * o + (P @ c if "v" in roles else 0)
-        out = room(n, e)
+        out = room(n, e, features_first)
         heads.ahead(*given, out)
         near(out, expected)
 
-        u = drawn(2 * B, H, n, e)
+        u = room(n, e, features_first).copy_(drawn(2 * B, H, n, e))
         U = u.double().view(2, B, H, n, e)
         W = P * (U @ v.mT - (U * o).sum(-1, keepdim=True))
         back = {"q": s * W @ k, "k": W.mT @ (s * q), "v": P.mT @ U}
-        into = [room(*t.shape[-2:]) if t is not None else None for t in given]
+        into = [room(*t.shape[-2:], features_first) if t is not None else None for t in given]
         heads.back(u, *into)
         for role, got in zip("qkv", into, strict=True):
             if got is not None:

@@ -17,7 +17,7 @@ from spectral.jacobians.program import Program, Recorder, record
 from spectral.jacobians.program.convolution import Convolution, Joint
 from spectral.jacobians.program.rules.norms import Norm
 from spectral.jacobians.program.rules.pointwise import Diagonal
-from spectral.jacobians.program.steps import Linear, Local
+from spectral.jacobians.program.steps import Cut, Linear, Local
 from tests.helpers.field_models import CASES
 
 
@@ -190,6 +190,41 @@ def test_batch_norm_folds_into_its_convolution():
     net[1].running_var.uniform_(0.5, 2)
     program = agree(net.double().eval(), torch.rand(1, 2, 8, 8))
     assert kinds(program) == [Convolution, Convolution] and len(gates(program)) == 1
+
+
+def test_layers_take_rows_as_they_lie():
+    """Shapes before a fully connected layer go behind it, and those that change nothing go."""
+    layers = [nn.LayerNorm(6), nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 6)]
+    block = nn.Sequential(*layers).double().requires_grad_(False)
+    program = agree(lambda y: y + block(y), torch.randn(2, 5, 6))
+    assert [type(step).__name__ for step in program.steps] == ["Norm", "Matmul", "Diagonal", "Matmul", "Sum"]
+    together = agree(lambda y: block(y.reshape(-1, 6)).view(5, 2, 3, 2), torch.randn(2, 5, 6))
+    assert [type(step).__name__ for step in together.steps].count("Reshape") == 2
+    V = torch.randn(3, 2, 5, 6, dtype=torch.float64)
+    second = program.select(torch.tensor([1]))
+    torch.testing.assert_close(second.apply(V[:, 1:]), program.apply(V)[:, 1:])
+    slots = {0: torch.randn(2, 5, 6).double()}
+    for step in together.steps:
+        slots[step.output] = step.apply(*(slots[i] for i in step.inputs))
+    assert all(together.entries[slot] == value.numel() for slot, value in slots.items())
+
+
+@pytest.mark.parametrize("used", [(0, 1, 2), (0, 2), (0, 0, 1, 2)])
+def test_cuts_fill_what_they_share_out(used):
+    """Parts that nothing comes back to are zeros; memory that nobody wrote to would be NaN."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        for cut in (lambda y: y.unflatten(-1, (3, 4)).unbind(-2), lambda y: y.chunk(3, -1)):
+
+            def weighed(y, cut=cut):
+                parts = cut(y.sin())
+                return sum(parts[i] ** 2 * (n + 1) for n, i in enumerate(used))
+
+            program = agree(weighed, torch.randn(2, 12))
+            cuts = [step for step in program.steps if isinstance(step, Cut)]
+            assert all(step.fills == (used == (0, 1, 2)) for step in cuts) and cuts
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_attention_is_taken_in_its_plain_form():

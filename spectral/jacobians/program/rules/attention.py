@@ -208,7 +208,7 @@ class Attention(Step):
         plain = weights.mask is None and not weights.causal
         if not (offered(self.o) and (plain or weights.few)):
             return
-        known = None if plain else kept(weights.whole() if weights.kept is None else weights.kept)
+        known = kept(weights.whole() if weights.kept is None else weights.kept) if weights.few else None
         scale = self.scale.reshape(-1).expand(len(self.o)).contiguous()
         self.heads = Heads(weights.q, weights.k, self.v, self.o, scale, known)
         self.weights = replace(weights, kept=None)
