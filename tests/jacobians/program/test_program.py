@@ -209,20 +209,23 @@ def test_layers_take_rows_as_they_lie():
     assert all(together.entries[slot] == value.numel() for slot, value in slots.items())
 
 
+@pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("used", [(0, 1, 2), (0, 2), (0, 0, 1, 2)])
-def test_cuts_fill_what_they_share_out(used):
+def test_cuts_fill_what_they_share_out(used, beside):
     """Parts that nothing comes back to are zeros; memory that nobody wrote to would be NaN."""
     torch.use_deterministic_algorithms(True)
     try:
         for cut in (lambda y: y.unflatten(-1, (3, 4)).unbind(-2), lambda y: y.chunk(3, -1)):
 
             def weighed(y, cut=cut):
-                parts = cut(y.sin())
-                return sum(parts[i] ** 2 * (n + 1) for n, i in enumerate(used))
+                whole = y.sin()
+                parts = cut(whole)
+                total = sum(parts[i] ** 2 * (n + 1) for n, i in enumerate(used))
+                return total * whole.mean() if beside else total
 
             program = agree(weighed, torch.randn(2, 12))
             cuts = [step for step in program.steps if isinstance(step, Cut)]
-            assert all(step.fills == (used == (0, 1, 2)) for step in cuts) and cuts
+            assert all(step.fills == (len(set(used)) == 3 and not beside) for step in cuts) and cuts
     finally:
         torch.use_deterministic_algorithms(False)
 
