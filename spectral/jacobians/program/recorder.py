@@ -261,7 +261,7 @@ class Recorder(Trace):
             self.bytes += t.numel() * t.element_size()
             stored.base = geometry
             if single:
-                stored.slot = self._slot(target, args, kwargs, like, integers, number, reached)
+                stored.slot = self._slot(target, args, kwargs, like, integers, number, reached, t)
             else:
                 given = target, args, kwargs, like, integers, number, reached
                 stored.pending = functools.partial(self._slot, *given)
@@ -325,15 +325,15 @@ class Recorder(Trace):
         integers: list[Any],
         entry: int | None,
         reached: dict[int, int],
+        value: Tensor | None = None,
     ) -> int:
         """The slot of an operation's derivative, by its rule or else by torch's derivative of it."""
         promotes = target in PROMOTING
         slots = {i: self._cast(slot, like.dtype) for i, slot in reached.items()} if promotes else reached
         make = RULES.get(target)
         if make is not None:
-            seen = Seen(
-                target, args, kwargs, like, integers, entry, slots, self.slots, self._hold, promoted=promotes
-            )
+            given = target, args, kwargs, like, integers, entry, slots, self.slots, self._hold
+            seen = Seen(*given, promoted=promotes, value=value)
             step = make(seen)
             if isinstance(step, int):
                 return step
@@ -548,6 +548,8 @@ class Recorder(Trace):
         other: Step | None = None
         if isinstance(step, Softmax):
             other = fusion.scores(step, seen.primals[0], self._makers)
+            if other is not None:
+                self._let_go(step.value)
         if isinstance(step, Matmul):
             found = fusion.attention(step, self._makers)
             before = () if found is None else [self.dtypes[one.output] for one in found.stands_for[:-1]]

@@ -32,6 +32,7 @@ class Seen:
         output: the slot of the result.
         hold: t -> t as a step may keep it, whatever the function does to it later.
         promoted: whether what y reaches was brought to the output's precision first.
+        value: the output, to be kept by `hold` alone; None where the rule is asked for later.
     """
 
     target: Any
@@ -44,6 +45,7 @@ class Seen:
     output: int
     hold: Callable[[Tensor], Tensor]
     promoted: bool = False
+    value: Tensor | None = None
 
     def __post_init__(self) -> None:
         values = {id(x): x for x in leaves((self.args, self.kwargs)) if self.reaches(x)}

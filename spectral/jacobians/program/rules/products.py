@@ -144,7 +144,7 @@ def _softmax(seen: Seen) -> Step | None:
     if not x.ndim or seen.like.dtype != x.dtype:
         return None
     axis = dim - x.ndim if dim >= 0 else dim
-    value = seen.operation()(x)
+    value = seen.operation()(x) if seen.value is None else seen.hold(seen.value)
     if seen.target is aten._log_softmax.default:
         return LogSoftmax(seen.inputs, seen.output, value.exp(), axis)
     return Softmax(seen.inputs, seen.output, value, axis)
