@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from denoisers.images import Disks, Folder, Mixture, Patches, Ray, Shuffled, Source, Waves, disjoint
+from denoisers.images import Disks, Mixture, Patches, Ray, Shuffled, Source, Waves, disjoint, pictures_at
 from denoisers.images.calpha import CAlpha
 from denoisers.images.folder import training_photographs
 from denoisers.training.config import MIXED, TrainConfig
@@ -68,8 +68,8 @@ def source_of(config: TrainConfig, cache: str | Path | None = None) -> Source:
             )
         return made[config.data]()
     if config.images:
-        return Folder(config.data, size, colour=colour, cache=cache)
-    return Patches.of_folder(config.data, size, colour=colour)
+        return pictures_at(config.data, size, colour=colour, cache=cache)
+    return Patches.at(config.data, size, colour=colour)
 
 
 def noisy_batch(config: TrainConfig, clean: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:
