@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -94,9 +95,11 @@ def _read(path: Path) -> NDArray[np.uint8]:
     if not path.is_file():
         raise FileNotFoundError(f"no file of pictures at {path}")
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no zip archive")
         with np.load(path, allow_pickle=False) as file:
             held = {name: file[name] for name in file.files if name == KEY} or sorted(file.files)
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zipfile.error) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FileContentError(f"{path} is not an .npz file that NumPy can read: {error}") from error
     want = f"uint8 pictures (n, H, W), or (n, H, W, 3) in colour, as its array '{KEY}'"
     if isinstance(held, list):

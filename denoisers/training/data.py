@@ -32,8 +32,8 @@ def clean_batches(config: TrainConfig, cache: str | Path | None = None) -> Batch
         cache: a file for a finite set's folder of pictures, as `denoisers.images.Folder` keeps them.
 
     Raises:
-        FileNotFoundError: a folder holds no pictures.
-        FileContentError: a picture cannot be read.
+        FileNotFoundError: a folder holds no pictures, or there is no .npz file.
+        FileContentError: a picture, or such a file, cannot be read.
         ShapeError: one is smaller than the patches.
         OptionError: a finite set is asked for of more images than there are; grey images for a network of
             several channels; a cache for images that are made, or drawn without end.
