@@ -100,16 +100,17 @@ def one(console: Console, figure: PaperFigure, scale: Scale, runs: Path, out: Pa
 
 def show(console: Console, figures: list[PaperFigure], scale: Scale, runs: Path) -> None:
     """Names, what they show, how many of their networks are there at each scale, and which at this one."""
+    width = max(14, *(len(figure.file) for figure in figures))
     for figure in figures:
         counts = []
         for each in get_args(Scale):
             needs = chain(figure.needs(each))
             counts.append(f"{each} {sum(need.ready(runs) for need in needs)}/{len(needs)}")
         there = f"networks: {', '.join(counts)}"
-        console.print(f"{figure.file:14} {figure.number:24} {there:44} {figure.title}", soft_wrap=True)
+        console.print(f"{figure.file:{width}} {figure.number:24} {there:44} {figure.title}", soft_wrap=True)
         for need in chain(figure.needs(scale)):
             console.print(
-                f"{'':14} {'ready' if need.ready(runs) else 'to train':8} {need.name}", soft_wrap=True
+                f"{'':{width}} {'ready' if need.ready(runs) else 'to train':8} {need.name}", soft_wrap=True
             )
 
 
