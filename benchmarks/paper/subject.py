@@ -82,10 +82,11 @@ class Subject(ABC):
     def training(self, need: Need) -> Images:
         """The images that a network was trained on, (N, 1, size, size)."""
         c = need.config
-        return getattr(disjoint(self.source(need), c.images, c.data_seed + 1), c.half)
+        source = Shuffled(self.source(need)) if c.shuffled else self.source(need)
+        return getattr(disjoint(source, c.images, c.data_seed + 1), c.half)
 
     def source(self, need: Need) -> Source:
-        """What these are from."""
+        """What these are from, in order."""
         return source_of(need.config)
 
 

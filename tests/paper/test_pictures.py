@@ -1,6 +1,7 @@
 """The figures of pictures that somebody has: from a file to rows, with nothing of the pictures in docs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from benchmarks.paper.need import contents
 from benchmarks.paper.subject import LOOKED, Pictures
 from denoisers.images import disjoint, pictures_at
 from denoisers.images.calpha import CAlpha
+from denoisers.training.data import clean_batches
 from denoisers.training.run import Run
 from spectral.errors import OptionError
 
@@ -127,7 +129,12 @@ def test_no_network_sees_what_it_is_measured_on(file, tmp_path):
     sets = [{image.tobytes() for image in images} for images in (everything, unseen, first, second)]
     assert [len(each) for each in sets] == [ENOUGH, LOOKED, 10, 10]
     assert len(sets[1] | sets[2] | sets[3]) == LOOKED + 20 and sets[1] < sets[0]
-    moved = pictures.held_out(pictures.orders("small")[1])(LOOKED, size).numpy()
+    shuffled = pictures.orders("small")[1]
+    moved = pictures.held_out(shuffled)(LOOKED, size).numpy()
+    trained = clean_batches(replace(shuffled.config, batch=10))(0)
+    ours = {image.tobytes() for image in pictures.training(shuffled)}
+    assert {image.tobytes() for image in trained} == ours and len(ours) == 10
+    assert not ours & {image.tobytes() for image in moved}
     assert not np.array_equal(moved, unseen)
     np.testing.assert_array_equal(np.sort(moved.reshape(LOOKED, -1)), np.sort(unseen.reshape(LOOKED, -1)))
 
