@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,9 @@ class Stack:
     def __init__(self, path: str | Path, size: int, *, colour: bool = False) -> None:
         self.path = Path(path)
         self.size, self.colour = side_of(size), colour
-        self._pixels = _read(self.path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"no file of pictures at {self.path}")
+        self._pixels = _read(self.path, self.path.stat().st_mtime_ns)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -90,10 +93,9 @@ def pictures_at(
     return Stack(path, size, colour=colour)
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
-    """The array of an .npz file that is to hold pictures."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no file of pictures at {path}")
+@lru_cache(maxsize=1)
+def _read(path: Path, changed: int) -> NDArray[np.uint8]:
+    """The array of an .npz file that is to hold pictures, shared by the sources of all sizes."""
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("it is no zip archive")
@@ -108,4 +110,5 @@ def _read(path: Path) -> NDArray[np.uint8]:
     fits = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
     if images.dtype != np.uint8 or not fits or not images.size:
         raise FileContentError(f"{path} holds {images.dtype} {images.shape}, not {want}: save it as that")
+    images.setflags(write=False)
     return np.asarray(images)
