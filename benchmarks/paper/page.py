@@ -60,7 +60,7 @@ def save(folder: Path, told: dict[str, Any], made: Made) -> list[Path]:
     table_file, picture = (folder / f"{told['name']}.{end}" for end in ("json", "png"))
     table_file.write_text(json.dumps(_finite(told), separators=(",", ":")) + "\n")
     made.drawn.savefig(picture, pil_kwargs={"optimize": True})
-    if made.pictures is None or folder == DOCS:
+    if made.pictures is None or folder.resolve() == DOCS.resolve():
         return [table_file, picture]
     pictures = folder / f"{told['name']}-pictures.png"
     made.pictures.savefig(pictures)
