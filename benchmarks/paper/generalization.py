@@ -13,7 +13,7 @@ from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
 from benchmarks.paper.need import Need
 from benchmarks.paper.networks import Scale
 from benchmarks.paper.subject import CONTOURS, LOOKED, Subject
-from denoisers.evaluation import PSNRGap, psnr_gap
+from denoisers.evaluation import PSNRCurve, PSNRGap, psnr_gap
 from denoisers.evaluation.figures import curves_on
 from denoisers.evaluation.spread import parts
 from spectral.plots.style import INK
@@ -69,13 +69,25 @@ def _note(subject: Subject, gaps: dict[int, PSNRGap]) -> str:
     apart = {n: parts(gap.difference)[len(INPUTS) :] for n, gap in gaps.items()}
     even = [n for n, each in apart.items() if all(abs(float(g)) <= float(g.halfwidth()) for g in each)]
     at = " and ".join(f"{p:g}" for p in TOLD)
+    most = max(gaps)
+    alone = left_alone(gaps[most].held_out, f"held-out images of the network of N = {most:,}")
     if not even:
-        return f"At {at} dB in training images do better than held-out ones at every N."
+        return f"At {at} dB in training images do better than held-out ones at every N.{alone}"
     return (
         f"At {at} dB in the gap is within its interval from N = {min(even):,} on, where the paper's networks "
         "need 10^5: theirs are faces and bedrooms of 80x80, these smaller images"
         + ("." if subject.name else " of one kind.")
+        + alone
     )
+
+
+def left_alone(curve: PSNRCurve, images: str) -> str:
+    """From which input PSNR on images are worse denoised than not, in a sentence; "" where nowhere."""
+    noisy, denoised = curve.noisy.mean(1), curve.denoised.mean(1)
+    worse = noisy[denoised < noisy]
+    if not len(worse):
+        return ""
+    return f" From {float(worse.min()):.0f} dB in on {images} come out worse than they went in."
 
 
 def _drawn(gaps: dict[int, PSNRGap]) -> Figure:

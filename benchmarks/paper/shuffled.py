@@ -11,6 +11,7 @@ from matplotlib.figure import FigureBase
 from benchmarks.paper import draw
 from benchmarks.paper.audit import audit
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
+from benchmarks.paper.generalization import left_alone
 from benchmarks.paper.need import Need
 from benchmarks.paper.networks import Scale
 from benchmarks.paper.subject import CONTOURS, LOOKED, Subject
@@ -52,16 +53,17 @@ def measure(subject: Subject, scale: Scale, networks: Networks) -> Made:
         "audit": numbers,
     }
     curves = {"in order": by_place, "shuffled": by_order}
+    note = "".join(left_alone(curve, f"images {name}") for name, curve in curves.items()).strip()
     if subject.name:
         figure, one = draw.canvas(4.7, 3.4), draw.canvas(3.9, 3.0)
         curves_on(figure.subplots(), curves)
         _one_image(one, subject, both, networks)
-        return Made(rows, settings, figure, [], {"shuffled": audited}, data, pictures=one)
+        return Made(rows, settings, figure, [], {"shuffled": audited}, data, note, one)
     figure = draw.canvas(8.6, 3.4)
     left, right = figure.subfigures(1, 2, width_ratios=[1.2, 1])
     curves_on(left.subplots(), curves)
     _one_image(right, subject, both, networks)
-    return Made(rows, settings, figure, [], {"shuffled": audited}, data)
+    return Made(rows, settings, figure, [], {"shuffled": audited}, data, note)
 
 
 def _one_image(figure: FigureBase, subject: Subject, both: tuple[Need, Need], networks: Networks) -> None:

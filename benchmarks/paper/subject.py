@@ -198,7 +198,7 @@ class Pictures(Subject):
 
     def words(self, need: Need) -> str:
         """Where they are from."""
-        return f"{self.available:,} pictures of `{self.path.name}`, which are not passed on"
+        return f"{self.available:,} pictures of `{self.path.name}`, in grey, which are not passed on"
 
 
 CONTOURS = Contours()

@@ -13,8 +13,10 @@ from benchmarks.paper import __main__ as runner
 from benchmarks.paper import page, subject
 from benchmarks.paper.__main__ import app
 from benchmarks.paper.figure import Row
+from benchmarks.paper.generalization import left_alone
 from benchmarks.paper.need import contents
 from benchmarks.paper.subject import LOOKED, Pictures
+from denoisers.evaluation import psnr_curve
 from denoisers.images import disjoint, pictures_at
 from denoisers.images.calpha import CAlpha
 from denoisers.training.data import clean_batches
@@ -94,7 +96,7 @@ def test_figures_of_a_file_from_the_command_to_the_page(file, tiny, tmp_path, mo
     for name in names:
         assert text.count(f"]({name}.png)") == 1
         assert str(tmp_path) not in (docs / f"{name}.json").read_text()
-    assert "150 pictures of `mine.npz`, which are not passed on, 8x8; 3 samples" in text
+    assert "150 pictures of `mine.npz`, in grey, which are not passed on, 8x8; 3 samples" in text
     assert "`python -m benchmarks.paper shuffled --scale small --images PATH --write`" in text
     told = json.loads((docs / "similarity-mine.json").read_text())
     assert [each["images_seen"] for each in told["networks"]] == [24, 24]
@@ -193,6 +195,13 @@ def test_a_broken_picture_is_told_in_a_line(tiny, tmp_path):
     (folder / "100.png").write_bytes(b"none")
     out = call("generalization", "--images", folder, "--runs", tmp_path / "runs", code=2)
     assert "100.png is not a picture" in " ".join(out.split()) and "Traceback" not in out
+
+
+def test_where_images_are_better_left_alone():
+    images = np.full((3, 1, 8, 8), 0.1, np.float32)  # 20 dB above 0
+    curve = psnr_curve(lambda y: 0 * y, images, [1.0, 0.5, 0.01])
+    assert left_alone(curve, "they") == " From 40 dB in on they come out worse than they went in."
+    assert left_alone(psnr_curve(lambda y: 0 * y, images, [1.0, 0.5]), "they") == ""
 
 
 def test_colour_is_taken_by_its_luminance(tmp_path):
