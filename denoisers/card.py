@@ -86,7 +86,7 @@ OBJECTIVES = {"denoise": "squared error", "consistency": "easy consistency tunin
 def _source(config: TrainConfig) -> str:
     if config.data == "photos" and config.channels == 3:
         return COLOUR
-    return SOURCES.get(config.data, f"pictures of the folder {config.data}")
+    return SOURCES.get(config.data, f"pictures of {config.data}")
 
 
 def _does(model: Denoiser) -> str:

@@ -66,6 +66,7 @@ class Made:
     drawn: the picture.
     data: all numbers of it, for machines.
     note: where it differs from the paper, by how much, and what is known of why.
+    pictures: what shows pictures that may be nobody's to pass on; never written into docs.
     """
 
     rows: list[Row]
@@ -75,6 +76,7 @@ class Made:
     audits: dict[str, list[Row]] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    pictures: Figure | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class PaperFigure:
     title: what it shows.
     needs: the networks, at a scale.
     measure: the numbers and the picture, from trained networks.
+    of: the pictures that it is made of, in the names of files; "" for images that the package makes.
     """
 
     name: str
@@ -93,6 +96,12 @@ class PaperFigure:
     title: str
     needs: Callable[[Scale], list[Need]]
     measure: Callable[[Scale, Networks], Made]
+    of: str = ""
+
+    @property
+    def file(self) -> str:
+        """Its files' name, without the ending."""
+        return f"{self.name}-{self.of}" if self.of else self.name
 
 
 def loader(runs: Path) -> Networks:

@@ -2,98 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from benchmarks.paper import draw
 from benchmarks.paper.audit import audit
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
 from benchmarks.paper.need import Need
-from benchmarks.paper.networks import Scale, finite
-from denoisers.evaluation import PSNRGap, psnr_gap
+from benchmarks.paper.networks import Scale
+from benchmarks.paper.subject import CONTOURS, LOOKED, Subject
+from denoisers.evaluation import PSNRCurve, PSNRGap, psnr_gap
 from denoisers.evaluation.figures import curves_on
 from denoisers.evaluation.spread import parts
-from denoisers.images import disjoint
-from denoisers.images.calpha import CAlpha
 from spectral.plots.style import INK
 
-COUNTS: dict[Scale, tuple[int, ...]] = {
-    "small": (1, 10, 100, 1000, 10_000),
-    "gpu": (1, 10, 100, 1000, 10_000),
-    "paper": (1, 10, 100, 1000, 10_000, 100_000),
-}
 INPUTS = np.arange(0.0, 34.1, 4)
 TOLD = (10.0, 20.0)
-LOOKED = 128  # images of each set
-SEED = 7  # of held-out images
 
 
-def needs(scale: Scale) -> list[Need]:
+def needs(subject: Subject, scale: Scale) -> list[Need]:
     """A network for each N, on the first of the two disjoint sets."""
-    return [finite(scale, n) for n in COUNTS[scale]]
+    return [subject.finite(scale, n) for n in subject.counts(scale)]
 
 
-def training(need: Need) -> np.ndarray:
-    """The images that a network was trained on, (N, 1, size, size)."""
-    c = need.config
-    return getattr(disjoint(CAlpha(c.size, c.alpha), c.images, c.data_seed + 1), c.half)
-
-
-def held_out(need: Need) -> Callable[[int, int], torch.Tensor]:
-    """(n, side) -> n images of the source that a network was not trained on, (n, 1, side, side)."""
-    return lambda n, side: torch.from_numpy(CAlpha(side, need.config.alpha)(n, seed=SEED))
-
-
-def measure(scale: Scale, networks: Networks) -> Made:
+def measure(subject: Subject, scale: Scale, networks: Networks) -> Made:
     """The gap between training and held-out images at each N and level, with Welch's intervals."""
     levels = [*(10 ** (-INPUTS / 20)), *(10 ** (-np.array(TOLD) / 20))]
     gaps: dict[int, PSNRGap] = {}
     rows: list[Row] = []
     audits: dict[str, list[Row]] = {}
     data = {}
-    for need in needs(scale):
+    wanted = needs(subject, scale)
+    for need in wanted:
         c = need.config
-        seen = training(need)[np.arange(LOOKED) % c.images]
-        held = CAlpha(c.size, c.alpha)(LOOKED, seed=SEED)
+        seen = subject.training(need)[np.arange(LOOKED) % c.images]
+        unseen = subject.held_out(need)
         model = networks(need)
-        gap = gaps[c.images] = psnr_gap(model, seen, held, levels)
-        last = c.images == COUNTS[scale][-1]
+        gap = gaps[c.images] = psnr_gap(model, seen, unseen(LOOKED, c.size), levels)
+        last = need is wanted[-1]
         for p, each in zip(TOLD, parts(gap.difference)[len(INPUTS) :], strict=True):
             says = ("0" if scale == "paper" else "0 at N = 10^5") if last else "falls as N grows"
             paper = 0.0 if last and scale == "paper" else None
             rows.append(
                 Row.of(f"train less test PSNR at {p:g} dB in, N = {c.images:,}, dB", each, paper, says)
             )
-        audits[f"N = {c.images:,}"], audited = audit(model, held_out(need), c.size)
+        audits[f"N = {c.images:,}"], audited = audit(model, unseen, c.size)
         data[f"n_{c.images}"] = {
             "sigmas": gap.training.sigmas.tolist(),
             "training": gap.training.denoised.tolist(),
             "held_out": gap.held_out.denoised.tolist(),
             "audit": audited,
         }
-    c = needs(scale)[0].config
+    c = wanted[0].config
     settings = (
-        f"C^alpha images, alpha = {c.alpha:g} (the paper has faces and bedrooms), {c.size}x{c.size}; "
+        f"{subject.words(wanted[0])}, {c.size}x{c.size}; "
         f"{LOOKED} of each set, those of a smaller training set several times with other noise; all networks "
         f"are shown {c.batch * c.steps:,} images"
     )
-    return Made(rows, settings, _drawn(gaps), [], audits, data, _note(gaps))
+    return Made(rows, settings, _drawn(gaps), [], audits, data, _note(subject, gaps))
 
 
-def _note(gaps: dict[int, PSNRGap]) -> str:
+def _note(subject: Subject, gaps: dict[int, PSNRGap]) -> str:
     """From which N on a network does as well on images that it has not seen."""
     apart = {n: parts(gap.difference)[len(INPUTS) :] for n, gap in gaps.items()}
     even = [n for n, each in apart.items() if all(abs(float(g)) <= float(g.halfwidth()) for g in each)]
     at = " and ".join(f"{p:g}" for p in TOLD)
+    most = max(gaps)
+    alone = left_alone(gaps[most].held_out, f"held-out images of the network of N = {most:,}")
     if not even:
-        return f"At {at} dB in training images do better than held-out ones at every N."
+        return f"At {at} dB in training images do better than held-out ones at every N.{alone}"
     return (
         f"At {at} dB in the gap is within its interval from N = {min(even):,} on, where the paper's networks "
-        "need 10^5: theirs are faces and bedrooms of 80x80, these smaller images of one kind."
+        "need 10^5: theirs are faces and bedrooms of 80x80, these smaller images"
+        + ("." if subject.name else " of one kind.")
+        + alone
     )
+
+
+def left_alone(curve: PSNRCurve, images: str) -> str:
+    """From which input PSNR on images are worse denoised than not, in a sentence; "" where nowhere."""
+    noisy, denoised = curve.noisy.mean(1), curve.denoised.mean(1)
+    worse = noisy[denoised < noisy]
+    if not len(worse):
+        return ""
+    return f" From {float(worse.min()):.0f} dB in on {images} come out worse than they went in."
 
 
 def _drawn(gaps: dict[int, PSNRGap]) -> Figure:
@@ -107,10 +101,16 @@ def _drawn(gaps: dict[int, PSNRGap]) -> Figure:
     return figure
 
 
-GENERALIZATION = PaperFigure(
-    "generalization",
-    "figures 1, 9 and 11",
-    "Training and held-out PSNR by the number of images",
-    needs,
-    measure,
-)
+def of(subject: Subject) -> PaperFigure:
+    """The figure on images of a kind."""
+    return PaperFigure(
+        "generalization",
+        "figures 1, 9 and 11",
+        "Training and held-out PSNR by the number of images",
+        partial(needs, subject),
+        partial(measure, subject),
+        subject.name,
+    )
+
+
+GENERALIZATION = of(CONTOURS)

@@ -9,14 +9,18 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 import denoisers
+from denoisers.images.folder import pictures_in
+from denoisers.images.stack import is_stack
 from denoisers.networks import Denoiser
 from denoisers.training import TrainConfig, train
+from denoisers.training.config import GENERATED
 from denoisers.weights import read
 
 POLL = 2.0  # seconds between looks at what other processes train
@@ -37,13 +41,16 @@ class Need:
     def key(self) -> str:
         """What the weights depend on, in twelve digits: the settings that are not the usual ones, hashed.
 
-        A setting that a later version has besides leaves the key as it was.
+        A setting that a later version has besides leaves the key as it was. Of pictures their bytes count,
+        not where they lie.
         """
         told: dict[str, Any] = {}
         for f in fields(TrainConfig):
             value = getattr(self.config, f.name)
             if f.name == "data" or value != f.default:
                 told[f.name] = float(value) if isinstance(f.default, float) else value  # 3 and 3.0 are one
+        if self.config.data not in (*GENERATED, "photos"):
+            told["data"] = contents(self.config.data)
         told["start"] = self.start.key if self.start else ""
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -75,6 +82,13 @@ class Need:
         """The trained network, in evaluation mode."""
         return denoisers.load(self.folder(runs))
 
+    def cache(self, runs: Path) -> Path | None:
+        """The file that keeps a folder's pictures, read and averaged once; None where there is no folder."""
+        c = self.config
+        if c.data in (*GENERATED, "photos") or is_stack(c.data):
+            return None
+        return runs / f"{Path(c.data).stem}-{c.size}px-{contents(c.data)[:12]}.safetensors"
+
     def minutes(self, runs: Path) -> float:
         """Of wall clock, that its training took."""
         told = read(self.folder(runs) / "weights.safetensors")[1]
@@ -104,8 +118,24 @@ class Need:
                 return
             resume = (folder / "checkpoint.safetensors").is_file()
             console.print(f"{'going on with' if resume else 'training'} {self.name}, {config.steps} steps")
-            told = {"checkpoint_every": 500, "validate_every": 1000} | how
+            told = {"checkpoint_every": 500, "validate_every": 1000, "cache": self.cache(runs)} | how
             train(config, folder, resume=resume, console=console, **told)
+
+
+@cache
+def contents(path: str) -> str:
+    """SHA-256 of a file, or of the pictures of a folder, in the order of their names.
+
+    Raises:
+        FileNotFoundError: there is no such file, and no picture in such a folder.
+    """
+    files = [Path(path)] if is_stack(path) else pictures_in(path)
+    return hashlib.sha256("".join(map(_digest, files)).encode()).hexdigest()
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def chain(needs: list[Need]) -> list[Need]:

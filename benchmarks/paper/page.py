@@ -23,12 +23,13 @@ HEAD = ["", "the paper", "here", "difference"]
 def record(figure: PaperFigure, scale: Scale, made: Made, runs: Path) -> dict[str, Any]:
     """What the JSON of a figure holds."""
     return {
-        "name": figure.name,
+        "name": figure.file,
         "number": figure.number,
-        "title": figure.title,
+        "title": f"{figure.title}, of `{figure.of}`" if figure.of else figure.title,
         "scale": scale,
         "settings": made.settings,
-        "command": f"python -m benchmarks.paper {figure.name} --scale {scale}",
+        "command": f"python -m benchmarks.paper {figure.name} --scale {scale}"
+        + (" --images PATH" if figure.of else ""),
         "networks": [network(need, runs) for need in chain(figure.needs(scale))],
         "rows": [asdict(row) for row in made.rows],
         "beside": [asdict(row) for row in made.beside],
@@ -42,22 +43,28 @@ def record(figure: PaperFigure, scale: Scale, made: Made, runs: Path) -> dict[st
 def network(need: Need, runs: Path) -> dict[str, Any]:
     """A network in words, and its configuration."""
     c = need.config
+    configuration = json.loads(c.to_json())
+    configuration["data"] = Path(c.data).name  # of pictures; where they lie is nobody's matter
     return {
         "name": need.name,
         "images_seen": c.batch * c.steps,
         "minutes": need.minutes(runs),
-        "configuration": json.loads(c.to_json()),
+        "configuration": configuration,
         "start": need.start.name if need.start else None,
     }
 
 
 def save(folder: Path, told: dict[str, Any], made: Made) -> list[Path]:
-    """Write NAME.json and NAME.png into a folder; their paths."""
+    """Write NAME.json, NAME.png and, but into docs, NAME-pictures.png into a folder; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     table_file, picture = (folder / f"{told['name']}.{end}" for end in ("json", "png"))
     table_file.write_text(json.dumps(_finite(told), separators=(",", ":")) + "\n")
     made.drawn.savefig(picture, pil_kwargs={"optimize": True})
-    return [table_file, picture]
+    if made.pictures is None or folder.resolve() == DOCS.resolve():
+        return [table_file, picture]
+    pictures = folder / f"{told['name']}-pictures.png"
+    made.pictures.savefig(pictures)
+    return [table_file, picture, pictures]
 
 
 def better(folder: Path, name: str, scale: Scale) -> str:
@@ -101,7 +108,8 @@ def section(told: dict[str, Any]) -> str:
 def publish(folder: Path = DOCS) -> None:
     """Make the page anew from all that lies in the folder."""
     found = {name: folder / f"{name}.json" for name in FIGURES}
-    told = [json.loads(path.read_text()) for path in found.values() if path.is_file()]
+    files = [file for name, own in found.items() for file in (own, *sorted(folder.glob(f"{name}-*.json")))]
+    told = [json.loads(file.read_text()) for file in files if file.is_file()]
     missing = [
         [FIGURES[name].number, FIGURES[name].title + ": not run yet"]
         for name, p in found.items()

@@ -1,5 +1,6 @@
 """The figures by name, in the paper's order, and all networks of a scale."""
 
+from benchmarks.paper import generalization, shuffled, similarity
 from benchmarks.paper.consistency import CONSISTENCY
 from benchmarks.paper.contours import APART, SLOPES
 from benchmarks.paper.disks import DISKS
@@ -14,6 +15,7 @@ from benchmarks.paper.shuffled import SHUFFLED
 from benchmarks.paper.similarity import SIMILARITY
 from benchmarks.paper.sines import SINES
 from benchmarks.paper.sizes import SIZES
+from benchmarks.paper.subject import Pictures
 from benchmarks.paper.trajectories import TRAJECTORIES
 
 _ALL: tuple[PaperFigure, ...] = (
@@ -32,7 +34,14 @@ _ALL: tuple[PaperFigure, ...] = (
     PERTURBED,
 )
 
+OF_PICTURES = (generalization, similarity, shuffled)
+
 FIGURES = {figure.name: figure for figure in _ALL}
+
+
+def on_pictures(pictures: Pictures) -> dict[str, PaperFigure]:
+    """Those that can be made of pictures, by name."""
+    return {figure.name: figure for figure in (module.of(pictures) for module in OF_PICTURES)}
 
 
 def needs(scale: Scale) -> list[Need]:

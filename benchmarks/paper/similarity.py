@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 
 from benchmarks.paper import draw
 from benchmarks.paper.audit import audit
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
-from benchmarks.paper.generalization import COUNTS, held_out, training
 from benchmarks.paper.need import Need
-from benchmarks.paper.networks import Scale, finite
+from benchmarks.paper.networks import Scale
+from benchmarks.paper.subject import CONTOURS, Subject
 from denoisers.evaluation import Comparison, compare, nearest
 from denoisers.evaluation.spread import over_images
 from spectral.plots.style import BLUE, INK, ORANGE, STYLE
 
-DRAWN: dict[Scale, int] = {"small": 24, "gpu": 24, "paper": 100}
 SHOWN = 2  # samples of each N
 H0, BETA, SIGMA_END = (
     0.01,
@@ -28,31 +28,27 @@ H0, BETA, SIGMA_END = (
 )  # sigma_end and the first step as in the paper; the step grows as in its code
 
 
-def pair(scale: Scale, images: int) -> tuple[Need, Need]:
+def pair(subject: Subject, scale: Scale, images: int) -> tuple[Need, Need]:
     """Networks A and B on the first and the second of two disjoint sets."""
-    return finite(scale, images, "first"), finite(scale, images, "second")
+    return subject.finite(scale, images, "first"), subject.finite(scale, images, "second")
 
 
-def needs(scale: Scale) -> list[Need]:
+def needs(subject: Subject, scale: Scale) -> list[Need]:
     """Both networks for each N."""
-    return [need for n in COUNTS[scale] for need in pair(scale, n)]
+    return [need for n in subject.counts(scale) for need in pair(subject, scale, n)]
 
 
-def compared(scale: Scale, networks: Networks, images: int, count: int) -> Comparison:
-    """Samples of A and B from the same noise, beside their nearest training images."""
-    first, second = pair(scale, images)
-    draw_both = partial(compare, h0=H0, beta=BETA, sigma_end=SIGMA_END, count=count)
-    return draw_both(networks(first), networks(second), training(first), training(second))
-
-
-def measure(scale: Scale, networks: Networks) -> Made:
+def measure(subject: Subject, scale: Scale, networks: Networks) -> Made:
     """Cosines between samples of A and B, and of samples to the nearest training images; centred ones too."""
     rows, beside = [], []
     audits: dict[str, list[Row]] = {}
     data, found = {}, {}
-    for n in COUNTS[scale]:
-        both = found[n] = compared(scale, networks, n, DRAWN[scale])
-        a, b = (training(need) for need in pair(scale, n))
+    count = subject.drawn[scale]
+    for n in subject.counts(scale):
+        first, second = pair(subject, scale, n)
+        a, b = subject.training(first), subject.training(second)
+        draw_both = partial(compare, h0=H0, beta=BETA, sigma_end=SIGMA_END, count=count)
+        both = found[n] = draw_both(networks(first), networks(second), a, b)
         apart = {
             centred: nearest(torch.from_numpy(a[:200]), b, centred=centred).similarity
             for centred in (False, True)
@@ -87,20 +83,29 @@ def measure(scale: Scale, networks: Networks) -> Made:
             )
         )
         # Network A of each N is looked at in figure 1.
-        second = pair(scale, n)[1]
-        audits[f"B, N = {n:,}"], audited = audit(networks(second), held_out(second), second.config.size)
+        audits[f"B, N = {n:,}"], audited = audit(
+            networks(second), subject.held_out(second), second.config.size
+        )
         data[f"n_{n}"] = {
             name: {key: value.tolist() for key, value in both.similarities(centred).items()}
             | {"sets": apart[centred].tolist()}
             for name, centred in (("cosine", False), ("centred", True))
         } | {"audit": audited}
-    c = needs(scale)[0].config
     settings = (
-        f"C^alpha images, alpha = {c.alpha:g} (the paper has faces and bedrooms), {c.size}x{c.size}; "
-        f"{DRAWN[scale]} samples of each network, h0 = {H0:g} growing, beta = {BETA:g}, "
+        f"{subject.words(first)}, {first.config.size}x{first.config.size}; "
+        f"{count} samples of each network, h0 = {H0:g} growing, beta = {BETA:g}, "
         f"down to sigma = {SIGMA_END:g}"
     )
-    return Made(rows, settings, _drawn(found, data), beside, audits, data, _note(found))
+    figure = draw.canvas(11.4, 3.7)
+    left, right = figure.subfigures(1, 2, width_ratios=[1, 2.5])
+    _dots(left, data)
+    if not subject.name:
+        _samples(right, found)
+        return Made(rows, settings, figure, beside, audits, data, _note(found))
+    _histograms(right, data)
+    shown = draw.canvas(8.1, 3.7)
+    _samples(shown, found)
+    return Made(rows, settings, figure, beside, audits, data, _note(found), shown)
 
 
 def _note(found: dict[int, Comparison]) -> str:
@@ -124,34 +129,60 @@ def _note(found: dict[int, Comparison]) -> str:
     )
 
 
-def _drawn(found: dict[int, Comparison], data: dict[str, Any]) -> Figure:
-    figure = draw.canvas(11.4, 3.7)
-    left, right = figure.subfigures(1, 2, width_ratios=[1, 2.5])
-    axes = left.subplots(2, 1, sharex=True)
+GROUPS = (
+    ("between", "the two networks", BLUE),
+    ("own", "nearest training image", ORANGE),
+    ("sets", "S1 to S2", "#999999"),
+)
+TWO = ("between", "own")  # that cross
+KINDS = {"cosine": "cosine similarity", "centred": "centred cosine"}
+
+
+def _values(told: Mapping[str, list[float]], key: str) -> np.ndarray:
+    return np.array(told["first"] + told["second"] if key == "own" else told[key])
+
+
+def _dots(figure: FigureBase, data: dict[str, Any]) -> None:
+    """Each similarity, and the means, by N."""
+    axes = figure.subplots(2, 1, sharex=True)
     rng = np.random.default_rng(0)
-    groups = (
-        ("between", "the two networks", BLUE),
-        ("own", "nearest training image", ORANGE),
-        ("sets", "S1 to S2", "#999999"),
-    )
-    for axis, kind in zip(axes, ("cosine", "centred"), strict=True):
-        for j, (key, label, colour) in enumerate(groups):
+    for axis, (kind, words) in zip(axes, KINDS.items(), strict=True):
+        for j, (key, label, colour) in enumerate(GROUPS):
             means = []
-            for i, n in enumerate(found):
-                told = data[f"n_{n}"][kind]
-                values = np.array(told["first"] + told["second"] if key == "own" else told[key])
+            for i, told in enumerate(data.values()):
+                values = _values(told[kind], key)
                 x = i + 0.22 * (j - 1)
                 axis.plot(
                     x + 0.05 * rng.standard_normal(len(values)), values, ".", ms=2, alpha=0.4, color=colour
                 )
                 means.append((x, values.mean()))
             axis.plot(*zip(*means, strict=True), "o-", ms=4, lw=1, color=colour, label=label)
-        draw.labelled(axis, "", "cosine similarity" if kind == "cosine" else "centred cosine")
-    axes[1].set_xticks(range(len(found)), [f"{n:,}" for n in found])
+        draw.labelled(axis, "", words)
+    axes[1].set_xticks(range(len(data)), [f"{_number(name):,}" for name in data])
     axes[1].set_xlabel("training images N", **STYLE)
     draw.legend(axes[1], "lower right")
+
+
+def _histograms(figure: FigureBase, data: dict[str, Any]) -> None:
+    """Of the same similarities, one of both kinds for each N, as the paper's figure 2 has them."""
+    grid = figure.subplots(2, len(data), sharex="row", squeeze=False)
+    for row, (kind, words) in zip(grid, KINDS.items(), strict=True):
+        everything = np.concatenate([_values(told[kind], key) for told in data.values() for key in TWO])
+        bins = np.linspace(float(everything.min()), 1, 31)
+        for axis, (name, told) in zip(row, data.items(), strict=True):
+            for key, label, colour in GROUPS[: len(TWO)]:
+                values = _values(told[kind], key)
+                share = np.full(len(values), 1 / len(values))
+                axis.hist(values, bins, weights=share, color=colour, alpha=0.6, label=label)
+            top = f"N = {_number(name):,}" if kind == "cosine" else ""
+            draw.labelled(axis, words, "share of samples" if axis is row[0] else "", top)
+    draw.legend(grid[1, 0], "upper left")
+
+
+def _samples(figure: FigureBase, found: dict[int, Comparison]) -> None:
+    """Some samples of each N between their nearest training images."""
     names = ("nearest to A", "drawn by A", "drawn by B", "nearest to B")
-    grid = right.subplots(4, SHOWN * len(found))
+    grid = figure.subplots(4, SHOWN * len(found))
     for i, (n, both) in enumerate(found.items()):
         near = both.neighbours(True)
         rows = (near[0].images, both.first.images, both.second.images, near[1].images)
@@ -161,13 +192,22 @@ def _drawn(found: dict[int, Comparison], data: dict[str, Any]) -> Figure:
         grid[0, i * SHOWN].set_title(f"N = {n:,}", fontsize=8, color=INK, loc="left")
     for row, name in zip(grid, names, strict=True):
         draw.row_name(row[0], name)
-    return figure
 
 
-SIMILARITY = PaperFigure(
-    "similarity",
-    "figures 2, 6, 10 and 12 to 14",
-    "Two networks on disjoint sets, from the same noise",
-    needs,
-    measure,
-)
+def _number(name: str) -> int:
+    return int(name.removeprefix("n_"))
+
+
+def of(subject: Subject) -> PaperFigure:
+    """The figure on images of a kind."""
+    return PaperFigure(
+        "similarity",
+        "figures 2, 6, 10 and 12 to 14",
+        "Two networks on disjoint sets, from the same noise",
+        partial(needs, subject),
+        partial(measure, subject),
+        subject.name,
+    )
+
+
+SIMILARITY = of(CONTOURS)

@@ -8,12 +8,11 @@ import torch
 from benchmarks.paper import draw
 from benchmarks.paper.audit import audit
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
-from benchmarks.paper.generalization import LOOKED, SEED, held_out, training
 from benchmarks.paper.need import Need
 from benchmarks.paper.networks import BRIEF, Scale, blind
+from benchmarks.paper.subject import CONTOURS, LOOKED
 from denoisers.evaluation import psnr_gap
 from denoisers.evaluation.spread import parts
-from denoisers.images.calpha import CAlpha
 from denoisers.networks import UNet
 from spectral.plots.style import COLOURS
 
@@ -63,8 +62,8 @@ def measure(scale: Scale, networks: Networks) -> Made:
         gaps = []
         for n in COUNTS[scale]:
             each = need(scale, blocks, n)
-            held = CAlpha(side, each.config.alpha)(LOOKED, seed=SEED)
-            seen = training(each)[np.arange(LOOKED) % n]
+            held = CONTOURS.held_out(each)(LOOKED, side)
+            seen = CONTOURS.training(each)[np.arange(LOOKED) % n]
             found = psnr_gap(networks(each), seen, held, [10 ** (-INPUT / 20)])
             (gap,) = parts(found.difference)
             gaps.append(gap)
@@ -72,7 +71,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
             rows.append(Row.of(text, gap, says="larger for larger images"))
         most = need(scale, blocks, COUNTS[scale][-1])
         name = f"{side}x{side}, N = {most.config.images:,}"
-        audits[name], audited = audit(networks(most), held_out(most), side)
+        audits[name], audited = audit(networks(most), CONTOURS.held_out(most), side)
         values = [float(gap) for gap in gaps]
         half = [float(torch.as_tensor(gap.halfwidth())) for gap in gaps]
         style = {"fmt": "o-", "ms": 3.5, "lw": 1, "capsize": 2, "color": COLOURS[blocks - 1]}

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from benchmarks.paper import draw
 from benchmarks.paper.audit import audit
 from benchmarks.paper.figure import Made, Networks, PaperFigure, Row
-from benchmarks.paper.generalization import COUNTS, held_out
 from benchmarks.paper.need import Need
 from benchmarks.paper.networks import Scale
 from benchmarks.paper.similarity import BETA, H0, SIGMA_END, pair
+from benchmarks.paper.subject import CONTOURS, COUNTS
 from denoisers.evaluation import cosine_similarity
 from denoisers.evaluation.spread import over_images
 from denoisers.sampling import Samples, sample
@@ -36,7 +36,7 @@ def chosen(scale: Scale) -> tuple[int, ...]:
 
 def needs(scale: Scale) -> list[Need]:
     """Both networks of each."""
-    return [need for n in chosen(scale) for need in pair(scale, n)]
+    return [need for n in chosen(scale) for need in pair(CONTOURS, scale, n)]
 
 
 def measure(scale: Scale, networks: Networks) -> Made:
@@ -44,7 +44,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
     rows, data, curves, strips = [], {}, {}, {}
     audits: dict[str, list[Row]] = {}
     for n in chosen(scale):
-        first, second = pair(scale, n)
+        first, second = pair(CONTOURS, scale, n)
         shape = (1, first.config.size, first.config.size)
         a, b = (
             sample(networks(need), shape, DRAWN, h0=H0, beta=BETA, sigma_end=SIGMA_END, every=2)
@@ -65,7 +65,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
         told = {}
         for need, network in ((first, "A"), (second, "B")):
             audits[f"{network}, N = {n:,}"], told[network] = audit(
-                networks(need), held_out(need), need.config.size, sigma=PARTING
+                networks(need), CONTOURS.held_out(need), need.config.size, sigma=PARTING
             )
         data[f"n_{n}"] = {"sigmas": LEVELS.tolist(), "centred_cosine": each.tolist(), "audit": told}
     c = needs(scale)[0].config

@@ -36,7 +36,7 @@ from denoisers.evaluation.spread import parts, told
 from denoisers.evaluation.surecheck import SureCheck
 from denoisers.images.calpha import synthesize
 from denoisers.images.folder import photograph, read_grey
-from denoisers.images.pictures import Folder
+from denoisers.images.stack import pictures_at
 from spectral.errors import OptionError
 from spectral.estimators import Estimate
 from spectral.progress import working
@@ -56,8 +56,10 @@ def evaluate(
         int | None, typer.Option(help="cut the picture into squares of this side, an image each")
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="C^alpha images instead: their exponent")] = None,
-    data: Annotated[Path | None, typer.Option(help="the pictures of a folder instead")] = None,
-    count: Annotated[int, typer.Option(help="how many C^alpha images, or pictures of the folder")] = 64,
+    data: Annotated[
+        Path | None, typer.Option(help="the pictures of a folder or an .npz file instead")
+    ] = None,
+    count: Annotated[int, typer.Option(help="how many C^alpha images, or pictures of --data")] = 64,
     size: Annotated[int, typer.Option(help="their side; pictures are averaged down to it")] = 48,
     sigma: Annotated[
         list[float] | None,
@@ -132,7 +134,10 @@ def compare(
     second: Annotated[str, typer.Argument(metavar="B", help="another, trained on other images")],
     data: Annotated[
         list[Path],
-        typer.Option(metavar="FOLDER", help="the pictures A was trained on; given again, those of B"),
+        typer.Option(
+            metavar="PATH",
+            help="a folder or an .npz file of the pictures A was trained on; given again, those of B",
+        ),
     ],
     size: Annotated[int, typer.Option(help="side of the images; pictures are averaged down to it")] = 64,
     count: Annotated[int, typer.Option(help="samples of each; sample i of a seed is the same for any")] = 8,
@@ -164,9 +169,9 @@ def compare(
             raise OptionError(
                 f"A takes {models[0].channels} channels and B {models[1].channels}: they draw other images"
             )
-        folders = [Folder(path, size, colour=models[0].channels == 3) for path in data]
+        sets = [pictures_at(path, size, colour=models[0].channels == 3) for path in data]
         with working(not as_json, "reading"):
-            training = [folder(folder.count) for folder in folders]
+            training = [pictures(pictures.count) for pictures in sets]
         found = compare_networks(
             *models,
             *training,
@@ -181,14 +186,14 @@ def compare(
         )
     files = [out / "compare.png", out / "compare.safetensors"] if out else []
     near = [
-        [folder.files[int(j)].name for j in nearby.index]
-        for folder, nearby in zip(folders, found.neighbours(centred), strict=True)
+        [pictures.names[int(j)] for j in nearby.index]
+        for pictures, nearby in zip(sets, found.neighbours(centred), strict=True)
     ]
     if as_json:
         asked = {
             "denoisers": [first, second],
             "data": [str(path) for path in data],
-            "training_images": [folder.count for folder in folders],
+            "training_images": [pictures.count for pictures in sets],
             "size": size,
             "seed": seed,
             "centred": centred,
@@ -225,8 +230,8 @@ def _images(
         found = synthesize(count, size=size, alpha=alpha, seed=seed)
         return torch.from_numpy(found), f"{count} images of {size}x{size}, alpha = {alpha:g}"
     if data is not None:
-        folder = Folder(data, size, colour=getattr(model, "channels", 1) == 3)
-        found = folder(min(count, folder.count))
+        pictures = pictures_at(data, size, colour=getattr(model, "channels", 1) == 3)
+        found = pictures(min(count, pictures.count))
         return torch.from_numpy(found), f"{len(found)} pictures of {data}, {size}x{size}"
     found = photograph() if image is None else read_grey(image)
     name = "the shipped photograph" if image is None else image.name

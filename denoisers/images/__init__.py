@@ -9,6 +9,7 @@ from denoisers.images.pictures import Folder, read_colour
 from denoisers.images.rays import Ray
 from denoisers.images.shuffled import Shuffled
 from denoisers.images.source import Source
+from denoisers.images.stack import Stack, pictures_at
 from denoisers.images.subsets import Subsets, disjoint
 from denoisers.images.waves import Waves
 
@@ -20,11 +21,13 @@ __all__ = [
     "Ray",
     "Shuffled",
     "Source",
+    "Stack",
     "Subsets",
     "Waves",
     "disjoint",
     "distinct",
     "photograph",
+    "pictures_at",
     "read_colour",
     "read_grey",
 ]

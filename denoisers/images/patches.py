@@ -10,6 +10,7 @@ import numpy as np
 from denoisers.images.folder import pictures_in, read_grey
 from denoisers.images.pictures import read_colour
 from denoisers.images.source import Images, generators, side_of
+from denoisers.images.stack import Stack, is_stack
 from spectral.errors import OptionError, ShapeError
 
 
@@ -36,11 +37,15 @@ class Patches:
                 )
 
     @classmethod
-    def of_folder(cls, path: str | Path, size: int, *, colour: bool = False) -> Patches:
-        """Of the pictures directly in a folder, all of which are read now.
+    def at(cls, path: str | Path, size: int, *, colour: bool = False) -> Patches:
+        """Of the pictures directly in a folder, or of an .npz file, all of which are read now.
 
-        Raises what the class, `read_grey` and `read_colour` raise; FileNotFoundError where there are none.
+        Raises what the class, `Stack`, `read_grey` and `read_colour` raise; FileNotFoundError where there are
+        none.
         """
+        if is_stack(path):
+            stack = Stack(path, size, colour=colour)
+            return cls([stack.whole(i) for i in range(stack.count)], size, stack.names)
         files = pictures_in(path)
         read = (read_colour(f) if colour else read_grey(f, convert=True) for f in files)
         return cls([picture[0] for picture in read], size, files)

@@ -60,6 +60,11 @@ class Folder:
         """How many pictures there are."""
         return len(self.files)
 
+    @property
+    def names(self) -> list[str]:
+        """Of the pictures' files."""
+        return [file.name for file in self.files]
+
     def __call__(self, n: int, *, seed: int = 0, first: int = 0) -> Images:
         """Pictures first, ..., first + n - 1."""
         places = generators(n, seed, first)
@@ -96,21 +101,30 @@ class Folder:
         return {"files": files, "shape": list(self.shape), "fit": self.fit}
 
     def _fitted(self, picture: Images, rng: np.random.Generator, file: Path) -> Images:
+        if self.fit == "resize":
+            return squared(picture, self.size)
         height, width = picture.shape[1:]
-        side = min(height, width) if self.fit == "resize" else self.size
+        side = self.size
         if side > min(height, width):
             raise ShapeError(f"{file} is {height}x{width}, below {side}: leave it out, or fit='resize'")
         top, left = (height - side) // 2, (width - side) // 2
         if self.fit == "crop":
             top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-        square = picture[:, top : top + side, left : left + side]
-        if side == self.size:
-            return square
-        # Channel by channel in floats: Pillow resizes 8 bits a pixel to 8 bits.
-        shape = (self.size, self.size)
-        rule = Image.Resampling.BOX if side > self.size else Image.Resampling.BILINEAR
-        planes = [Image.fromarray(p).resize(shape, rule) for p in square]
-        return np.stack([np.asarray(p) for p in planes]).clip(0, 1)
+        return picture[:, top : top + side, left : left + side]
+
+
+def squared(picture: Images, size: int) -> Images:
+    """The largest square in the middle of (C, H, W), averaged down or interpolated up to (C, size, size)."""
+    height, width = picture.shape[1:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = picture[:, top : top + side, left : left + side]
+    if side == size:
+        return square
+    # Channel by channel in floats: Pillow resizes 8 bits a pixel to 8 bits.
+    rule = Image.Resampling.BOX if side > size else Image.Resampling.BILINEAR
+    planes = [Image.fromarray(p).resize((size, size), rule) for p in square]
+    return np.stack([np.asarray(p) for p in planes]).clip(0, 1)
 
 
 def read_colour(path: str | Path) -> Images:

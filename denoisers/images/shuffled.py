@@ -17,6 +17,7 @@ class Shuffled:
 
     def __init__(self, source: Source, permutation_seed: int = 0) -> None:
         self.source = source
+        self.count: int | None = getattr(source, "count", None)  # of a finite one
         _, height, width = source.shape
         self.order = np.random.default_rng(seed_of(permutation_seed)).permutation(height * width)
 

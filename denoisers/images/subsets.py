@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from denoisers.images.source import Images, Source
 from spectral.errors import OptionError
@@ -34,6 +35,11 @@ def disjoint(source: Source, count: int, seed: int = 0) -> Subsets:
         return Subsets(images[::2], images[1::2])
     if available < 2 * n:
         raise OptionError(f"two sets of {n} images need {2 * n}, and the source has {available}")
-    order = np.random.default_rng(seed_of(seed)).permutation(available)[: 2 * n]
-    chosen = np.concatenate([source(1, first=int(i)) for i in order])
+    places = order(available, seed)[: 2 * n]
+    chosen = np.concatenate([source(1, first=int(i)) for i in places])
     return Subsets(chosen[::2], chosen[1::2])
+
+
+def order(available: int, seed: int) -> NDArray[np.int64]:
+    """The places of a finite source in the order in which its sets are filled: S1, S2, S1, S2, ..."""
+    return np.random.default_rng(seed_of(seed)).permutation(available)

@@ -23,15 +23,16 @@ class TrainConfig:
     """Everything that the weights of a run depend on.
 
     Attributes:
-        data: "photos" (patches of the training photographs), the path of a folder of pictures (patches of
-            them), or one of GENERATED, images without end: "calpha" (`released`, exponents alpha of the
-            contour and beta of the backgrounds, 0: alpha as well), "calpha-mixed" (alpha 1, 2, 3, 5 in turn),
-            "disks", "waves", "sines" (one period a side about 0, not in [0, 1]: through 0, as bias-free
-            networks have it) and "ray" (the first "calpha" image of seed 0, times s).
+        data: "photos" (patches of the training photographs), the path of a folder or an .npz file of
+            pictures (patches of them; `denoisers.images.pictures_at`), or one of GENERATED, images without
+            end: "calpha" (`released`, exponents alpha of the contour and beta of the backgrounds, 0: alpha as
+            well), "calpha-mixed" (alpha 1, 2, 3, 5 in turn), "disks", "waves", "sines" (one period a side
+            about 0, not in [0, 1]: through 0, as bias-free networks have it) and "ray" (the first "calpha"
+            image of seed 0, times s).
         shuffled: whether pixels are in another order, the same for all images (`denoisers.images.Shuffled`).
         images, half: with `images` = N the same N images again and again, of the two disjoint sets of N that
-            `denoisers.images.disjoint` makes by data_seed the "first" or the "second"; the pictures of a
-            folder are then taken whole, averaged to `size`.  0: no such set.  A batch may be larger than the
+            `denoisers.images.disjoint` makes by data_seed the "first" or the "second"; pictures are
+            then taken whole, averaged to `size`.  0: no such set.  A batch may be larger than the
             set, and has its images more than once, each with noise of its own.
         network, network_config: the class and its keyword arguments; two or more channels read pictures in
             colour.

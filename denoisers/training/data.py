@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from denoisers.images import Disks, Folder, Mixture, Patches, Ray, Shuffled, Source, Waves, disjoint
+from denoisers.images import Disks, Mixture, Patches, Ray, Shuffled, Source, Waves, disjoint, pictures_at
 from denoisers.images.calpha import CAlpha
 from denoisers.images.folder import training_photographs
 from denoisers.training.config import MIXED, TrainConfig
@@ -32,8 +32,8 @@ def clean_batches(config: TrainConfig, cache: str | Path | None = None) -> Batch
         cache: a file for a finite set's folder of pictures, as `denoisers.images.Folder` keeps them.
 
     Raises:
-        FileNotFoundError: a folder holds no pictures.
-        FileContentError: a picture cannot be read.
+        FileNotFoundError: a folder holds no pictures, or there is no .npz file.
+        FileContentError: a picture, or such a file, cannot be read.
         ShapeError: one is smaller than the patches.
         OptionError: a finite set is asked for of more images than there are; grey images for a network of
             several channels; a cache for images that are made, or drawn without end.
@@ -68,8 +68,8 @@ def source_of(config: TrainConfig, cache: str | Path | None = None) -> Source:
             )
         return made[config.data]()
     if config.images:
-        return Folder(config.data, size, colour=colour, cache=cache)
-    return Patches.of_folder(config.data, size, colour=colour)
+        return pictures_at(config.data, size, colour=colour, cache=cache)
+    return Patches.at(config.data, size, colour=colour)
 
 
 def noisy_batch(config: TrainConfig, clean: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -208,6 +208,15 @@ def test_disjoint_sets_have_nothing_in_common_and_grow(folder, endless):
     assert not np.array_equal(disjoint(source, 4, seed=2).first, large.first)
 
 
+def test_sets_of_shuffled_pictures_are_the_sets_shuffled(folder):
+    moved = Shuffled(Folder(folder, 4))
+    assert moved.count == 9
+    for plain, other in zip(disjoint(Folder(folder, 4), 4, 1), disjoint(moved, 4, 1), strict=True):
+        np.testing.assert_array_equal(moved.restore(other), plain)
+    with pytest.raises(OptionError, match="need 10, and the source has 9"):
+        disjoint(moved, 5)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

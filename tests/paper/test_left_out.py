@@ -5,9 +5,9 @@ import torch
 
 from benchmarks.paper import perturbed, sizes
 from benchmarks.paper.contours import INPUTS, Kind, covered
-from benchmarks.paper.generalization import held_out
 from benchmarks.paper.networks import finite
 from benchmarks.paper.perturbed import left_out, wave
+from benchmarks.paper.subject import CONTOURS
 from denoisers.networks import Denoiser
 
 
@@ -61,10 +61,8 @@ def test_a_figure_of_several_networks_looks_at_the_jacobian_of_each(monkeypatch)
 
 
 def test_held_out_images_are_not_those_of_training():
-    from benchmarks.paper.generalization import training
-
     need = finite("small", 100)
-    seen, held = torch.from_numpy(training(need)), held_out(need)(20, need.config.size)
+    seen, held = torch.from_numpy(CONTOURS.training(need)), CONTOURS.held_out(need)(20, need.config.size)
     assert float(torch.cdist(held.flatten(1), seen.flatten(1)).min()) > 0.1
 
 

@@ -96,6 +96,25 @@ def test_folders_and_patches_are_the_images(run, net, folders):
     assert told["psnr"][0]["denoised"] == pytest.approx(float(expected.denoised.mean()))
 
 
+def test_pictures_of_a_file_are_those_of_a_folder(run, net, folders):
+    files = []
+    for i in (1, 3):
+        pictures = [np.asarray(Image.open(path)) for path in sorted(folders[i].glob("*.png"))]
+        np.savez(folders[i].with_suffix(".npz"), images=pictures)
+        files += ["--data", folders[i].with_suffix(".npz")]
+    for words in (("evaluate", net, *folders[:2]), ("compare", net, net, *folders, *QUICK)):
+        of_file = [files[folders.index(word)] if word in folders[1::2] else word for word in words]
+        results = [run(*told, "--size", 8, "--json").stdout for told in (words, of_file)]
+        found = [json.loads(result) for result in results]
+        if words[0] == "compare":
+            near = [[row.pop("nearest"), row.pop("data"), row.pop("seconds")] for row in found]
+            assert near[1][0] == [
+                [f"{name}.npz[{file.removesuffix('.png')}]" for file in row]
+                for name, row in zip(("even", "odd"), near[0][0], strict=True)
+            ]
+        assert found[0] == found[1]
+
+
 def test_compare_tells_what_it_draws(run, net, folders):
     result = run("compare", net, net, *folders, "--size", 8, *QUICK, "--json", "--out", "figures")
     told = json.loads(result.stdout)
