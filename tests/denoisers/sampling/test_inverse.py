@@ -7,7 +7,7 @@ import denoisers
 from denoisers.evaluation import psnr
 from denoisers.images import photograph
 from denoisers.sampling import BlockAverage, Frequencies, Inpainting, RandomProjections
-from denoisers.sampling.measurement import Constraint
+from denoisers.sampling.constraint import Constraint
 from spectral import as_operator
 from spectral.errors import NotFiniteError, NotSymmetricError, OptionError, ShapeError
 
@@ -97,7 +97,7 @@ def test_rows_that_are_not_orthogonal_are_made_so():
     start = torch.zeros(3, *SHAPE)
     expected = target @ torch.linalg.pinv(A).T
     torch.testing.assert_close(
-        constraint.project(start, torch.arange(3)).flatten(1), expected, rtol=1e-3, atol=1e-4
+        constraint.project(start, torch.ones(3), torch.arange(3)).flatten(1), expected, rtol=1e-3, atol=1e-4
     )
     found = denoisers.solve(smooth, as_operator(A), target, shape=SHAPE, max_steps=3)
     torch.testing.assert_close(found.images.flatten(1) @ A.T, target, rtol=1e-3, atol=1e-3)
