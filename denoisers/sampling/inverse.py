@@ -49,7 +49,7 @@ def solve(
         d / sigma^2 = (f(y) - y) / sigma^2 + M (v - M' y) / tau^2,
 
     the score of the posterior; as beta and the steps become small, draws become draws from it. With tau = 0,
-    w = 1 and d = (I - M M') (f(y) - y) + M (v - M' y), the constrained ascent as it was published. It is begun
+    w = 1 and d = (I - M M') (f(y) - y) + M (v - M' y), the constrained ascent as it was published. It begins
     at N(f_v of the mean, sigma_start^2 I); what is returned is f_v, for tau = 0 with the values to rounding.
     The truth and a draw from its posterior have the same distribution given v: |M' x - v| of draws is about
     tau sqrt(r), r the number of values. Each image is one draw: the mean of several of the same values is
@@ -58,10 +58,11 @@ def solve(
 
     Args:
         model: the denoiser f, as for `denoisers.sample`.
-        measurement: A with A A' a multiple of a projection, or with few values, whose A A' is then inverted,
-            or with noise: one of `denoisers.sampling` (`Inpainting`, `BlockAverage`, `RandomProjections`, `Frequencies`), an
-            object with measure(x) and adjoint(v), or with A(x) and A_adjoint(v) as linear physics of deepinv
-            have, a pair of functions (A, A'), or a `spectral.LinearOperator` on flattened images.
+        measurement: A, linear; without noise with A A' a multiple of a projection, or of few values, so that
+            A A' is formed. One of `denoisers.sampling` (`Inpainting`, `BlockAverage`, `RandomProjections`,
+            `Frequencies`), an object with measure(x) and adjoint(v), or with A(x) and A_adjoint(v) as linear
+            physics of deepinv have, a pair of functions (A, A'), or a `spectral.LinearOperator` on flattened
+            images.
         values: A x, (B, ...): one row per image; values.expand(8, ...) for 8 draws of the same.
         noise: tau, the standard deviation of the values' noise, one number or one an image (a tensor (B,));
             None for that of deepinv's physics where it has GaussianNoise, and for 0 elsewhere.

@@ -70,7 +70,7 @@ def test_solve_in_colour(tmp_path, kind):
     weights.save(UNet(1, 4, channels=3).eval(), tmp_path / "f.safetensors", {})
     pixels = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    words = ("--denoiser", tmp_path / "f.safetensors", "--picture", tmp_path / "x.png", "--crop", 2, 3, 16)
+    words = ("--denoiser", tmp_path / "f.safetensors", "--image", tmp_path / "x.png", "--crop", 2, 3, 16)
     result = run(
         *("solve", "--measurement", kind, *words, "--count", 2, *QUICK, "--max-steps", 20, "--constant"),
         *("--json", "--out", tmp_path),
@@ -104,7 +104,7 @@ def test_stopped_short_is_exit_code_3():
         (("solve", "--crop", 0, 0, 16, "--factor", 5), "blocks of 5 pixels do not fill"),
         (("solve", "--crop", 0, 0, 16, "--keep", 0), "--keep lies in"),
         (("solve", "--crop", 0, 0, 16, "--measurement", "inpaint", "--hole", 16), "hole's side"),
-        (("solve", "--picture", "absent.png"), "no picture at"),
+        (("solve", "--image", "absent.png"), "no picture at"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message):
