@@ -77,10 +77,10 @@ def test_solve_with_noise(kind):
 
 
 def test_the_shipped_network_in_colour(tmp_path):
-    """Of a file in colour, and of the photograph in colour that ships: the same; gaps filled by more than a mean."""
+    """Of a file in colour, and of the photograph that ships: the same; gaps filled by more than a mean."""
     pixels = np.rint(255 * photograph(colour=True)[0].transpose(1, 2, 0)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    words = ("solve", "--denoiser", "photos-colour", "--crop", 60, 80, 24, "--count", 1, "--beta", 0.5)
+    words = ("solve", "--denoiser", "photos-colour", "--crop", 60, 80, 32, "--count", 1, "--beta", 0.2)
     words += ("--json", "--measurement", "pixels", "--keep", 0.3)
     shipped, file = (
         json.loads(run(*words, "--out", tmp_path / name, *more).stdout)

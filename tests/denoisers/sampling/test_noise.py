@@ -41,7 +41,7 @@ def each_channel(A):
     return lambda x: x.flatten(2) @ A.T, lambda u: (u @ A).unflatten(2, (side, side))
 
 
-def against_the_posterior(A, tau):
+def against_the_posterior(A, tau, **options):
     """Draws by Prior of one v = A x + tau n for each channel.
 
     Returns the errors of their coefficients, whitened by the exact posterior; and |A x - v|^2 over what the
@@ -50,8 +50,8 @@ def against_the_posterior(A, tau):
     generator = torch.Generator().manual_seed(1)
     truth = (torch.randn(CHANNELS, 2, generator=generator) * POWERS.sqrt()) @ U.T
     v = truth @ A.T + tau * torch.randn(CHANNELS, len(A), generator=generator)
-    slow = {"mean": 0.0, "beta": 0.03, "h0": 0.1, "growing": False}
-    found = denoisers.solve(Prior(), each_channel(A), v.expand(DRAWS, -1, -1), noise=tau, **slow)
+    many = v.expand(DRAWS, -1, -1)
+    found = denoisers.solve(Prior(), each_channel(A), many, noise=tau, mean=0.0, **options)
     B = A @ U
     precision = B.T @ B / tau**2 + torch.diag(1 / POWERS)
     mean = torch.linalg.solve(precision, B.T @ v.T / tau**2).T
@@ -71,11 +71,23 @@ def against_the_posterior(A, tau):
 )
 def test_draws_are_from_the_posterior(A, tau):
     """Mean and covariance of 600 draws, to what beta = 0.03 and h = 0.1 leave; |A x - v| is tau sqrt(r)."""
-    errors, residual, of_noise = against_the_posterior(A, tau)
+    errors, residual, of_noise = against_the_posterior(A, tau, beta=0.03, h0=0.1, growing=False)
     assert errors.mean(0).abs().max() < 0.15
     assert (errors.T.cov() - torch.eye(2)).abs().max() < 0.18
     assert residual.item() == pytest.approx(1, rel=0.05)
     assert of_noise.item() == pytest.approx(1, rel=0.2)
+
+
+@pytest.mark.parametrize("tau", [0.05, 0.1, 0.3])
+@pytest.mark.parametrize("A", [orthonormal(24), loose(20)], ids=["orthonormal", "any rows"])
+def test_draws_by_default_are_nearly(A, tau):
+    """Growing steps: the posterior's mean, 0.7 to 1.2 of its variance, and a residual of the noise's size."""
+    errors, residual, of_noise = against_the_posterior(A, tau)
+    assert errors.mean(0).abs().max() < 0.15
+    variances = torch.linalg.eigvalsh(errors.T.cov())
+    assert 0.65 < variances[0] and variances[1] < 1.2
+    assert residual.item() == pytest.approx(1, rel=0.1)
+    assert of_noise.item() == pytest.approx(1, rel=0.15)
 
 
 @pytest.mark.parametrize("kind", ["orthonormal", "scaled", "formed", "iterated"])
