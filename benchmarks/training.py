@@ -5,8 +5,9 @@
 A step is worth three forward passes: one forwards, and two as much backwards.  The share is three times the
 time of a forward pass of the same batch, in evaluation without a graph, over the time of a step, images and
 noise made and Adam's update with it; medians of interleaved rounds.  On a CPU by one thread, in seconds of
-processor time, which other work on the machine lengthens by what it takes of caches and memory alone.  On a GPU
-a round is 20 steps or passes, other processes make the images, and both are in the precision that the row names.
+processor time, which other work on the machine lengthens only by what it takes of caches and memory.  On a
+GPU a round is 20 steps or passes, other processes make the images, and both are in the precision that the row
+names.
 --write puts the table into docs/training.md.
 """
 
