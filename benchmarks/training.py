@@ -4,8 +4,10 @@
 
 A step is worth three forward passes: one forwards, and two as much backwards.  The share is three times the
 time of a forward pass of the same batch, in evaluation without a graph, over the time of a step, images and
-noise made and Adam's update with it; medians of interleaved rounds.  On a GPU a round is 20 steps or passes,
-other processes make the images, and both are in the precision that the row names.
+noise made and Adam's update with it; medians of interleaved rounds.  On a CPU by one thread, in seconds of
+processor time, which other work on the machine lengthens only by what it takes of caches and memory.  On a
+GPU a round is 20 steps or passes, other processes make the images, and both are in the precision that the row
+names.
 --write puts the table into docs/training.md.
 """
 
@@ -69,16 +71,18 @@ def row(name: str, config: TrainConfig, gpu: bool, rounds: int = 12) -> list[str
 
 
 def _now(gpu: bool) -> float:
-    if gpu:
-        torch.cuda.synchronize()
+    if not gpu:
+        return time.process_time()
+    torch.cuda.synchronize()
     return time.perf_counter()
 
 
 if __name__ == "__main__":
     page = Page("docs/training.md", __doc__, device="cpu")
     gpu = page.options.device == "cuda"
+    torch.set_num_threads(torch.get_num_threads() if gpu else 1)
     rates = table(HEAD, [row(name, config, gpu) for name, config in (ON_GPU if gpu else ON_CPU).items()])
     if gpu:
         page.tell("rate-gpu", f"{torch.cuda.get_device_name()}, TF32 but where bfloat16 is told.\n\n{rates}")
     else:
-        page.tell("rate", f"float32, {torch.get_num_threads()} threads.\n\n{rates}")
+        page.tell("rate", f"float32, one thread; seconds are those of processor time.\n\n{rates}")

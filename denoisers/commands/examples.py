@@ -26,7 +26,10 @@ EXAMPLES = {
     ],
     "denoisers list": ["denoisers list"],
     "denoisers sample": ["denoisers sample --size 24 --count 4 --out out"],
-    "denoisers solve": ["denoisers solve --measurement inpaint --crop 60 180 40 --count 2"],
+    "denoisers solve": [
+        "denoisers solve --measurement inpaint --crop 60 180 40 --count 2",
+        "denoisers solve --denoiser photos-colour --noise 0.05 --crop 60 80 40 --count 2 --out out",
+    ],
     "denoisers evaluate": ["denoisers evaluate photos --patches 40 --curve --out out"],
     "denoisers train": [
         "spectral synth --size 64 -n 4 --out pictures",

@@ -28,8 +28,8 @@ from denoisers.commands.console import (
     print_json,
     write_files,
 )
-from denoisers.evaluation import psnr
-from denoisers.images.folder import CAMERA, photograph, read_grey
+from denoisers.evaluation import add_noise, psnr
+from denoisers.images.folder import photograph, read_grey
 from denoisers.images.grid import write_grid
 from denoisers.images.pictures import read_colour
 from denoisers.networks import Consistency
@@ -124,7 +124,7 @@ def sample(
 
 def solve(
     denoiser: Denoiser = "photos",
-    picture: Annotated[
+    image: Annotated[
         Path | None, typer.Option(help="the truth, grey or colour", show_default="the shipped photograph")
     ] = None,
     crop: Crop = None,
@@ -142,6 +142,9 @@ def solve(
     keep: Annotated[
         float, typer.Option(help="pixels, random, lowpass: the share of numbers that is measured")
     ] = 0.1,
+    noise: Annotated[
+        float, typer.Option(help="standard deviation of the noise on what is measured; 0 for none")
+    ] = 0.0,
     count: Count = 4,
     h0: H0 = 0.01,
     beta: Beta = 0.1,
@@ -161,16 +164,21 @@ def solve(
         check_writable(out)
         if count < 1:
             raise OptionError(f"--count must be >= 1, got {count}")
+        if not noise >= 0:
+            raise OptionError(f"--noise must be >= 0, got {noise:g}")
         model = _model(denoiser)
-        truth = _square(picture, crop, model)
+        truth = _square(image, crop, model)
         task = _task(measurement, truth.shape, factor, hole, keep, seed)
         values = task.measurement.measure(truth)
+        if noise:
+            values = add_noise(values, noise, seed)
         levels = {"sigma_start": sigma_start, "sigma_end": sigma_end}
         options: dict[str, Any] = {"h0": h0, "beta": beta, **levels, "growing": not constant}
         found = denoisers.solve(
             model,
             task.measurement,
             values.expand(count, *values.shape[1:]),
+            noise=noise,
             max_steps=max_steps,
             seed=seed,
             progress=not as_json,
@@ -179,9 +187,13 @@ def solve(
     baseline, mean = task.baseline(values), found.images.mean(0, keepdim=True)
     each = psnr(truth.expand_as(found.images), found.images).tolist()
     of_mean, of_baseline = psnr(truth, mean).item(), psnr(truth, baseline).item()
-    off = (task.measurement.measure(found.images) - values).abs().max().item()
+    off = task.measurement.measure(found.images) - values
+    residual = off.flatten(1).square().mean(1).sqrt().tolist()
+    met = f"met to {off.abs().max():.0e}"
+    if noise:
+        met = f"with noise {noise:g}, met to {min(residual):.3g} to {max(residual):.3g} in root mean square"
     lines = [
-        ("measured", f"{task.words}: {values.numel()} numbers for {truth.numel()}, met to {off:.0e}"),
+        ("measured", f"{task.words}: {values.numel()} numbers for {truth.numel()}, {met}"),
         ("PSNR", f"{min(each):.2f} to {max(each):.2f} dB, the mean of the draws {of_mean:.2f} dB"),
         (task.name, f"{of_baseline:.2f} dB"),
     ]
@@ -194,16 +206,18 @@ def solve(
         lines.append(("solve.png", f"truth, {task.name}, mean of the draws, first draw"))
     asked = {
         "denoiser": denoiser,
-        "picture": None if picture is None else str(picture),
+        "image": None if image is None else str(image),
         "crop": crop,
         "measurement": measurement,
         "measured": task.words,
+        "noise": noise,
         **options,
         "psnr": each,
         "psnr_of_mean": of_mean,
         "baseline": task.name,
         "psnr_of_baseline": of_baseline,
-        "constraint": off,
+        "constraint": off.abs().max().item(),
+        "residual": residual,
     }
     _finish(found, "solve", asked, lines, pictures, out, as_json)
 
@@ -222,12 +236,12 @@ def _model(denoiser: str) -> Network:
     return denoisers.load(denoiser).to(device_at_hand())
 
 
-def _square(picture: Path | None, crop: tuple[int, int, int] | None, model: Network) -> Tensor:
+def _square(image: Path | None, crop: tuple[int, int, int] | None, model: Network) -> Tensor:
     """The truth, (1, C, S, S): the crop, or the largest square in the middle that the network takes."""
     if model.channels == 1:
-        whole = torch.from_numpy(photograph() if picture is None else read_grey(picture))
+        whole = torch.from_numpy(photograph() if image is None else read_grey(image))
     else:
-        whole = torch.from_numpy(read_colour(picture or CAMERA))
+        whole = torch.from_numpy(photograph(colour=True) if image is None else read_colour(image))
     height, width = whole.shape[2:]
     side = min(height, width) // model.side_multiple * model.side_multiple
     top, left, side = crop or ((height - side) // 2, (width - side) // 2, side)
@@ -253,9 +267,9 @@ def _task(kind: str, shape: torch.Size, factor: int, hole: int | None, keep: flo
         words = f"all but {side}x{side} pixels" if kind == "inpaint" else f"{100 * keep:g} % of the pixels"
 
         def grey(values: Tensor) -> Tensor:
-            return torch.where(known.mask, known.adjoint(values), values.mean())
+            return torch.where(known.mask, known.adjoint(values), values.mean(-1)[..., None, None])
 
-        return _Task(known, words, "mean grey", grey)
+        return _Task(known, words, "mean grey" if shape[1] == 1 else "mean colour", grey)
     if kind == "random":
         rows = RandomProjections(max(1, round(keep * shape.numel())), shape[1:], seed)
         return _Task(rows, "random projections", "least norm", rows.adjoint)

@@ -22,7 +22,7 @@ from spectral.solvers.search import INTERRUPTED
 
 STALLED = math.log(4)  # sigma_t was to fall by this in logarithm, and did not fall
 FALLEN = 0.9  # to this part of itself
-Project = Callable[[Tensor, Tensor], Tensor]
+Project = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def ascend(
     origin: tuple[int, int],
     progress: bool,
 ) -> Samples:
-    """The loop of `sample`, with P f in place of f where there is a projection P (images, their numbers)."""
+    """The loop of `sample`, with P(f, sigma, numbers of the images) in place of f where there is such a P."""
     began = time.perf_counter()
     state = _State(caller, noise, centre, run, project)
     with caller.ready(), bar(progress, "sampling", unit="evaluations") as report:
@@ -202,6 +202,11 @@ class _Images:
         return _Images(**{name: tensor.clone() for name, tensor in vars(self).items()})
 
 
+def _level(d: Tensor) -> Tensor:
+    """|d| / sqrt(N) of each image."""
+    return d.flatten(1).norm(dim=1) / math.sqrt(d[0].numel())
+
+
 class _State:
     """All images on their way; `active` are the numbers of those that have not stopped, `y` these."""
 
@@ -224,9 +229,9 @@ class _State:
         run, active, y = self.run, self.active, self.y
         f = self.caller(y)
         if self.project is not None:
-            f = self.project(f, active)
+            f = self.project(f, _level(f - y), active)
         d = f - y
-        sigma = d.flatten(1).norm(dim=1) / math.sqrt(d[0].numel())
+        sigma = _level(d)
         if not sigma.isfinite().all():
             raise NotFiniteError(
                 f"the noise grew without bound by step {self.t + 1}: start from a lower sigma_start, or take "

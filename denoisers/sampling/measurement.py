@@ -1,4 +1,4 @@
-"""Linear measurements of an image, and the projection on the images that have given measured values."""
+"""Linear measurements of an image, and their noise: what `denoisers.solve` takes for one."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from denoisers.chunks import CHUNK_PIXELS
-from spectral.errors import NotFiniteError, NotSymmetricError, OptionError, ShapeError
+from spectral.errors import OptionError, ShapeError
 from spectral.operators import LinearOperator
+from spectral.options import number
 
 Map = Callable[[Tensor], Tensor]
-
-TOLERANCE = 1e-4  # relative: by it A A' = c I, and <A x, u> = <x, A' u>, are told
-FORMED = 2048  # values, at most, of a measurement whose A A' is formed
-_NULL = 1e-6  # of the largest eigenvalue of A A': below, a direction that was not measured
 
 
 @runtime_checkable
@@ -71,85 +67,34 @@ def _of_operator(A: LinearOperator, shape: tuple[int, ...] | None) -> tuple[Map,
     return measure, adjoint
 
 
-class Constraint:
-    """P x = x + A' (A A')^+ (v - A x), the nearest image with A x = v.
-
-    With A = M' and orthonormal columns of M this is x + M (v - M' x). Where A A' = c I the inverse is a
-    division; otherwise, for up to 2048 values an image, A A' is formed and inverted once.
-
-    Attributes:
-        values: v, (B, ...).
-        shape: of an image.
+def noise_of(measurement: Any, noise: Any, count: int) -> Tensor:
+    """tau, (count,): what was told, one number or one an image; else that of deepinv's physics; else 0.
 
     Raises:
-        ShapeError: A does not give values of that shape.
-        NotSymmetricError: the second function is not the transpose of the first.
-        NotFiniteError: values, or what A gives, are not finite.
-        OptionError: A A' is no multiple of the identity and too large to be formed, or no image has such
-            values.
+        OptionError: it is no finite number >= 0, there are not `count` of them, or the physics' noise is
+            neither Gaussian nor none.
     """
+    if noise is None:
+        noise = _of_physics(getattr(measurement, "noise_model", None))
+    if isinstance(noise, Tensor) and noise.numel() > 1:
+        told = noise.detach().flatten().to("cpu", torch.float64)
+        if len(told) != count:
+            raise OptionError(f"noise is one number, or one an image: got {len(told)} for {count} images")
+    else:
+        told = torch.full((count,), number("noise", noise), dtype=torch.float64)
+    if not (told.isfinite().all() and (told >= 0).all()):
+        raise OptionError(f"noise is a standard deviation, finite and >= 0, got {noise}")
+    return told
 
-    def __init__(self, measure: Map, adjoint: Map, values: Tensor) -> None:
-        self.measure, self.adjoint, self.values = measure, adjoint, values
-        if not values.isfinite().all():
-            raise NotFiniteError("the measured values hold NaN or infinity")
-        generator = torch.Generator().manual_seed(0)
-        u = torch.randn((2, *values.shape[1:]), generator=generator).to(values)
-        try:
-            back = adjoint(u)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, IndexError) as failure:
-            raise ShapeError(
-                f"the measurement's transpose does not take values of shape {tuple(u.shape[1:])}, one row an "
-                f"image: {failure}"
-            ) from failure
-        self.shape = tuple(back.shape[1:])
-        x = torch.randn(back.shape, generator=generator).to(values)
-        again, measured = measure(back), measure(x)
-        if again.shape != u.shape:
-            raise ShapeError(
-                f"the measurement of an image has shape {tuple(again.shape[1:])}, and the values given have "
-                f"{tuple(values.shape[1:])}: the first axis of values counts the images"
-            )
-        size = measured.norm() * u.norm() + x.norm() * back.norm()
-        if not abs((measured * u).sum() - (x * back).sum()) <= TOLERANCE * size:
-            raise NotSymmetricError(
-                "adjoint is not the transpose of measure: <A x, u> and <x, A' u> differ; scale it, or take "
-                "torch.func.vjp of measure at an image of zeros"
-            )
-        c = (u * again).sum() / u.square().sum()
-        self.scale, self.inverse = c, None
-        if not (again - c * u).norm() <= TOLERANCE * again.norm():
-            self.inverse = self._inverse()
 
-    def project(self, images: Tensor, index: Tensor) -> Tensor:
-        """P of images (b, C, H, W) whose values are those numbered `index`, (b,)."""
-        missing = self.values[index] - self.measure(images)
-        if self.inverse is None:
-            return images + self.adjoint(missing / self.scale)
-        flat = missing.flatten(1)
-        return images + self.adjoint((flat @ self.inverse).view_as(missing))
-
-    def _inverse(self) -> Tensor:
-        r = self.values[0].numel()
-        if r > FORMED:
-            raise OptionError(
-                f"the measurement's columns are not orthonormal, and A A' of {r} values is too large to be "
-                f"inverted here (at most {FORMED}): give M' with orthonormal columns of M (of a matrix "
-                "A those of torch.linalg.qr(A.T), with values to match), or one with A A' a multiple of I"
-            )
-        eye = torch.eye(r, dtype=self.values.dtype, device=self.values.device)
-        eye = eye.view(r, *self.values.shape[1:])
-        chunk = max(1, CHUNK_PIXELS // math.prod(self.shape))
-        gram = torch.cat([self.measure(self.adjoint(part)).flatten(1) for part in eye.split(chunk)]).double()
-        weights, basis = torch.linalg.eigh((gram + gram.T) / 2)
-        seen = weights > _NULL * weights[-1]
-        span = basis[:, seen]
-        flat = self.values.flatten(1).double()
-        if not (flat - flat @ span @ span.T).norm() <= 1e-3 * flat.norm():
-            raise OptionError(
-                "no image has these values: the measurement's rows depend on one another and the values do "
-                "not agree; measure an image, or leave out rows"
-            )
-        return ((span / weights[seen]) @ span.T).to(self.values)
+def _of_physics(model: Any) -> Any:
+    """The standard deviation of a noise model of deepinv, which is known by its name: it is not imported."""
+    kind = type(model).__name__
+    if model is None or kind == "ZeroNoise":
+        return 0.0
+    if kind == "GaussianNoise":
+        return model.sigma
+    raise OptionError(
+        f"the measurement's noise is {kind}, and only GaussianNoise is known here: tell noise=, a standard "
+        "deviation that stands for it, or noise=0 for none"
+    )

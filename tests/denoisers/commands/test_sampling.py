@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from denoisers import weights
 from denoisers.commands.networks import app
+from denoisers.images import photograph
 from denoisers.networks import Consistency, UNet
 from denoisers.sampling import Samples
 
@@ -63,14 +64,42 @@ def test_solve(tmp_path, kind):
     assert Image.open(tmp_path / "solve.png").size == (4 * 192 + 6, 192)
 
 
-@pytest.mark.parametrize("kind", ["superres", "pixels", "random", "lowpass"])
+@pytest.mark.parametrize("kind", ["superres", "inpaint", "random"])
+def test_solve_with_noise(kind):
+    """It is added to the values, told to the solve, and not fitted; the words say so."""
+    words = ("solve", "--measurement", kind, "--crop", 100, 100, 16, "--keep", 0.5, "--factor", 2)
+    words += ("--noise", 0.1, "--count", 2, "--beta", 0.5)
+    told = json.loads(run(*words, "--json").stdout)
+    assert told["noise"] == 0.1 and "noise 0.1" in told["method"] and told["constraint"] > 0.1
+    assert all(0.07 < residual < 0.15 for residual in told["residual"]) and len(told["residual"]) == 2
+    assert told["psnr_of_mean"] > told["psnr_of_baseline"]
+    assert "with noise 0.1, met to 0." in run(*words).output
+
+
+def test_the_shipped_network_in_colour(tmp_path):
+    """Of a file in colour, and of the photograph that ships: the same; gaps filled by more than a mean."""
+    pixels = np.rint(255 * photograph(colour=True)[0].transpose(1, 2, 0)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    words = ("solve", "--denoiser", "photos-colour", "--crop", 60, 80, 32, "--count", 1, "--beta", 0.2)
+    words += ("--json", "--measurement", "pixels", "--keep", 0.3)
+    shipped, file = (
+        json.loads(run(*words, "--out", tmp_path / name, *more).stdout)
+        for name, more in (("shipped", ()), ("file", ("--image", tmp_path / "x.png")))
+    )
+    assert shipped["psnr"] == file["psnr"] and shipped["baseline"] == "mean colour"
+    assert file["psnr"][0] > file["psnr_of_baseline"] + 3
+    drawn = np.asarray(Image.open(tmp_path / "file" / "solve.png"))
+    assert drawn.ndim == 3 and np.ptp(drawn[:, :190].astype(int), axis=2).max() > 30
+
+
+@pytest.mark.parametrize("kind", ["superres", "inpaint", "pixels", "random", "lowpass"])
 def test_solve_in_colour(tmp_path, kind):
     """By a network of three channels, of a picture in colour; --constant besides."""
     torch.manual_seed(0)
     weights.save(UNet(1, 4, channels=3).eval(), tmp_path / "f.safetensors", {})
     pixels = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    words = ("--denoiser", tmp_path / "f.safetensors", "--picture", tmp_path / "x.png", "--crop", 2, 3, 16)
+    words = ("--denoiser", tmp_path / "f.safetensors", "--image", tmp_path / "x.png", "--crop", 2, 3, 16)
     result = run(
         *("solve", "--measurement", kind, *words, "--count", 2, *QUICK, "--max-steps", 20, "--constant"),
         *("--json", "--out", tmp_path),
@@ -99,12 +128,14 @@ def test_stopped_short_is_exit_code_3():
         (("sample", "--steps", 9), "--steps is for"),
         (("sample", "--beta", 2), "h0 and beta lie in"),
         (("sample", "--method", "heun", "--constant"), "--constant is for the ascent"),
+        (("solve", "--noise", -1), "--noise must be >= 0"),
+        (("solve", "--noise", "nan"), "--noise must be >= 0"),
         (("solve", "--count", 0), "--count must be >= 1"),
         (("solve", "--crop", 0, 0, 600), "leaves the 512x512 picture"),
         (("solve", "--crop", 0, 0, 16, "--factor", 5), "blocks of 5 pixels do not fill"),
         (("solve", "--crop", 0, 0, 16, "--keep", 0), "--keep lies in"),
         (("solve", "--crop", 0, 0, 16, "--measurement", "inpaint", "--hole", 16), "hole's side"),
-        (("solve", "--picture", "absent.png"), "no picture at"),
+        (("solve", "--image", "absent.png"), "no picture at"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message):

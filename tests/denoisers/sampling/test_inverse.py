@@ -7,7 +7,7 @@ import denoisers
 from denoisers.evaluation import psnr
 from denoisers.images import photograph
 from denoisers.sampling import BlockAverage, Frequencies, Inpainting, RandomProjections
-from denoisers.sampling.measurement import Constraint
+from denoisers.sampling.constraint import Constraint
 from spectral import as_operator
 from spectral.errors import NotFiniteError, NotSymmetricError, OptionError, ShapeError
 
@@ -97,7 +97,7 @@ def test_rows_that_are_not_orthogonal_are_made_so():
     start = torch.zeros(3, *SHAPE)
     expected = target @ torch.linalg.pinv(A).T
     torch.testing.assert_close(
-        constraint.project(start, torch.arange(3)).flatten(1), expected, rtol=1e-3, atol=1e-4
+        constraint.project(start, torch.ones(3), torch.arange(3)).flatten(1), expected, rtol=1e-3, atol=1e-4
     )
     found = denoisers.solve(smooth, as_operator(A), target, shape=SHAPE, max_steps=3)
     torch.testing.assert_close(found.images.flatten(1) @ A.T, target, rtol=1e-3, atol=1e-3)
@@ -197,21 +197,3 @@ def test_bad_measurements(measurement, values, options, error, message):
 def test_bad_ready_ones(make, error):
     with pytest.raises(error):
         make()
-
-
-@pytest.mark.parametrize("name", ["Inpainting", "Downsampling", "Blur", "CompressedSensing"])
-def test_linear_physics_of_deepinv(name):
-    """The package's own, with A A' = I, another diagonal, and none: the values are met."""
-    physics = pytest.importorskip("deepinv").physics
-    mask = (torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.4).float()
-    around = {"padding": "circular"}
-    made = {
-        "Inpainting": lambda: physics.Inpainting((1, 8, 8), mask=mask),
-        "Downsampling": lambda: physics.Downsampling((1, 8, 8), factor=2, filter="bicubic", **around),
-        "Blur": lambda: physics.Blur(torch.ones(1, 1, 3, 3) / 9, **around),
-        "CompressedSensing": lambda: physics.CompressedSensing(m=20, img_size=(1, 8, 8)),
-    }[name]()
-    truth = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    values = made.A(truth)
-    found = denoisers.solve(smooth, made, values, beta=0.5, h0=0.2, max_steps=20)
-    torch.testing.assert_close(made.A(found.images), values, rtol=1e-3, atol=1e-3)
