@@ -94,7 +94,7 @@ class Model:
             NotDeterministicError: what comes differs from `output`.
         """
         for _ in range(2):
-            self._compare(self(y), output)
+            self.compare(self(y), output)
 
     def fixes_its_draws(self, y: Tensor, output: Tensor) -> bool:
         """Whether the random numbers that it draws are the same in every call; called inside of `ready`.
@@ -106,14 +106,19 @@ class Model:
         """
         before = None  # generators that it holds were put back
         for _ in range(CALLS):
-            self._compare(self(y), output)
+            self.compare(self(y), output)
             after = states(self._generators)
             if after == before:
                 return True
             before = after
         return False
 
-    def _compare(self, again: Tensor, output: Tensor) -> None:
+    def compare(self, again: Tensor, output: Tensor) -> None:
+        """That two outputs at one input are one.
+
+        Raises:
+            NotDeterministicError: they differ.
+        """
         apart = (again - output).abs().max()
         if apart > 100 * torch.finfo(output.dtype).eps * output.abs().max():
             raise NotDeterministicError(
@@ -154,6 +159,21 @@ class Model:
         tensors = (t for m in self.modules for t in (*m._parameters.values(), *m._buffers.values()))
         found = {t.dtype for t in tensors if t is not None and t.is_floating_point()}
         return found.pop() if len(found) == 1 else None
+
+    @contextlib.contextmanager
+    def widened(self, dtype: torch.dtype) -> Iterator[None]:
+        """With parameters and buffers in another precision, the same numbers; outside of `ready`."""
+        with ALONE:
+            held = [t for m in self.modules for t in (*m._parameters.values(), *m._buffers.values())]
+            every = {id(t): t for t in held if t is not None and t.is_floating_point()}
+            kept = [(t, t.data) for t in every.values() if t.dtype != dtype]
+            try:
+                for t, values in kept:
+                    t.data = values.to(dtype)
+                yield
+            finally:
+                for t, values in kept:
+                    t.data = values
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:

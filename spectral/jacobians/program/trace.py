@@ -40,6 +40,14 @@ EMPTY = {
 }
 
 
+# Norms of a batch, which keep running statistics that their schema does not say they write to.
+_KEEPING_COUNT = {
+    getattr(aten, name).default
+    for name in ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
+    if hasattr(aten, name)
+}
+
+
 class Geometry(NamedTuple):
     """Which entries of a storage a tensor shows, and how."""
 
@@ -100,7 +108,7 @@ class Stored:
     base: Geometry | None = None
     slot: int | None = None
     views: dict[Geometry, int] = field(default_factory=dict)
-    pending: Callable[[], int] | None = None
+    pending: functools.partial[int] | None = None
     discrete: str | None = None
     mask: bool = False
     bits: bool = False
@@ -176,6 +184,9 @@ class Trace(TorchDispatchMode):
             return self._seen(func, args, kwargs or {})
 
     def _seen(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if func in _KEEPING_COUNT:
+            with _as_it_was(self._keys):
+                args, kwargs = self._counted(func, args, kwargs)
         with _as_it_was(self._keys):
             written = _written(func, args, kwargs)
             arguments = mapped(self._argument, (args, kwargs))
@@ -210,6 +221,25 @@ class Trace(TorchDispatchMode):
             elif any(t is w for w in written) or (len(stored.values) == 1 and func not in EMPTY):
                 self.fixed.append(checksum(t))
 
+    def _counted(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The arguments without running statistics, of a norm that would write to them and does not say so.
+
+        They are kept up here, by operations that are seen.
+        """
+        told = bound(func, args, kwargs)
+        means, variances = told["running_mean"], told["running_var"]
+        if not told["training"] or means is None or variances is None:
+            return args, kwargs
+        x, share = told["input"], told.get("momentum", told.get("exponential_average_factor"))
+        if x.dtype != means.dtype:
+            x = self._seen(aten._to_copy.default, (x,), {"dtype": means.dtype})
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        found = self._seen(aten.var_mean.correction, (x, axes), {"correction": 1})
+        for kept, new in zip((variances, means), found, strict=True):
+            self._seen(aten.lerp_.Scalar, (kept, new, share), {})
+        told["running_mean"] = told["running_var"] = None
+        return tuple(told.values()), {}
+
     @staticmethod
     def _drew_nothing(tensors: list[Tensor], state: Tensor | None, kwargs: Any) -> bool:
         """Whether an operation that may draw random numbers left them alone, as RReLU does in evaluation."""
@@ -239,7 +269,7 @@ class Trace(TorchDispatchMode):
             first, number = stored.values[stored.first], self._next()
             stored.values[geometry] = number
             if not made:
-                self.calls.append(Call(_seen_at, (Value(first), geometry), {}, [number]))
+                self.calls.append(Call(seen_at, (Value(first), geometry), {}, [number]))
         return stored.values[geometry]
 
     def play(self, y: Tensor) -> Tensor:
@@ -361,13 +391,16 @@ def _copied(t: Tensor) -> Tensor:
     return t.clone()
 
 
+_COARSE = {torch.float16, torch.bfloat16, torch.float32, torch.complex64}
+
+
 def checksum(t: Tensor) -> float:
     """A number that tells the content of t's whole storage, and the order of it.
 
     Entries are weighed by two random vectors, one within rows of `ROW` and one for the rows: matrix products,
     as fast as memory.  Not a number where the content holds one, or cannot be multiplied: like nothing else.
     """
-    entry = torch.float32 if t.dtype in (torch.float16, torch.bfloat16, torch.float32) else torch.float64
+    entry = torch.float32 if t.dtype in _COARSE else torch.float64
     storage = t.untyped_storage()
     with torch.no_grad():
         try:
@@ -396,7 +429,7 @@ def _weights(dtype: torch.dtype, device: torch.device, rows: int) -> tuple[Tenso
     return drawn[:ROW], drawn[ROW:]
 
 
-def _seen_at(t: Tensor, geometry: Geometry) -> Tensor:
+def seen_at(t: Tensor, geometry: Geometry) -> Tensor:
     """The storage of t at another geometry."""
     seen = torch.empty(0, dtype=geometry.dtype, device=t.device)
     seen.set_(t.untyped_storage(), geometry.offset, geometry.size, geometry.stride)
