@@ -389,6 +389,17 @@ _HOLDING_NONE = {type(None), bool, int, float, str, bytes, Tensor, nn.Parameter,
 _TABLES = {dict, OrderedDict, list, tuple, set}
 
 
+# What each module has by name, and of that what may hold modules: tables of hooks.
+_OF_EACH_MODULE = vars(nn.Module())
+_HOOKS = [name for name in _OF_EACH_MODULE if name.endswith("_hooks")]
+
+
+@functools.cache
+def _slots(kind: Any) -> list[str]:
+    """The names of the slots of a class."""
+    return [s for c in kind.__mro__ for s in getattr(c, "__slots__", ()) if isinstance(s, str)]
+
+
 def modules_in(function: Any) -> list[nn.Module]:
     """Every module that a callable visibly holds; see `held_in`."""
     return held_in(function, nn.Module)
@@ -410,8 +421,6 @@ def held_in(function: Any, kinds: Any) -> list[Any]:
         visited.add(id(item))
         if isinstance(item, kinds):
             found[id(item)] = item
-        if isinstance(item, nn.Module):
-            pending += item.children()
         if isinstance(item, functools.partial):
             pending += [item.func, *item.args, *item.keywords.values()]
         elif inspect.ismethod(item):
@@ -426,7 +435,12 @@ def held_in(function: Any, kinds: Any) -> list[Any]:
         elif isinstance(item, (list, tuple, set, frozenset, deque)):
             pending += item
         else:
-            pending += getattr(item, "__dict__", {}).values()
-            slots = [s for c in type(item).__mro__ for s in getattr(c, "__slots__", ())]
-            pending += [getattr(item, s) for s in slots if isinstance(s, str) and hasattr(item, s)]
+            own = getattr(item, "__dict__", {})
+            if isinstance(item, nn.Module):  # of what each has most is empty
+                tables = [own[name] for name in _HOOKS if own.get(name)]
+                pending += [*tables, *own.get("_modules", {}).values()]
+                pending += [value for name, value in own.items() if name not in _OF_EACH_MODULE]
+            else:
+                pending += own.values()
+            pending += [getattr(item, s) for s in _slots(kind) if hasattr(item, s)]
     return list(found.values())
