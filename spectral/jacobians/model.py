@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import inspect
 import random
@@ -160,20 +161,18 @@ class Model:
         found = {t.dtype for t in tensors if t is not None and t.is_floating_point()}
         return found.pop() if len(found) == 1 else None
 
-    @contextlib.contextmanager
-    def widened(self, dtype: torch.dtype) -> Iterator[None]:
-        """With parameters and buffers in another precision, the same numbers; outside of `ready`."""
-        with ALONE:
-            held = [t for m in self.modules for t in (*m._parameters.values(), *m._buffers.values())]
-            every = {id(t): t for t in held if t is not None and t.is_floating_point()}
-            kept = [(t, t.data) for t in every.values() if t.dtype != dtype]
-            try:
-                for t, values in kept:
-                    t.data = values.to(dtype)
-                yield
-            finally:
-                for t, values in kept:
-                    t.data = values
+    def widened(self, dtype: torch.dtype) -> Model:
+        """A copy with parameters, buffers and what it closes over in another precision, the same numbers.
+
+        What is found in globals is no part of the copy, and stays as it is.
+        """
+        keywords = {name: _copied(value, dtype) for name, value in self.keywords.items()}
+        other, own = Model(_copied(self.function, dtype), keywords), {id(m) for m in self.modules}
+        for module in (m for m in other.modules if id(m) not in own):
+            for t in (*module._parameters.values(), *module._buffers.values()):
+                if t is not None and t.is_floating_point():
+                    t.data = t.data.to(dtype)
+        return other
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
@@ -232,6 +231,25 @@ def _reads_training(kind: type[nn.Module]) -> bool:
     classes = kind.__mro__[: kind.__mro__.index(nn.Module)]
     methods = (getattr(f, "__code__", None) for c in classes for f in vars(c).values())
     return any("training" in code.co_names for code in methods if code is not None)
+
+
+def _copied(thing: Any, dtype: torch.dtype) -> Any:
+    """A copy of what is called, of functions with what they close over, or of what is given to it."""
+    if isinstance(thing, Tensor) and not isinstance(thing, nn.Parameter):
+        return thing.detach().to(dtype) if thing.is_floating_point() else thing
+    if isinstance(thing, types.FunctionType) and thing.__closure__:
+        cells = tuple(types.CellType(_copied(cell.cell_contents, dtype)) for cell in thing.__closure__)
+        twin = types.FunctionType(
+            thing.__code__, thing.__globals__, thing.__name__, thing.__defaults__, cells
+        )
+        twin.__kwdefaults__ = thing.__kwdefaults__
+        return twin
+    if isinstance(thing, functools.partial):
+        given = {name: _copied(value, dtype) for name, value in thing.keywords.items()}
+        return functools.partial(
+            _copied(thing.func, dtype), *(_copied(x, dtype) for x in thing.args), **given
+        )
+    return copy.deepcopy(thing)
 
 
 def parameters_of(modules: list[nn.Module]) -> list[Tensor]:
@@ -442,5 +460,6 @@ def held_in(function: Any, kinds: Any) -> list[Any]:
                 pending += [value for name, value in own.items() if name not in _OF_EACH_MODULE]
             else:
                 pending += own.values()
-            pending += [getattr(item, s) for s in _slots(kind) if hasattr(item, s)]
+            slots = _slots(kind)  # type: ignore[arg-type]  # of a class mypy knows no hash
+            pending += [getattr(item, s) for s in slots if hasattr(item, s)]
     return list(found.values())

@@ -314,9 +314,10 @@ def _right_when_wider(J: Jacobian, method: Method, v: Tensor) -> bool:
     least, step = (1e-5, 1e-5) if wide == torch.float64 else (CLOSE, 2e-3)
     try:
         y, v = at.y.to(wide), v.to(wide)
-        with at.model.widened(wide), at.model.ready():
-            Jv, output = _PAIRS[method](at.model, y).push(v), at.model(y)
-            found = autograd.slopes(at.model, y, v, output, step)
+        model = at.model.widened(wide)
+        with model.ready():
+            Jv, output = _PAIRS[method](model, y).push(v), model(y)
+            found = autograd.slopes(model, y, v, output, step)
     except Exception:  # of the model's own, in a precision that it was not made for
         return False
     size = max(size_of(Jv), size_of(found.value), 1e-300)

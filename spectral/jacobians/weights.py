@@ -52,19 +52,18 @@ class Weights:
 
 def _sums(values: list[Tensor]) -> list[int]:
     """A checksum of each one's bytes."""
-    in_a_row = [t.device.type == "cpu" and _in_a_row(t) for t in values]
-    sums: list[int] = []
-    if any(in_a_row) and openmp.vector_bytes():
-        from spectral.jacobians.cpu.checksum import checksums  # noqa: PLC0415  Numba takes a third of a second
+    if not openmp.vector_bytes():
+        return [*map(_sum, values)]
+    from spectral.jacobians.cpu.checksum import checksum  # noqa: PLC0415  Numba takes a third of a second
 
-        near = [t for t, one in zip(values, in_a_row, strict=True) if one]
-        sums = checksums([t.data_ptr() for t in near], [t.numel() * t.element_size() for t in near])
-        values = [t for t, one in zip(values, in_a_row, strict=True) if not one]
-    return [*sums, *map(_sum, values)]
+    compiled = checksum()
+    return [compiled(t.data_ptr(), t.numel() * t.element_size()) if _in_a_row(t) else _sum(t) for t in values]
 
 
 def _in_a_row(t: Tensor) -> bool:
-    """Whether t's entries fill a part of its storage."""
+    """Whether t's entries fill a part of the host's memory."""
+    if t.device.type != "cpu":
+        return False
     return t.is_contiguous() or (t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last))
 
 
