@@ -130,11 +130,11 @@ def test_the_error_of_differences_holds(model, slope, dtype):
 
 
 @pytest.mark.parametrize("method", ["auto", "jvp", "double-backward", "differences"])
-@pytest.mark.parametrize("period", [2, 3, 5, 11, 23, 47])
+@pytest.mark.parametrize("period", [2, 5, 11, 29])
 def test_models_that_are_another_from_time_to_time(period, method):
     """By a counter or a clock: an answer is that of one of the two, or there is none."""
-    y = drawn(100)
-    for phase in range(min(period, 4)):
+    y = drawn(60)
+    for phase in range(min(period, 3)):
         calls = [phase]
 
         def model(y, calls=calls):
