@@ -2,7 +2,7 @@
 
     a <- rotate(a + P w, 31) Q        w the 64-bit words, four sums a in turn, all modulo 2^64
 
-is one to one in w and in a (P, Q odd), so that one other word always shows; after xxHash64 (Y. Collet).
+is one to one in w and in a (P, Q odd), so that one other word always shows; after xxHash64.
 """
 
 from collections.abc import Callable
