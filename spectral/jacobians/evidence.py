@@ -269,15 +269,13 @@ class Evidence:
         length = float(v.abs().max())
         for step in steps:
             h = step * autograd.rms(self.y) / (length or 1.0)
-            with self.model.ready():
-                ahead, behind = self.model(self.y + h * v), self.model(self.y - h * v)
+            ahead, behind = self._afresh(self.y + h * v), self._afresh(self.y - h * v)
             D, bend = (ahead - behind) / (2 * h), size_of(ahead - 2 * self.output + behind) / h / scale
             off = size_of(Jv - D) / scale
             if off <= finest:
                 return 0.0
             if not tried:  # all that follows rests on it
-                with self.model.ready():
-                    self.model.check_deterministic(self.y, self.output)
+                self.model.compare(self._afresh(self.y), self.output)
             tried.append((step, D, bend))
         apart, i, j = min(
             (size_of(tried[i][1] - tried[j][1]) / scale, i, j) for i in range(3) for j in range(i + 1, 3)
@@ -287,6 +285,11 @@ class Evidence:
         _, D, bend = min(tried[i], tried[j], key=lambda one: one[0])
         off = size_of(Jv - D) / scale
         return off if off > max(5 * apart, bend, finest) else 0.0
+
+    def _afresh(self, x: Tensor) -> Tensor:
+        """The model at x, what it keeps from call to call put back before and after."""
+        with self.model.ready():
+            return self.model(x)
 
     def off_autograd(self, u: Tensor, Ju: Tensor, v: Tensor, Jv: Tensor, norm: float) -> float | None:
         """How far J' u is from autograd's, and |J v|^2 from <J' J v, v> by that, over |J|.

@@ -212,6 +212,7 @@ def _differentiate(J: Jacobian, method: Method) -> None:
     step = 1e-5 if at.grain < 1e-12 else 2e-3
     with at.model.ready():
         see(at.model(at.y))  # the record's may be another
+    with at.model.ready():
         if method == "differences":
             pair = autograd.differences(at.model, at.y, step=step)
         else:
