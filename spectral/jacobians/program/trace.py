@@ -398,9 +398,9 @@ _COARSE = {torch.float16, torch.bfloat16, torch.float32, torch.complex64}
 def checksum(t: Tensor) -> float:
     """A number that tells the content of t's whole storage, and the order of it.
 
-    By its bytes in compiled code, where that can be (a quantised one has more than bytes).  Else entries are weighed by two random vectors, one
-    within rows of `ROW` and one for the rows: matrix products, as fast as memory; not a number where the
-    content holds one, or cannot be multiplied: like nothing else.
+    By its bytes in compiled code, where that can be and there is no more to it, as to quantised ones.  Else
+    entries are weighed by two random vectors, one within rows of `ROW` and one for the rows: matrix products,
+    as fast as memory; not a number where the content holds one, or cannot be multiplied: like nothing else.
     """
     storage = t.untyped_storage()
     if t.device.type == "cpu" and not t.is_quantized and openmp.vector_bytes():
