@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from spectral.errors import SpectralError
 
 Function = Callable[[Tensor], Tensor]
+Seeing = Callable[[Tensor], None]
 
 
 class Pair(NamedTuple):
@@ -28,7 +29,7 @@ class Pair(NamedTuple):
     pull: Function
 
 
-def reverse(function: Function, y: Tensor) -> Pair:
+def reverse(function: Function, y: Tensor, see: Seeing | None = None) -> Pair:
     """J' u by a graph that is kept; J v by two passes back, as the gradient of <J' u, v> by u.
 
     Raises:
@@ -36,6 +37,8 @@ def reverse(function: Function, y: Tensor) -> Pair:
     """
     with torch.enable_grad(), plain_attention():
         output, x = _graph(function, y)
+        if see is not None:
+            see(output.detach())
         u = torch.zeros_like(output).requires_grad_()
         pull = _pull(output, x)
 
@@ -59,29 +62,63 @@ def backwards(function: Function, y: Tensor) -> Function:
         return _pull(*_graph(function, y))
 
 
-def forward(function: Function, y: Tensor) -> Pair:
-    """J v by torch's forward mode, afresh each time."""
+def forward(function: Function, y: Tensor, see: Seeing | None = None) -> Pair:
+    """J v by torch's forward mode, afresh each time, when the value at y is shown to `see`."""
 
     def push(v: Tensor) -> Tensor:
         with forward_ad.dual_level(), plain_attention():
             value = forward_ad.unpack_dual(function(forward_ad.make_dual(y, v)))
+            if see is not None:
+                see(value.primal)
             return torch.zeros_like(value.primal) if value.tangent is None else value.tangent.clone()
 
     return Pair(push, backwards(function, y))
 
 
-def differences(function: Function, y: Tensor) -> Pair:
+def differences(function: Function, y: Tensor, see: Seeing | None = None, step: float = 2e-3) -> Pair:
     """J v by central differences."""
-    return Pair(lambda v: difference(function, y, v), backwards(function, y))
+    return Pair(lambda v: difference(function, y, v, step), backwards(function, y))
 
 
 def difference(function: Function, y: Tensor, v: Tensor, step: float = 2e-3) -> Tensor:
     """(f(y + h v) - f(y - h v)) / 2h, h so that no entry of y moves by more than `step` of its size."""
-    size = float(v.abs().max())
-    if size == 0:
-        return torch.zeros_like(function(y))
-    h = step * rms(y) / size
-    return (function(y + h * v) - function(y - h * v)) / (2 * h)
+    ahead, behind, h = either_side(function, y, v, step)
+    return (ahead - behind) / (2 * h)
+
+
+def either_side(function: Function, y: Tensor, v: Tensor, step: float) -> tuple[Tensor, Tensor, float]:
+    """f(y + h v), f(y - h v) and h; see `difference`."""
+    h = step * rms(y) / (float(v.abs().max()) or 1.0)
+    return function(y + h * v), function(y - h * v), h
+
+
+class Slopes(NamedTuple):
+    """What differences by two steps tell of J v.
+
+    Attributes:
+        value: J v by the shorter step, h.
+        apart: how far that is from J v by 4 h, in norm.
+        kinks: what does not go away with h of (f(y + h v) - 2 f(y) + f(y - h v)) / 2h, that is half the jump
+            of the slope, where units switch at y or beside it.
+    """
+
+    value: Tensor
+    apart: float
+    kinks: Tensor
+
+
+def slopes(function: Function, y: Tensor, v: Tensor, output: Tensor, step: float) -> Slopes:
+    """Of f at y, where it is `output`, along v.
+
+    Of a smooth f the second difference over h is f'' h / 2 + O(h^3), and four times that by h is that by 4 h.
+    """
+    found = []
+    for length in (step, 4 * step):
+        ahead, behind, h = either_side(function, y, v, length)
+        found.append(((ahead - behind) / (2 * h), (ahead - 2 * output + behind) / (2 * h)))
+    (near, bend), (far, further) = found
+    apart = float(torch.linalg.vector_norm((near - far).double()))
+    return Slopes(near, apart, (4 * bend - further) / 3)
 
 
 def rms(y: Tensor) -> float:

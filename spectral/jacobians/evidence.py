@@ -128,13 +128,19 @@ class Evidence:
             self.jumps = record.jumps
             trial = Trial(shift, self.y + step * shift, self.y + far * shift, generator)
             self.trial = trial
-            trial.value, proved = self._repeated(record, trial.near)
+            repeat = Repeat()
+            trial.value, proved = self._repeated(repeat, record, trial.near)
             # Where differences tell nothing, another input does.
             trial.unplayed = record if proved and self.coarsest <= 1e-4 else None
             if trial.unplayed is None:
                 lost = self._played(record, trial)
+                # In half precision much can be lost within rounding.
+                if lost is None and not proved and self.coarsest > 1e-4 and repeat.moved(record):
+                    lost = self._lost(record, "constants of it are others at another input")
                 if lost is not None:
                     return lost
+            if repeat.unseen:  # played, it does the same unseen
+                record.failure = record.failure or "something is written to by no operation that says so"
             if self.fine:
                 value = self.model(trial.near) if trial.value is None else trial.value
                 trial.difference = (value - self.output) / step
@@ -144,12 +150,11 @@ class Evidence:
             return f"{record.integers[0]}: they have no derivative"
         return None
 
-    def _repeated(self, record: Recorder, near: Tensor) -> tuple[Tensor | None, bool]:
+    def _repeated(self, repeat: Repeat, record: Recorder, near: Tensor) -> tuple[Tensor | None, bool]:
         """The model at an input close to y, with a graph, and whether what it does there is the record.
 
         None where a graph cannot be: it works in ways that one does not allow, and needs none.
         """
-        repeat = Repeat()
         try:
             output = repeat.run(self.model, near)
         except Exception:
@@ -186,10 +191,16 @@ class Evidence:
         self.model.check_deterministic(self.y, self.output)
         if apart <= within:
             return None
-        record.failure = f"the record gives at another input something else, by {apart:.1e}, relative"
+        return self._lost(
+            record, f"the record gives at another input something else, by {apart:.1e}, relative"
+        )
+
+    def _lost(self, record: Recorder, reason: str) -> str | None:
+        """Give a record up, and what is lost, if there is no other way to have it."""
+        record.failure = reason
         left = self.model.plain.left
         if not left and self.model.plain.functions:
-            return None
+            return None  # which may tell their derivative
         how = f" ({', '.join(left)})" if left else ", or is kept from call to call,"
         return (
             f"a value made from y leaves torch{how} and comes back as a constant, so that its part of the "
@@ -244,6 +255,9 @@ class Evidence:
         None where they cannot tell: those by different steps h differ, as across jumps.  Units that switch
         within a step show in (f(y + h v) - 2 f(y) + f(y - h v)) / h, those that do at y itself for every h.
         Up to `finest`, by default `self.finest`, the first difference that comes is taken to agree.
+
+        Raises:
+            NotDeterministicError: the model at y is another than it was.
         """
         finest = self.finest if finest is None else finest
         if not self.differences_tell:
@@ -255,12 +269,13 @@ class Evidence:
         length = float(v.abs().max())
         for step in steps:
             h = step * autograd.rms(self.y) / (length or 1.0)
-            with self.model.ready():
-                ahead, behind = self.model(self.y + h * v), self.model(self.y - h * v)
+            ahead, behind = self._afresh(self.y + h * v), self._afresh(self.y - h * v)
             D, bend = (ahead - behind) / (2 * h), size_of(ahead - 2 * self.output + behind) / h / scale
             off = size_of(Jv - D) / scale
             if off <= finest:
                 return 0.0
+            if not tried:  # all that follows rests on it
+                self.model.compare(self._afresh(self.y), self.output)
             tried.append((step, D, bend))
         apart, i, j = min(
             (size_of(tried[i][1] - tried[j][1]) / scale, i, j) for i in range(3) for j in range(i + 1, 3)
@@ -270,6 +285,11 @@ class Evidence:
         _, D, bend = min(tried[i], tried[j], key=lambda one: one[0])
         off = size_of(Jv - D) / scale
         return off if off > max(5 * apart, bend, finest) else 0.0
+
+    def _afresh(self, x: Tensor) -> Tensor:
+        """The model at x, what it keeps from call to call put back before and after."""
+        with self.model.ready():
+            return self.model(x)
 
     def off_autograd(self, u: Tensor, Ju: Tensor, v: Tensor, Jv: Tensor, norm: float) -> float | None:
         """How far J' u is from autograd's, and |J v|^2 from <J' J v, v> by that, over |J|.

@@ -402,19 +402,21 @@ class Jacobian(OfModel):
             norm = max(norm, *(size_of(W) / (size_of(x) or 1.0) for W, x in ((Ju, u), (Jv, v))))
             v = v.reshape(self._evidence.y.shape)
             backwards = None
-            if self.method == "frozen":
+            if self.method in ("frozen", "differences"):
                 backwards = self._evidence.off_autograd(u.reshape(self.output.shape), Ju, v, Jv, norm)
             ahead = self._evidence.off_differences(v, Jv, norm)
             if ahead is None and self._evidence.differences_tell:  # by jumps, or as no two calls are alike
                 with self._model.ready():
                     self._model.check_deterministic(self._evidence.y, self.output)
-        agrees = backwards is not None and backwards <= 10 * self._tolerance
+        by_differences = self.method == "differences"  # which the model's own can hardly contradict
+        within = 30 * self.eps if by_differences else 10 * self._tolerance
+        agrees = backwards is not None and backwards <= within
         if ahead and not agrees:
             raise WrongProductsError(
                 self, f"differences of the model along what was found differ by {ahead:.1e} |J|"
             )
         if backwards is not None and not agrees:
-            if ahead is None:
+            if ahead is None or by_differences:
                 raise WrongProductsError(
                     self,
                     f"autograd's differ by {backwards:.1e} |J|, and differences of the model are too rough "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import inspect
 import random
@@ -94,7 +95,7 @@ class Model:
             NotDeterministicError: what comes differs from `output`.
         """
         for _ in range(2):
-            self._compare(self(y), output)
+            self.compare(self(y), output)
 
     def fixes_its_draws(self, y: Tensor, output: Tensor) -> bool:
         """Whether the random numbers that it draws are the same in every call; called inside of `ready`.
@@ -106,14 +107,19 @@ class Model:
         """
         before = None  # generators that it holds were put back
         for _ in range(CALLS):
-            self._compare(self(y), output)
+            self.compare(self(y), output)
             after = states(self._generators)
             if after == before:
                 return True
             before = after
         return False
 
-    def _compare(self, again: Tensor, output: Tensor) -> None:
+    def compare(self, again: Tensor, output: Tensor) -> None:
+        """That two outputs at one input are one.
+
+        Raises:
+            NotDeterministicError: they differ.
+        """
         apart = (again - output).abs().max()
         if apart > 100 * torch.finfo(output.dtype).eps * output.abs().max():
             raise NotDeterministicError(
@@ -154,6 +160,19 @@ class Model:
         tensors = (t for m in self.modules for t in (*m._parameters.values(), *m._buffers.values()))
         found = {t.dtype for t in tensors if t is not None and t.is_floating_point()}
         return found.pop() if len(found) == 1 else None
+
+    def widened(self, dtype: torch.dtype) -> Model:
+        """A copy with parameters, buffers and what it closes over in another precision, the same numbers.
+
+        What is found in globals is no part of the copy, and stays as it is.
+        """
+        keywords = {name: _copied(value, dtype) for name, value in self.keywords.items()}
+        other, own = Model(_copied(self.function, dtype), keywords), {id(m) for m in self.modules}
+        for module in (m for m in other.modules if id(m) not in own):
+            for t in (*module._parameters.values(), *module._buffers.values()):
+                if t is not None and t.is_floating_point():
+                    t.data = t.data.to(dtype)
+        return other
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
@@ -212,6 +231,25 @@ def _reads_training(kind: type[nn.Module]) -> bool:
     classes = kind.__mro__[: kind.__mro__.index(nn.Module)]
     methods = (getattr(f, "__code__", None) for c in classes for f in vars(c).values())
     return any("training" in code.co_names for code in methods if code is not None)
+
+
+def _copied(thing: Any, dtype: torch.dtype) -> Any:
+    """A copy of what is called, of functions with what they close over, or of what is given to it."""
+    if isinstance(thing, Tensor) and not isinstance(thing, nn.Parameter):
+        return thing.detach().to(dtype) if thing.is_floating_point() else thing
+    if isinstance(thing, types.FunctionType) and thing.__closure__:
+        cells = tuple(types.CellType(_copied(cell.cell_contents, dtype)) for cell in thing.__closure__)
+        twin = types.FunctionType(
+            thing.__code__, thing.__globals__, thing.__name__, thing.__defaults__, cells
+        )
+        twin.__kwdefaults__ = thing.__kwdefaults__
+        return twin
+    if isinstance(thing, functools.partial):
+        given = {name: _copied(value, dtype) for name, value in thing.keywords.items()}
+        return functools.partial(
+            _copied(thing.func, dtype), *(_copied(x, dtype) for x in thing.args), **given
+        )
+    return copy.deepcopy(thing)
 
 
 def parameters_of(modules: list[nn.Module]) -> list[Tensor]:
@@ -369,6 +407,17 @@ _HOLDING_NONE = {type(None), bool, int, float, str, bytes, Tensor, nn.Parameter,
 _TABLES = {dict, OrderedDict, list, tuple, set}
 
 
+# What each module has by name, and of that what may hold modules: tables of hooks.
+_OF_EACH_MODULE = vars(nn.Module())
+_HOOKS = [name for name in _OF_EACH_MODULE if name.endswith("_hooks")]
+
+
+@functools.cache
+def _slots(kind: Any) -> list[str]:
+    """The names of the slots of a class."""
+    return [s for c in kind.__mro__ for s in getattr(c, "__slots__", ()) if isinstance(s, str)]
+
+
 def modules_in(function: Any) -> list[nn.Module]:
     """Every module that a callable visibly holds; see `held_in`."""
     return held_in(function, nn.Module)
@@ -390,8 +439,6 @@ def held_in(function: Any, kinds: Any) -> list[Any]:
         visited.add(id(item))
         if isinstance(item, kinds):
             found[id(item)] = item
-        if isinstance(item, nn.Module):
-            pending += item.children()
         if isinstance(item, functools.partial):
             pending += [item.func, *item.args, *item.keywords.values()]
         elif inspect.ismethod(item):
@@ -406,7 +453,13 @@ def held_in(function: Any, kinds: Any) -> list[Any]:
         elif isinstance(item, (list, tuple, set, frozenset, deque)):
             pending += item
         else:
-            pending += getattr(item, "__dict__", {}).values()
-            slots = [s for c in type(item).__mro__ for s in getattr(c, "__slots__", ())]
-            pending += [getattr(item, s) for s in slots if isinstance(s, str) and hasattr(item, s)]
+            own = getattr(item, "__dict__", {})
+            if isinstance(item, nn.Module):  # of what each has most is empty
+                tables = [own[name] for name in _HOOKS if own.get(name)]
+                pending += [*tables, *own.get("_modules", {}).values()]
+                pending += [value for name, value in own.items() if name not in _OF_EACH_MODULE]
+            else:
+                pending += own.values()
+            slots = _slots(kind)  # type: ignore[arg-type]  # of a class mypy knows no hash
+            pending += [getattr(item, s) for s in slots if hasattr(item, s)]
     return list(found.values())

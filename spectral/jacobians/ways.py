@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from spectral.errors import AmbiguousError, NotFiniteError, OptionError, SpectralError
+from spectral.errors import AmbiguousError, NotDeterministicError, NotFiniteError, OptionError, SpectralError
 from spectral.jacobians import autograd
 from spectral.jacobians.evidence import CLOSE, DIFFERENCES
 from spectral.jacobians.keywords import advised
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 Method = Literal["auto", "frozen", "jvp", "double-backward", "differences"]
 ADJOINT_PAIRS = 4
 WAYS: tuple[Method, ...] = ("frozen", "jvp", "double-backward", "differences")
-_PAIRS = {"jvp": autograd.forward, "double-backward": autograd.reverse, "differences": autograd.differences}
+_PAIRS: dict[str, Callable[..., autograd.Pair]] = {
+    "jvp": autograd.forward,
+    "double-backward": autograd.reverse,
+}
 
 
 def called(
@@ -85,7 +88,7 @@ def first_right(
                 J._evidence.check_differences(Jv)
             else:
                 _differentiate(J, method)
-        except (NotFiniteError, AmbiguousError):
+        except (NotFiniteError, NotDeterministicError, AmbiguousError):
             raise
         except Exception as failure:
             # What torch cannot differentiate it reports in many exception types, all to the same effect.
@@ -202,8 +205,18 @@ def _hold_against_differences(J: Jacobian, program: Program, pull: autograd.Func
 def _differentiate(J: Jacobian, method: Method) -> None:
     """Set up J v and J' u by torch, checked by each other and by differences of the model."""
     at = J._evidence
+
+    def see(value: Tensor) -> None:
+        at.model.compare(value, at.output)
+
+    step = 1e-5 if at.grain < 1e-12 else 2e-3
     with at.model.ready():
-        pair = _PAIRS[method](at.model, at.y)
+        see(at.model(at.y))  # the record's may be another
+    with at.model.ready():
+        if method == "differences":
+            pair = autograd.differences(at.model, at.y, step=step)
+        else:
+            pair = _PAIRS[method](at.model, at.y, see)
     J._push, J._pull = J._one_by_one(pair.push), J._by_graph(pair.pull)
     at.graph_bytes = 0
     J.eps = at.eps = at.coarsest
@@ -212,22 +225,22 @@ def _differentiate(J: Jacobian, method: Method) -> None:
     if method == "differences":
         if rough or at.jumps:
             raise SpectralError("the model is too rough for differences")
-        with at.model.ready():
-            near, far = (autograd.difference(at.model, at.y, v, step) for step in (2e-3, 8e-3))
-        error = size_of(near - far) / max(size_of(near), 1e-300)
-        if not error <= DIFFERENCES:
-            raise SpectralError(f"two differences of the model differ by {error:.1e}, relative")
-        J.eps = at.eps = max(J.eps, error / 10)
+        J._push = J._one_by_one(_steady(at.model, at.y, at.output, step))
+        error = max(_error_of_differences(J, seed, step) for seed in range(ADJOINT_PAIRS))
+        J.eps = at.eps = max(J.eps, error)
         # J' u is autograd's, and each pair of vectors tells of another part of it.
         for further in range(1, ADJOINT_PAIRS):
-            J._check_adjoint(min(10 * error + 1e3 * at.coarsest, J._tolerance), 2 * further)
+            J._check_adjoint(min(5 * error + 100 * at.coarsest, J._tolerance), 2 * further)
     J._check_adjoint()
     at.declared = at.declared or (bool(at.jumps) and len(J._ways) == 1)
     if at.jumps and at.declared:
         J._note(f"{at.jumps[0]} is constant but for jumps: J is the derivative that autograd declares")
-    elif rough and at.model.plain.functions:
-        J._note("the precision is too low to confirm what the model's own functions declare")
-    elif not rough and method != "differences":
+        return
+    if method == "differences" or (not at.declared and _right_when_wider(J, method, v)):
+        return
+    if rough and not at.jumps:
+        _hold_roughly(J, pair, v)
+    elif not rough:
         with at.model.ready():
             Jv = pair.push(v)
         off = at.off_differences(v, Jv, size_of(Jv), min(at.finest, CLOSE))
@@ -237,6 +250,106 @@ def _differentiate(J: Jacobian, method: Method) -> None:
                 if off is None
                 else f"J v is off by {off:.1e} |J v| from differences of the model"
             )
+
+
+def _error_of_differences(J: Jacobian, seed: int, step: float) -> float:
+    """Of J v by differences, relative.
+
+    Raises:
+        SpectralError: too large to be told, as of an entry beside a kink of the model.
+    """
+    at = J._evidence
+    v = J._random(J.shape[1], 2 * seed).reshape(at.y.shape)
+    with at.model.ready():
+        found = autograd.slopes(at.model, at.y, v, at.output, step)
+    size = max(size_of(found.value), 1e-300)
+    apart = found.apart / size
+    if not apart <= DIFFERENCES:
+        raise SpectralError(f"two differences of the model differ by {apart:.1e}, relative")
+    # Vectors may lie where a kink is: it counts by its entry, and not by its share of v.
+    kinks = float(found.kinks.abs().max()) * found.kinks.numel() ** 0.5 / size
+    if not kinks <= DIFFERENCES:
+        raise SpectralError(
+            f"differences of the model ahead and behind differ by {kinks:.1e} of an entry of J v: "
+            "y lies at a kink of it, or beside one"
+        )
+    return max(apart / 10, kinks)
+
+
+def _steady(model: Model, y: Tensor, output: Tensor, step: float) -> autograd.Function:
+    """J v by differences of a model that is the same in both of their calls.
+
+    What another branch adds is in (f(y + h v) - 2 f(y) + f(y - h v)) / 2h as large as in J v.
+    """
+    grain = torch.finfo(output.dtype).eps
+    most = 0.0  # of |J v| / |v|
+
+    def push(v: Tensor) -> Tensor:
+        nonlocal most
+        ahead, behind, h = autograd.either_side(model, y, v, step)
+        result, length = (ahead - behind) / (2 * h), size_of(v)
+        most = max(most, size_of(result) / (length or 1.0))
+        rounding = 100 * grain * size_of(output) / h
+        if not size_of(ahead - 2 * output + behind) / (2 * h) <= 2 * DIFFERENCES * most * length + rounding:
+            model.check_deterministic(y, output)
+            raise SpectralError(
+                "differences of the model ahead and behind contradict each other: it is another from call to "
+                "call, or y lies at a kink of it"
+            )
+        return result
+
+    return push
+
+
+def _right_when_wider(J: Jacobian, method: Method, v: Tensor) -> bool:
+    """Whether the same way is right for the model in float64, or float32 where it is in half precision.
+
+    False where that cannot be told: it takes no other precision, or rounds inside.
+
+    Raises:
+        SpectralError: it is wrong.
+    """
+    at, wide = J._evidence, torch.float32 if J._evidence.y.dtype.itemsize < 4 else torch.float64
+    if at.y.dtype == torch.float64:
+        return False
+    least, step = (1e-5, 1e-5) if wide == torch.float64 else (CLOSE, 2e-3)
+    try:
+        y, v = at.y.to(wide), v.to(wide)
+        model = at.model.widened(wide)
+        with model.ready():
+            Jv, output = _PAIRS[method](model, y).push(v), model(y)
+            found = autograd.slopes(model, y, v, output, step)
+    except Exception:  # of the model's own, in a precision that it was not made for
+        return False
+    size = max(size_of(Jv), size_of(found.value), 1e-300)
+    off, kinks = size_of(Jv - found.value) / size, 2 * size_of(found.kinks) / size
+    if output.dtype != wide or off <= least:
+        return output.dtype == wide
+    if off > max(5 * found.apart / size, kinks):
+        raise SpectralError(f"J v is off by {off:.1e} |J v| from differences of the model in {wide}")
+    return False
+
+
+def _hold_roughly(J: Jacobian, pair: autograd.Pair, v: Tensor) -> None:
+    """Hold J v against differences in half precision, whose error is told in `eps` from then on.
+
+    Raises:
+        SpectralError: none agrees.
+    """
+    at = J._evidence
+    with at.model.ready():
+        Jv = pair.push(v)
+        off = min(
+            size_of(Jv - autograd.difference(at.model, at.y, v, step)) / max(size_of(Jv), 1e-300)
+            for step in (0.1, 0.3)
+        )
+    if not off <= DIFFERENCES:
+        raise SpectralError(
+            f"J v is off by {off:.1e} |J v| from differences of the model, whose precision is too low to "
+            "tell more: give model and y in float32"
+        )
+    J.eps = at.eps = max(J.eps, off)
+    J._note(f"J v is confirmed by differences of the model to {off:.0e}, as far as its precision goes")
 
 
 def _first_line(failure: Exception | None) -> str:

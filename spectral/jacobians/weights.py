@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectral.jacobians.cpu import openmp
 from spectral.jacobians.model import modules_in, parameters_of
 
 _ROW = 1 << 12  # bytes
@@ -25,9 +26,9 @@ class Weights:
         each = {id(p): p for p in self._named + others if not p.is_inference() and not p.is_meta}
         numbers = [p for p in each.values() if p.is_floating_point() or p.is_complex()]
         self._kept = [p for p in numbers if _values(p) is not None]
-        self._versions = [p._version for p in self._kept]
-        self._places = [_values(p).data_ptr() for p in self._kept]
-        self._sums = [_sum(_values(p)) for p in self._kept]
+        values = [*map(_values, self._kept)]
+        self._versions, self._places = self._now(values)
+        self._sums = _sums(values)
 
     def changed(self, thorough: bool) -> bool:
         """Whether some are others than they were; all by their bytes, where it is `thorough`."""
@@ -36,13 +37,34 @@ class Weights:
         now = parameters_of(self._modules)
         if len(now) != len(self._named) or any(a is not b for a, b in zip(now, self._named, strict=True)):
             return True
-        for i, p in enumerate(self._kept):
-            values = _values(p)
-            if thorough or p._version != self._versions[i] or values.data_ptr() != self._places[i]:
-                if _sum(values) != self._sums[i]:
-                    return True
-                self._versions[i], self._places[i] = p._version, values.data_ptr()
+        values = [*map(_values, self._kept)]
+        versions, places = self._now(values)
+        if thorough or versions != self._versions or places != self._places:
+            if _sums(values) != self._sums:
+                return True
+            self._versions, self._places = versions, places
         return False
+
+    def _now(self, values: list[Tensor]) -> tuple[list[int], list[int]]:
+        """Torch's counts of writes, and where the values lie."""
+        return [p._version for p in self._kept], [t.data_ptr() for t in values]
+
+
+def _sums(values: list[Tensor]) -> list[int]:
+    """A checksum of each one's bytes."""
+    if not openmp.vector_bytes():
+        return [*map(_sum, values)]
+    from spectral.jacobians.cpu.checksum import checksum  # noqa: PLC0415  Numba takes a third of a second
+
+    compiled = checksum()
+    return [compiled(t.data_ptr(), t.numel() * t.element_size()) if _in_a_row(t) else _sum(t) for t in values]
+
+
+def _in_a_row(t: Tensor) -> bool:
+    """Whether t's entries fill a part of the host's memory."""
+    if t.device.type != "cpu":
+        return False
+    return t.is_contiguous() or (t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last))
 
 
 def _values(p: Tensor) -> Any:

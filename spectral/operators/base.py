@@ -83,6 +83,10 @@ class LinearOperator(ABC):
     def apply(self, V: Tensor) -> Tensor:
         """A v for each row: (B, m, n) -> (B, m, r); without a batch also (m, n) -> (m, r).
 
+        What solvers call in their loops: unlike `A @ v` it does not ask `check_current`, and of a Jacobian
+        whose model's weights were written to through `.data`, which torch does not count, it may still be of
+        the old ones.  Whoever writes such loops asks before and after, as the solvers do.
+
         Raises:
             ShapeError: V is not a block of rows of length n.
         """
@@ -93,7 +97,7 @@ class LinearOperator(ABC):
         return self._apply(V) if V.shape[-2] else V.new_zeros(*V.shape[:-1], self.codomain.n)
 
     def apply_transpose(self, V: Tensor) -> Tensor:
-        """A' u for each row: (B, m, r) -> (B, m, n); without a batch also (m, r) -> (m, n).
+        """A' u for each row: (B, m, r) -> (B, m, n); without a batch also (m, r) -> (m, n).  See `apply`.
 
         Raises:
             ShapeError: V is not a block of rows of length r.

@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import spectral
+from spectral.errors import SpectralError
 from spectral.jacobians.weights import Weights
 
 DTYPES = [torch.float16, torch.float32, torch.float64, torch.complex64]
@@ -55,3 +57,42 @@ def test_the_same_values_elsewhere_are_no_change():
     flat = torch.cat([torch.zeros(1), model.p.detach()])
     model.p.data = flat[1:]
     assert not weights.changed(thorough=True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_compiled_checksums_tell_what_the_others_do(seed, monkeypatch):
+    """Of bytes in any number, at any place, in rows or not."""
+    generator = torch.Generator().manual_seed(seed)
+    several = [
+        torch.randn(37 * 8, generator=generator)[seed:],
+        torch.randn(5, 7, generator=generator).T[1:],
+        torch.randn(4, 3, 3, 3, generator=generator).to(memory_format=torch.channels_last),
+        torch.randn(5, generator=generator).half(),
+    ]
+    for level in ("compiled", "torch"):
+        if level == "torch":
+            monkeypatch.setattr("spectral.jacobians.cpu.openmp.vector_bytes", lambda: 0)
+        for p in several:
+            model, weights = kept(p.clone(memory_format=torch.preserve_format))
+            model.p.data.flatten()  # looked at alone
+            assert not weights.changed(thorough=True)
+            model.p.data[-1].mul_(1.01)
+            assert weights.changed(thorough=True)
+
+
+def test_raw_products_are_not_asked_for_writes_that_torch_does_not_count():
+    """The contract of `apply`: the program's are those of the old weights, until somebody asks."""
+    torch.manual_seed(0)
+    model, y = nn.Conv2d(1, 1, 3, padding=1), torch.rand(1, 1, 6, 6)
+    J, V = spectral.jacobian(model, y), torch.rand(2, 36)
+    before = J.apply(V), J.apply_transpose(V)
+    model.weight.data.mul_(1.1)
+    assert torch.equal(J.apply(V), before[0]) and torch.equal(J.apply_transpose(V), before[1])
+    for asked in (J.check_current, lambda: J @ V[0], lambda: spectral.trace(J)):
+        with pytest.raises(SpectralError, match="have changed"):
+            asked()
+    J = spectral.jacobian(model, y)
+    with torch.no_grad():
+        model.weight.mul_(1.1)  # counted
+    with pytest.raises(SpectralError, match="have changed"):
+        J.apply(V)

@@ -38,8 +38,8 @@ from spectral.jacobians.program.steps import (
     is_number,
 )
 from spectral.jacobians.program.storage import Cast, Put, Take
-from spectral.jacobians.program.trace import Geometry, Stored, Trace, in_function, is_whole, may_draw
-from spectral.jacobians.program.trees import leaves
+from spectral.jacobians.program.trace import Geometry, Stored, Trace, in_function, is_whole, may_draw, seen_at
+from spectral.jacobians.program.trees import leaves, mapped
 from spectral.jacobians.program.trials import (
     ContradictionError,
     Trials,
@@ -217,6 +217,8 @@ class Recorder(Trace):
             self._fail(target, failure)
 
     def _fail(self, target: Any, failure: Exception) -> None:
+        if self.failure is not None:  # of an operation before, which is asked for now
+            return
         reason = str(failure).strip().split("\n")[0][:160]
         self.failure = f"{target}: {reason or type(failure).__name__}"
         if isinstance(failure, ContradictionError):
@@ -361,6 +363,8 @@ class Recorder(Trace):
             return None
         if len(written) > 1:
             raise SpectralError("it overwrites several tensors at once")
+        if _meets_itself(target, args, kwargs, written[0]):
+            raise SpectralError("it reads entries that it has overwritten by then, through another view")
         if target is aten.copy_.default and self._copies_bytes(*args[:2]):
             return None
         like = _like(written[0])
@@ -439,6 +443,8 @@ class Recorder(Trace):
                 stored.slot = self._shown(stored, flat, t.device)
             stored.base, whole = flat, flat
             index = _places(geometry, whole, t.device)
+        if not _apart_in_memory(geometry) and len(index.unique()) < index.numel():
+            raise SpectralError("it writes more than once to one entry")
         both = [i for i in (stored.slot, None if slot == UNREACHED else slot) if i is not None]
         which: Literal["both", "rest", "part"] = (
             "both" if len(both) == 2 else "part" if stored.slot is None else "rest"
@@ -528,7 +534,11 @@ class Recorder(Trace):
     def _resolve(self, stored: Stored) -> None:
         if stored.pending is not None:
             make, stored.pending = stored.pending, None
-            stored.slot = make()
+            try:
+                stored.slot = make()
+            except Exception as failure:
+                self._fail(make.args[0], failure)
+                raise
 
     def _hold(self, t: Tensor) -> Tensor:
         """t for a step to keep: its content as it is now."""
@@ -678,6 +688,53 @@ def _dense(geometry: Geometry) -> bool:
             return False
         expected *= size
     return True
+
+
+def _apart_in_memory(geometry: Geometry) -> bool:
+    """Whether it is plain from its strides that no two entries lie in one place."""
+    reach = 0
+    for stride, size in sorted(zip(geometry.stride, geometry.size, strict=True)):
+        if size > 1 and stride <= reach:
+            return False
+        reach += stride * (size - 1)
+    return True
+
+
+def _meets_itself(target: Any, args: Any, kwargs: Any, written: Tensor) -> bool:
+    """Whether what is read of a storage that is written to makes a difference to what is written.
+
+    torch sees to overlaps that strides plainly tell, and no others: then the operation is carried out on
+    copies, of one storage and of two.
+    """
+    storage = written.untyped_storage()
+    others = [t for t in leaves((args, kwargs)) if isinstance(t, Tensor) and t.layout is torch.strided]
+    if sum(t.untyped_storage()._cdata == storage._cdata for t in others) < 2:
+        return False
+    results = []
+    for copies in (1, 2):
+        flat = [_bytes_of(written).clone() for _ in range(copies)]
+        into = seen_at(flat[0], Geometry.of(written))
+        taken = False
+
+        def on_copies(t: Any, other: Tensor = flat[-1], into: Tensor = into) -> Any:
+            nonlocal taken
+            if t is written and not taken:
+                taken = True
+                return into
+            shares = isinstance(t, Tensor) and any(t is one for one in others)
+            shares = shares and t.untyped_storage()._cdata == storage._cdata
+            return seen_at(other, Geometry.of(t)) if shares else t
+
+        further = mapped(on_copies, kwargs) if "out" in kwargs else None
+        positional = mapped(on_copies, args)
+        target(*positional, **(mapped(on_copies, kwargs) if further is None else further))
+        results.append(into)
+    return not torch.equal(*results)
+
+
+def _bytes_of(t: Tensor) -> Tensor:
+    """All of a storage."""
+    return torch.empty(0, dtype=torch.uint8, device=t.device).set_(t.untyped_storage())
 
 
 def _places(geometry: Geometry, base: Geometry, device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -35,9 +36,10 @@ class Repeat(Trace):
 
     def __init__(self) -> None:
         super().__init__()
-        self._sums: dict[int, float | None] = {}  # of each storage; None where it has no content
+        # Of each storage, and the precision it is told of; None where it has no content.
+        self._sums: dict[int, tuple[float, torch.dtype] | None] = {}
         self._pairs: list[tuple[float, float]] = []
-        self._lost = False
+        self._lost = self._unlike = False
         self._made, self._looked_at = 1 << 20, 0  # bytes
 
     def run(self, function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ class Repeat(Trace):
             stored = self.stored(t) if isinstance(t, Tensor) else None
             if stored is not None and (written or id(stored) not in self._sums):
                 self._made += t.untyped_storage().nbytes()
-                self._sums[id(stored)] = None if target in EMPTY else checksum(t)
+                self._sums[id(stored)] = None if target in EMPTY else _sum(t)
 
     def _read(self, t: Tensor) -> None:
         stored = self.stored(t)
@@ -72,18 +74,20 @@ class Repeat(Trace):
             return
         if id(stored) not in self._sums:
             if stored.total is not None:  # from outside, and looked at this moment
-                self._sums[id(stored)] = stored.total
+                self._sums[id(stored)] = stored.total, _real(stored.first.dtype)
             return
         before = self._sums[id(stored)]
         self._looked_at += t.untyped_storage().nbytes()
         if before is None or self._looked_at > SHARE * self._made:
             self._lost = True
+        elif before[1] != _real(t.dtype):  # by its bits
+            self._unlike = True
         else:
-            self._pairs.append((before, checksum(t)))
+            self._pairs.append((before[0], checksum(t)))
 
     def is_that_of(self, first: Trace) -> bool:
         """Whether the function did what it did in another trace, and nothing else."""
-        if self._lost or self.result != first.result or len(self.calls) != len(first.calls):
+        if self._lost or self._unlike or self.result != first.result or len(self.calls) != len(first.calls):
             return False
         same = all(
             mine.function == its.function
@@ -94,6 +98,36 @@ class Repeat(Trace):
         mine, its = self.constants(), first.constants()
         same = same and mine.keys() == its.keys() and all(_kept(mine[i], its[i]) for i in mine)
         return same and self.fixed == first.fixed and all(then == now for then, now in self._pairs)
+
+    def moved(self, first: Trace) -> bool:
+        """Whether it went another trace's way, and constants of it, real numbers, were others here."""
+        if [c.function for c in self.calls] != [c.function for c in first.calls]:
+            return False
+        mine, its = self.constants(), first.constants()
+        if mine.keys() != its.keys():
+            return False
+        given = [leaves([(c.args, c.kwargs) for c in trace.calls]) for trace in (self, first)]
+        given += [[one[i].owner for i in mine] for one in (mine, its)]
+        pairs = [*zip(given[0], given[1], strict=False), *zip(given[2], given[3], strict=False)]
+        return any(_real_number(a) and _real_number(b) and not _alike(a, b) for a, b in pairs)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether something was seen to change that no operation wrote to."""
+        return any(then != now and not math.isnan(then + now) for then, now in self._pairs)
+
+
+def _real_number(x: Any) -> bool:
+    return x.is_floating_point() if isinstance(x, Tensor) else isinstance(x, float)
+
+
+def _sum(t: Tensor) -> tuple[float, torch.dtype]:
+    return checksum(t), _real(t.dtype)
+
+
+def _real(dtype: torch.dtype) -> torch.dtype:
+    """Of complex numbers the precision of their parts."""
+    return dtype.to_real() if dtype.is_complex else dtype
 
 
 def _views(target: Any) -> bool:

@@ -96,6 +96,9 @@ class Operation:
     def __call__(self, *primals: Tensor) -> Tensor:
         """The operation's output."""
         args, kwargs = mapped(lambda x: primals[x.i] if isinstance(x, Input) else x, self.arguments)
+        if getattr(self.target, "namespace", "aten") not in ("aten", "prims"):
+            # Of one that is not torch's own nobody knows whether it leaves alone what it is given.
+            args, kwargs = mapped(lambda x: x.clone() if isinstance(x, Tensor) else x, (args, kwargs))
         value = self.target(*args, **kwargs)
         return value if self.entry is None else value[self.entry]
 

@@ -11,12 +11,11 @@ can be played again: at another y it must give what the function gives there.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from spectral.jacobians.cpu import openmp
 from spectral.jacobians.program.trees import leaves, mapped
 
 aten = torch.ops.aten
@@ -37,6 +37,14 @@ EMPTY = {
     aten.empty_strided.default,
     aten.new_empty.default,
     aten.new_empty_strided.default,
+}
+
+
+# Norms of a batch, which keep running statistics that their schema does not say they write to.
+_KEEPING_COUNT = {
+    getattr(aten, name).default
+    for name in ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
+    if hasattr(aten, name)
 }
 
 
@@ -100,7 +108,7 @@ class Stored:
     base: Geometry | None = None
     slot: int | None = None
     views: dict[Geometry, int] = field(default_factory=dict)
-    pending: Callable[[], int] | None = None
+    pending: functools.partial[int] | None = None
     discrete: str | None = None
     mask: bool = False
     bits: bool = False
@@ -153,7 +161,8 @@ class Trace(TorchDispatchMode):
     def traced(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """function(x), recorded."""
         self.enter(x)
-        self._keys = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+        keys = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+        self._outside = _AsItWas(keys)
         with self:
             output = function(x)
         self.result = self.number(output)
@@ -176,7 +185,10 @@ class Trace(TorchDispatchMode):
             return self._seen(func, args, kwargs or {})
 
     def _seen(self, func: Any, args: Any, kwargs: Any) -> Any:
-        with _as_it_was(self._keys):
+        if func in _KEEPING_COUNT:
+            with self._outside:
+                args, kwargs = self._counted(func, args, kwargs)
+        with self._outside:
             written = _written(func, args, kwargs)
             arguments = mapped(self._argument, (args, kwargs))
             seen = self.before(func, args, kwargs, written)
@@ -185,12 +197,12 @@ class Trace(TorchDispatchMode):
         draws = may_draw(func, args, kwargs)
         state = torch.get_rng_state() if draws else None
         out = func(*args, **kwargs)
-        with _as_it_was(self._keys):
+        with self._outside:
             every = leaves(out)
             tensors = [t for t in every if isinstance(t, Tensor) and t.layout is torch.strided]
             if draws and not self._drew_nothing(tensors + written, state, kwargs):
                 self._fix(written or tensors, bool(written))
-            elif (tensors or written) and torch.Tag.inplace_view not in func.tags:
+            elif (tensors or written) and not _traits(func).views:
                 made = {id(t): self.number(t, made=True) for t in tensors}
                 self.calls.append(Call(func, arguments[0], arguments[1], [made.get(id(t)) for t in every]))
             self._follow(func, args, kwargs, tensors, written)
@@ -209,6 +221,25 @@ class Trace(TorchDispatchMode):
                 self._touched.add(id(stored))
             elif any(t is w for w in written) or (len(stored.values) == 1 and func not in EMPTY):
                 self.fixed.append(checksum(t))
+
+    def _counted(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The arguments without running statistics, of a norm that would write to them and does not say so.
+
+        They are kept up here, by operations that are seen.
+        """
+        told = bound(func, args, kwargs)
+        means, variances = told["running_mean"], told["running_var"]
+        if not told["training"] or means is None or variances is None:
+            return args, kwargs
+        x, share = told["input"], told.get("momentum", told.get("exponential_average_factor"))
+        if x.dtype != means.dtype:
+            x = self._seen(aten._to_copy.default, (x,), {"dtype": means.dtype})
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        found = self._seen(aten.var_mean.correction, (x, axes), {"correction": 1})
+        for kept, new in zip((variances, means), found, strict=True):
+            self._seen(aten.lerp_.Scalar, (kept, new, share), {})
+        told["running_mean"] = told["running_var"] = None
+        return tuple(told.values()), {}
 
     @staticmethod
     def _drew_nothing(tensors: list[Tensor], state: Tensor | None, kwargs: Any) -> bool:
@@ -239,7 +270,7 @@ class Trace(TorchDispatchMode):
             first, number = stored.values[stored.first], self._next()
             stored.values[geometry] = number
             if not made:
-                self.calls.append(Call(_seen_at, (Value(first), geometry), {}, [number]))
+                self.calls.append(Call(seen_at, (Value(first), geometry), {}, [number]))
         return stored.values[geometry]
 
     def play(self, y: Tensor) -> Tensor:
@@ -320,7 +351,7 @@ class Trace(TorchDispatchMode):
 
 def may_draw(func: Any, args: Any, kwargs: Any) -> bool:
     """Whether an operation may draw random numbers; kernels of attention do where they drop weights alone."""
-    if torch.Tag.nondeterministic_seeded not in func.tags:
+    if not _traits(func).draws:
         return False
     return not (
         func._schema.name.startswith("aten::_scaled_dot") and bound(func, args, kwargs)["dropout_p"] == 0
@@ -361,14 +392,22 @@ def _copied(t: Tensor) -> Tensor:
     return t.clone()
 
 
+_COARSE = {torch.float16, torch.bfloat16, torch.float32, torch.complex64}
+
+
 def checksum(t: Tensor) -> float:
     """A number that tells the content of t's whole storage, and the order of it.
 
-    Entries are weighed by two random vectors, one within rows of `ROW` and one for the rows: matrix products,
-    as fast as memory.  Not a number where the content holds one, or cannot be multiplied: like nothing else.
+    By its bytes in compiled code, where that can be and there is no more to it, as to quantised ones.  Else
+    entries are weighed by two random vectors, one within rows of `ROW` and one for the rows: matrix products,
+    as fast as memory; not a number where the content holds one, or cannot be multiplied: like nothing else.
     """
-    entry = torch.float32 if t.dtype in (torch.float16, torch.bfloat16, torch.float32) else torch.float64
     storage = t.untyped_storage()
+    if t.device.type == "cpu" and not t.is_quantized and openmp.vector_bytes():
+        from spectral.jacobians.cpu import checksum as compiled  # noqa: PLC0415  Numba takes a third of a second
+
+        return compiled.checksum()(storage.data_ptr(), storage.nbytes())
+    entry = torch.float32 if t.dtype in _COARSE else torch.float64
     with torch.no_grad():
         try:
             flat = torch.empty(0, dtype=t.dtype, device=t.device)
@@ -396,7 +435,7 @@ def _weights(dtype: torch.dtype, device: torch.device, rows: int) -> tuple[Tenso
     return drawn[:ROW], drawn[ROW:]
 
 
-def _seen_at(t: Tensor, geometry: Geometry) -> Tensor:
+def seen_at(t: Tensor, geometry: Geometry) -> Tensor:
     """The storage of t at another geometry."""
     seen = torch.empty(0, dtype=geometry.dtype, device=t.device)
     seen.set_(t.untyped_storage(), geometry.offset, geometry.size, geometry.stride)
@@ -405,30 +444,68 @@ def _seen_at(t: Tensor, geometry: Geometry) -> Tensor:
     return torch._neg_view(seen) if geometry.negative else seen
 
 
+class _Traits(NamedTuple):
+    """What the schema of an operation says, which takes long to ask.
+
+    Attributes:
+        writes: the places and names of the arguments that it overwrites.
+        draws: whether it may draw random numbers.
+        views: whether it only makes another view of its input, in place.
+    """
+
+    writes: tuple[tuple[int, str], ...]
+    draws: bool
+    views: bool
+
+
+@functools.cache
+def _traits(func: Any) -> _Traits:
+    schema, views = func._schema, torch.Tag.inplace_view in func.tags
+    written = [
+        (i, argument.name)
+        for i, argument in enumerate(schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    writes = tuple(written) if schema.is_mutable and not views else ()
+    return _Traits(writes, torch.Tag.nondeterministic_seeded in func.tags, views)
+
+
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     """The tensors whose content an operation overwrites."""
-    schema = func._schema
-    if not schema.is_mutable or torch.Tag.inplace_view in func.tags:
-        return []
     written = []
-    for i, argument in enumerate(schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            given = kwargs.get(argument.name) if i >= len(args) else args[i]
-            written += [t for t in leaves(given) if isinstance(t, Tensor)]
+    for i, name in _traits(func).writes:
+        given = kwargs.get(name) if i >= len(args) else args[i]
+        written += [t for t in leaves(given) if isinstance(t, Tensor)]
     return written
 
 
-@contextlib.contextmanager
-def _as_it_was(keys: tuple[Any, Any]) -> Iterator[None]:
-    """Dispatch as outside of the function: no inference mode, no autocast, torch.func at hand.
+class _AsItWas:
+    """Dispatch as outside of the function: no inference mode, no autocast, torch.func at hand, no graph.
 
     Under a mode torch has already left autograd and torch.func behind, where an operation is to be
-    differentiated.
+    differentiated.  Entered twice for each operation, by torch's own guards: its contexts in Python take
+    several times as long.
     """
-    with (
-        torch.inference_mode(False),
-        torch.no_grad(),
-        torch._C._ForceDispatchKeyGuard(*keys),
-        torch._C.DisableTorchFunction(),
-    ):
-        yield
+
+    def __init__(self, keys: tuple[Any, Any]) -> None:
+        self._keys, self._entered = keys, list[tuple[Any, bool, Any, Any]]()
+
+    def __enter__(self) -> None:
+        """Put the guards up."""
+        inference = torch._C._InferenceMode(False)
+        inference.__enter__()
+        graph = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+        keys = torch._C._ForceDispatchKeyGuard(*self._keys)
+        keys.__enter__()
+        functions = torch._C.DisableTorchFunction()
+        functions.__enter__()
+        self._entered.append((inference, graph, keys, functions))
+
+    def __exit__(self, *told: object) -> None:
+        """Take them down, the last first."""
+        inference, graph, keys, functions = self._entered.pop()
+        functions.__exit__(*told)
+        keys.__exit__(*told)
+        torch._C._set_grad_enabled(graph)
+        inference.__exit__(*told)

@@ -12,6 +12,7 @@ line here.  Steps that a rule makes are tried where they are recorded (`recorder
     attention     t_q, t_k, t_v -> P t_v + (P o t_S) v - r o
     pooling       t -> t[where the maximum was]
     shapes        t -> op(t), linear as it is
+    triangles     factorisations as functions of the triangle that they read
 """
 
 from spectral.jacobians.program.rules import (  # noqa: F401  each registers its own
@@ -23,6 +24,7 @@ from spectral.jacobians.program.rules import (  # noqa: F401  each registers its
     pooling,
     products,
     shapes,
+    triangles,
 )
 from spectral.jacobians.program.rules.base import PROMOTING, RULES, Seen, rule
 

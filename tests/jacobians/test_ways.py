@@ -1,0 +1,163 @@
+"""The ways that are not the program: right, with the error that they tell, or refused."""
+
+import numpy as np
+import pytest
+import torch
+
+import spectral
+from spectral.errors import NotDeterministicError, SpectralError
+
+F64 = torch.float64
+
+
+def drawn(n, dtype=F64):
+    return torch.randn(n, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def squared_by_numpy(share, forwards):
+    """x^2 out of torch's sight, with `share` times its derivative; in float32 inside."""
+
+    class Squared(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            ctx.save_for_forward(x)
+            return torch.from_numpy(np.square(x.detach().float().numpy())).to(x.dtype)
+
+        @staticmethod
+        def backward(ctx, g):
+            return 2 * share * ctx.saved_tensors[0] * g
+
+        if forwards:
+
+            @staticmethod
+            def jvp(ctx, t):
+                return 2 * share * ctx.saved_tensors[0] * t
+
+    return Squared.apply
+
+
+@pytest.mark.parametrize("forwards", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("entries", [36, 2000])
+def test_what_a_function_declares_in_half_precision(entries, dtype, forwards):
+    """It is held against the model in float32, or, where that cannot be, as far as half precision goes."""
+    y, identity = drawn(entries, dtype), torch.eye(entries, dtype=dtype)
+    right = squared_by_numpy(1.0, forwards)
+    models = [right, lambda y: y + 0.02 * right(y), lambda y: (right(y)[None] @ identity)[0]]
+    for model, slope in zip(models, [2 * y, 1 + 0.04 * y, 2 * y], strict=True):
+        J = spectral.jacobian(model, y)
+        ones = torch.ones_like(y)
+        for product in (J @ ones, J.T @ ones):
+            torch.testing.assert_close(product, slope, rtol=0.03, atol=0.03)
+    a_little, much = squared_by_numpy(1.036, forwards), squared_by_numpy(1.2, forwards)
+    for model in (
+        a_little,
+        lambda y: y + 0.1 * much(y),
+        lambda y: y + 0.02 * squared_by_numpy(1.5, forwards)(y),
+        lambda y: (much(y)[None] @ identity)[0],
+    ):
+        with pytest.raises(SpectralError, match="off by"):
+            spectral.jacobian(model, y)
+
+
+def test_a_module_is_left_as_it_was_when_tried_in_a_finer_precision():
+    class Squares(torch.nn.Linear):
+        def forward(self, y):
+            return squared_by_numpy(1.0, True)(super().forward(y))
+
+    torch.manual_seed(0)
+    model = Squares(6, 6).bfloat16()
+    places = [p.data_ptr() for p in model.parameters()]
+    J = spectral.jacobian(model, drawn(6, torch.bfloat16))
+    assert J.method == "jvp" and "confirmed" not in repr(J)
+    assert [p.data_ptr() for p in model.parameters()] == places
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+def once_differentiable(function, slope):
+    """Without a derivative forwards, or twice: what is left are differences."""
+
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return torch.from_numpy(function(x.detach().numpy()))
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, g):
+            return g * slope(ctx.saved_tensors[0])
+
+    return Once.apply
+
+
+rectified = once_differentiable(lambda x: x.clip(0), lambda x: (x > 0).to(x.dtype))
+sine = once_differentiable(np.sin, torch.cos)
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+@pytest.mark.parametrize("zeros", [1, 20])
+def test_differences_at_a_kink(zeros, dtype):
+    """Central ones give half the slope there, by two steps the same; the program gives autograd's."""
+    y = drawn(2000, dtype)
+    y[:zeros] = 0
+    with pytest.raises(SpectralError, match="kink"):
+        spectral.jacobian(rectified, y)
+    with pytest.raises(SpectralError, match="kink"):
+        spectral.jacobian(torch.relu, y, method="differences")
+    torch.testing.assert_close(spectral.jacobian(torch.relu, y) @ torch.ones_like(y), (y > 0).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+@pytest.mark.parametrize(
+    ("model", "slope"),
+    [
+        (sine, torch.cos),
+        (lambda y: y + 0.01 * rectified(y), lambda y: 1 + 0.01 * (y > 0)),
+        (lambda y: y + 0.05 * rectified(sine(y)), lambda y: 1 + 0.05 * (y.sin() > 0) * y.cos()),
+    ],
+)
+def test_the_error_of_differences_holds(model, slope, dtype):
+    """Entry by entry, and where the entry is one that lies at a kink."""
+    y = drawn(200, dtype)
+    y[:3] = 0
+    J = spectral.jacobian(model, y)
+    true = torch.diag(slope(y))
+    assert J.method == "differences" and J.eps < 0.05
+    assert (J.dense() - true).norm(dim=0).max() <= J.eps * true.diagonal().abs().max()
+    assert (J.T.dense() - true).norm(dim=0).max() <= J.eps * true.diagonal().abs().max()
+
+
+@pytest.mark.parametrize("method", ["auto", "jvp", "double-backward", "differences"])
+@pytest.mark.parametrize("period", [2, 5, 11, 29])
+def test_models_that_are_another_from_time_to_time(period, method):
+    """By a counter or a clock: an answer is that of one of the two, or there is none."""
+    y = drawn(60)
+    for phase in range(min(period, 3)):
+        calls = [phase]
+
+        def model(y, calls=calls):
+            calls[0] += 1
+            return (3.0 if calls[0] % period == 0 else 2.0) * y.sin()
+
+        try:
+            J = spectral.jacobian(model, y, method=method)
+            pairs = spectral.top_eigs(J, k=2, method="lanczos")
+            total = spectral.trace(J, method="exact").value
+        except SpectralError:
+            continue
+        slope = min((2.0, 3.0), key=lambda s: abs(s * y.cos().sum() - total)) * y.cos()
+        assert total == pytest.approx(slope.sum().item(), rel=1e-9)
+        if pairs.converged.all():
+            assert pairs.values.tolist() == pytest.approx(slope.sort().values[-2:].flip(0).tolist(), rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["jvp", "differences"])
+def test_a_product_in_another_branch_is_refused(method):
+    y, switched = drawn(100), []
+    J = spectral.jacobian(lambda y: (3.0 if switched else 2.0) * y.sin(), y, method=method)
+    J.apply(y[None])
+    switched.append(True)
+    with pytest.raises(NotDeterministicError):
+        J.apply(y[None])
