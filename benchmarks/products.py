@@ -412,8 +412,10 @@ def recorded(rows: Rows) -> str:
     head += ["kept, MB", "**beside what is kept, passes**"]
     made = [
         rows.row(f"{name}, {side}, recording", functools.partial(recording, name, side))
-        for side in RECORDED_AT
-        for name in QUICK
+        for name, side in [
+            *((name, side) for side in RECORDED_AT for name in QUICK),
+            *(("conditional UNet", side) for side in (80, 256)),
+        ]
     ]
     threads = torch.get_num_threads()
     note = f"`jacobian` alone, float32, {threads} thread{'s' * (threads > 1)}; memory above the loaded model."
