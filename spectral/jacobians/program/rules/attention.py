@@ -9,9 +9,9 @@
 P is formed anew, a tile of queries and keys at a time, from q, k and the logarithms l of the sums of exp(S)
 over keys, so that memory grows as the number of tokens; of windows and few tokens, where it is no larger than
 KEPT times q and k, it is kept.  In float32 on x86 CPUs all of that is compiled code's
-(`spectral.jacobians.cpu.attention`), which keeps P behind a mask alone.  What is subtracted is one more
-column of a product: S - l = [s q, -l] [k, 1]', dP - D = [u, -D] [v, 1]', and r comes as the last of
-(P o dS) [v, 1].
+(`spectral.jacobians.cpu.attention`), but for masked weights that are too many to keep.  What is subtracted is
+one more column of a product: S - l = [s q, -l] [k, 1]', dP - D = [u, -D] [v, 1]', and r comes as the last
+of (P o dS) [v, 1].
 
 References: Dao, Fu, Ermon, Rudra, Re, FlashAttention, NeurIPS 2022; for J v the same with two products more.
 """
