@@ -20,6 +20,7 @@ from denoisers.networks import Denoiser
 from spectral.plots.style import COLOURS, INK
 
 SIGMA = 0.3
+HIGH = 1.0  # where little but the noise is left
 K = 16
 COUNTS: dict[Scale, int] = {"small": 3, "gpu": 8, "paper": 8}  # images
 SHOWN = 8
@@ -38,7 +39,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
     models = {"consistency function": networks(need), "denoiser it was tuned from": networks(need.start)}
     size = need.config.size
     clean = torch.from_numpy(CAlpha(size, need.config.alpha)(COUNTS[scale], seed=SEED))
-    noisy = add_noise(clean, SIGMA, 0)
+    noisy, noisier = (add_noise(clean, sigma, 0) for sigma in (SIGMA, HIGH))
     told = {"sigma": SIGMA}
     rows, beside, data, found = [], [], {}, {}
     for name, model in models.items():
@@ -88,8 +89,27 @@ def measure(scale: Scale, networks: Networks) -> Made:
                 digits=2,
             ),
         ]
+        high = [spectral.top_svd(model, y[None], K, tol=1e-3, model_kwargs={"sigma": HIGH}) for y in noisier]
+        values_high = torch.stack([t.values for t in high])
+        beside += [
+            Row.of(f"sigma_1 at sigma = {HIGH:g}, {name}", over_images(values_high[:, 0])),
+            Row.of(
+                f"sigma_10 / sigma_1 at sigma = {HIGH:g}, {name}",
+                over_images(values_high[:, 9] / values_high[:, 0]),
+            ),
+            Row.of(
+                f"sigma_{K} / sigma_1 at sigma = {HIGH:g}, {name}",
+                over_images(values_high[:, -1] / values_high[:, 0]),
+            ),
+            Row(
+                f"solves with a certificate of completeness at sigma = {HIGH:g}, share, {name}",
+                float(np.mean([bool(t.complete) for t in high])),
+                digits=2,
+            ),
+        ]
         data[name] = {
             "singular_values": values.tolist(),
+            f"singular_values_at_{HIGH:g}": values_high.tolist(),
             "bounds": [float(t.completeness.bound) for t in triplets],
         }
     settings = (
