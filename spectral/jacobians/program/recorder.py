@@ -725,10 +725,12 @@ def _meets_itself(target: Any, args: Any, kwargs: Any, written: Tensor) -> bool:
             shares = shares and t.untyped_storage()._cdata == storage._cdata
             return seen_at(other, Geometry.of(t)) if shares else t
 
-        further = mapped(on_copies, kwargs) if "out" in kwargs else None
-        positional = mapped(on_copies, args)
-        target(*positional, **(mapped(on_copies, kwargs) if further is None else further))
-        results.append(into)
+        if "out" in kwargs:  # before the arguments, of which it may be one
+            kwargs_on_copies, args_on_copies = mapped(on_copies, (kwargs, args))
+        else:
+            args_on_copies, kwargs_on_copies = mapped(on_copies, (args, kwargs))
+        target(*args_on_copies, **kwargs_on_copies)
+        results.append(flat[0])  # by its bytes: what is not written yet may be NaN
     return not torch.equal(*results)
 
 
