@@ -266,10 +266,8 @@ class Evidence:
         steps = (2e-5, 2e-3, 2e-7) if self.grain < 1e-12 else (2e-4, 2e-3, 2e-2)
         scale = max(scale, 1e-300)  # of J = 0
         tried: list[tuple[float, Tensor, float]] = []
-        length = float(v.abs().max())
         for step in steps:
-            h = step * autograd.rms(self.y) / (length or 1.0)
-            ahead, behind = self._afresh(self.y + h * v), self._afresh(self.y - h * v)
+            ahead, behind, h = autograd.either_side(self._afresh, self.y, v, step)
             D, bend = (ahead - behind) / (2 * h), size_of(ahead - 2 * self.output + behind) / h / scale
             off = size_of(Jv - D) / scale
             if off <= finest:

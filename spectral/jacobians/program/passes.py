@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -88,13 +89,13 @@ def _gate(before: Step, step: Step) -> Step | None:
 
 def _joined(steps: list[Step], result: int | None, join: Callable[[Step, Step], Step | None]) -> list[Step]:
     """The steps with each one joined, where `join` can, to the one before it whose output it alone uses."""
-    uses = [i for step in steps for i in step.inputs] + [-1 if result is None else result]
+    uses = Counter([i for step in steps for i in step.inputs] + [-1 if result is None else result])
     made: dict[int, int] = {}
     kept: list[Step | None] = []
     for step in steps:
         before = made.get(step.inputs[0]) if len(step.inputs) == 1 else None
         maker = None if before is None else kept[before]
-        if before is not None and maker is not None and uses.count(step.inputs[0]) == 1:
+        if before is not None and maker is not None and uses[step.inputs[0]] == 1:
             both = join(maker, step)
             if both is not None:
                 kept[before] = both
