@@ -14,24 +14,19 @@ import statistics
 import sys
 
 import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
 from typer.testing import CliRunner
 
 import denoisers
 from benchmarks.page import Page, records, table
 from denoisers.commands.networks import app
+from denoisers.commands.sampling import task_of
 from denoisers.evaluation import add_noise, psnr
 from denoisers.evaluation.spread import over_images, told
 from denoisers.images import photograph
-from denoisers.sampling import BlockAverage, Inpainting
 
 CROPS = {"collar": (100, 100, 64), "hair": (60, 180, 64), "camera": (150, 260, 64)}
-TASKS = {
-    "4x4 averages": ("--measurement", "superres"),
-    "all but 16x16 pixels": ("--measurement", "inpaint", "--hole", 16),
-    "30 % of the pixels": ("--measurement", "pixels", "--keep", 0.3),
-}
+KINDS = {"4x4 averages": "superres", "all but 16x16 pixels": "inpaint", "30 % of the pixels": "pixels"}
+FACTOR, HOLE, KEEP = 4, 16, 0.3
 HEAD = [
     "crop",
     "measured",
@@ -45,7 +40,8 @@ NOISY, NOISES, SEEDS, DRAWS = "camera", (0.0, 0.02, 0.1), 5, 4
 
 def row(crop: str, task: str) -> list[str]:
     """One crop, one measurement."""
-    words = ["solve", "--crop", *CROPS[crop], *TASKS[task], "--count", 4, "--json"]
+    of = ["--measurement", KINDS[task], "--factor", FACTOR, "--hole", HOLE, "--keep", KEEP]
+    words = ["solve", "--crop", *CROPS[crop], *of, "--count", 4, "--json"]
     done = CliRunner().invoke(app, [str(word) for word in words])
     if done.exit_code not in (0, 3):
         raise RuntimeError(done.output)
@@ -62,10 +58,11 @@ def noisy_row(task: str, tau: float) -> dict[str, str]:
     model = denoisers.load("photos")
     columns: dict[str, list[float]] = {"plain": [], "exact": [], "told": [], "draws": [], "residual": []}
     for seed in range(SEEDS):
-        measurement = measured(task, side, seed)
+        asked = task_of(KINDS[task], truth.shape, FACTOR, HOLE, KEEP, seed)
+        measurement = asked.measurement
         clean = measurement.measure(truth)
         values = add_noise(clean, tau, seed) if tau else clean
-        columns["plain"].append(psnr(truth, plain(measurement, values)).item())
+        columns["plain"].append(psnr(truth, asked.baseline(values)).item())
         for name, noise in (("exact", 0.0), ("told", tau)) if tau else (("exact", 0.0),):
             many = values.expand(DRAWS, *values.shape[1:])
             images = denoisers.solve(model, measurement, many, noise=noise, seed=seed).images
@@ -87,30 +84,16 @@ def noisy_row(task: str, tau: float) -> dict[str, str]:
     }
 
 
-def measured(task: str, side: int, seed: int) -> BlockAverage | Inpainting:
-    """The measurement that TASKS names so, of an image of that side."""
-    if task == "4x4 averages":
-        return BlockAverage(4)
-    return Inpainting.random(side, 0.3, seed) if "%" in task else Inpainting.hole(side, 16)
-
-
-def plain(measurement: BlockAverage | Inpainting, values: Tensor) -> Tensor:
-    """An image of the values without a denoiser: bicubic, or the masked image with its mean in the gaps."""
-    if isinstance(measurement, BlockAverage):
-        return interpolate(values, scale_factor=measurement.factor, mode="bicubic")
-    return torch.where(measurement.mask, measurement.adjoint(values), values.mean())
-
-
 if __name__ == "__main__":
     page = Page("docs/sampling.md", __doc__)
     rows = []
     for crop in CROPS:
-        for task in TASKS:
+        for task in KINDS:
             rows.append(row(crop, task))
             print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
     page.tell("solved", table(HEAD, rows))
     noisy = []
-    for task in TASKS:
+    for task in KINDS:
         for tau in NOISES:
             noisy.append(noisy_row(task, tau))
             print(" | ".join(noisy[-1].values()), file=sys.stderr, flush=True)

@@ -168,7 +168,7 @@ def solve(
             raise OptionError(f"--noise must be >= 0, got {noise:g}")
         model = _model(denoiser)
         truth = _square(image, crop, model)
-        task = _task(measurement, truth.shape, factor, hole, keep, seed)
+        task = task_of(measurement, truth.shape, factor, hole, keep, seed)
         values = task.measurement.measure(truth)
         if noise:
             values = add_noise(values, noise, seed)
@@ -223,7 +223,7 @@ def solve(
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """A measurement, in words too, and an image made of its values without a denoiser, with its name."""
 
     measurement: Any
@@ -250,7 +250,8 @@ def _square(image: Path | None, crop: tuple[int, int, int] | None, model: Networ
     return whole[:, :, top : top + side, left : left + side].contiguous()
 
 
-def _task(kind: str, shape: torch.Size, factor: int, hole: int | None, keep: float, seed: int) -> _Task:
+def task_of(kind: str, shape: torch.Size, factor: int, hole: int | None, keep: float, seed: int) -> Task:
+    """What --measurement and its options stand for, of images of a shape (1, C, S, S)."""
     size = shape[-1]
     if not 0 < keep <= 1:
         raise OptionError(f"--keep lies in (0, 1], got {keep:g}")
@@ -260,7 +261,7 @@ def _task(kind: str, shape: torch.Size, factor: int, hole: int | None, keep: flo
         def bicubic(values: Tensor) -> Tensor:
             return interpolate(values, scale_factor=factor, mode="bicubic", align_corners=False)
 
-        return _Task(blocks, f"averages of {factor}x{factor} pixels", "bicubic", bicubic)
+        return Task(blocks, f"averages of {factor}x{factor} pixels", "bicubic", bicubic)
     if kind in ("inpaint", "pixels"):
         side = max(1, size // 4) if hole is None else hole
         known = Inpainting.hole(size, side) if kind == "inpaint" else Inpainting.random(size, keep, seed)
@@ -269,12 +270,12 @@ def _task(kind: str, shape: torch.Size, factor: int, hole: int | None, keep: flo
         def grey(values: Tensor) -> Tensor:
             return torch.where(known.mask, known.adjoint(values), values.mean(-1)[..., None, None])
 
-        return _Task(known, words, "mean grey" if shape[1] == 1 else "mean colour", grey)
+        return Task(known, words, "mean grey" if shape[1] == 1 else "mean colour", grey)
     if kind == "random":
         rows = RandomProjections(max(1, round(keep * shape.numel())), shape[1:], seed)
-        return _Task(rows, "random projections", "least norm", rows.adjoint)
+        return Task(rows, "random projections", "least norm", rows.adjoint)
     low = Frequencies.low_pass(size, size * math.sqrt(keep / math.pi))
-    return _Task(low, "low frequencies", "least norm", low.adjoint)
+    return Task(low, "low frequencies", "least norm", low.adjoint)
 
 
 def _finish(
