@@ -51,17 +51,9 @@ def measure(scale: Scale, networks: Networks) -> Made:
         ]
         values = torch.stack([t.values for t in triplets])
         found[name] = (values, triplets[0])
-        falls = over_images(values[:, 9] / values[:, 0])
-        into.append(Row.of(f"sigma_10 / sigma_1, {name}", falls, says="falls fast" if into is rows else ""))
-        into.append(
-            Row.of(
-                f"sigma_{K} / sigma_1, {name}",
-                over_images(values[:, -1] / values[:, 0]),
-                says="falls fast" if into is rows else "",
-            )
-        )
+        into += _falling(values, name, says="falls fast" if into is rows else "")
         beside += [
-            Row.of(f"sigma_1, {name}", over_images(values[:, 0])),
+            _largest(values, name),
             Row.of(f"lambda_1 of (J + J')/2, {name}", over_images(torch.stack([p.values[0] for p in pairs]))),
             Row.of(
                 f"least eigenvalue of (J + J')/2 (0 or more for a conditional mean), {name}",
@@ -83,30 +75,13 @@ def measure(scale: Scale, networks: Networks) -> Made:
                     )
                 ),
             ),
-            Row(
-                f"solves with a certificate of completeness, share, {name}",
-                float(np.mean([bool(t.complete) for t in triplets])),
-                digits=2,
-            ),
+            _complete(triplets, name),
         ]
         high = [spectral.top_svd(model, y[None], K, tol=1e-3, model_kwargs={"sigma": HIGH}) for y in noisier]
         values_high = torch.stack([t.values for t in high])
-        beside += [
-            Row.of(f"sigma_1 at sigma = {HIGH:g}, {name}", over_images(values_high[:, 0])),
-            Row.of(
-                f"sigma_10 / sigma_1 at sigma = {HIGH:g}, {name}",
-                over_images(values_high[:, 9] / values_high[:, 0]),
-            ),
-            Row.of(
-                f"sigma_{K} / sigma_1 at sigma = {HIGH:g}, {name}",
-                over_images(values_high[:, -1] / values_high[:, 0]),
-            ),
-            Row(
-                f"solves with a certificate of completeness at sigma = {HIGH:g}, share, {name}",
-                float(np.mean([bool(t.complete) for t in high])),
-                digits=2,
-            ),
-        ]
+        at = f" at sigma = {HIGH:g}"
+        falling = _falling(values_high, name, at)
+        beside += [_largest(values_high, name, at), *falling, _complete(high, name, at)]
         data[name] = {
             "singular_values": values.tolist(),
             f"singular_values_at_{HIGH:g}": values_high.tolist(),
@@ -119,6 +94,25 @@ def measure(scale: Scale, networks: Networks) -> Made:
     )
     drawn = _drawn(found, clean, noisy, models, told)
     return Made(rows, settings, drawn, beside, data=data, note=_note(found, size))
+
+
+def _largest(values: torch.Tensor, name: str, at: str = "") -> Row:
+    """sigma_1 of each image's singular values, (images, K)."""
+    return Row.of(f"sigma_1{at}, {name}", over_images(values[:, 0]))
+
+
+def _falling(values: torch.Tensor, name: str, at: str = "", says: str = "") -> list[Row]:
+    """The 10th and the last of them beside the first."""
+    shares = values / values[:, :1]
+    return [
+        Row.of(f"sigma_{i} / sigma_1{at}, {name}", over_images(shares[:, i - 1]), says=says) for i in (10, K)
+    ]
+
+
+def _complete(solves: list[spectral.SingularTriplets], name: str, at: str = "") -> Row:
+    """How many of the solves are certified to have missed none."""
+    share = float(np.mean([bool(t.complete) for t in solves]))
+    return Row(f"solves with a certificate of completeness{at}, share, {name}", share, digits=2)
 
 
 def _note(found: dict[str, tuple[torch.Tensor, spectral.SingularTriplets]], size: int) -> str:
