@@ -6,6 +6,7 @@ both directions; torch's own is held against itself, J v against J' u, and again
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -95,8 +96,10 @@ class Trials:
         else:
             local = Local(seen.inputs, seen.output, seen.operation(), primals)
             tried = self.by_torch(local, ("vjp", "jvp", "differences"))  # jvp may load a compiler
-        pairs = [(step.apply(*(t.clone() for t in tried.tangents)), tried.ahead)]
-        pairs += zip(step.transpose(tried.g.clone()), tried.back, strict=True)
+        # A copy: slopes are laid out for the first tangents that come, and these lie as torch draws them.
+        own = step if isinstance(step, Convolution) else copy.copy(step)
+        pairs = [(own.apply(*(t.clone() for t in tried.tangents)), tried.ahead)]
+        pairs += zip(own.transpose(tried.g.clone()), tried.back, strict=True)
         stands = _agree(step, pairs, _tolerance(seen.like.dtype))
         if stands and alike is not None:
             self._alike.add(alike)
