@@ -86,6 +86,9 @@ def _slope(before: Step, step: Step) -> Step | None:
         return None
     if is_gate(step.slope) or step.slope.dtype != before.scale.dtype or step.input_size != before.z.shape:
         return None
+    both = torch.broadcast_shapes(before.scale.shape, step.slope.shape).numel()
+    if both > max(before.scale.numel(), step.slope.numel()):
+        return None
     return before.followed_by(step.slope, step.output)
 
 

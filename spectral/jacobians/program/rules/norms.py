@@ -124,8 +124,8 @@ class Norm(Step):
             return None
         images, channels = z.shape[:2]
         mean, rate = z.new_zeros(images, self.groups), z.new_ones(images, self.groups)
-        counts = images, channels, z[0, 0].numel(), self.groups
-        return aten.native_group_norm_backward(h, z, mean, rate, None, *counts, only)[0]
+        sizes = images, channels, z[0, 0].numel(), self.groups
+        return aten.native_group_norm_backward(h, z, mean, rate, None, *sizes, only)[0]
 
     def _mean(self, t: Tensor) -> Tensor:
         """The mean of each group of t, spread over its channels.

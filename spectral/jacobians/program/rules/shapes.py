@@ -139,11 +139,12 @@ _RESOLVED: dict[Any, Any] = {
 def in_line(tensors: list[Tensor], dim: int = 0) -> Tensor:
     """A concatenation that lies in memory as the first does: of three axes torch knows one layout alone."""
     first = next((t for t in tensors if 0 not in t.stride()), tensors[0])
+    axes = [*range(-first.ndim, 0)]
     order = in_memory(first, first.ndim)
-    if order == [*range(-first.ndim, 0)]:
+    if order == axes or any(t.ndim != first.ndim for t in tensors):  # torch lets empty ones of one axis pass
         return aten.cat(tensors, dim)
-    joined = aten.cat([t.permute(order) for t in tensors], order.index(dim % first.ndim - first.ndim))
-    return joined.permute([order.index(axis) for axis in range(-first.ndim, 0)])
+    joined = aten.cat([t.permute(order) for t in tensors], order.index(axes[dim]))
+    return joined.permute([order.index(axis) for axis in axes])
 
 
 _AS_RESHAPE = {*named("view", "_unsafe_view", "_reshape_alias")}
