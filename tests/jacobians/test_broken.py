@@ -803,3 +803,18 @@ def test_operations_of_the_users_own_in_half_precision(entries, dtype):
     torch.testing.assert_close(J.T @ v, 1 + 2 * y, rtol=2e-2, atol=2e-2)
     with pytest.raises(SpectralError, match="off by"):
         spectral.jacobian(lambda y: y + off(y), y)
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [(s, torch.float64) for s in (1e-290, 1e-250, 1e-165, 1e200)]
+    + [(s, torch.float32) for s in (1e-30, 1e-22, 1e25)],
+)
+def test_models_whose_squares_leave_the_range_of_numbers(scale, dtype):
+    """Norms of 1e-165 squared are 0, and J' J v of 1e-25 is, in float32."""
+    generator = torch.Generator().manual_seed(0)
+    M = torch.randn(40, 40, generator=generator, dtype=torch.float64)
+    weight = M.to(dtype) * scale
+    found = spectral.top_svd(lambda y: torch.tanh(y) @ weight.T, torch.zeros(1, 40, dtype=dtype), k=2)
+    torch.testing.assert_close(found.values / scale, torch.linalg.svdvals(M)[:2], rtol=1e-5, atol=0)
+    assert not any("declares" in note for note in found.notes)
