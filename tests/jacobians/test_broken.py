@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import spectral
-from spectral.errors import NotDeterministicError, NotFiniteError, OptionError, SpectralError
+from spectral.errors import NotDeterministicError, NotFiniteError, OptionError, ShapeError, SpectralError
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -818,3 +818,19 @@ def test_models_whose_squares_leave_the_range_of_numbers(scale, dtype):
     found = spectral.top_svd(lambda y: torch.tanh(y) @ weight.T, torch.zeros(1, 40, dtype=dtype), k=2)
     torch.testing.assert_close(found.values / scale, torch.linalg.svdvals(M)[:2], rtol=1e-5, atol=0)
     assert not any("declares" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    "door",
+    [
+        spectral.frobenius_norm,
+        spectral.schatten_norm,
+        functools.partial(spectral.top_svd, above=0.1),
+        functools.partial(spectral.spectral_density, part="singular"),
+    ],
+)
+def test_what_has_no_entries(door):
+    with pytest.raises(ShapeError, match="no entries"):
+        door(lambda y: y[:0], torch.ones(5))
+    with pytest.raises(ShapeError, match="no entries"):
+        door(torch.zeros(0, 5))
