@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -239,8 +240,13 @@ def _has_derivative(function: Operation, primals: tuple[Tensor, ...]) -> bool:
 
 
 def size_of(t: Tensor) -> float:
-    """The Euclidean norm, in float64."""
-    return float(torch.linalg.vector_norm(t.to(torch.promote_types(t.dtype, torch.float64))))
+    """The Euclidean norm, in float64, also where squares would leave its range."""
+    wide = t.to(torch.promote_types(t.dtype, torch.float64))
+    size = float(torch.linalg.vector_norm(wide))
+    if 1e-140 < size < 1e140 or not wide.numel():
+        return size
+    most = float(wide.abs().max())
+    return most * float(torch.linalg.vector_norm(wide / most)) if 0 < most < math.inf else size
 
 
 def inner(a: Tensor, b: Tensor) -> float:
