@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectral.errors import OptionError, ShapeError
+from spectral.errors import NotLinearError, OptionError, ShapeError
 from spectral.operators.space import Space
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 Rows = Callable[[Tensor], Tensor]
 
 STEP = 32  # `UnitScale` divides by powers of 2^32: operators of everyday size are left as they are
+# Below it entries that matter may be no normal numbers, and products take those for zeros.
+_LEAST = {dtype: 2.0**16 * torch.finfo(dtype).tiny for dtype in (torch.float32, torch.float64)}
 
 
 class LinearOperator(ABC):
@@ -462,6 +464,7 @@ class UnitScale(Each):
 
         Raises:
             ShapeError: A has no entries.
+            NotLinearError: on its first product, which is at the end of what its numbers can tell.
         """
         if 0 in A.shape:
             raise ShapeError(f"{A!r} has no entries, and so no spectrum")
@@ -487,6 +490,11 @@ class UnitScale(Each):
     def _over(self, W: Tensor, space: Space) -> Tensor:
         if not self._settled and W.shape[-2]:  # of which a place may have no entry
             size = space.largest(W).abs().amax((-2, -1)).double().cpu()
+            if bool(((size > 0) & (size < _LEAST.get(self.dtype, 0))).any()):
+                raise NotLinearError(
+                    f"products of {self.A!r} are no larger than {float(size.max()):.0e}, where {self.dtype} "
+                    f"has few digits left: ask about a multiple of it, or in a wider precision"
+                )
             most = max(math.frexp(torch.finfo(self.dtype).max)[1] // STEP - 1, 0)
             power = (torch.frexp(size).exponent.double() / STEP).round().clamp(-most, most)
             told = (size > 0) & size.isfinite()

@@ -820,6 +820,16 @@ def test_models_whose_squares_leave_the_range_of_numbers(scale, dtype):
     assert not any("declares" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(("scale", "dtype"), [(3e-37, torch.float32), (1e-306, torch.float64)])
+@pytest.mark.parametrize("door", [spectral.top_svd, spectral.trace, spectral.frobenius_norm])
+def test_models_of_the_smallest_numbers_are_refused(door, scale, dtype):
+    """What a product leaves of numbers that are no normal ones is not J v: 10 % of a trace."""
+    weight = torch.randn(40, 40, generator=torch.Generator().manual_seed(0)).to(dtype) * scale
+    options = {"k": 2} if door is spectral.top_svd else {}
+    with pytest.raises(SpectralError, match="few digits"):
+        door(lambda y: y @ weight.T, torch.ones(1, 40, dtype=dtype), **options)
+
+
 @pytest.mark.parametrize(
     "door",
     [
