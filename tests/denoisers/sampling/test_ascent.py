@@ -9,6 +9,7 @@ import denoisers
 from denoisers.sampling import Samples
 from denoisers.sampling.ascent import Ascent
 from spectral.errors import NotFiniteError, OptionError, ShapeError
+from tests.helpers.interrupted import interrupted
 
 SHAPE = (1, 4, 4)
 
@@ -156,20 +157,11 @@ def test_a_bound_on_steps_is_told():
 
 
 def test_interrupted_it_returns_what_there_is():
-    calls = []
-
-    def stopping(y):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return FixedPrior(0.04)(y)
-
-    draws = denoisers.sample(stopping, SHAPE, 2, every=1)
+    draws = denoisers.sample(interrupted(FixedPrior(0.04), 4), SHAPE, 2, every=1)
     assert draws.notes == ["interrupted"] and draws.steps.tolist() == [3, 3]
     torch.testing.assert_close(draws.trajectory[:, -1], draws.images)
-    calls[:] = [1] * 3
     with pytest.raises(KeyboardInterrupt):
-        denoisers.sample(stopping, SHAPE, 2)
+        denoisers.sample(interrupted(FixedPrior(0.04), 1), SHAPE, 2)
 
 
 def test_trajectory_and_files(tmp_path):
