@@ -290,7 +290,7 @@ class Evidence:
             return self.model(x)
 
     def off_autograd(self, u: Tensor, Ju: Tensor, v: Tensor, Jv: Tensor, norm: float) -> float | None:
-        """How far J' u is from autograd's, and |J v|^2 from <J' J v, v> by that, over |J|.
+        """How far J' u is from autograd's, and <w, J v> from <J' w, v> by that, w along J v, over |J|.
 
         None where there is no such other way, or no room.
         """
@@ -299,10 +299,11 @@ class Evidence:
         try:
             with self.model.ready():
                 pull = autograd.backwards(self.model, self.y)
-                declared, ahead = pull(u.to(self.output.dtype)), pull(Jv.to(self.output.dtype))
+                w = Jv / (size_of(Jv) or 1.0)  # J' J v may be too small for its precision
+                declared, ahead = pull(u.to(self.output.dtype)), pull(w.to(self.output.dtype))
         except Exception:  # torch cannot, which is why there is a program
             return None
-        apart = abs(inner(Jv, Jv) - inner(ahead, v)) / max(size_of(Jv) * size_of(v), 1e-300)
+        apart = abs(inner(w, Jv) - inner(ahead, v)) / (size_of(v) or 1.0)
         return max(size_of(Ju - declared), apart) / max(norm, size_of(Ju), 1e-300)
 
     @property

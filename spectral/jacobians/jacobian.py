@@ -83,7 +83,7 @@ def jacobian(
     Raises:
         OptionError: y is no dense floating-point tensor, or on another device than the model; model cannot be
             called, or model_kwargs is no mapping.
-        ShapeError: y has no entries, or no batch axis where `batched`.
+        ShapeError: y or the output has no entries, or y no batch axis where `batched`.
         ModelOutputError: the model returned no floating-point tensor.
         NotDeterministicError: two calls at y differ (noise inside the model, a state that it keeps).
         NotFiniteError: y, the output, or a trial product holds NaN or infinity.
@@ -158,6 +158,10 @@ class Jacobian(OfModel):
             record, y, output = called(self._model, _outside_inference(y), self._note)
             if not torch.isfinite(output).all():
                 raise NotFiniteError(f"{self.name} returned NaN or infinity at y")
+            if output.numel() == 0:
+                raise ShapeError(
+                    f"{self.name} returned no entries: its output has shape {tuple(output.shape)}"
+                )
             if self._model.switched:
                 self._note(self._model.in_evaluation("J is"))
             batch = (y.shape[0],) if batched else ()

@@ -458,7 +458,13 @@ class UnitScale(Each):
     """
 
     def __init__(self, A: LinearOperator, scale: Tensor | None = None) -> None:
-        """Of A, whose `scale` (*batch) is known or told by its products."""
+        """Of A, whose `scale` (*batch) is known or told by its products.
+
+        Raises:
+            ShapeError: A has no entries.
+        """
+        if 0 in A.shape:
+            raise ShapeError(f"{A!r} has no entries, and so no spectrum")
         super().__init__(A, symmetric=A.symmetric)
         self._settled = scale is not None
         self._scale = torch.ones(A.batch, dtype=torch.float64) if scale is None else scale

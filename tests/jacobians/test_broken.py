@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import spectral
-from spectral.errors import NotDeterministicError, NotFiniteError, OptionError, SpectralError
+from spectral.errors import NotDeterministicError, NotFiniteError, OptionError, ShapeError, SpectralError
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -803,3 +803,34 @@ def test_operations_of_the_users_own_in_half_precision(entries, dtype):
     torch.testing.assert_close(J.T @ v, 1 + 2 * y, rtol=2e-2, atol=2e-2)
     with pytest.raises(SpectralError, match="off by"):
         spectral.jacobian(lambda y: y + off(y), y)
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [(s, torch.float64) for s in (1e-290, 1e-250, 1e-165, 1e200)]
+    + [(s, torch.float32) for s in (1e-30, 1e-22, 1e25)],
+)
+def test_models_whose_squares_leave_the_range_of_numbers(scale, dtype):
+    """Norms of 1e-165 squared are 0, and J' J v of 1e-25 is, in float32."""
+    generator = torch.Generator().manual_seed(0)
+    M = torch.randn(40, 40, generator=generator, dtype=torch.float64)
+    weight = M.to(dtype) * scale
+    found = spectral.top_svd(lambda y: torch.tanh(y) @ weight.T, torch.zeros(1, 40, dtype=dtype), k=2)
+    torch.testing.assert_close(found.values / scale, torch.linalg.svdvals(M)[:2], rtol=1e-5, atol=0)
+    assert not any("declares" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    "door",
+    [
+        spectral.frobenius_norm,
+        spectral.schatten_norm,
+        functools.partial(spectral.top_svd, above=0.1),
+        functools.partial(spectral.spectral_density, part="singular"),
+    ],
+)
+def test_what_has_no_entries(door):
+    with pytest.raises(ShapeError, match="no entries"):
+        door(lambda y: y[:0], torch.ones(5))
+    with pytest.raises(ShapeError, match="no entries"):
+        door(torch.zeros(0, 5))

@@ -113,3 +113,26 @@ def test_errors_of_both_ends_of_a_star_count_their_long_sums(n):
         found = spectral.top_eigs(M, k=2, which="magnitude", tol=1e-3, seed=seed)
         off = (found.values.abs() - (n - 1) ** 0.5).abs()
         assert (off <= found.errors).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("rank", "k"), [(78, 90), (1, 3)])
+def test_more_is_asked_for_than_an_operator_has_rank(rank, k, dtype):
+    n, generator = 2500, torch.Generator().manual_seed(0)
+    U = torch.linalg.qr(torch.randn(n, rank, generator=generator, dtype=torch.float64)).Q.to(dtype)
+    values = torch.linspace(1, 0.1, rank, dtype=torch.float64)
+    A = from_functions(lambda V: (V @ U) * values.to(dtype) @ U.T, n=n, symmetric=True, dtype=dtype)
+    expected = torch.cat([values, torch.zeros(k - rank, dtype=torch.float64)])
+    for found in (spectral.top_eigs(A, k=k), spectral.top_svd(A, k=k)):
+        torch.testing.assert_close(found.values, expected, rtol=0, atol=1e-5)
+        assert found.completeness.bound < 1e-5 and found.converged.all()
+
+
+def test_a_tight_triple_is_whole():
+    values = torch.linspace(0, 0.5, 2500, dtype=torch.float64)
+    triple = 0.9 + 1e-6 * torch.arange(3, dtype=torch.float64)
+    values[-3:] = triple
+    for door in (spectral.top_eigs, spectral.top_svd, spectral.top_eigs_full):
+        found = door(diagonal(values), k=3, tol=1e-9)
+        torch.testing.assert_close(found.values.real, triple.flip(0), rtol=0, atol=1e-9)
+        assert found.complete

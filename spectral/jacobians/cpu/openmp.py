@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,7 +39,9 @@ def vector_bytes() -> int:
     return BYTES
 
 
-def region(work: int, task: ctypes.c_void_p, threads: int, more: int = 0) -> Callable[..., None]:
+def region(
+    work: int, task: "ctypes.c_void_p | ctypes.Array[Any]", threads: int, more: int = 0
+) -> Callable[..., None]:
     """A call of the function at address `work`, void (*)(void *task), on `threads` threads at once.
 
     It waits for them, the lock of the interpreter free meanwhile.  Fewer may come where threads are short

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spectral.errors import ReachError
-from spectral.jacobians.cpu import memory
+from spectral.jacobians.cpu import lines, memory
 from spectral.jacobians.cpu.winograd import Winograd, offered
 from spectral.jacobians.program.slopes import in_channels_last, laid_out, times
 from spectral.jacobians.program.steps import Leading, Step, aten, counts, in_precision, some
@@ -233,6 +233,41 @@ class Kernel:
         return aten.convolution(in_channels_last(x, self.channels_last), self.weight, None, *self.geometry)
 
 
+class LinesKernel(Kernel):
+    """For images with one axis of pixels, by compiled code."""
+
+    def __init__(self, weight: Tensor, padding: int) -> None:
+        self.convolve = lines.Lines(weight, padding)  # type: ignore[method-assign]
+
+    @staticmethod
+    def offered(of: Convolution) -> bool:
+        """Whether a convolution is one of those."""
+        plain = not of.transposed and of.groups == 1 and max(*of.stride, *of.dilation) == 1
+        return plain and of.channels_last and lines.offered(of.weight)
+
+
+class Row(Kernel):
+    """For images with one axis of pixels: those of a row of pixels."""
+
+    def __init__(self, of: Convolution) -> None:
+        self.of_images = kernel(
+            replace(
+                of,
+                weight=of.weight.unsqueeze(2),
+                stride=[1, *of.stride],
+                padding=[0, *of.padding],
+                dilation=[1, *of.dilation],
+                output_padding=[0, *of.output_padding],
+                input_size=_with_a_row(of.input_size),
+                output_size=_with_a_row(of.output_size),
+            )
+        )
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """w * x."""
+        return self.of_images.convolve(x.unsqueeze(2)).squeeze(2)
+
+
 class Packed(Kernel):
     """By oneDNN, with the weights laid out for it once."""
 
@@ -340,6 +375,10 @@ class Skinny(Kernel):
         return inside.transpose(0, 1).contiguous()
 
 
+def _with_a_row(size: torch.Size) -> torch.Size:
+    return torch.Size((*size[:2], 1, *size[2:]))
+
+
 def _gated(x: Tensor, slope: Tensor, owned: bool) -> Tensor:
     """s x for each of the blocks of len(s) images in x; in place where x is `owned`."""
     return times(x.unflatten(0, (-1, len(slope))), slope, owned).flatten(0, 1)
@@ -347,6 +386,8 @@ def _gated(x: Tensor, slope: Tensor, owned: bool) -> Tensor:
 
 def kernel(of: Convolution) -> Kernel:
     """The kernel of a convolution: measured choices, for CPUs."""
+    if of.weight.ndim == 3:
+        return LinesKernel(of.weight, of.padding[0]) if LinesKernel.offered(of) else Row(of)
     weight, stride, padding, dilation = of.weight, of.stride, of.padding, of.dilation
     plain = weight.ndim == 4 and weight.device.type == "cpu" and of.groups == 1
     real = weight.dtype in (torch.float32, torch.float64)

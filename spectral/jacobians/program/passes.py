@@ -11,8 +11,10 @@ from torch import Tensor
 
 from spectral.jacobians.program.convolution import Convolution, Joint
 from spectral.jacobians.program.program import parts_of, users_of
+from spectral.jacobians.program.rules.norms import Norm
 from spectral.jacobians.program.rules.pointwise import Diagonal, Sum
 from spectral.jacobians.program.rules.products import Matmul
+from spectral.jacobians.program.rules.shapes import in_line
 from spectral.jacobians.program.slopes import factor, is_gate, product, shape_of
 from spectral.jacobians.program.steps import Input, Linear, Operation, Reshape, Step, aten
 from spectral.jacobians.program.storage import Cast
@@ -76,6 +78,18 @@ def _merge(before: Step, step: Step) -> Step | None:
     if isinstance(before, Diagonal) and isinstance(step, Diagonal) and before.keeps_size and step.keeps_size:
         return replace(before, output=step.output, slope=product(before.slope, step.slope))
     return None
+
+
+def _slope(before: Step, step: Step) -> Step | None:
+    """A slope applied by the norm it follows."""
+    if not (isinstance(before, Norm) and isinstance(step, Diagonal) and step.keeps_size):
+        return None
+    if is_gate(step.slope) or step.slope.dtype != before.scale.dtype or step.input_size != before.z.shape:
+        return None
+    both = torch.broadcast_shapes(before.scale.shape, step.slope.shape).numel()
+    if both > max(before.scale.numel(), step.slope.numel()):
+        return None
+    return before.followed_by(step.slope, step.output)
 
 
 def _gate(before: Step, step: Step) -> Step | None:
@@ -181,14 +195,20 @@ def _hand_gates(steps: list[Step], result: int | None) -> None:
 
 
 def _without_concatenations(steps: list[Step], result: int | None) -> list[Step]:
-    """Concatenations of channels that one convolution alone looks at, left to its parts."""
+    """Concatenations of channels that one convolution alone looks at, left to its parts.
+
+    Of one input and constants, left to any number of convolutions.
+    """
     users = users_of(steps, result)
     left: dict[int, tuple[tuple[int, ...], list[slice]]] = {}
     kept: list[Step] = []
     for step in steps:
-        (user, *others) = users[step.output]
-        plain = isinstance(user, Convolution) and not user.transposed and user.groups == 1
-        channels = _channels_of_parts(step) if plain and not others else None
+        after = users[step.output]
+        plain = all(
+            isinstance(user, Convolution) and not user.transposed and user.groups == 1 for user in after
+        )
+        few = len(after) == 1 or len(step.inputs) == 1
+        channels = _channels_of_parts(step) if plain and few else None
         if channels is not None:
             left[step.output] = (step.inputs, channels)
         elif isinstance(step, Convolution) and step.inputs[0] in left:
@@ -200,10 +220,11 @@ def _without_concatenations(steps: list[Step], result: int | None) -> list[Step]
 
 def _channels_of_parts(step: Step) -> list[slice] | None:
     """Where each input of a concatenation of images' channels comes to lie; None for any other step."""
-    if not (isinstance(step, Linear) and step.function.target is aten.cat.default):
+    if not (isinstance(step, Linear) and step.function.target in (aten.cat.default, in_line)):
         return None
     *parts, dim = leaves(step.function.arguments)
-    if dim not in (1, -3) or any(len(size) != 4 for size in step.sizes):
+    axes = len(step.sizes[0])  # a convolution looks at it, and has that many as well
+    if dim % axes != 1:
         return None
     channels, at = {}, 0
     for part in parts:
@@ -273,7 +294,7 @@ def rewritten(
     """
     steps = _reshaped_behind(steps, result, entries)
     steps = _without_same_shapes(_joined(steps, result, _one_shape), result)
-    for join in (_fold, _merge):
+    for join in (_fold, _merge, _slope):
         steps = _joined(steps, result, join)
     steps = _without_concatenations(_joined(steps, result, _gate), result)
     _hand_gates(steps, result)

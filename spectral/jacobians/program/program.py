@@ -255,11 +255,9 @@ class Chunks:
 
 
 def _in_layout(step: Step, channels_last: bool) -> Step:
-    if isinstance(step, (Convolution, Joint)):
+    if isinstance(step, (Convolution, Joint, Norm)):
         return step.in_layout(channels_last)
-    if isinstance(step, Diagonal):
-        return replace(step, slope=laid_out(step.slope, channels_last))
-    return replace(step, z=step.laid_out(step.z, channels_last)) if isinstance(step, Norm) else step
+    return replace(step, slope=laid_out(step.slope, channels_last)) if isinstance(step, Diagonal) else step
 
 
 def storages(thing: Any) -> dict[int, int]:

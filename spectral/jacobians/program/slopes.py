@@ -13,12 +13,17 @@ from spectral.jacobians.program.steps import in_memory
 
 
 def in_channels_last(t: Tensor, really: bool = True) -> Tensor:
-    """Images in the layout in which most convolutions are fastest, or in torch's own; slopes share it."""
-    if t.ndim != 4 or not really:
+    """Images in the layout in which most convolutions are fastest, or in torch's own; slopes share it.
+
+    An image has two axes of pixels, or one; of three torch's own is the faster.
+    """
+    if t.ndim not in (3, 4) or not really:
         return t.contiguous()
     if t.shape[1] == 1:  # both layouts at once: torch looks at the strides to tell which is meant
-        return t.reshape(len(t), *t.shape[2:], 1).permute(0, 3, 1, 2)
-    return t.contiguous(memory_format=torch.channels_last)
+        return t.reshape(len(t), *t.shape[2:], 1).movedim(-1, 1)
+    if t.ndim == 4:
+        return t.contiguous(memory_format=torch.channels_last)
+    return t.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def gate(x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from spectral.errors import ReachError, SpectralError
 from spectral.jacobians.lock import ALONE
-from spectral.jacobians.program.trees import mapped
+from spectral.jacobians.program.trees import leaves, mapped
 
 if TYPE_CHECKING:
     from spectral.jacobians.program.reach import Rows
@@ -92,11 +92,19 @@ class Operation:
 
     def __init__(self, target: Callable[..., Any], arguments: Any, entry: int | None = None) -> None:
         self.target, self.arguments, self.entry = target, arguments, entry
+        self._own = getattr(target, "namespace", "aten") in ("aten", "prims")
+        args, kwargs = arguments
+        inside = [*leaves(kwargs), *(x for arg in args if not isinstance(arg, Input) for x in leaves(arg))]
+        self._plain = self._own and not any(isinstance(x, Input) for x in inside)
 
     def __call__(self, *primals: Tensor) -> Tensor:
         """The operation's output."""
-        args, kwargs = mapped(lambda x: primals[x.i] if isinstance(x, Input) else x, self.arguments)
-        if getattr(self.target, "namespace", "aten") not in ("aten", "prims"):
+        if self._plain:  # half of what a view takes
+            args, kwargs = self.arguments
+            args = [primals[x.i] if type(x) is Input else x for x in args]
+        else:
+            args, kwargs = mapped(lambda x: primals[x.i] if isinstance(x, Input) else x, self.arguments)
+        if not self._own:
             # Of one that is not torch's own nobody knows whether it leaves alone what it is given.
             args, kwargs = mapped(lambda x: x.clone() if isinstance(x, Tensor) else x, (args, kwargs))
         value = self.target(*args, **kwargs)

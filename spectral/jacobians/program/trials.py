@@ -6,7 +6,9 @@ both directions; torch's own is held against itself, J v against J' u, and again
 
 from __future__ import annotations
 
+import copy
 import itertools
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -95,8 +97,10 @@ class Trials:
         else:
             local = Local(seen.inputs, seen.output, seen.operation(), primals)
             tried = self.by_torch(local, ("vjp", "jvp", "differences"))  # jvp may load a compiler
-        pairs = [(step.apply(*(t.clone() for t in tried.tangents)), tried.ahead)]
-        pairs += zip(step.transpose(tried.g.clone()), tried.back, strict=True)
+        # A copy: slopes are laid out for the first tangents that come, and these lie as torch draws them.
+        own = step if isinstance(step, Convolution) else copy.copy(step)
+        pairs = [(own.apply(*(t.clone() for t in tried.tangents)), tried.ahead)]
+        pairs += zip(own.transpose(tried.g.clone()), tried.back, strict=True)
         stands = _agree(step, pairs, _tolerance(seen.like.dtype))
         if stands and alike is not None:
             self._alike.add(alike)
@@ -236,8 +240,13 @@ def _has_derivative(function: Operation, primals: tuple[Tensor, ...]) -> bool:
 
 
 def size_of(t: Tensor) -> float:
-    """The Euclidean norm, in float64."""
-    return float(torch.linalg.vector_norm(t.to(torch.promote_types(t.dtype, torch.float64))))
+    """The Euclidean norm, in float64, also where squares would leave its range."""
+    wide = t.to(torch.promote_types(t.dtype, torch.float64))
+    size = float(torch.linalg.vector_norm(wide))
+    if 1e-140 < size < 1e140 or not wide.numel():
+        return size
+    most = float(wide.abs().max())
+    return most * float(torch.linalg.vector_norm(wide / most)) if 0 < most < math.inf else size
 
 
 def inner(a: Tensor, b: Tensor) -> float:

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 # Entries of a tile: on a CPU what its caches hold, and enough for threads that wait for each other not to
 # show; on a GPU enough for the launches not to.
 TILE = {"cpu": 1 << 19, "cuda": 1 << 24}
-KEPT = 4  # so many weights an entry of queries and keys, and no more, are kept: half the time of windows
+KEPT = 4  # so many weights an entry of queries and keys are kept: half the time of windows
+FEW = 1 << 19  # so many are, whatever made them: two MiB
 HIDDEN = 1e30  # for l where a query sees no key: its weights are zeros, as torch has it
 
 Role = Literal["q", "k", "v"]
@@ -97,7 +98,8 @@ class Weights:
     @property
     def few(self) -> bool:
         """Whether there are few enough to be kept."""
-        return self.size.numel() <= KEPT * (self.q[..., :-1].numel() + self.k[..., :-1].numel())
+        made_of = self.q[..., :-1].numel() + self.k[..., :-1].numel()
+        return self.size.numel() <= max(KEPT * made_of, FEW)
 
     @property
     def most(self) -> int:

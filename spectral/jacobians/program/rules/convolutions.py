@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
 from spectral.jacobians.program.convolution import Convolution
 from spectral.jacobians.program.rules.base import Seen, named, rule
 from spectral.jacobians.program.steps import Step
@@ -18,6 +21,9 @@ def _convolution(seen: Seen) -> Step | None:
     if x.ndim != weight.ndim or x.is_complex():  # an image without the axis of images
         return None
     axes = x.ndim - 2
+    if groups == 1 and _apart(weight):
+        places = range(len(weight))
+        weight, groups = weight[places, places].unsqueeze(1), len(weight)
     return Convolution(
         seen.inputs,
         seen.output,
@@ -57,6 +63,22 @@ def _composite_convolution(seen: Seen) -> Step | int | None:
     sides = seen.given(3, "stride", [1]), seen.given(4, "padding", [0]), seen.given(5, "dilation", [1])
     args = (*seen.args[:2], None, *sides, False, [0], seen.given(6, "groups", 1))
     return _convolution(replace(seen, args=args, kwargs={}))
+
+
+def _apart(weight: Tensor) -> bool:
+    """Whether each channel is convolved by itself, as resampling filters do that are told in full.
+
+    Looked at on CPUs alone: of a GPU it would ask to wait.
+    """
+    if (
+        weight.device.type != "cpu"
+        or len(weight) != weight.shape[1]
+        or len(weight) < 2
+        or weight[0, 1:].any()
+    ):
+        return False
+    apart = ~torch.eye(len(weight), dtype=torch.bool)
+    return not weight[apart].any()
 
 
 def _of_each(given: Sequence[int], axes: int) -> list[int]:

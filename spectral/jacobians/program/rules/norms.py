@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
+from spectral.jacobians.cpu import norms
 from spectral.jacobians.program.rules.base import Seen, named, rule
 from spectral.jacobians.program.rules.pointwise import Diagonal
 from spectral.jacobians.program.slopes import in_channels_last
@@ -21,15 +23,17 @@ if TYPE_CHECKING:
 class Norm(Step):
     """t -> s (t - mean t - z mean(z t)): the derivative of x -> gamma z + beta, z = (x - mean x) / deviation.
 
-    Means are over all of a group, s = gamma / deviation; the transpose is g -> h - mean h - z mean(z h) with
-    h = s g.  Vectors have the shape (..., *size); `groups` splits the axis of channels, which comes second,
-    or else the last `axes` axes make one group.
+    Means are over all of a group, s = gamma / deviation, times the slope that follows where one does; the
+    transpose is g -> h - mean h - z mean(z h) with h = s g.  Vectors have the shape (..., *size); `groups`
+    splits the axis of channels, which comes second, or else the last `axes` axes make one group.
     """
 
     z: Tensor
     scale: Tensor
     groups: int | None
     axes: int
+    # Made when first needed, False where there is none; `replace` starts without.
+    _kernel: norms.Groups | Literal[False] | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def at(
@@ -50,7 +54,7 @@ class Norm(Step):
             gamma = x.new_ones(())
         elif groups is not None:
             gamma = gamma.reshape(-1, *[1] * (x.ndim - 2))
-        step.z, step.scale = step.laid_out(centred / deviation), gamma / deviation
+        step.z, step.scale = step.laid_out(centred / deviation), step.laid_out(gamma / deviation)
         return step
 
     def laid_out(self, z: Tensor, channels_last: bool = True) -> Tensor:
@@ -60,17 +64,34 @@ class Norm(Step):
     def apply(self, *tangents: Tensor) -> Tensor:
         """s (t - mean t - z mean(z t))."""
         (t,) = tangents
-        if self.groups is None:
-            return self._project(t).mul_(self.scale)
-        mean, along = (self.scale * self._mean(x) for x in (t, self.z * t))
-        return torch.addcmul(-mean, t, self.scale).addcmul_(self.z, -along)
+        compiled = self._compiled(t)
+        if compiled is not None:
+            return compiled.ahead(t) if t.ndim == self.z.ndim else _of_images(compiled.ahead, t, self.z.ndim)
+        return self._project(t).mul_(self.scale)
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """h - mean h - z mean(z h), h = s g."""
-        if self.groups is None:
-            return (self._project(g * self.scale),)
-        mean, along = (self._mean(x, self.scale) for x in (g, self.z * g))
-        return (torch.addcmul(-mean, g, self.scale).addcmul_(self.z, -along),)
+        compiled = self._compiled(g)
+        if compiled is not None:
+            return (compiled.back(g) if g.ndim == self.z.ndim else _of_images(compiled.back, g, self.z.ndim),)
+        return (self._project(g * self.scale),)
+
+    def _compiled(self, t: Tensor) -> norms.Groups | None:
+        """The kernel for vectors like t, where one is offered."""
+        if self._kernel is None:
+            offered = self.groups is not None and norms.offered(self.z, self.scale)
+            self._kernel = norms.Groups(self.z, self.scale, self.groups or 1) if offered else False
+        return self._kernel if self._kernel and t.dtype == self.z.dtype else None
+
+    def in_layout(self, channels_last: bool) -> Norm:
+        """With z and s in another layout."""
+        return replace(
+            self, z=self.laid_out(self.z, channels_last), scale=self.laid_out(self.scale, channels_last)
+        )
+
+    def followed_by(self, slope: Tensor, output: int) -> Norm:
+        """The norm and a slope as one."""
+        return replace(self, output=output, scale=self.laid_out(self.scale * slope))
 
     def reach(self, rows: Rows) -> Rows:
         """Itself, where each row has means of its own."""
@@ -86,26 +107,42 @@ class Norm(Step):
     def _along_last(self) -> bool:
         return self.groups is None and self.axes == 1
 
-    def _project(self, t: Tensor) -> Tensor:
-        """t - mean t - z mean(z t)."""
-        z = self.z
-        if self._along_last and t.shape == z.shape and t.dtype == z.dtype and t.device.type == "cpu":
-            mean, rate = z.new_zeros(*z.shape[:-1], 1), z.new_ones(*z.shape[:-1], 1)
-            only = [True, False, False]  # torch's derivative by x, in one pass
-            return aten.native_layer_norm_backward(t, z, z.shape[-1:], mean, rate, None, None, only)[0]
-        return (t - self._mean(t)).addcmul_(self.z, self._mean(self.z * t), value=-1)
+    def _project(self, h: Tensor) -> Tensor:
+        """h - mean h - z mean(z h)."""
+        out = self._by_torch(h)
+        return (h - self._mean(h)).addcmul_(self.z, self._mean(self.z * h), value=-1) if out is None else out
 
-    def _mean(self, t: Tensor, scale: Tensor | float = 1.0) -> Tensor:
-        """The mean of each group of `scale` t, spread over its channels, in each of which the scale is one.
+    def _by_torch(self, h: Tensor) -> Tensor | None:
+        """The same as torch's derivative of a norm backwards, in one pass, where that is fast."""
+        z, only = self.z, [True, False, False]
+        if h.shape != z.shape or h.dtype != z.dtype or h.device.type != "cpu":
+            return None
+        if self._along_last:
+            mean, rate = z.new_zeros(*z.shape[:-1], 1), z.new_ones(*z.shape[:-1], 1)
+            return aten.native_layer_norm_backward(h, z, z.shape[-1:], mean, rate, None, None, only)[0]
+        if self.groups is None or not (h.is_contiguous() and z.is_contiguous()):
+            return None
+        images, channels = z.shape[:2]
+        mean, rate = z.new_zeros(images, self.groups), z.new_ones(images, self.groups)
+        sizes = images, channels, z[0, 0].numel(), self.groups
+        return aten.native_group_norm_backward(h, z, mean, rate, None, *sizes, only)[0]
+
+    def _mean(self, t: Tensor) -> Tensor:
+        """The mean of each group of t, spread over its channels.
 
         That of channels first, which is fast in either layout.
         """
         if self.groups is None:
             return t.mean(tuple(range(-self.axes, 0)), keepdim=True)
         pixels, channels = tuple(range(1 - self.axes, 0)), -self.axes
-        of_each = scale * (t.mean(pixels, keepdim=True) if pixels else t)
+        of_each = t.mean(pixels, keepdim=True) if pixels else t
         split = of_each.unflatten(channels, (self.groups, -1))
         return split.mean(channels, keepdim=True).expand_as(split).flatten(channels - 1, channels)
+
+
+def _of_images(product: Callable[[Tensor], Tensor], t: Tensor, axes: int) -> Tensor:
+    """A product of images (m, C, ...) with more axes in front."""
+    return product(t.flatten(0, -axes)).unflatten(0, t.shape[: t.ndim - axes + 1])
 
 
 @rule(*named("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"))

@@ -12,7 +12,17 @@ from torch import Tensor
 from spectral.jacobians.program.rules.base import Back, Seen, axes_of, named, rule
 from spectral.jacobians.program.rules.rows import ORDERS, order_of, tells_rows
 from spectral.jacobians.program.slopes import in_channels_last
-from spectral.jacobians.program.steps import Cut, Input, Narrow, Operation, Reshape, Step, aten, unchanged
+from spectral.jacobians.program.steps import (
+    Cut,
+    Input,
+    Narrow,
+    Operation,
+    Reshape,
+    Step,
+    aten,
+    in_memory,
+    unchanged,
+)
 from spectral.jacobians.program.trees import leaves
 
 
@@ -74,7 +84,7 @@ _LINEAR = {
     *(_IMAGES - {aten.constant_pad_nd.default}),
     *(_PROMOTING | _RESHAPING | _CUTTING | ORDERS),
     *named("expand", "flip", "roll", "tril", "triu", "cumsum", "unfold", "diagonal"),
-    *named("reflection_pad1d", "reflection_pad3d", "replication_pad1d", "replication_pad3d"),
+    *named("reflection_pad3d", "replication_pad3d"),
     *named("upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d", "upsample_nearest1d"),
     *named("upsample_nearest3d", "avg_pool1d", "avg_pool3d", "_adaptive_avg_pool2d", "im2col", "col2im"),
     *named("_adaptive_avg_pool3d", "_fft_r2c", "_fft_c2c", "_fft_c2r", "view_as_real", "view_as_complex"),
@@ -91,7 +101,8 @@ def _linear(seen: Seen) -> Step | None:
     target = _RESOLVED.get(target, target)
     if target in _PROMOTING:
         kwargs = {name: value for name, value in kwargs.items() if name != "dtype"}
-    function = seen.operation(target, args, kwargs).without_held()
+    in_order = target is aten.cat.default and seen.like.ndim == 3
+    function = seen.operation(in_line if in_order else target, args, kwargs).without_held()
     images = target in _IMAGES and all(len(size) == 4 for size in seen.sizes)
     if target in (aten.cat.default, aten.slice.Tensor):
         every = [x for x in leaves(args) if isinstance(x, Tensor)]
@@ -125,6 +136,17 @@ _RESOLVED: dict[Any, Any] = {
 }
 
 
+def in_line(tensors: list[Tensor], dim: int = 0) -> Tensor:
+    """A concatenation that lies in memory as the first does: of three axes torch knows one layout alone."""
+    first = next((t for t in tensors if 0 not in t.stride()), tensors[0])
+    axes = [*range(-first.ndim, 0)]
+    order = in_memory(first, first.ndim)
+    if order == axes or any(t.ndim != first.ndim for t in tensors):  # torch lets empty ones of one axis pass
+        return aten.cat(tensors, dim)
+    joined = aten.cat([t.permute(order) for t in tensors], order.index(axes[dim]))
+    return joined.permute([order.index(axis) for axis in axes])
+
+
 _AS_RESHAPE = {*named("view", "_unsafe_view", "_reshape_alias")}
 
 
@@ -137,6 +159,31 @@ def _padded(seen: Seen) -> Step:
     return seen.linear(
         function, images, lambda g, sizes: (aten.constant_pad_nd(g, cut),), rows=tells_rows(seen)
     )
+
+
+_PADS_OF_A_ROW = {
+    aten.reflection_pad1d.default: (aten.reflection_pad2d, aten.reflection_pad2d_backward),
+    aten.replication_pad1d.default: (aten.replication_pad2d, aten.replication_pad2d_backward),
+}
+
+
+@rule(*_PADS_OF_A_ROW)
+def _padded_lines(seen: Seen) -> Step:
+    """Images (n, C, L) as (n, C, 1, L): in their layout, and a fifth of the time."""
+    rows = tells_rows(seen)
+    if len(seen.sizes[0]) != 3:
+        return seen.linear(seen.operation(), rows=rows)
+    (padded, pulled), pads = _PADS_OF_A_ROW[seen.target], [*seen.args[1], 0, 0]
+
+    def ahead(t: Tensor) -> Tensor:
+        return padded(t.unsqueeze(2), pads).squeeze(2)
+
+    def back(g: Tensor, sizes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
+        images, channels, length = sizes[0]
+        like = g.new_empty(images, 1, length, channels).movedim(-1, 1)
+        return (pulled(in_channels_last(g.unsqueeze(2)), like, pads).squeeze(2),)
+
+    return seen.linear(seen.operation(ahead, seen.args[:1]), True, back, rows=rows)
 
 
 @rule(aten.index.Tensor, aten.gather.default, aten.index_select.default)

@@ -189,7 +189,7 @@ class Attending(nn.Module):
 
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_no_step_keeps_tokens_by_tokens(by_hand):
-    tokens = 96
+    tokens = 640
     model, y = Attending(by_hand), torch.rand(1, 1, tokens, 4)
     program = program_of(model, y)
     assert any(isinstance(step, Attention) for step in program.steps)
