@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -51,6 +49,8 @@ class Groups:
     groups: int
 
     def __post_init__(self) -> None:
+        from spectral.jacobians.cpu import groups  # noqa: PLC0415  it takes Numba, a third of a second
+
         images, self._channels = self.z.shape[:2]
         self._pixels = self.z[0, 0].numel()
         of_each = self.slope.shape == self.z.shape
@@ -58,7 +58,7 @@ class Groups:
             *(images, self._pixels, self._channels, self.groups, self.z.data_ptr(), self.slope.data_ptr()),
             *(self.slope[0].numel(), self._channels if of_each else 0),
         )
-        self._work = _kernels().worker(self.z.dtype).address
+        self._work = groups.worker(self.z.dtype).address
 
     def ahead(self, t: Tensor) -> Tensor:
         """s (t - mean t - z mean(z t)) for t (m, C, ...), channels last; image i has the z of i mod n."""
@@ -87,11 +87,3 @@ class Groups:
 
 def _channels_last(t: Tensor) -> bool:
     return t.movedim(1, -1).is_contiguous()
-
-
-@cache
-def _kernels() -> ModuleType:
-    """What is compiled."""
-    from spectral.jacobians.cpu import groups  # noqa: PLC0415  it takes Numba, a third of a second
-
-    return groups
