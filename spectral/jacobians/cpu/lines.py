@@ -8,9 +8,6 @@ whose k C numbers lie one after another: no patches are made.  Rows beyond the e
 
 from __future__ import annotations
 
-import ctypes
-
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,10 +15,7 @@ from spectral.jacobians.cpu import openmp
 
 PANELS = 8  # at a time
 
-_FIELDS = "taken workers images before after channels filters taps padding x weight out workspace"
-_NAMES = _FIELDS.split()
-TASK = np.dtype([(name, "i8") for name in _NAMES])
-_Task = ctypes.c_int64 * len(_NAMES)
+TASK = openmp.layout("taken workers images before after channels filters taps padding x weight out workspace")
 
 
 def offered(weight: Tensor) -> bool:
@@ -62,5 +56,5 @@ class Lines:
         workspace = x.new_empty(threads * self._room)
         sizes = images, length, after, self.channels, self.filters, self.taps, self.padding
         places = (t.data_ptr() for t in (x, self.weight, out, workspace))
-        openmp.region(self._work, _Task(0, 0, *sizes, *places), threads)()
+        openmp.region(self._work, openmp.task(0, 0, *sizes, *places), threads)()
         return out.movedim(-1, 1)

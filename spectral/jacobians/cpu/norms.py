@@ -8,10 +8,8 @@ The first look takes the sums of every channel, the second makes the result.
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,11 +18,10 @@ from spectral.jacobians.cpu import openmp
 PIXELS = 64  # whose sums are made in registers; they are summed in turn
 _SHARES = 4  # of an image for each thread: what one has left others may take
 
-_FIELDS = "taken workers second images shares t out sums back"
-_HELD = "known pixels channels groups z slope of_image of_pixel"
-_NAMES = [*_FIELDS.split(), *_HELD.split()]
-TASK = np.dtype([(name, "i8") for name in _NAMES])
-_Task = ctypes.c_int64 * len(_NAMES)
+TASK = openmp.layout(
+    "taken workers second images shares t out sums back "
+    "known pixels channels groups z slope of_image of_pixel"
+)
 
 
 def offered(z: Tensor, slope: Tensor) -> bool:
@@ -76,7 +73,7 @@ class Groups:
         threads = min(threads, images * shares)
         sums = torch.empty((images * shares + threads) * 2 * self._channels, dtype=t.dtype)
         places = t.data_ptr(), out.data_ptr(), sums.data_ptr()
-        task = _Task(0, 0, 0, images, shares, *places, back, *self._held)
+        task = openmp.task(0, 0, 0, images, shares, *places, back, *self._held)
         work = openmp.region(self._work, task, threads)
         work()
         if shares > 1:
