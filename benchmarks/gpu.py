@@ -8,9 +8,7 @@ it verified.  --write puts the tables into docs/scale.md and docs/theory/index.m
 """
 
 import os
-import statistics
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ import denoisers
 import spectral
 from benchmarks.page import ROOT, Page, insert, records
 from benchmarks.theory.speed import best
+from denoisers.commands.console import forward_seconds
 from denoisers.images.folder import photograph
 from spectral.ambient import float32_as
 from spectral.kernels.arrays import on_host
@@ -28,18 +27,6 @@ from spectral.kernels.calpha import synthesize
 KINDS = ("float32", "tf32")
 SIGMA, SIZE, ON_CPU, ON_GPU = 0.15, 80, 4000, 16384
 GB = 1e9
-
-
-def seconds(call: Callable[[], object], rounds: int = 3) -> float:
-    """The median time of a call, after one that is not counted."""
-    taken = []
-    for _ in range(rounds + 1):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        call()
-        torch.cuda.synchronize()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken[1:])
 
 
 def noisy(side: int) -> Tensor:
@@ -54,10 +41,9 @@ def products(side: int) -> str:
     """A forward pass, J v and J' u, in float32 and TF32."""
     model, y = denoisers.load("photos").cuda(), noisy(side)
     passes = {}
-    with torch.no_grad():
-        for kind, as_told in zip(KINDS, ("ieee", "tf32"), strict=True):
-            with float32_as(as_told):
-                passes[kind] = seconds(lambda: model(y))
+    for kind, as_told in zip(KINDS, ("ieee", "tf32"), strict=True):
+        with float32_as(as_told):
+            passes[kind] = forward_seconds(model, y, 3)
     torch.cuda.reset_peak_memory_stats()
     torch.cuda.synchronize()
     began = time.perf_counter()
@@ -67,7 +53,7 @@ def products(side: int) -> str:
     v, rows = torch.randn(1, y.numel(), device="cuda"), []
     for kind in KINDS:
         A = J.at_precision(kind)
-        ahead, back = (seconds(lambda f=f: f(v)) for f in (A.apply, A.apply_transpose))
+        ahead, back = (forward_seconds(f, v, 3) for f in (A.apply, A.apply_transpose))
         rows.append(
             {
                 "pixels": f"{side}x{side}",

@@ -1,6 +1,9 @@
 """Tables in pages: a command's output goes between two markers, and never in by hand."""
 
 import argparse
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,13 @@ class Page:
         print(text, end="\n\n", flush=True)
         if self.options.write:
             insert(self.path, name, text)
+
+
+def in_a_process(module: str, *arguments: str) -> Any:
+    """What `python -m module ...` prints last, as JSON; what one keeps is not in the way of the next."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def records(rows: list[dict[str, str]]) -> str:

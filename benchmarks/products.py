@@ -23,7 +23,6 @@ import gc
 import json
 import re
 import statistics
-import subprocess
 import sys
 import time
 import unittest.mock
@@ -36,7 +35,7 @@ from torch import Tensor, nn
 
 import denoisers
 import spectral
-from benchmarks.page import LAB, ROOT, Page, records, table
+from benchmarks.page import LAB, Page, in_a_process, records, table
 from denoisers.networks import BFCNN, ConditionalUNet, UNet
 from spectral.jacobians.cpu.memory import SMALL, Pool, trim
 from spectral.kernels import cpu
@@ -227,22 +226,8 @@ def memory(name: str, side: int) -> list[str]:
 
 
 def alone(name: str, side: int, *options: str) -> Any:
-    """What a process of its own prints last for one network and side, as JSON.
-
-    What one keeps does not stand in the way of the next.
-    """
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.products",
-        "--networks",
-        name,
-        "--sides",
-        str(side),
-        *options,
-    ]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
-    return json.loads(done.stdout.splitlines()[-1])
+    """What this command tells of one network and side, in a process of its own."""
+    return in_a_process("benchmarks.products", "--networks", name, "--sides", str(side), *options)
 
 
 class Rows:
@@ -333,8 +318,7 @@ def peak_here(name: str, side: int, way: str) -> float:
     use(image(16))  # what libraries load on their first use is no part of it
     gc.collect()
     trim(SMALL)
-    Path("/proc/self/clear_refs").write_text("5")  # the kernel's high-water mark starts anew
-    before = resident("VmRSS")
+    before = mark_memory()
     held = use(image(side))
     if way == "kept":
         gc.collect()
@@ -342,6 +326,12 @@ def peak_here(name: str, side: int, way: str) -> float:
         return resident("VmRSS") - before
     del held
     return resident("VmHWM") - before
+
+
+def mark_memory() -> float:
+    """MB that this process holds now, from which on the kernel's high-water mark, VmHWM, starts anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
 
 
 def resident(line: str) -> float:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import spectral
 from benchmarks.page import Page, records
-from benchmarks.products import resident
+from benchmarks.products import mark_memory, resident
 from denoisers.networks.bfcnn import BFCNN
 from denoisers.networks.layers import BiasFreeNorm
 from denoisers.networks.unet import UNet
@@ -192,8 +192,7 @@ def worker(name: str, pixels: tuple[int, int]) -> None:
     _in_one_layout()
     model, y = network(name), image(*pixels)
     A = spectral.sharded(model, y)
-    Path("/proc/self/clear_refs").write_text("5")  # the kernel's high-water mark starts anew
-    made = resident("VmRSS")
+    made = mark_memory()
     sent, received, count = A.ranks.sent, A.ranks.received, A.count
     v = A.domain.normal(1, generator=torch.Generator().manual_seed(2)).float()
     A.apply(v)

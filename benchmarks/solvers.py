@@ -40,21 +40,21 @@ TRAP = torch.cat([1 + 1.1e-4 * torch.linspace(0, 1, 12), 0.8 * torch.linspace(0,
 TOLERANCES = (1e-3, 1e-6)
 NONE = "-"
 
+Problem = tuple[str, operators.LinearOperator, int, float, np.ndarray, bool]
+"""Its name, the operator, k, tol, the exact values, and whether peers get all their settings."""
+
 
 class TooManyError(Exception):
     """A peer took more products than are of interest."""
 
 
-def diagonal(values: Tensor) -> operators.LinearOperator:
-    """diag(values)."""
-    return operators.from_functions(lambda V: V * values, n=len(values), symmetric=True, dtype=values.dtype)
+def diagonal(values: Tensor, told: bool = True) -> operators.LinearOperator:
+    """diag(values), whose symmetry may be told or not."""
 
+    def apply(V: Tensor) -> Tensor:
+        return V * values
 
-def plain(values: Tensor) -> operators.LinearOperator:
-    """diag(values), whose symmetry is not told."""
-    return operators.from_functions(
-        lambda V: V * values, lambda V: V * values, n=len(values), dtype=values.dtype
-    )
+    return operators.from_functions(apply, apply, n=len(values), symmetric=told, dtype=values.dtype)
 
 
 def network(denoiser: str) -> spectral.jacobians.Jacobian:
@@ -250,48 +250,39 @@ def svd_peers(
 # The sections
 
 
-def compared(problems: list[tuple[str, operators.LinearOperator, int, float, np.ndarray, bool]]) -> str:
+def compared(column: Callable[..., dict[str, str]], problems: list[Problem]) -> str:
     """Methods down, problems across."""
-    columns = []
-    for _, A, k, tol, exact, full in problems:
-        mine = ours(A, k, tol, exact, full)
-        most = 2 * min(solved for solved, told in mine.values() if told != NONE)
-        columns.append({name: told for name, (_, told) in mine.items()} | peers(A, k, tol, exact, most, full))
+    columns = [column(*problem) for _, *problem in problems]
     rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
     return table(["products", *(name for name, *_ in problems)], rows)
 
 
-def spectra() -> str:
-    return compared(
-        [
-            (f"`{name}`, {tol:g}", diagonal(values), 10, tol, values[:10].numpy(), True)
-            for name, values in SPECTRA.items()
-            for tol in TOLERANCES
-        ]
-    )
+def of_spectra(symmetric: bool) -> list[Problem]:
+    """A diagonal operator of each spectrum, to each tolerance."""
+    return [
+        (f"`{name}`, {tol:g}", diagonal(values, symmetric), 10, tol, values[:10].numpy(), True)
+        for name, values in SPECTRA.items()
+        for tol in TOLERANCES
+    ]
 
 
-def singular_table(problems: list[tuple[str, operators.LinearOperator, int, float, np.ndarray, bool]]) -> str:
-    columns = []
-    for _, A, k, tol, exact, full in problems:
-        found = solve(GolubKahan(), A, k, tol=tol, start=torch.as_tensor(first_vector(A)).reshape(1, 1, -1))
-        sigma = torch.linalg.vector_norm(found.AV[0], dim=-1).double().numpy()
-        U, V = (part[0].double().numpy() for part in (found.left, found.right))
-        told = f"{found.spent['solve']} + {found.spent['completeness']}"
-        column = {"`golub_kahan`": told if good_triplets(A, U, sigma, V, tol, exact) else NONE}
-        columns.append(column | svd_peers(A, k, tol, exact, 2 * found.spent["solve"], full))
-    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
-    return table(["products", *(name for name, *_ in problems)], rows)
+def pairs(A: operators.LinearOperator, k: int, tol: float, exact: np.ndarray, full: bool) -> dict[str, str]:
+    """Products for eigenpairs, by method."""
+    mine = ours(A, k, tol, exact, full)
+    most = 2 * min(solved for solved, told in mine.values() if told != NONE)
+    return {name: told for name, (_, told) in mine.items()} | peers(A, k, tol, exact, most, full)
 
 
-def singular() -> str:
-    return singular_table(
-        [
-            (f"`{name}`, {tol:g}", plain(values), 10, tol, values[:10].numpy(), True)
-            for name, values in SPECTRA.items()
-            for tol in TOLERANCES
-        ]
-    )
+def triplets(
+    A: operators.LinearOperator, k: int, tol: float, exact: np.ndarray, full: bool
+) -> dict[str, str]:
+    """Products for singular triplets, by method."""
+    found = solve(GolubKahan(), A, k, tol=tol, start=torch.as_tensor(first_vector(A)).reshape(1, 1, -1))
+    sigma = torch.linalg.vector_norm(found.AV[0], dim=-1).double().numpy()
+    U, V = (part[0].double().numpy() for part in (found.left, found.right))
+    told = f"{found.spent['solve']} + {found.spent['completeness']}"
+    mine = {"`golub_kahan`": told if good_triplets(A, U, sigma, V, tol, exact) else NONE}
+    return mine | svd_peers(A, k, tol, exact, 2 * found.spent["solve"], full)
 
 
 def bfcnn(tol: float) -> str:
@@ -300,7 +291,7 @@ def bfcnn(tol: float) -> str:
         return ""
     S = network(str(BFCNN)).symmetric_part()
     exact = spectral.top_eigs(S, k=20, tol=1e-5, method="lanczos").values.double().numpy()
-    return compared([(f"BF-CNN, {tol:g}", S, 20, tol, exact, False)])
+    return compared(pairs, [(f"BF-CNN, {tol:g}", S, 20, tol, exact, False)])
 
 
 def bfcnn_svd() -> str:
@@ -308,13 +299,13 @@ def bfcnn_svd() -> str:
         return ""
     J = network(str(BFCNN))
     exact = spectral.top_svd(J, k=20, tol=1e-5, method="golub-kahan").values.double().numpy()
-    return singular_table([("BF-CNN, 0.001", J, 20, 1e-3, exact, False)])
+    return compared(triplets, [("BF-CNN, 0.001", J, 20, 1e-3, exact, False)])
 
 
 def shipped() -> str:
     S = network("photos").symmetric_part()
     exact = spectral.top_eigs(S, k=20, tol=1e-5, method="lanczos").values.double().numpy()
-    return compared([(f"`photos`, {tol:g}", S, 20, tol, exact, False) for tol in TOLERANCES])
+    return compared(pairs, [(f"`photos`, {tol:g}", S, 20, tol, exact, False) for tol in TOLERANCES])
 
 
 def inside() -> str:
@@ -444,8 +435,8 @@ if __name__ == "__main__":
     page = Page("docs/solvers.md", __doc__, seeds=100, only="")
     options = page.options
     sections: dict[str, Callable[[], str]] = {
-        "spectra": spectra,
-        "singular": singular,
+        "spectra": lambda: compared(pairs, of_spectra(True)),
+        "singular": lambda: compared(triplets, of_spectra(False)),
         "network-1e-3": lambda: bfcnn(1e-3),
         "network-1e-6": lambda: bfcnn(1e-6),
         "network-svd": bfcnn_svd,

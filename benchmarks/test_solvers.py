@@ -7,7 +7,7 @@ from scipy.sparse.linalg import svds
 
 import spectral
 from benchmarks import methods
-from benchmarks.solvers import SPECTRA, arpack, diagonal, plain, well
+from benchmarks.solvers import SPECTRA, arpack, diagonal, well
 from denoisers.commands.console import load_problem
 from spectral.solvers import LOBPCG, GolubKahan, Lanczos
 
@@ -26,7 +26,7 @@ def test_singular_values(benchmark, name, solver):
     values = SPECTRA[name]
 
     def solve():
-        A = plain(values)
+        A = diagonal(values, told=False)
         if solver == "golub-kahan":
             found = methods.solve(GolubKahan(), A, 10, tol=1e-6)
             return torch.linalg.vector_norm(found.AV[0], dim=-1).numpy()

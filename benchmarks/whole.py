@@ -12,7 +12,6 @@ the paper's UNet.  --write puts the tables into docs/whole.md.
 
 import json
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,8 +22,8 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
 import spectral
-from benchmarks.page import BFCNN, ROOT, Page, records
-from benchmarks.products import resident
+from benchmarks.page import BFCNN, ROOT, Page, in_a_process, records
+from benchmarks.products import mark_memory, resident
 from denoisers.commands.console import forward_seconds, load_problem
 
 K, TOL, SIGMA = 20, 1e-3, 0.15
@@ -78,8 +77,7 @@ def large(denoiser: str) -> dict[str, str]:
     """One solve at 512x512: seconds, forward passes, products, and memory in GB above the loaded model."""
     problem = load_problem(denoiser, None, SIGMA, 0)
     parameters = sum(p.numel() for p in problem.model.parameters())
-    Path("/proc/self/clear_refs").write_text("5")  # the kernel's high-water mark starts anew
-    loaded = resident("VmRSS")
+    loaded = mark_memory()
     unit = forward_seconds(problem.model, problem.noisy, 3)
     forward = resident("VmHWM") - loaded
     pairs = spectral.top_eigs(problem.model, problem.noisy, K, tol=TOL, progress=True)
@@ -107,9 +105,5 @@ if __name__ == "__main__":
         subjects = [("`photos`", "photos"), *([("BF-CNN, 21 layers", str(BFCNN))] if BFCNN.is_file() else [])]
         page.tell("against", records([against(*subject, options.rounds) for subject in subjects]))
     if options.large:
-        command = [sys.executable, "-m", "benchmarks.whole", "--one"]
-        told = [
-            json.loads(subprocess.run([*command, name], check=True, stdout=subprocess.PIPE).stdout)
-            for name in options.large
-        ]
+        told = [in_a_process("benchmarks.whole", "--one", name) for name in options.large]
         page.tell("large", records(told))

@@ -6,6 +6,7 @@ NumPy on the CPU, in CuPy, where it is installed, on a GPU (not run on one so fa
 """
 
 import math
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -19,42 +20,42 @@ from spectral.errors import OptionError, ShapeError
 from spectral.kernels.arrays import as_array, namespace
 from spectral.operators import LinearOperator, from_functions
 
+Map = Callable[[Tensor], Tensor]
 JAMES_STEIN = 4.50524  # root of t - log t = 3 (Cai 1999)
 
 
 def analysis(basis: Basis, images: Tensor) -> Tensor:
     """Coefficients <x, psi_k> of images (..., H, W), differentiable."""
-    return _Change.apply(images, basis, False)
+    return _Linear.apply(images, _on_arrays(basis.analysis), _on_arrays(basis.synthesis))
 
 
 def synthesis(basis: Basis, coefficients: Tensor) -> Tensor:
     """Images sum_k c_k psi_k from coefficients (..., H, W), differentiable."""
-    return _Change.apply(coefficients, basis, True)
+    return _Linear.apply(coefficients, _on_arrays(basis.synthesis), _on_arrays(basis.analysis))
 
 
-class _Change(torch.autograd.Function):
-    """Q x or Q' c: linear, so its own tangent map, with the other as its transpose."""
+class _Linear(torch.autograd.Function):
+    """A x: linear, so its own tangent map, with A' as its transpose; vmap runs over a leading axis of x."""
 
     @staticmethod
-    def forward(x: Tensor, basis: Basis, back: bool) -> Tensor:
-        change = basis.synthesis if back else basis.analysis
-        return torch.as_tensor(change(_array(x))).to(x)
+    def forward(x: Tensor, A: Map, transpose: Map) -> Tensor:
+        return A(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.basis, ctx.back = inputs
+        _, ctx.A, ctx.transpose = inputs
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        return _Change.apply(gradient, ctx.basis, not ctx.back), None, None
+        return _Linear.apply(gradient, ctx.transpose, ctx.A), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Any:
-        return _Change.apply(tangent, ctx.basis, ctx.back)
+        return _Linear.apply(tangent, ctx.A, ctx.transpose)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, basis: Basis, back: bool) -> Any:
-        return _Change.apply(x.movedim(in_dims[0], 0), basis, back), 0
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, A: Map, transpose: Map) -> Any:
+        return _Linear.apply(x.movedim(in_dims[0], 0), A, transpose), 0
 
 
 class Diagonal(nn.Module):
@@ -202,9 +203,19 @@ class BandletThresholding(nn.Module):
 
 
 class _Projections:
-    """For each image, a basis and the mask of the coefficients kept: no list, which functorch would copy."""
+    """v -> P v, by a basis and a mask of coefficients an image: no list, which functorch would copy."""
 
     of_images: list[tuple[BandletBasis, Any]]
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """P_i v_i; v is (..., n images flattened, H, W), the images its innermost leading axes."""
+        vectors = _array(v)
+        vectors = vectors.reshape(-1, len(self.of_images), *vectors.shape[-2:])
+        columns = [
+            basis.synthesis(kept * basis.analysis(vectors[:, i]))
+            for i, (basis, kept) in enumerate(self.of_images)
+        ]
+        return torch.as_tensor(namespace(vectors).stack(columns, axis=1)).reshape(v.shape).to(v)
 
 
 class _BandletProjection(torch.autograd.Function):
@@ -218,60 +229,25 @@ class _BandletProjection(torch.autograd.Function):
         images = _array(y).reshape(-1, *model.frame.base.shape)
         pairs = zip(model.bases(y), images, strict=True)
         found.of_images = [(basis, abs(basis.analysis(image)) > model.threshold) for basis, image in pairs]
-        return _project(y, found)
+        return found(y)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.projections = inputs[2]
+        ctx.P = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        return _Projection.apply(gradient, ctx.projections), None, None
+        return _Linear.apply(gradient, ctx.P, ctx.P), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Any:
-        return _Projection.apply(tangent, ctx.projections)
+        return _Linear.apply(tangent, ctx.P, ctx.P)
 
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[Any, ...], y: Tensor, model: BandletThresholding, found: _Projections
     ) -> Any:
         return _BandletProjection.apply(y.movedim(in_dims[0], 0), model, found), 0
-
-
-class _Projection(torch.autograd.Function):
-    """v -> P v for fixed projections, one per image; vmap runs over a leading axis of v."""
-
-    @staticmethod
-    def forward(v: Tensor, projections: _Projections) -> Tensor:
-        return _project(v, projections)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.projections = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        return _Projection.apply(gradient, ctx.projections), None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Any:
-        return _Projection.apply(tangent, ctx.projections)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], v: Tensor, projections: _Projections) -> Any:
-        return _Projection.apply(v.movedim(in_dims[0], 0), projections), 0
-
-
-def _project(v: Tensor, projections: _Projections) -> Tensor:
-    """P_i v_i; v is (..., n images flattened, H, W), the images its innermost leading axes."""
-    vectors = _array(v)
-    vectors = vectors.reshape(-1, len(projections.of_images), *vectors.shape[-2:])
-    columns = [
-        basis.synthesis(kept * basis.analysis(vectors[:, i]))
-        for i, (basis, kept) in enumerate(projections.of_images)
-    ]
-    return torch.as_tensor(namespace(vectors).stack(columns, axis=1)).reshape(v.shape).to(v)
 
 
 class GaussianPosterior(nn.Module):
@@ -350,6 +326,11 @@ class FiniteSet(nn.Module):
     def _points_like(self, y: Tensor) -> Tensor:
         """The points (N, d) in y's precision, on y's device."""
         return torch.as_tensor(self.points, dtype=y.dtype, device=y.device).flatten(1)
+
+
+def _on_arrays(change: Callable[[Any], Any]) -> Map:
+    """A transform of arrays, of tensors."""
+    return lambda x: torch.as_tensor(change(_array(x))).to(x)
 
 
 def _array(x: Tensor) -> Any:

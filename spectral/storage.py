@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -56,11 +58,7 @@ def write(
     header = {"kind": kind, "meta": json.dumps(meta), "complex": json.dumps(pairs), "sha256": _BLANK.decode()}
     if about is not None:
         header["about"] = json.dumps(about)
-    # A folder, since safetensors has temporary files of its own, and a killed process leaves what it has.
-    with tempfile.TemporaryDirectory(
-        dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, ignore_cleanup_errors=True
-    ) as folder:
-        partial = Path(folder) / path.name
+    with replacing(path) as partial:
         try:
             save_file(_apart(held), partial, metadata=header)
         except SafetensorError as failure:
@@ -70,8 +68,30 @@ def write(
             file.seek(place)
             file.write(digest)
         partial.chmod(0o644)
-        partial.replace(path)
     return path
+
+
+@contextlib.contextmanager
+def replacing(path: Path, first: bool = False) -> Iterator[Path]:
+    """A file to write that takes the place of `path` in the end: others find the old one or the new, whole.
+
+    first: only where there is none yet.
+    """
+    # A folder, since safetensors has temporary files of its own, and a killed process leaves what it has.
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, ignore_cleanup_errors=True
+    ) as folder:
+        partial = Path(folder) / path.name
+        yield partial
+        if first:
+            try:
+                os.link(partial, path)
+            except FileExistsError:
+                return
+            except OSError:  # a disk without links
+                partial.replace(path)
+        else:
+            partial.replace(path)
 
 
 def sweep(path: str | Path) -> None:

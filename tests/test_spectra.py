@@ -14,6 +14,7 @@ from spectral import errors, solvers
 from spectral.errors import ShapeError
 from spectral.results import EigenPairs
 from spectral.solvers import Completeness
+from tests.helpers.interrupted import interrupted
 
 
 @pytest.fixture(scope="module")
@@ -317,14 +318,8 @@ def test_misuse_is_refused(problem, call, error, says):
 
 @pytest.mark.parametrize("at", [6, 7])
 def test_what_was_stopped_before_its_first_pair_is_not_complete(at):
-    values, calls = torch.linspace(0, 1, 576, dtype=torch.float64) ** 3, []
-
-    def product(V):
-        calls.append(1)
-        if len(calls) == at:
-            raise KeyboardInterrupt
-        return V * values
-
+    values = torch.linspace(0, 1, 576, dtype=torch.float64) ** 3
+    product = interrupted(lambda V: V * values, at)
     A = spectral.from_functions(product, n=576, dtype=torch.float64, symmetric=True)
     pairs = spectral.top_eigs(A, k=6)
     assert "interrupted" in pairs.notes and not pairs.complete

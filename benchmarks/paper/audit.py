@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import spectral
 from benchmarks.paper.figure import Row
 from denoisers.evaluation import add_noise, sure_check
-from denoisers.evaluation.spread import over_images
 from denoisers.networks import Denoiser
 
 K = 5
@@ -56,17 +54,13 @@ def audit(
     off = ((check.curve.sure - check.curve.mse) / sigma**2)[0]
     large = add_noise(images(1, 4 * size), sigma, 0)
     far = spectral.top_eigs(model, large, k, tol=1e-3)
-
-    def row(text: str, each: Sequence[float] | Tensor) -> Row:
-        return Row.of(text, over_images(torch.as_tensor(each, dtype=torch.float64)))
-
     rows = [
-        row(f"|J - J'| / |J| at sigma = {sigma:g}", asymmetries),
-        row(f"angle of e_1, ..., e_{k} to as many right singular vectors, degrees", angles),
-        row("sigma_1 / lambda_1", ratios),
-        row("solves whose certificate says complete, share", [float(c) for c in complete]),
-        row("SURE less the true squared error per pixel, in sigma^2", off),
-        row("true squared error per pixel, in sigma^2", check.curve.mse[0] / sigma**2),
+        Row.mean(f"|J - J'| / |J| at sigma = {sigma:g}", asymmetries),
+        Row.mean(f"angle of e_1, ..., e_{k} to as many right singular vectors, degrees", angles),
+        Row.mean("sigma_1 / lambda_1", ratios),
+        Row.mean("solves whose certificate says complete, share", [float(c) for c in complete]),
+        Row.mean("SURE less the true squared error per pixel, in sigma^2", off),
+        Row.mean("true squared error per pixel, in sigma^2", check.curve.mse[0] / sigma**2),
         Row("lambda_1 on images of 4 times the side", float(far.values[0]), note=far.completeness_text()),
     ]
     data = {

@@ -54,26 +54,21 @@ def measure(scale: Scale, networks: Networks) -> Made:
         into += _falling(values, name, says="falls fast" if into is rows else "")
         beside += [
             _largest(values, name),
-            Row.of(f"lambda_1 of (J + J')/2, {name}", over_images(torch.stack([p.values[0] for p in pairs]))),
-            Row.of(
+            Row.mean(f"lambda_1 of (J + J')/2, {name}", torch.stack([p.values[0] for p in pairs])),
+            Row.mean(
                 f"least eigenvalue of (J + J')/2 (0 or more for a conditional mean), {name}",
-                over_images(torch.stack([p.values[0] for p in least])),
+                torch.stack([p.values[0] for p in least]),
             ),
-            Row.of(
+            Row.mean(
                 f"|J - J'| / |J|, {name}",
-                over_images(torch.tensor([float(p.asymmetry) for p in pairs], dtype=torch.float64)),
+                [float(p.asymmetry) for p in pairs],
             ),
-            Row.of(
+            Row.mean(
                 f"angle of the first 5 left to as many right singular vectors, degrees, {name}",
-                over_images(
-                    torch.tensor(
-                        [
-                            math.degrees(float(spectral.subspace_angles(t.left[:5], t.right[:5])[-1]))
-                            for t in triplets
-                        ],
-                        dtype=torch.float64,
-                    )
-                ),
+                [
+                    math.degrees(float(spectral.subspace_angles(t.left[:5], t.right[:5])[-1]))
+                    for t in triplets
+                ],
             ),
             _complete(triplets, name),
         ]
@@ -98,15 +93,13 @@ def measure(scale: Scale, networks: Networks) -> Made:
 
 def _largest(values: torch.Tensor, name: str, at: str = "") -> Row:
     """sigma_1 of each image's singular values, (images, K)."""
-    return Row.of(f"sigma_1{at}, {name}", over_images(values[:, 0]))
+    return Row.mean(f"sigma_1{at}, {name}", values[:, 0])
 
 
 def _falling(values: torch.Tensor, name: str, at: str = "", says: str = "") -> list[Row]:
     """The 10th and the last of them beside the first."""
     shares = values / values[:, :1]
-    return [
-        Row.of(f"sigma_{i} / sigma_1{at}, {name}", over_images(shares[:, i - 1]), says=says) for i in (10, K)
-    ]
+    return [Row.mean(f"sigma_{i} / sigma_1{at}, {name}", shares[:, i - 1], says=says) for i in (10, K)]
 
 
 def _complete(solves: list[spectral.SingularTriplets], name: str, at: str = "") -> Row:

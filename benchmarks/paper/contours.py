@@ -18,7 +18,6 @@ from benchmarks.paper.networks import Changes, Scale, blind, sharper, short_of_p
 from benchmarks.theory import gaussian
 from denoisers.evaluation import PSNRCurve, add_noise, psnr_curve
 from denoisers.evaluation.figures import curves_on
-from denoisers.evaluation.spread import over_images
 from denoisers.images.calpha import CAlpha
 from spectral.kernels.calpha import synthesize
 from spectral.plots.style import COLOURS, INK
@@ -139,14 +138,14 @@ class Slopes:
             spread = torch.stack([covered(pairs.vectors[:K]) for pairs in found])
             at = f"{kind.name}, sigma = {SIGMA:g}"
             rows += [
-                Row.of(
+                Row.mean(
                     f"lambda_{FAR} / lambda_1, {at}",
-                    over_images(values[:, -1] / values[:, 0]),
+                    values[:, -1] / values[:, 0],
                     says="falls as alpha grows",
                 ),
-                Row.of(
+                Row.mean(
                     f"share of the pixels that e_1, ..., e_{K} cover, {at}",
-                    over_images(spread),
+                    spread,
                     says="rises with alpha",
                 ),
             ]

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from spectral.plots.style import INK, STYLE, Drawing
+from spectral.plots.style import INK, STYLE, Drawing, plain
 
 DOTS = 110  # an inch: pages of docs are read on screens
 
@@ -38,10 +38,9 @@ def labelled(axis: Axes, x: str, y: str, title: str = "") -> None:
     axis.set_ylabel(y, **STYLE)
     if title:
         axis.set_title(title, loc="left", **STYLE)
-    axis.tick_params(labelsize=7)
+    plain(axis)
     axis.grid(color="#eeeeee", lw=0.6)
     axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
 
 
 def legend(axis: Axes, place: str = "best", title: str | None = None) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from benchmarks.paper.need import Need
 from benchmarks.paper.networks import Scale
+from denoisers.evaluation.spread import over_images
 from denoisers.networks import Denoiser
 from spectral.estimators import Estimate
 from spectral.estimators.results import with_error
@@ -41,6 +44,13 @@ class Row:
     def of(cls, quantity: str, estimate: Estimate, paper: float | None = None, says: str = "") -> Row:
         """With the interval of an estimate."""
         return cls(quantity, float(estimate), float(estimate.halfwidth()), paper, says)
+
+    @classmethod
+    def mean(
+        cls, quantity: str, each: Sequence[float] | Tensor, paper: float | None = None, says: str = ""
+    ) -> Row:
+        """The mean over images, with its interval over them."""
+        return cls.of(quantity, over_images(torch.as_tensor(each, dtype=torch.float64)), paper, says)
 
     def cells(self) -> list[str]:
         """Quantity, the paper, here, the difference."""

@@ -105,24 +105,24 @@ class Known:
             at = f", sigma = {sigma:g}"
             rows += [
                 Row.of(f"eigenvalues of (J + J')/2 above 0.5{at}", above, float(m), f"{m} (optimum)"),
-                Row.of(f"lambda_{m}{at}", over_images(values[:, m - 1]), 1.0, "1 (optimum)"),
-                Row.of(f"lambda_{m + 1}{at}", over_images(values[:, m]), 0.0, "0 (optimum)"),
+                Row.mean(f"lambda_{m}{at}", values[:, m - 1], 1.0, "1 (optimum)"),
+                Row.mean(f"lambda_{m + 1}{at}", values[:, m], 0.0, "0 (optimum)"),
                 Row.of(f"trace of J{at}", total, float(m), f"{m} (optimum)"),
-                Row.of(
+                Row.mean(
                     f"share of the tangent space in e_1, ..., e_{m}, mean cos^2 of the angles{at}",
-                    over_images(angles.deg2rad().cos().square().mean(1)),
+                    angles.deg2rad().cos().square().mean(1),
                     1.0,
                     "1 (optimum)",
                 ),
-                Row.of(
+                Row.mean(
                     f"the same in e_1, ..., e_{m + EXTRA}{at}",
-                    over_images(torch.tensor([held(p, t) for p, t in zip(found, tangents, strict=True)])),
+                    [held(p, t) for p, t in zip(found, tangents, strict=True)],
                     1.0,
                     "1 (optimum)",
                 ),
-                Row.of(
+                Row.mean(
                     f"largest angle of the tangent space to e_1, ..., e_{m}, degrees{at}",
-                    over_images(angles[:, -1]),
+                    angles[:, -1],
                     0.0,
                     "0 (optimum)",
                 ),

@@ -66,19 +66,13 @@ def left_out(model: Denoiser, z: Tensor, spread: Tensor) -> list[Row]:
         asymmetries.append(float(spectral.asymmetry(J, products=200)))
         complete.append(float(bool(triplets.complete)))
     at = f"at {LOOKED} of the noises, sigma = {SIGMA:g}"
-
-    def row(text: str, each: list[float]) -> Row:
-        return Row.of(text, over_images(torch.tensor(each, dtype=torch.float64)))
-
     return [
-        Row.of(
-            "|f(z') - f(z)| over the mean distance of two images, a direction at random", over_images(moved)
-        ),
-        row(f"|f(y') - f(y) - J (y' - y)| / |f(y') - f(y)|, n = m = 1, {at}", missed),
-        row(f"|J w| of the wave, n = m = 1, {at}", gains),
-        row(f"sigma_1, {at}", tops),
-        row(f"|J - J'| / |J|, {at}", asymmetries),
-        row(f"solves whose certificate says complete, share, {at}", complete),
+        Row.mean("|f(z') - f(z)| over the mean distance of two images, a direction at random", moved),
+        Row.mean(f"|f(y') - f(y) - J (y' - y)| / |f(y') - f(y)|, n = m = 1, {at}", missed),
+        Row.mean(f"|J w| of the wave, n = m = 1, {at}", gains),
+        Row.mean(f"sigma_1, {at}", tops),
+        Row.mean(f"|J - J'| / |J|, {at}", asymmetries),
+        Row.mean(f"solves whose certificate says complete, share, {at}", complete),
     ]
 
 
@@ -103,7 +97,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
         if n in moves:
             says = "outputs move between images" if n == 1 else ""
             text = f"|f(z') - f(z)| over the mean distance of two images, n = m = {n}"
-            rows.append(Row.of(text, over_images(moves[n]), says=says))
+            rows.append(Row.mean(text, moves[n], says=says))
     settings = (
         f"one-step images f(sigma z, sigma), sigma = {SIGMA:g}, of {COUNT} noises; waves of "
         f"{SHARE:g} |z|, then rescaled to |z|; C^alpha images, alpha = {need.config.alpha:g}, "

@@ -17,7 +17,6 @@ from benchmarks.paper.networks import Scale
 from benchmarks.paper.subject import CONTOURS, LOOKED, Subject
 from denoisers.evaluation import add_noise, psnr_curve
 from denoisers.evaluation.figures import curves_on
-from denoisers.evaluation.spread import over_images
 from denoisers.images import Shuffled
 from spectral.plots.style import INK
 
@@ -41,7 +40,7 @@ def measure(subject: Subject, scale: Scale, networks: Networks) -> Made:
     )
     loss = (by_place.denoised - by_order.denoised)[len(INPUTS) :]
     rows = [
-        Row.of(f"output PSNR lost by shuffling at {p:g} dB in, dB", over_images(each), says="much worse")
+        Row.mean(f"output PSNR lost by shuffling at {p:g} dB in, dB", each, says="much worse")
         for p, each in zip(TOLD, loss, strict=True)
     ]
     audited, numbers = audit(networks(both[1]), subject.held_out(both[1]), size)

@@ -60,19 +60,19 @@ def measure(subject: Subject, scale: Scale, networks: Networks) -> Made:
             into = beside if centred else rows
             says = ("to 1 as N grows", "from 1 as N grows") if not centred else ("", "")
             into += [
-                Row.of(
+                Row.mean(
                     f"{kind} of the two networks' samples, N = {n:,}",
-                    over_images(values["between"]),
+                    values["between"],
                     says=says[0],
                 ),
-                Row.of(
+                Row.mean(
                     f"{kind} of samples to the nearest training image, N = {n:,}",
-                    over_images(own),
+                    own,
                     says=says[1],
                 ),
-                Row.of(
+                Row.mean(
                     f"{kind} of images of S1 to the nearest of S2 (figure 6), N = {n:,}",
-                    over_images(apart[centred]),
+                    apart[centred],
                 ),
             ]
         beside.append(

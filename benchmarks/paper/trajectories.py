@@ -57,11 +57,7 @@ def measure(scale: Scale, networks: Networks) -> Made:
         for level in TOLD:
             i = int(np.abs(LEVELS - level).argmin())
             says = "they part in the middle" if n != chosen(scale)[-1] else ""
-            rows.append(
-                Row.of(
-                    f"centred cosine at sigma = {LEVELS[i]:.2g}, N = {n:,}", over_images(each[i]), says=says
-                )
-            )
+            rows.append(Row.mean(f"centred cosine at sigma = {LEVELS[i]:.2g}, N = {n:,}", each[i], says=says))
         told = {}
         for need, network in ((first, "A"), (second, "B")):
             audits[f"{network}, N = {n:,}"], told[network] = audit(

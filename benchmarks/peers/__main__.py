@@ -14,7 +14,6 @@ the float64 solves before.
 import json
 import math
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 
 import spectral
-from benchmarks.page import ROOT, Page, insert, rows, table
+from benchmarks.page import ROOT, Page, in_a_process, insert, rows, table
 from benchmarks.peers import ours
 from benchmarks.peers.answer import Answer, Network
 from benchmarks.peers.arnoldi import arnoldi
@@ -34,7 +33,7 @@ from benchmarks.peers.networks import KEPT, network
 from benchmarks.peers.probes import probes
 from benchmarks.peers.pullback import pullback
 from benchmarks.peers.svds import by_svds
-from benchmarks.products import resident
+from benchmarks.products import mark_memory, resident
 from denoisers.commands.console import forward_seconds
 
 Way = Callable[[Network, Tensor, int], Answer]
@@ -70,8 +69,7 @@ def one(way: str, name: str, size: int, path: Path) -> dict[str, float]:
     if isinstance(f, torch.nn.Module):
         f.requires_grad_(False)
     unit = forward_seconds(f, y, 3)
-    Path("/proc/self/clear_refs").write_text("5")  # the kernel's high-water mark starts anew
-    loaded, began = resident("VmRSS"), time.perf_counter()
+    loaded, began = mark_memory(), time.perf_counter()
     answer = WAYS[way](f, y, size)
     seconds = time.perf_counter() - began
     told = {"seconds": seconds, "passes": seconds / unit, "memory": resident("VmHWM") - loaded}
@@ -88,9 +86,8 @@ def asked(way: str, name: str, size: int) -> tuple[Answer, list[str]]:
     costs = path.with_suffix(".json")
     if not (path.is_file() and costs.is_file()):
         path.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "benchmarks.peers", "--one", way, name, str(size), str(path)]
-        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        costs.write_text(said.splitlines()[-1])
+        told = in_a_process("benchmarks.peers", "--one", way, name, str(size), str(path))
+        costs.write_text(json.dumps(told))
     answer, told = Answer.load(path), json.loads(costs.read_text())
     print(way, told, file=sys.stderr)
     return answer, [

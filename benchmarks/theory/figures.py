@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks.theory import mterm, regularity
 from benchmarks.theory.oracle_slopes import ALPHAS, Curves
-from spectral.plots.style import COLOURS, DOTS, INK, MARKERS, STYLE, WIDTH, Drawing
+from spectral.plots.style import COLOURS, DOTS, INK, MARKERS, STYLE, WIDTH, Drawing, plain
 
 Array = NDArray[np.floating[Any]]
 NAMES = ("db4", "pixel Alpert", "bandlet on db4", "network", "bandlet on db1", "DCT")
@@ -102,7 +102,7 @@ def _legend(axis: Axes, title: str | None, place: str) -> None:
 
 
 def _plain(axis: Axes) -> None:
-    axis.tick_params(which="both", labelsize=7)
-    axis.spines[["top", "right"]].set_visible(False)
+    plain(axis)
+    axis.tick_params(which="minor", labelsize=7)
     axis.grid(color="#eeeeee", lw=0.6)
     axis.set_axisbelow(True)

@@ -224,11 +224,10 @@ def forward_seconds(model: Callable[[Tensor], Tensor], y: Tensor, repeats: int =
         return statistics.median(once() for _ in range(repeats))
 
 
-def tell(lines: Iterable[tuple[str, str]], indent: str = "", width: int = 13) -> None:
+def tell(lines: Iterable[tuple[str, str]]) -> None:
     """Lines with a word in front of each."""
     for name, text in lines:
-        line = f"{indent}{name:{width}} {text}"
-        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+        Console().print(f"{name:13} {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

@@ -77,12 +77,9 @@ def trace(
         seconds = time.perf_counter() - began
     files = [out / "diagonal.png", out / "diagonal.safetensors"] if out else []
     d = problem.noisy.numel()
-    if as_json:
-        summary = {"trace": _numbers(found), "d": d, "seconds": seconds, "forward_seconds": problem.unit}
-        _print_json(summary, problem, files)
-    else:
-        rows = [("tr J", _interval(found)), ("tr J / d", f"{float(found) / d:.4f}")]
-        _print(f"trace of J, {problem.title}", rows, found, seconds, problem)
+    summary = {"trace": _numbers(found), "d": d}
+    rows = [("tr J", _interval(found)), ("tr J / d", f"{float(found) / d:.4f}")]
+    _print("trace of J", rows, summary, found, seconds, problem, files, as_json)
     write_files(files, as_json, lambda: _write_diagonal(problem, products, seed, *files))
     if rtol is not None and float(found.halfwidth()) > rtol * abs(float(found)):
         raise typer.Exit(ABOVE_TOLERANCE)
@@ -125,34 +122,29 @@ def sure(
         seconds = time.perf_counter() - began
     files = [out / "risk.png"] if out else []
     truth = (problem.denoised - problem.clean).double().square().mean().item()
-    if as_json:
-        summary = {
-            "mse": _numbers(found),
-            "noise_error": found.noise_error,
-            "psnr": found.psnr,
-            "true_mse": truth,
-            "true_psnr": -10 * math.log10(truth),
-            "sigma": found.sigma,
-            "true_sigma": problem.sigma,
-            "sigma_error": found.sigma_error,
-            "sigma_rule": found.rule,
-            "divergence": _numbers(found.divergence),
-            "seconds": seconds,
-            "forward_seconds": problem.unit,
-        }
-        _print_json(summary, problem, files)
-    else:
-        low, high = found.interval()
-        verdict = "inside" if low <= truth <= high else "outside"
-        rows = [
-            ("SURE, mean squared error", _interval(found)),
-            ("true, from the clean picture", f"{truth:.3e}, {verdict} the interval"),
-            ("PSNR by SURE / true", f"{float(found.psnr):.2f} / {-10 * math.log10(truth):.2f} dB"),
-            ("error by the noise alone", f"{1.96 * float(found.noise_error):.1e}"),
-            (f"sigma ({found.rule})", with_error(float(found.sigma), 1.96 * float(found.sigma_error))),
-            ("tr J", _interval(found.divergence)),
-        ]
-        _print(f"SURE, {problem.title}", rows, found, seconds, problem)
+    summary = {
+        "mse": _numbers(found),
+        "noise_error": found.noise_error,
+        "psnr": found.psnr,
+        "true_mse": truth,
+        "true_psnr": -10 * math.log10(truth),
+        "sigma": found.sigma,
+        "true_sigma": problem.sigma,
+        "sigma_error": found.sigma_error,
+        "sigma_rule": found.rule,
+        "divergence": _numbers(found.divergence),
+    }
+    low, high = found.interval()
+    verdict = "inside" if low <= truth <= high else "outside"
+    rows = [
+        ("SURE, mean squared error", _interval(found)),
+        ("true, from the clean picture", f"{truth:.3e}, {verdict} the interval"),
+        ("PSNR by SURE / true", f"{float(found.psnr):.2f} / {-10 * math.log10(truth):.2f} dB"),
+        ("error by the noise alone", f"{1.96 * float(found.noise_error):.1e}"),
+        (f"sigma ({found.rule})", with_error(float(found.sigma), 1.96 * float(found.sigma_error))),
+        ("tr J", _interval(found.divergence)),
+    ]
+    _print("SURE", rows, summary, found, seconds, problem, files, as_json)
     write_files(files, as_json, lambda: _write_risk(problem, products, seed, *files))
     divergence = found.divergence
     if rtol is not None and float(divergence.halfwidth()) > rtol * abs(float(divergence)):
@@ -230,19 +222,14 @@ def density(
         "deflated": found.deflated.tolist(),
         "part": part,
         "method": method,
-        "seconds": seconds,
-        "forward_seconds": problem.unit,
     }
-    if as_json:
-        _print_json(summary, problem, files)
     rows = [
         (f"values above {threshold:g}", f"{_interval(count)} of {found.n}"),
         ("sum of values", _interval(total)),
         ("from / to", f"{low:.4f} / {high:.4f}"),
     ]
     name = "eigenvalues of (J + J')/2" if part == "symmetric" else "singular values of J"
-    if not as_json:
-        _print(f"{name}, {problem.title}", rows, count, seconds, problem)
+    _print(name, rows, summary, count, seconds, problem, files, as_json)
     title = f"{part} part, {problem.title}"
     write_files(files, as_json, lambda: _write_density(found, threshold, title, *files))
 
@@ -300,9 +287,22 @@ def _numbers(estimate: Estimate) -> dict[str, Any]:
 
 
 def _print(
-    title: str, rows: list[tuple[str, str]], estimate: Estimate, seconds: float, problem: Problem
+    what: str,
+    rows: list[tuple[str, str]],
+    summary: dict[str, Any],
+    estimate: Estimate,
+    seconds: float,
+    problem: Problem,
+    files: list[Path],
+    as_json: bool,
 ) -> None:
-    table = Table(title=title, show_header=False, title_justify="left")
+    """The rows as a table with what they took, or the summary as JSON."""
+    if as_json:
+        took = {"seconds": seconds, "forward_seconds": problem.unit}
+        written = {"notes": problem.notes, "files": [str(path) for path in files]}
+        print_json(problem.asked | summary | took | written)
+        return
+    table = Table(title=f"{what}, {problem.title}", show_header=False, title_justify="left")
     table.add_column()
     table.add_column()
     for row in rows:
@@ -316,8 +316,3 @@ def _print(
             *(("note", note) for note in problem.notes),
         ]
     )
-
-
-def _print_json(summary: dict[str, Any], problem: Problem, files: list[Path]) -> None:
-    told = problem.asked | summary | {"notes": problem.notes, "files": [str(path) for path in files]}
-    print_json(told)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MultipleLocator, NullLocator
-from torch import Tensor
 
 from denoisers.evaluation.spread import told
 from spectral.errors import OptionError
-from spectral.plots.style import BLUE, COLOURS, DOTS, INK, MARKERS, STYLE, WIDTH, Drawing
+from spectral.plots.spectra import picture
+from spectral.plots.style import BLUE, COLOURS, DOTS, INK, MARKERS, STYLE, WIDTH, Drawing, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,12 +73,11 @@ def curves_on(axis: Axes, found: Mapping[str, PSNRCurve], window: tuple[float, f
     axis.plot([least, most], [least, most], color="#999999", lw=0.9, ls="--", label="not denoised", zorder=0)
     axis.set_xlabel("input PSNR (dB)", **STYLE)
     axis.set_ylabel("output PSNR (dB)", **STYLE)
-    axis.tick_params(labelsize=7)
+    plain(axis)
     for side in (axis.xaxis, axis.yaxis):
         side.set_major_locator(MultipleLocator(5 if most - least > 12 else 2))
     axis.grid(color="#eeeeee", lw=0.6)
     axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
     bands = all(curve.noisy.shape[1] > 1 for curve in found.values())
     axis.legend(
         fontsize=7,
@@ -132,15 +131,14 @@ def sure(found: SureCheck, title: str = "") -> Figure:
         axis.set_xticks(curve.sigmas.tolist(), [f"{sigma:.2g}" for sigma in curve.sigmas])
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel("noise level $\\sigma$", **STYLE)
-        axis.tick_params(which="both", labelsize=7)
-        axis.spines[["top", "right"]].set_visible(False)
+        plain(axis)
+        axis.tick_params(which="minor", labelsize=7)
     return figure
 
 
 def comparison(
     found: Comparison,
     centred: bool = False,
-    names: tuple[str, str] = ("A", "B"),
     title: str = "",
 ) -> Figure:
     """Samples of two networks from the same noise, between rows of their nearest training images.
@@ -150,17 +148,15 @@ def comparison(
     Args:
         found: of grey or colour images; at most 12 samples are shown.
         centred: show centred similarities, and the nearest images by these.
-        names: of the two networks.
         title: above the figure.
     """
     nearby = found.neighbours(centred)
     values = found.similarities(centred)
-    first, second = names
     rows = [
-        (f"nearest in\ntraining set of {first}", nearby[0].images, ""),
-        (f"drawn by {first}", found.first.images, "first"),
-        (f"drawn by {second}", found.second.images, "between"),
-        (f"nearest in\ntraining set of {second}", nearby[1].images, "second"),
+        ("nearest in\ntraining set of A", nearby[0].images, ""),
+        ("drawn by A", found.first.images, "first"),
+        ("drawn by B", found.second.images, "between"),
+        ("nearest in\ntraining set of B", nearby[1].images, "second"),
     ]
     shown = min(len(found.between), MOST)
     height, width = found.first.images.shape[-2:]
@@ -174,17 +170,10 @@ def comparison(
     grid = figure.subplots(len(rows), shown, squeeze=False)
     for axes, (text, images, above) in zip(grid, rows, strict=True):
         for i, axis in enumerate(axes):
-            axis.imshow(_picture(images[i]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.imshow(picture(images[i]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
             if above:
                 axis.set_title(f"\u2191 {values[above][i]:.3f} \u2193", fontsize=7, color=INK, pad=2)
         axes[0].set_ylabel(text, rotation=0, ha="right", va="center", labelpad=6, **STYLE)
     return figure
-
-
-def _picture(x: Tensor) -> np.ndarray[Any, Any]:
-    """(H, W), or (H, W, 3) in colour, clipped to [0, 1]."""
-    image = x.detach().double().cpu().clamp(0, 1)
-    plane = image.permute(1, 2, 0) if image.shape[0] == 3 else image.reshape(-1, *image.shape[-2:]).mean(0)
-    return plane.numpy()

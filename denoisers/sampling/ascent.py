@@ -25,29 +25,22 @@ FALLEN = 0.9  # to this part of itself
 Project = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
 class Ascent:
     """How the ascent is run; the formulae are those of `sample`.
 
     Attributes:
         h0, beta: step and share of the noise removed.
-        grows: whether the step grows.
         sigma_start, sigma_end: levels of noise.
         max_steps: a bound on the steps of each image.
         every: keep a frame at every so many steps; 0 for none.
+        grows: whether the step grows.
+
+    Raises:
+        OptionError: one is out of range.
     """
 
-    h0: float
-    beta: float
-    sigma_start: float
-    sigma_end: float
-    max_steps: int
-    every: int
-    grows: bool = True
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         h0: Any,
         beta: Any,
         sigma_start: Any,
@@ -55,18 +48,15 @@ class Ascent:
         max_steps: Any,
         every: Any,
         grows: bool = True,
-    ) -> Ascent:
-        """From what a user gave.
-
-        Raises:
-            OptionError: an entry is out of range.
-        """
-        h0, beta, most = number("h0", h0), number("beta", beta), whole("max_steps", max_steps)
-        if not (0 < h0 <= 1 and 0 < beta <= 1):
-            raise OptionError(f"h0 and beta lie in (0, 1], got h0={h0:g}, beta={beta:g}")
-        if most < 1:
-            raise OptionError(f"max_steps must be >= 1, got {most}")
-        return cls(h0, beta, *levels_of(sigma_start, sigma_end), most, every_of(every), grows)
+    ) -> None:
+        self.h0, self.beta, self.grows = number("h0", h0), number("beta", beta), grows
+        if not (0 < self.h0 <= 1 and 0 < self.beta <= 1):
+            raise OptionError(f"h0 and beta lie in (0, 1], got h0={self.h0:g}, beta={self.beta:g}")
+        self.max_steps = whole("max_steps", max_steps)
+        if self.max_steps < 1:
+            raise OptionError(f"max_steps must be >= 1, got {self.max_steps}")
+        self.sigma_start, self.sigma_end = levels_of(sigma_start, sigma_end)
+        self.every = every_of(every)
 
     def step(self, t: int) -> float:
         """h_t = h0 t / (1 + h0 (t - 1)), t = 1, 2, ...: from h0 towards 1; or h0 always."""
@@ -133,7 +123,7 @@ def sample(
         ShapeError: the model changes the shape, or does not take it.
         NotFiniteError: it returned NaN or infinity.
     """
-    run = Ascent.of(h0, beta, sigma_start, sigma_end, max_steps, every, growing)
+    run = Ascent(h0, beta, sigma_start, sigma_end, max_steps, every, growing)
     caller = blind(model, model_kwargs)
     sides, many, noise = begin(caller, shape, count, seed, first)
     centre = torch.full((many, *sides), number("mean", mean), dtype=caller.dtype, device=caller.device)

@@ -78,7 +78,7 @@ def solve(
         NotSymmetricError: A' is not the transpose of A.
         OptionError, NotFiniteError: as for `denoisers.sample`, and see `Constraint`.
     """
-    run = Ascent.of(h0, beta, sigma_start, sigma_end, max_steps, every, growing)
+    run = Ascent(h0, beta, sigma_start, sigma_end, max_steps, every, growing)
     caller = blind(model, model_kwargs)
     if not isinstance(values, Tensor) or values.ndim < 2 or not len(values):
         raise ShapeError("values are a tensor (B, ...), one row per image: values[None] for a single one")

@@ -5,7 +5,6 @@ and its keyword arguments ("config", JSON), so that it loads without anything el
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 
 from denoisers.networks import Denoiser
 from spectral.errors import FileContentError, OptionError
+from spectral.storage import replacing
 
 FOLDER = Path(__file__).parent
 
@@ -45,14 +45,11 @@ def save(model: Denoiser, path: Path, metadata: dict[str, str]) -> None:
     """Write a network and what is known about it, atomically."""
     header = {"network": type(model).__name__, "config": json.dumps(model.config), **metadata}
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
-        save_file(state, unfinished, header)
-        unfinished.replace(path)
+        with replacing(path) as partial:
+            save_file(state, partial, header)
     except SafetensorError as failure:
         raise OSError(f"{path} could not be written: {failure}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read(path: Path) -> tuple[Denoiser, dict[str, str]]:

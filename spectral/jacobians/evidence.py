@@ -17,7 +17,7 @@ from torch import Tensor
 from spectral.ambient import float32_as
 from spectral.errors import SpectralError
 from spectral.jacobians import autograd
-from spectral.jacobians.chunks import free_bytes
+from spectral.jacobians.free_memory import free_bytes
 from spectral.jacobians.model import Model, same_random_numbers
 from spectral.jacobians.program import Recorder, Repeat
 from spectral.jacobians.program.trials import inner, size_of

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from spectral.jacobians.chunks import Product
+from spectral.jacobians.program.program import Product
 
 log = logging.getLogger("spectral")
 

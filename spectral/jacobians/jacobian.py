@@ -27,7 +27,6 @@ from spectral.errors import (
     SpectralError,
 )
 from spectral.jacobians import autograd
-from spectral.jacobians.chunks import Product
 from spectral.jacobians.cpu.denormals import flushed
 from spectral.jacobians.draws import CALLS
 from spectral.jacobians.evidence import Evidence, aside, distance
@@ -37,6 +36,7 @@ from spectral.jacobians.model import Model, same_random_numbers
 from spectral.jacobians.of_model import OfModel
 from spectral.jacobians.precision import Arithmetic, Precision, arithmetic, float32_of
 from spectral.jacobians.program import Chunks, Program, Recorder, Replayed
+from spectral.jacobians.program.program import Product
 from spectral.jacobians.program.reach import Reach
 from spectral.jacobians.program.trials import contradiction, half_along, size_of
 from spectral.jacobians.ways import WAYS, Method, called, first_right

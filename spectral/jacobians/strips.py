@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from spectral.errors import ReachError, SpectralError
-from spectral.jacobians.chunks import free_bytes
+from spectral.jacobians.free_memory import free_bytes
 from spectral.jacobians.model import Model, same_random_numbers
 from spectral.jacobians.program import Recorder
 from spectral.operators.sharded import Halo

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from spectral.errors import NotFiniteError, OptionError, ShapeError
+from spectral.operators.base import Rows
 from spectral.operators.space import Space
-
-Rows = Callable[[Tensor], Tensor]
 
 
 class Subspace:

@@ -85,9 +85,9 @@ class Chebyshev(Method[RitzPairs]):
         return solve.inside(*between)
 
 
-def filter_for(A: LinearOperator, low: float, high: float, *, seed: int = 0) -> ChebyshevFilter:
+def filter_for(A: LinearOperator, low: float, high: float) -> ChebyshevFilter:
     """The filter that `Chebyshev` would take for an interval, its spectrum bounded."""
-    return Window(spectral_bounds(A, seed=seed), low, high, None).filter(A)
+    return Window(spectral_bounds(A), low, high, None).filter(A)
 
 
 @dataclass(frozen=True)

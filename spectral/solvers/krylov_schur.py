@@ -1,6 +1,6 @@
 """Krylov-Schur: eigenpairs of an operator that need not be symmetric, with a probe for missed ones.
 
-The basis is that of `spectral.solvers.krylov`, A V' = V' T + X' C + F, with T = V A V' measured and no longer
+The basis is that of `spectral.linalg.krylov`, A V' = V' T + X' C + F, with T = V A V' measured and no longer
 symmetric.  Its real Schur form takes the place of Ritz vectors: a restart keeps the leading Schur vectors,
 which stay orthonormal however far A is from normal, and never parts a complex pair (Stewart 2002).  For an
 eigenpair T y = theta y, |y| = 1, v = V' y has the residual |A v - theta v| = |(C, F) y|, so theta is an

@@ -32,9 +32,9 @@ from spectral.linalg.blocks import (
 )
 from spectral.linalg.krylov import check_adjoint, largest
 from spectral.linalg.unseen import rounding
-from spectral.operators.base import LinearOperator
+from spectral.operators.base import LinearOperator, Rows
 from spectral.operators.space import Space
-from spectral.operators.subspace import Rows, Subspace
+from spectral.operators.subspace import Subspace
 from spectral.solvers.control import Control
 from spectral.solvers.found import RitzPairs
 from spectral.solvers.lanczos import finish, signed, with_budget

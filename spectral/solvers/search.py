@@ -4,7 +4,7 @@ A small residual proves an eigenpair, not that it is one of the top k: a Krylov 
 single vector of each eigenspace, so members of clusters are missed.  When the wanted pairs have converged
 the search locks them, starts again from random vectors in their complement, and looks for anything larger.
 If it finds something it goes on, with twice as many vectors; if not, it says how large a missed value
-could be, and at what confidence (`spectral.solvers.certificate.Completeness`).
+could be, and at what confidence (`spectral.solvers.found.Completeness`).
 
 Problems of a batch start in lock-step, as one group; those that reach the end of a stage before the others
 part from them and cost nothing more there.

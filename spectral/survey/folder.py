@@ -90,18 +90,8 @@ class Folder:
 
     def write(self, path: Path, words: Any, *, first: bool = False) -> None:
         """Write JSON whole or not at all; `first`: only where no other process has written there before."""
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as beside:
-            partial = Path(beside) / path.name
+        with storage.replacing(path, first=first) as partial:
             partial.write_text(json.dumps(words, indent=1) + "\n")
-            if first:
-                try:
-                    os.link(partial, path)
-                except FileExistsError:
-                    return
-                except OSError:  # a disk without links
-                    partial.replace(path)
-            else:
-                partial.replace(path)
 
     def errors(self, path: Path) -> tuple[str, dict[str, str]]:
         """The image that the file of a failure is of, and what went wrong with it, by noise level.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spectral.estimators import effective_rank
 from spectral.estimators.results import Estimate
-from spectral.jacobians.chunks import free_bytes
+from spectral.jacobians.free_memory import free_bytes
 from spectral.jacobians.jacobian import jacobian
 from spectral.jacobians.model import modules_in
 from spectral.options import variable

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -258,13 +257,10 @@ class Survey:
                     "error": " ".join(failure.error.split()),
                 }
             )
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as beside:
-            partial = Path(beside) / path.name
-            with partial.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, [*plain[:2], *names, *plain[2:], "error"])
-                writer.writeheader()
-                writer.writerows(lines)
-            partial.replace(path)
+        with storage.replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [*plain[:2], *names, *plain[2:], "error"])
+            writer.writeheader()
+            writer.writerows(lines)
         return path
 
     def plot(self, title: str = "") -> Figure:

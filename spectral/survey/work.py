@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spectral.errors import FileContentError
-from spectral.jacobians.chunks import out_of_memory
+from spectral.jacobians.free_memory import out_of_memory
 from spectral.survey.failures import WHOLLY, Failures
 from spectral.survey.folder import Folder
 from spectral.survey.images import Images

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tests.helpers.random_networks import OldStyle
+
 Model = Callable[[Tensor], Any]
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -714,25 +716,10 @@ def nafnet(dtype):
     return seeded(NAFBlock, dtype)
 
 
-class Swish(torch.autograd.Function):
-    """x sigmoid(x) as memory-saving code has it: old style, no setup_context."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x * torch.sigmoid(x)
-
-    @staticmethod
-    def backward(ctx, g):
-        (x,) = ctx.saved_tensors
-        s = torch.sigmoid(x)
-        return g * (s + x * s * (1 - s))
-
-
 @case(1, 2, 6, 6)
 def old_style_function(dtype):
     layer = seeded(conv(2), dtype)
-    return lambda y: layer(Swish.apply(layer(y)))
+    return lambda y: layer(OldStyle.apply(layer(y)))
 
 
 class ThroughNumPy(torch.autograd.Function):

@@ -19,7 +19,8 @@ import spectral
 from spectral.errors import SpectralError
 from spectral.jacobians import jacobian as jacobian_module
 from tests.helpers import differences
-from tests.helpers.field_models import CASES, HALVES, Swish, compiled, conv, diffused, seeded, weight
+from tests.helpers.field_models import CASES, HALVES, compiled, conv, diffused, seeded, weight
+from tests.helpers.random_networks import OldStyle
 
 F64 = torch.float64
 BY_DIFFERENCES = {torch.float64: 1e-5, torch.float32: 2e-2}  # where products themselves are differences
@@ -964,7 +965,7 @@ def test_errors_say_why_each_way_failed():
     """A refusal names the program's reason, not the last way's alone."""
 
     def model(y):
-        return Swish.apply(torch.from_numpy(y.detach().numpy() * 1.0))
+        return OldStyle.apply(torch.from_numpy(y.detach().numpy() * 1.0))
 
     with pytest.raises(SpectralError) as refused:
         spectral.jacobian(model, image(4, 6))

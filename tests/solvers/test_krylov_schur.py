@@ -22,6 +22,7 @@ from spectral.solvers.invariant import certify_full
 from spectral.solvers.krylov_schur import KrylovSchurBasis
 from tests.helpers.against_dense import EPS
 from tests.helpers.calls import dense_schur, krylov_schur
+from tests.helpers.interrupted import interrupted
 
 LAB = Path(__file__).parents[2] / "../shared/data/lab"
 TARGET = ComplexTarget(1)
@@ -434,15 +435,7 @@ def test_faults():
 
 def test_interrupted_solves_say_so():
     A = torch.as_tensor(matrix("random", 200, np.random.default_rng(0)))
-    calls = 0
-
-    def apply(V):
-        nonlocal calls
-        calls += 1
-        if calls == 40:
-            raise KeyboardInterrupt
-        return V @ A.T
-
+    apply = interrupted(lambda V: V @ A.T, 40)
     found = solve(from_functions(apply, lambda U: U @ A, n=200, dtype=torch.float64), k=4, tol=1e-8)
     assert "interrupted" in found.notes and found.k >= 4 and not found.converged.all()
     true = (
@@ -453,16 +446,7 @@ def test_interrupted_solves_say_so():
 
 @pytest.mark.parametrize("at", [1, 2])
 def test_interrupted_before_there_is_anything(at):
-    calls = 0
-
-    def apply(V):
-        nonlocal calls
-        calls += 1
-        if calls == at:
-            raise KeyboardInterrupt
-        return 2 * V
-
-    found = krylov_schur(from_functions(apply, n=50, dtype=torch.float64), 4)
+    found = krylov_schur(from_functions(interrupted(lambda V: 2 * V, at), n=50, dtype=torch.float64), 4)
     values = certify_full(Space(found.vectors.shape[-1]), found, ComplexTarget(4, "largest")).values
     assert found.notes == ["interrupted"] and len(values) == at - 1
     np.testing.assert_allclose(values, 2.0)

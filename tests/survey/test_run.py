@@ -11,6 +11,7 @@ from spectral.survey import run as run_module
 from spectral.survey.claims import Claims
 from spectral.survey.images import noise
 from spectral.survey.solver import Solver
+from tests.helpers.interrupted import interrupted
 from tests.helpers.small_survey import SIGMAS, network, picture, pictures, unreadable
 
 MODEL = network()
@@ -95,16 +96,8 @@ def test_images_and_levels_can_be_added(tmp_path, solved):
 
 def test_interrupted_and_resumed(tmp_path, monkeypatch):
     whole = survey(tmp_path / "whole", pictures(4), batch=2)
-    solve, calls = Solver.__call__, []
-
-    def stopping(self, names, images, sigma, start):
-        calls.append(names)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return solve(self, names, images, sigma, start)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Solver, "__call__", stopping)
+        patch.setattr(Solver, "__call__", interrupted(Solver.__call__, 3))
         part = survey(tmp_path, pictures(4), batch=2)
     assert part.notes == ["interrupted"] and len(part.rows) == 4
     before = states(tmp_path / "out")
@@ -115,16 +108,9 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
 
 def test_a_solve_that_was_interrupted_is_no_result(tmp_path, monkeypatch):
     """The front doors return what they have; here it is solved again, to its end."""
-    report, calls = spectral.solvers.search._Search._report, []
-
-    def stop(self, *given):
-        calls.append(1)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        report(self, *given)
-
+    search = spectral.solvers.search._Search
     with monkeypatch.context() as patch:
-        patch.setattr("spectral.solvers.search._Search._report", stop)
+        patch.setattr(search, "_report", interrupted(search._report, 5))
         part = survey(tmp_path, pictures(2))
     assert part.notes == ["interrupted"] and not part.rows
     assert survey(tmp_path, pictures(2)).converged

@@ -10,13 +10,11 @@ small matrices, which stay in registers and in a core's caches.
 
 from __future__ import annotations
 
-import ctypes
 import math
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,16 +25,9 @@ KEYS = 96  # at a time: weights and products of so many, for two vectors of quer
 _GIVEN = ("dq", "dk", "dv", "out")
 _STRIDES = ("", "_batch", "_head", "_token", "_feature", "_part")
 _NONE = [0] * len(_STRIDES)
-_FIELDS = "taken workers heads known_heads inner parts queries keys depth width room workspace"
-TASK = np.dtype(
-    [
-        (name, "i8")
-        for name in (
-            *_FIELDS.split(),
-            *("q", "k", "v", "o", "scale", "known"),
-            *(name + stride for name in _GIVEN for stride in _STRIDES),
-        )
-    ]
+TASK = openmp.layout(
+    "taken workers heads known_heads inner parts queries keys depth width room workspace "
+    "q k v o scale known " + " ".join(name + stride for name in _GIVEN for stride in _STRIDES)
 )
 
 
@@ -109,9 +100,8 @@ class Heads:
             else:
                 shared, *strides = t.stride() if t.ndim == 5 else (0, *t.stride())
                 held += [t.data_ptr(), *strides, shared]
-        task = np.array(held, np.int64)
         threads = min(threads, parts * heads)
-        openmp.region(work.address, task.ctypes.data_as(ctypes.c_void_p), threads)()  # type: ignore[attr-defined]
+        openmp.region(work.address, openmp.task(*held), threads)()  # type: ignore[attr-defined]
 
 
 def kept(P: Tensor) -> Tensor:

@@ -152,26 +152,25 @@ def _groups(source, at, token, feature, count, wide, depth, target, to):  # type
         _copied(source, here, token, feature, count, most, target, there, step, 1)
 
 
-@njit()
-def _products(left, at, step, right, columns, out, to, rows, depth, wide):  # type: ignore[no-untyped-def]
-    """L R for whole panels of rows, WIDE or LANES columns."""
-    if wide == WIDE:
+def _multiplied(adds: bool) -> Any:
+    """A function for L R, or O + L R where it `adds`: whole panels of rows, WIDE or LANES columns."""
+
+    @njit()
+    def rows_of(left, at, step, right, columns, out, to, rows, depth, wide):  # type: ignore[no-untyped-def]
         for r in range(0, rows, ROWS):
-            panel(left, at + r * step, step, right, columns, out, to + r * WIDE, depth, WIDE)
-    else:
-        for r in range(0, rows, ROWS):
-            narrow(left, at + r * step, step, right, columns, out, to + r * LANES, depth, LANES)
+            if adds and wide == WIDE:
+                panel_onto(left, at + r * step, step, right, columns, out, to + r * WIDE, depth, WIDE)
+            elif adds:
+                narrow_onto(left, at + r * step, step, right, columns, out, to + r * LANES, depth, LANES)
+            elif wide == WIDE:
+                panel(left, at + r * step, step, right, columns, out, to + r * WIDE, depth, WIDE)
+            else:
+                narrow(left, at + r * step, step, right, columns, out, to + r * LANES, depth, LANES)
+
+    return rows_of
 
 
-@njit()
-def _sums(left, at, step, right, columns, out, to, rows, depth, wide):  # type: ignore[no-untyped-def]
-    """O + L R for whole panels of rows, WIDE or LANES columns."""
-    if wide == WIDE:
-        for r in range(0, rows, ROWS):
-            panel_onto(left, at + r * step, step, right, columns, out, to + r * WIDE, depth, WIDE)
-    else:
-        for r in range(0, rows, ROWS):
-            narrow_onto(left, at + r * step, step, right, columns, out, to + r * LANES, depth, LANES)
+_products, _sums = _multiplied(adds=False), _multiplied(adds=True)
 
 
 @njit()
@@ -217,6 +216,18 @@ def _weighed(out, to, weights, at, count):  # type: ignore[no-untyped-def]
         store(out, to + i, load(out, to + i) * load(weights, at + i))
 
 
+@register_jitable
+def _pointers(task):  # type: ignore[no-untyped-def]
+    """q, k, v, o, scale, known, dq, dk, dv and out of a `TASK`."""
+    real = np.float32
+    q, k = pointer(task.q, real), pointer(task.k, real)
+    v, o = pointer(task.v, real), pointer(task.o, real)
+    scale, known = pointer(task.scale, real), pointer(task.known, real)
+    dq, dk = pointer(task.dq, real), pointer(task.dk, real)
+    dv, out = pointer(task.dv, real), pointer(task.out, real)
+    return q, k, v, o, scale, known, dq, dk, dv, out
+
+
 @cache
 def ahead() -> Any:
     """The C function, void (*)(void *task), that takes heads, or parts of them, until none are left."""
@@ -224,16 +235,11 @@ def ahead() -> Any:
     @cfunc(types.void(types.voidptr))
     def work(address):  # type: ignore[no-untyped-def]
         task = carray(address, 1, TASK)[0]
-        real = np.float32
         n, m, depth, width = task.queries, task.keys, task.depth, task.width
         padded, groups, lines = whole(m, ROWS), -(-n // WIDE), whole(width + 1, ROWS)
         tangents, weights, products, sums, scored, changes, values, moved, _ = room_ahead(m, depth, width)
-        space = pointer(task.workspace + claim(address, 1) * task.room, real)
-        q, k = pointer(task.q, real), pointer(task.k, real)
-        v, o = pointer(task.v, real), pointer(task.o, real)
-        scale, known = pointer(task.scale, real), pointer(task.known, real)
-        dq, dk = pointer(task.dq, real), pointer(task.dk, real)
-        dv, out = pointer(task.dv, real), pointer(task.out, real)
+        space = pointer(task.workspace + claim(address, 1) * task.room, np.float32)
+        q, k, v, o, scale, known, dq, dk, dv, out = _pointers(task)
         first = depth if task.dq else 0
         both = first + (depth if task.dk else 0)
         current = -1
@@ -305,19 +311,14 @@ def back() -> Any:
     @cfunc(types.void(types.voidptr))
     def work(address):  # type: ignore[no-untyped-def]
         task = carray(address, 1, TASK)[0]
-        real = np.float32
         n, m, depth, width = task.queries, task.keys, task.depth, task.width
         padded, groups = whole(m, ROWS), -(-n // WIDE)
         deep, broad = whole(depth, LANES), whole(width, LANES)
         pulled, weights, products, sums, queries, outputs, of_keys, of_values, scored, values, turned, _ = (
             room_back(m, depth, width)
         )
-        space = pointer(task.workspace + claim(address, 1) * task.room, real)
-        q, k = pointer(task.q, real), pointer(task.k, real)
-        v, o = pointer(task.v, real), pointer(task.o, real)
-        scale, known = pointer(task.scale, real), pointer(task.known, real)
-        dq, dk = pointer(task.dq, real), pointer(task.dk, real)
-        dv, u = pointer(task.dv, real), pointer(task.out, real)
+        space = pointer(task.workspace + claim(address, 1) * task.room, np.float32)
+        q, k, v, o, scale, known, dq, dk, dv, u = _pointers(task)
         both = task.dq or task.dk
         current = -1
         taken = claim(address, 0)

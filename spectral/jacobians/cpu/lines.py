@@ -8,11 +8,6 @@ whose k C numbers lie one after another: no patches are made.  Rows beyond the e
 
 from __future__ import annotations
 
-import ctypes
-from functools import cache
-from types import ModuleType
-
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,10 +15,7 @@ from spectral.jacobians.cpu import openmp
 
 PANELS = 8  # at a time
 
-_FIELDS = "taken workers images before after channels filters taps padding x weight out workspace"
-_NAMES = _FIELDS.split()
-TASK = np.dtype([(name, "i8") for name in _NAMES])
-_Task = ctypes.c_int64 * len(_NAMES)
+TASK = openmp.layout("taken workers images before after channels filters taps padding x weight out workspace")
 
 
 def offered(weight: Tensor) -> bool:
@@ -42,12 +34,16 @@ class Lines:
     """x -> w * x for weights w (K, C, k), `offered`, stride 1."""
 
     def __init__(self, weight: Tensor, padding: int) -> None:
+        from spectral.jacobians.cpu import simd, windows  # noqa: PLC0415  they take Numba, a third of a second
+
         self.filters, self.channels, self.taps = weight.shape
         self.padding = padding
-        group = 2 * _kernels().BYTES // weight.itemsize
+        group = 2 * simd.BYTES // weight.itemsize
         columns = weight.permute(2, 1, 0).reshape(self.taps * self.channels, -1, group)
         self.weight = columns.transpose(0, 1).contiguous()  # (K / group, k C, group)
-        self._work = _kernels().worker(weight.dtype).address
+        self._work = windows.worker(weight.dtype).address
+        self._block = PANELS * simd.ROWS
+        self._room = windows.room(self.channels, self.taps, self.filters)
 
     def __call__(self, x: Tensor) -> Tensor:
         """w * x (m, K, L'), channels last, of x (m, C, L), which is copied where it is not."""
@@ -55,20 +51,10 @@ class Lines:
         images, length, _ = x.shape
         after = length + 2 * self.padding - self.taps + 1
         out = x.new_empty(images, after, self.filters)
-        kernels = _kernels()
-        blocks = images * -(-after // (PANELS * kernels.ROWS))
+        blocks = images * -(-after // self._block)
         threads = max(1, min(torch.get_num_threads(), blocks))
-        room = kernels.room(self.channels, self.taps, self.filters)
-        workspace = x.new_empty(threads * room)
+        workspace = x.new_empty(threads * self._room)
         sizes = images, length, after, self.channels, self.filters, self.taps, self.padding
         places = (t.data_ptr() for t in (x, self.weight, out, workspace))
-        openmp.region(self._work, _Task(0, 0, *sizes, *places), threads)()
+        openmp.region(self._work, openmp.task(0, 0, *sizes, *places), threads)()
         return out.movedim(-1, 1)
-
-
-@cache
-def _kernels() -> ModuleType:
-    """What is compiled."""
-    from spectral.jacobians.cpu import windows  # noqa: PLC0415  it takes Numba, a third of a second
-
-    return windows

@@ -8,12 +8,8 @@ The first look takes the sums of every channel, the second makes the result.
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,11 +18,10 @@ from spectral.jacobians.cpu import openmp
 PIXELS = 64  # whose sums are made in registers; they are summed in turn
 _SHARES = 4  # of an image for each thread: what one has left others may take
 
-_FIELDS = "taken workers second images shares t out sums back"
-_HELD = "known pixels channels groups z slope of_image of_pixel"
-_NAMES = [*_FIELDS.split(), *_HELD.split()]
-TASK = np.dtype([(name, "i8") for name in _NAMES])
-_Task = ctypes.c_int64 * len(_NAMES)
+TASK = openmp.layout(
+    "taken workers second images shares t out sums back "
+    "known pixels channels groups z slope of_image of_pixel"
+)
 
 
 def offered(z: Tensor, slope: Tensor) -> bool:
@@ -51,6 +46,8 @@ class Groups:
     groups: int
 
     def __post_init__(self) -> None:
+        from spectral.jacobians.cpu import groups  # noqa: PLC0415  it takes Numba, a third of a second
+
         images, self._channels = self.z.shape[:2]
         self._pixels = self.z[0, 0].numel()
         of_each = self.slope.shape == self.z.shape
@@ -58,7 +55,7 @@ class Groups:
             *(images, self._pixels, self._channels, self.groups, self.z.data_ptr(), self.slope.data_ptr()),
             *(self.slope[0].numel(), self._channels if of_each else 0),
         )
-        self._work = _kernels().worker(self.z.dtype).address
+        self._work = groups.worker(self.z.dtype).address
 
     def ahead(self, t: Tensor) -> Tensor:
         """s (t - mean t - z mean(z t)) for t (m, C, ...), channels last; image i has the z of i mod n."""
@@ -76,7 +73,7 @@ class Groups:
         threads = min(threads, images * shares)
         sums = torch.empty((images * shares + threads) * 2 * self._channels, dtype=t.dtype)
         places = t.data_ptr(), out.data_ptr(), sums.data_ptr()
-        task = _Task(0, 0, 0, images, shares, *places, back, *self._held)
+        task = openmp.task(0, 0, 0, images, shares, *places, back, *self._held)
         work = openmp.region(self._work, task, threads)
         work()
         if shares > 1:
@@ -87,11 +84,3 @@ class Groups:
 
 def _channels_last(t: Tensor) -> bool:
     return t.movedim(1, -1).is_contiguous()
-
-
-@cache
-def _kernels() -> ModuleType:
-    """What is compiled."""
-    from spectral.jacobians.cpu import groups  # noqa: PLC0415  it takes Numba, a third of a second
-
-    return groups

@@ -6,6 +6,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from spectral.errors import OptionError
@@ -37,6 +38,16 @@ def vector_bytes() -> int:
     from spectral.jacobians.cpu.simd import BYTES  # noqa: PLC0415  Numba takes a third of a second
 
     return BYTES
+
+
+def layout(fields: str) -> np.dtype[Any]:
+    """The record that compiled work reads a task as: whole numbers and addresses, 64 bits each, by name."""
+    return np.dtype([(name, "i8") for name in fields.split()])
+
+
+def task(*fields: int) -> "ctypes.Array[ctypes.c_int64]":
+    """The fields of a task, in the order of its layout."""
+    return (ctypes.c_int64 * len(fields))(*fields)
 
 
 def region(

@@ -10,7 +10,6 @@ B and G belong to polynomials at 0, a, -a, b, -b and infinity; a = 21/32 and b =
 errors of the usual 1 and 2 (8e-7 relative in float32 with 64 channels; the definition itself makes 4e-7).
 """
 
-import ctypes
 from types import ModuleType
 
 import numpy as np
@@ -33,20 +32,16 @@ _MOST = 36 * 256**2 * 4  # bytes of transformed weights: four times what they co
 
 AT_ONCE = 2**20  # entries of a gate that are numbers at a time: all would be as large as an image
 
-_FIELDS = (
-    "x gate_in gate_out out weight zeros workspace images height width channels filters adds "
-    "gates_in gates_out"
-)
-TASK = np.dtype(
-    [(name, "i8") for name in ("taken", "workers", "tiles", "blocks", "block", "size", *_FIELDS.split())]
+TASK = openmp.layout(
+    "taken workers tiles blocks block size x gate_in gate_out out weight zeros workspace "
+    "images height width channels filters adds gates_in gates_out"
 )
 
 RUN = 16  # channels, whose 36 entries each are written in one go: their places lie powers of two apart
 FORMED = 9 + 18 + 36 * RUN  # numbers, for each filter, on the way from g to G g G'
-_WEIGHT_FIELDS = (
+WEIGHTS = openmp.layout(
     "taken workers groups channels filter_step channel_step row_step column_step weight out workspace"
 )
-WEIGHTS = np.dtype([(name, "i8") for name in _WEIGHT_FIELDS.split()])
 
 REAL = {torch.float32: np.float32, torch.float64: np.float64}
 
@@ -137,18 +132,14 @@ class Winograd:
         block = rows * -(-panels // max(blocks, 1))
         size = threads * kernels.workspace(block, self.channels, self.filters, x.itemsize)
         workspace = self._pool.empty((size,), torch.uint8)
-        task = np.array(
-            [
-                *(0, 0, tiles, blocks, block, x.itemsize, x.data_ptr()),
-                *(0 if gate is None else gate.data_ptr() for gate in (before, behind)),
-                *(t.data_ptr() for t in (out, self.weight, self.zeros, workspace)),
-                *(images, height, width, self.channels, self.filters, int(onto is not None)),
-                *(0 if gate is None else len(gate) for gate in (before, behind)),
-            ],
-            np.int64,
+        task = openmp.task(
+            *(0, 0, tiles, blocks, block, x.itemsize, x.data_ptr()),
+            *(0 if gate is None else gate.data_ptr() for gate in (before, behind)),
+            *(t.data_ptr() for t in (out, self.weight, self.zeros, workspace)),
+            *(images, height, width, self.channels, self.filters, int(onto is not None)),
+            *(0 if gate is None else len(gate) for gate in (before, behind)),
         )
-        work = kernels.worker(x.dtype, kinds.pop()).address
-        openmp.region(work, task.ctypes.data_as(ctypes.c_void_p), threads)()
+        openmp.region(kernels.worker(x.dtype, kinds.pop()).address, task, threads)()
         return out
 
     def _target(self, onto: Tensor, size: torch.Size) -> Tensor:
@@ -215,7 +206,6 @@ def _transformed(weight: Tensor) -> Tensor:
     threads = max(1, min(torch.get_num_threads(), groups))
     workspace = torch.empty(threads * FORMED * group, dtype=torch.float64)
     places = (t.data_ptr() for t in (weight, matrices, workspace))
-    task = np.array([0, 0, groups, channels, *weight.stride(), *places], np.int64)
-    work = _kernels().transformer(weight.dtype).address
-    openmp.region(work, task.ctypes.data_as(ctypes.c_void_p), threads)()
+    task = openmp.task(0, 0, groups, channels, *weight.stride(), *places)
+    openmp.region(_kernels().transformer(weight.dtype).address, task, threads)()
     return matrices

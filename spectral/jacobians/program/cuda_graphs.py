@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from spectral.ambient import float32_settings
-from spectral.jacobians.chunks import Product, free_bytes
+from spectral.jacobians.free_memory import free_bytes
+from spectral.jacobians.program.program import Product
 
 PATIENCE = 10  # products of a shape before its trial, which costs about as many
 TIMED = 3  # timings of either, of which the least counts

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.jacobians.chunks import Product, free_bytes, out_of_memory
+from spectral.jacobians.free_memory import free_bytes, out_of_memory
 from spectral.jacobians.program.convolution import Convolution, Joint
 from spectral.jacobians.program.reach import Reach, reach_of
 from spectral.jacobians.program.rules.attention import Attention
@@ -19,6 +19,9 @@ from spectral.jacobians.program.rules.pointwise import Diagonal, Pointwise
 from spectral.jacobians.program.rules.products import Matmul
 from spectral.jacobians.program.slopes import laid_out
 from spectral.jacobians.program.steps import Cut, Local, Step, counts, some
+
+Product = Callable[[Tensor], Tensor]
+"""Of blocks of vectors, (c, ...) -> (c, ...)."""
 
 LITTLE = 1 << 24  # multiplications: a millisecond of them
 GAIN = 0.95  # another layout, or twice as many vectors at once, must take less than this share of the time

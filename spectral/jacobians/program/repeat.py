@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.jacobians.program.trace import EMPTY, Geometry, Stored, Trace, Value, aten, checksum, is_whole
+from spectral.jacobians.checksums import of_storage
+from spectral.jacobians.program.trace import EMPTY, Geometry, Stored, Trace, Value, aten, is_whole
 from spectral.jacobians.program.trees import leaves
 
 # Of what these write to they read nothing.
@@ -83,7 +84,7 @@ class Repeat(Trace):
         elif before[1] != _real(t.dtype):  # by its bits
             self._unlike = True
         else:
-            self._pairs.append((before[0], checksum(t)))
+            self._pairs.append((before[0], of_storage(t)))
 
     def is_that_of(self, first: Trace) -> bool:
         """Whether the function did what it did in another trace, and nothing else."""
@@ -122,7 +123,7 @@ def _real_number(x: Any) -> bool:
 
 
 def _sum(t: Tensor) -> tuple[float, torch.dtype]:
-    return checksum(t), _real(t.dtype)
+    return of_storage(t), _real(t.dtype)
 
 
 def _real(dtype: torch.dtype) -> torch.dtype:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,12 +23,11 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spectral.jacobians.cpu import openmp
+from spectral.jacobians.checksums import of_storage
 from spectral.jacobians.program.trees import leaves, mapped
 
 aten = torch.ops.aten
 
-ROW = 1 << 14
 # What these make has no content, until it is written to.
 EMPTY = {
     aten.empty.memory_format,
@@ -220,7 +218,7 @@ class Trace(TorchDispatchMode):
             if reached:
                 self._touched.add(id(stored))
             elif any(t is w for w in written) or (len(stored.values) == 1 and func not in EMPTY):
-                self.fixed.append(checksum(t))
+                self.fixed.append(of_storage(t))
 
     def _counted(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The arguments without running statistics, of a norm that would write to them and does not say so.
@@ -312,7 +310,7 @@ class Trace(TorchDispatchMode):
         if self.stored(t) is None:
             stored = self._new(t)
             stored.owner, stored.outside = t, True
-            stored.total = checksum(t)
+            stored.total = of_storage(t)
         return Value(self.number(t))
 
     def _new(self, t: Tensor) -> Stored:
@@ -390,49 +388,6 @@ def _subclasses(cls: Any) -> set[Any]:
 
 def _copied(t: Tensor) -> Tensor:
     return t.clone()
-
-
-_COARSE = {torch.float16, torch.bfloat16, torch.float32, torch.complex64}
-
-
-def checksum(t: Tensor) -> float:
-    """A number that tells the content of t's whole storage, and the order of it.
-
-    By its bytes in compiled code, where that can be and there is no more to it, as to quantised ones.  Else
-    entries are weighed by two random vectors, one within rows of `ROW` and one for the rows: matrix products,
-    as fast as memory; not a number where the content holds one, or cannot be multiplied: like nothing else.
-    """
-    storage = t.untyped_storage()
-    if t.device.type == "cpu" and not t.is_quantized and openmp.vector_bytes():
-        from spectral.jacobians.cpu import checksum as compiled  # noqa: PLC0415  Numba takes a third of a second
-
-        return compiled.checksum()(storage.data_ptr(), storage.nbytes())
-    entry = torch.float32 if t.dtype in _COARSE else torch.float64
-    with torch.no_grad():
-        try:
-            flat = torch.empty(0, dtype=t.dtype, device=t.device)
-            flat = flat.set_(storage, 0, (storage.nbytes() // t.dtype.itemsize,), (1,))
-            if flat.is_complex():
-                flat = torch.view_as_real(flat).flatten()
-            flat = flat.to(entry)
-            whole = len(flat) // ROW
-            within, across = _weights(entry, t.device, 1 << whole.bit_length())
-            rest = flat[whole * ROW :]
-            total = rest.dot(within[: len(rest)]) * across[whole]
-            if whole:
-                total += (flat[: whole * ROW].view(whole, ROW) @ within).dot(across[:whole])
-            return total.item()
-        except RuntimeError:  # eight bits, and quantised ones
-            return math.nan
-
-
-@functools.lru_cache(8)
-def _weights(dtype: torch.dtype, device: torch.device, rows: int) -> tuple[Tensor, Tensor]:
-    """The random weights of `checksum`: within a row, and of so many rows."""
-    generator = torch.Generator().manual_seed(7)
-    drawn = torch.rand(ROW + rows, generator=generator, dtype=torch.float64, device="cpu") + 0.5
-    drawn = drawn.to(device, dtype)
-    return drawn[:ROW], drawn[ROW:]
 
 
 def seen_at(t: Tensor, geometry: Geometry) -> Tensor:

@@ -23,6 +23,7 @@ from spectral import eigs as symmetric
 from spectral import eigs_full, storage, svd
 from spectral.linalg.krylov import KrylovBasis
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets
+from tests.helpers.interrupted import interrupted
 
 run = CliRunner().invoke
 
@@ -230,15 +231,7 @@ def test_json_says_what_was_asked(files):
 def test_exit_codes_tell_of_stops(files, monkeypatch):
     short = eigs(files, "-k", "9", "--method", "lanczos", "--max-products", "14", "--tol", "1e-9", "--json")
     assert short.exit_code == 3 and not all(json.loads(short.stdout)["converged"])
-    expand, products = KrylovBasis.expand, []
-
-    def interrupted(basis):
-        products.append(basis.size)
-        if len(products) == 12:
-            raise KeyboardInterrupt
-        expand(basis)
-
-    monkeypatch.setattr(KrylovBasis, "expand", interrupted)
+    monkeypatch.setattr(KrylovBasis, "expand", interrupted(KrylovBasis.expand, 12))
     stopped = eigs(files, "-k", "9", "--method", "lanczos", "--tol", "1e-9")
     assert stopped.exit_code == 130 and "interrupted" in stopped.stdout and "lambda" in stopped.stdout
     monkeypatch.setattr(console, "forward_seconds", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

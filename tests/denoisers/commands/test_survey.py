@@ -15,6 +15,7 @@ from denoisers.networks import BFCNN, ConditionalUNet
 from spectral.results import EigenPairs
 from spectral.survey import Survey
 from spectral.survey.solver import Solver
+from tests.helpers.interrupted import interrupted
 
 run = CliRunner().invoke
 
@@ -109,16 +110,8 @@ def test_process_0_alone_prints_and_has_the_exit_code(files, tmp_path, monkeypat
 
 
 def test_interrupted(files, tmp_path, monkeypatch):
-    solve, calls = Solver.__call__, []
-
-    def stopping(self, *given):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return solve(self, *given)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Solver, "__call__", stopping)
+        patch.setattr(Solver, "__call__", interrupted(Solver.__call__, 2))
         result = survey(files, tmp_path)
     assert result.exit_code == 130 and "interrupted" in result.output
     assert 0 < len(Survey.load(tmp_path).rows) < 8

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from denoisers.evaluation import Comparison, compare, cosine_similarity, nearest
+from tests.helpers.interrupted import interrupted
 
 QUICK = {"h0": 0.5, "beta": 1.0, "sigma_end": 0.05}
 
@@ -82,11 +83,5 @@ def test_training_sets_of_two_shapes_are_refused(sets):
 
 
 def test_ctrl_c_leaves_no_half_of_a_comparison(sets):
-    def stopping(y):
-        if calls.pop() == 0:
-            raise KeyboardInterrupt
-        return 0.5 * y
-
-    calls = [0, 1, 1]
     with pytest.raises(KeyboardInterrupt):
-        compare(stopping, lambda y: y, *sets, count=2, **QUICK)
+        compare(interrupted(lambda y: 0.5 * y, 3), lambda y: y, *sets, count=2, **QUICK)

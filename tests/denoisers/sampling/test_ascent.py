@@ -9,6 +9,7 @@ import denoisers
 from denoisers.sampling import Samples
 from denoisers.sampling.ascent import Ascent
 from spectral.errors import NotFiniteError, OptionError, ShapeError
+from tests.helpers.interrupted import interrupted
 
 SHAPE = (1, 4, 4)
 
@@ -58,10 +59,10 @@ def test_a_constant_step_is_the_formula_by_hand():
 
 
 def test_the_step_grows_as_the_formula_says():
-    run = Ascent.of(0.01, 0.1, 1.0, 0.01, 10, 0)
+    run = Ascent(0.01, 0.1, 1.0, 0.01, 10, 0)
     assert run.step(1) == 0.01 and run.step(100) == pytest.approx(1 / 1.99)
     assert run.noise(0.5) == pytest.approx(math.sqrt(0.95**2 - 0.25))
-    assert Ascent.of(0.01, 1.0, 1.0, 0.01, 10, 0).noise(0.5) == 0
+    assert Ascent(0.01, 1.0, 1.0, 0.01, 10, 0).noise(0.5) == 0
 
 
 class Subspace:
@@ -88,7 +89,7 @@ def test_gaussian_prior_in_distribution(beta, h0):
     v <- (1 - h s^2 / (p + s^2))^2 v + gamma^2 for each power p, s <- (1 - beta h) s; v -> p + s^2 as h -> 0.
     """
     powers, count, end = [0.3, 0.1, 0.03], 400, 0.01
-    prior, run = Subspace(powers, 256), Ascent.of(h0, beta, 1.0, end, 5000, 0)
+    prior, run = Subspace(powers, 256), Ascent(h0, beta, 1.0, end, 5000, 0)
     draws = denoisers.sample(prior, (1, 16, 16), count, beta=beta, h0=h0, seed=1)
     assert draws.converged.all() and not draws.notes
     expected, s, t = [1.0] * 3, 1.0, 1
@@ -111,7 +112,7 @@ def test_noise_falls_by_1_minus_beta_h():
     """For a prior of one image, sigma_{t+1} = (1 - beta h_t) sigma_t in mean square."""
     x = torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(0))
     draws = denoisers.sample(x.expand_as, (1, 64, 64), 8, beta=0.3, h0=0.1, max_steps=20)
-    run = Ascent.of(0.1, 0.3, 1.0, 0.01, 20, 0)
+    run = Ascent(0.1, 0.3, 1.0, 0.01, 20, 0)
     expected = math.prod(1 - 0.3 * run.step(t) for t in range(1, 20))
     ratio = draws.sigmas[:, -1].square().mean().sqrt() / draws.sigmas[:, 0].square().mean().sqrt()
     assert ratio.item() == pytest.approx(expected, rel=0.03)
@@ -156,20 +157,11 @@ def test_a_bound_on_steps_is_told():
 
 
 def test_interrupted_it_returns_what_there_is():
-    calls = []
-
-    def stopping(y):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return FixedPrior(0.04)(y)
-
-    draws = denoisers.sample(stopping, SHAPE, 2, every=1)
+    draws = denoisers.sample(interrupted(FixedPrior(0.04), 4), SHAPE, 2, every=1)
     assert draws.notes == ["interrupted"] and draws.steps.tolist() == [3, 3]
     torch.testing.assert_close(draws.trajectory[:, -1], draws.images)
-    calls[:] = [1] * 3
     with pytest.raises(KeyboardInterrupt):
-        denoisers.sample(stopping, SHAPE, 2)
+        denoisers.sample(interrupted(FixedPrior(0.04), 1), SHAPE, 2)
 
 
 def test_trajectory_and_files(tmp_path):

@@ -7,6 +7,7 @@ import torch
 
 from denoisers.sampling import consistency, ddim, heun, langevin
 from spectral.errors import OptionError
+from tests.helpers.interrupted import interrupted
 
 SHAPE = (1, 4, 4)
 C = torch.linspace(0.02, 0.5, 16).view(SHAPE)  # variances of the prior N(1/2, diag C)
@@ -102,15 +103,7 @@ def test_any_keyword_and_what_it_is_told():
 
 
 def test_interrupted():
-    calls = []
-
-    def stopping(y):
-        calls.append(1)
-        if len(calls) > 3:
-            raise KeyboardInterrupt
-        return y / 2
-
-    found = ddim(stopping, SHAPE, 1)
+    found = ddim(interrupted(lambda y: y / 2, 4), SHAPE, 1)
     assert found.notes == ["interrupted"] and not found.converged.any() and found.steps.tolist() == [3]
 
 

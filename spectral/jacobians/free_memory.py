@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 import torch
-from torch import Tensor
-
-Product = Callable[[Tensor], Tensor]
 
 
 def free_bytes(device: torch.device) -> int:
