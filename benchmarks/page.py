@@ -1,6 +1,9 @@
 """Tables in pages: a command's output goes between two markers, and never in by hand."""
 
 import argparse
+import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,35 @@ class Page:
         print(text, end="\n\n", flush=True)
         if self.options.write:
             insert(self.path, name, text)
+
+
+class Rows:
+    """Cells by what was measured, in a file where one is named: a command that was stopped goes on there.
+
+    Args:
+        file: "" for none.
+        total: how many there will be, told as they come; 0: unknown.
+    """
+
+    def __init__(self, file: str, total: int = 0) -> None:
+        self.file = Path(file) if file else None
+        self.total, self.told = total, 0
+        there = self.file is not None and self.file.is_file()
+        self.rows: dict[str, list[Any]] = json.loads(Path(file).read_text()) if there else {}
+
+    def row(self, key: str, measure: Callable[[], list[Any]]) -> list[Any]:
+        """The row of that key, measured unless it is at hand."""
+        if key not in self.rows:
+            self.rows[key] = measure()
+            if self.file:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                whole = self.file.with_name(f"{self.file.name}.new")
+                whole.write_text(json.dumps(self.rows))
+                whole.replace(self.file)
+        self.told += 1
+        count = f"{self.told}/{self.total}  " if self.total else ""
+        print(f"{count}{key}: {' | '.join(map(str, self.rows[key]))}", file=sys.stderr, flush=True)
+        return self.rows[key]
 
 
 def records(rows: list[dict[str, str]]) -> str:
