@@ -18,6 +18,7 @@ import denoisers.weights
 from denoisers.commands.networks import app
 from denoisers.commands.spectra import app as spectra
 from denoisers.training import data
+from denoisers.training.run import Run
 
 TRAIN = [
     *("train", "tiny", "--data", "calpha", "--network-config", '{"blocks": 1, "width": 2}'),
@@ -83,6 +84,19 @@ def test_interrupted_training_resumes(run, monkeypatch):
     assert run(*TRAIN, "--overwrite").exit_code == 0
     whole = denoisers.load("runs/tiny").state_dict()
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_what_is_interrupted_before_its_first_step_or_after_its_last_says_so(run, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    for where, told in ((data, "nothing is left"), (Run, "--resume goes on from the checkpoint")):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, "clean_batches" if where is data else "finished", stopped)
+            result = run(*TRAIN, "--checkpoint-every", 4)
+        assert result.exit_code == 130
+        assert result.stdout.splitlines()[-1] == f"stopped; {told}"
+    assert run(*TRAIN, "--resume").exit_code == 0
 
 
 def test_evaluate_agrees_with_psnr_table(run):
