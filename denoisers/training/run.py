@@ -158,6 +158,8 @@ def train(
         }
         save(model, folder / "weights.safetensors", told)
         run.file.unlink(missing_ok=True)
+    with engine.reaching():
+        engine.leave()
     return model
 
 
