@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,35 @@ def in_a_process(module: str, *arguments: str) -> Any:
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+class Rows:
+    """Cells by what was measured, in a file where one is named: a command that was stopped goes on there.
+
+    Args:
+        file: "" for none.
+        total: how many there will be, told as they come; 0: unknown.
+    """
+
+    def __init__(self, file: str, total: int = 0) -> None:
+        self.file = Path(file) if file else None
+        self.total, self.told = total, 0
+        there = self.file is not None and self.file.is_file()
+        self.rows: dict[str, list[Any]] = json.loads(Path(file).read_text()) if there else {}
+
+    def row(self, key: str, measure: Callable[[], list[Any]]) -> list[Any]:
+        """The row of that key, measured unless it is at hand."""
+        if key not in self.rows:
+            self.rows[key] = measure()
+            if self.file:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                whole = self.file.with_name(f"{self.file.name}.new")
+                whole.write_text(json.dumps(self.rows))
+                whole.replace(self.file)
+        self.told += 1
+        count = f"{self.told}/{self.total}  " if self.total else ""
+        print(f"{count}{key}: {' | '.join(map(str, self.rows[key]))}", file=sys.stderr, flush=True)
+        return self.rows[key]
 
 
 def records(rows: list[dict[str, str]]) -> str:

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 import denoisers
 import spectral
-from benchmarks.page import LAB, Page, in_a_process, records, table
+from benchmarks.page import LAB, Page, Rows, in_a_process, records, table
 from denoisers.networks import BFCNN, ConditionalUNet, UNet
 from spectral.jacobians.cpu.memory import SMALL, Pool, trim
 from spectral.kernels import cpu
@@ -228,25 +228,6 @@ def memory(name: str, side: int) -> list[str]:
 def alone(name: str, side: int, *options: str) -> Any:
     """What this command tells of one network and side, in a process of its own."""
     return in_a_process("benchmarks.products", "--networks", name, "--sides", str(side), *options)
-
-
-class Rows:
-    """Rows by what was measured, in a file where one is named."""
-
-    def __init__(self, file: str) -> None:
-        self.file = Path(file) if file else None
-        there = self.file is not None and self.file.is_file()
-        self.rows: dict[str, list[str]] = json.loads(Path(file).read_text()) if there else {}
-
-    def row(self, key: str, measure: Callable[[], list[str]]) -> list[str]:
-        """The row of that key, measured unless it is at hand."""
-        if key not in self.rows:
-            self.rows[key] = measure()
-            if self.file:
-                self.file.parent.mkdir(parents=True, exist_ok=True)
-                self.file.write_text(json.dumps(self.rows))
-        print(f"{key}: {' | '.join(self.rows[key])}", file=sys.stderr, flush=True)
-        return self.rows[key]
 
 
 def recording(name: str, side: int) -> list[str]:

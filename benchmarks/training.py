@@ -5,15 +5,16 @@
 A step is worth three forward passes: one forwards, and two as much backwards.  The share is three times the
 time of a forward pass of the same batch, in evaluation without a graph, over the time of a step, images and
 noise made and Adam's update with it; medians of interleaved rounds.  On a CPU by one thread, in seconds of
-processor time, which other work on the machine lengthens only by what it takes of caches and memory.  On a
-GPU a round is 20 steps or passes, other processes make the images, and both are in the precision that the row
-names.
+processor time, which other work on the machine lengthens only by what it takes of caches and memory, and
+both in memory that is used again (`denoisers.training.memory`).  On a GPU a round is 20 steps or passes,
+other processes make the images, and both are in the precision that the row names.
 --write puts the table into docs/training.md.
 """
 
 import statistics
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from denoisers.networks.base import by_image
 from denoisers.training import RECIPES, TrainConfig, clean_batches
 from denoisers.training.data import Steps, ahead
 from denoisers.training.engine import engine_of
+from denoisers.training.memory import kept
 from denoisers.training.run import WORKERS, Run
 
 ON_CPU = {
@@ -45,7 +47,7 @@ HEAD = ["recipe", "images a step", "forward passes, images/s", "training, images
 def row(name: str, config: TrainConfig, gpu: bool, rounds: int = 12) -> list[str]:
     """The row of one recipe."""
     count = 20 if gpu else 1
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, nullcontext() if gpu else kept():
         run = Run(config, Path(folder) / "checkpoint", engine_of(config, "cuda" if gpu else "cpu"), False)
         steps = Steps(config, clean_batches(config))
         x, sigma, z = (part.to(run.engine.device) for part in steps[0])

@@ -36,7 +36,11 @@ def load(name_or_path: str | Path) -> Denoiser:
     Raises FileNotFoundError for a name or file that does not exist, FileContentError for one it cannot read.
     """
     path = _find(name_or_path)
-    model = _read_npz(path) if path.suffix == ".npz" else weights.read(path)[0]
+    if path.suffix == ".npz":
+        model: Denoiser = _read_npz(path)
+        weights.check_finite(model, path)
+    else:
+        model = weights.read(path)[0]
     return model.eval().requires_grad_(False)
 
 

@@ -80,7 +80,7 @@ def main(
                 else:
                     one(console, figure, scale, runs, DOCS if write else out)
     except KeyboardInterrupt as stop:
-        console.print(f"[yellow]{stop or 'stopped'}; the same command goes on")
+        console.print(f"[yellow]{str(stop) or 'stopped'}; the same command goes on")
         raise typer.Exit(INTERRUPTED) from None
     finally:
         if write and not train_only:

@@ -261,8 +261,12 @@ def write_files(
     """Write what was asked for, after the answer, which is not lost where it cannot be written."""
     with one_line_errors():
         if files:
-            with working(not as_json, "writing"):
-                write()
+            try:
+                with working(not as_json, "writing"):
+                    write()
+            except OSError as failure:
+                told = ", ".join(file.name for file in files)
+                raise OSError(f"not all of {told} could be written to {files[0].parent}: {failure}") from None
     if not as_json:
         for path in files:
             typer.echo(f"{label} {path}")

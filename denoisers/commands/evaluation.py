@@ -13,13 +13,12 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 import denoisers
 from denoisers.commands.console import (
     Json,
     Out,
-    Picture,
     check_writable,
     device_at_hand,
     end,
@@ -28,6 +27,7 @@ from denoisers.commands.console import (
     tell,
     write_files,
 )
+from denoisers.commands.sampling import blind
 from denoisers.evaluation import Comparison, add_noise, homogeneity, psnr_curve, sure_check
 from denoisers.evaluation import compare as compare_networks
 from denoisers.evaluation.homogeneity import Homogeneity
@@ -36,7 +36,9 @@ from denoisers.evaluation.spread import parts, told
 from denoisers.evaluation.surecheck import SureCheck
 from denoisers.images.calpha import synthesize
 from denoisers.images.folder import photograph, read_grey
+from denoisers.images.pictures import read_colour
 from denoisers.images.stack import pictures_at
+from denoisers.networks import Denoiser
 from spectral.errors import OptionError
 from spectral.estimators import Estimate
 from spectral.progress import working
@@ -51,7 +53,10 @@ Network = Annotated[str, typer.Argument(help=NETWORK)]
 
 def evaluate(
     denoiser: Network,
-    image: Picture = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(help="a picture, in the network's colours", show_default="the shipped photograph"),
+    ] = None,
     patches: Annotated[
         int | None, typer.Option(help="cut the picture into squares of this side, an image each")
     ] = None,
@@ -98,6 +103,8 @@ def evaluate(
             raise OptionError("--window is for --curve, in which a slope is fitted")
         check_writable(out)
         model = denoisers.load(denoiser)
+        if count < 1:
+            raise OptionError(f"--count must be >= 1, got {count}")
         images, about = _images(model, image, patches, alpha, data, count, size, seed)
         levels = sigma or (CURVE_LEVELS if curve else LEVELS)
         device = device_at_hand()
@@ -164,7 +171,7 @@ def compare(
         if len(data) != 2:
             raise OptionError(f"--data is given twice, for A and for B; got {len(data)}")
         device = device_at_hand()
-        models = [denoisers.load(name).to(device) for name in (first, second)]
+        models = [blind(name, denoisers.load(name).to(device)) for name in (first, second)]
         if models[0].channels != models[1].channels:
             raise OptionError(
                 f"A takes {models[0].channels} channels and B {models[1].channels}: they draw other images"
@@ -211,7 +218,7 @@ def compare(
 
 
 def _images(
-    model: nn.Module,
+    model: Denoiser,
     image: Path | None,
     patches: int | None,
     alpha: float | None,
@@ -225,19 +232,30 @@ def _images(
         raise OptionError("give --image, --alpha or --data, not both")
     if patches is not None and (alpha is not None or data is not None):
         raise OptionError("--patches is for one picture: give no --alpha and no --data")
+    colour = model.channels == 3
     found: NDArray[np.float32]
     if alpha is not None:
+        if model.channels > 1:
+            raise OptionError(f"C^alpha images are grey, and the network takes {model.channels} channels")
         found = synthesize(count, size=size, alpha=alpha, seed=seed)
         return torch.from_numpy(found), f"{count} images of {size}x{size}, alpha = {alpha:g}"
     if data is not None:
-        pictures = pictures_at(data, size, colour=getattr(model, "channels", 1) == 3)
+        pictures = pictures_at(data, size, colour=colour)
         found = pictures(min(count, pictures.count))
         return torch.from_numpy(found), f"{len(found)} pictures of {data}, {size}x{size}"
-    found = photograph() if image is None else read_grey(image)
+    read = read_colour if colour else read_grey
+    found = photograph(colour) if image is None else read(image)
     name = "the shipped photograph" if image is None else image.name
-    if patches is None:
-        return torch.from_numpy(found), name
     height, width = found.shape[2:]
+    if patches is None:
+        rows, columns = (side // model.side_multiple * model.side_multiple for side in (height, width))
+        if not rows * columns:
+            raise OptionError(f"{name} is {height}x{width}, and sides are multiples of {model.side_multiple}")
+        if (rows, columns) != (height, width):
+            name = f"{rows}x{columns} pixels in the middle of {name}"
+        top, left = (height - rows) // 2, (width - columns) // 2
+        found = found[:, :, top : top + rows, left : left + columns]
+        return torch.from_numpy(np.ascontiguousarray(found)), name
     if not 1 <= patches <= min(height, width):
         raise OptionError(f"--patches lies between 1 and the sides of the {height}x{width} picture")
     squares = torch.from_numpy(found)[0].unfold(1, patches, patches).unfold(2, patches, patches)

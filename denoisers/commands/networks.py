@@ -1,16 +1,19 @@
 """The `denoisers` command line."""
 
+from typing import Any
+
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from denoisers import zoo
 from denoisers.card import describe
-from denoisers.commands.console import Version
+from denoisers.commands.console import Json, Version, print_json
 from denoisers.commands.evaluation import compare, evaluate
 from denoisers.commands.examples import epilog
 from denoisers.commands.sampling import sample, solve
 from denoisers.commands.training import train_command
+from denoisers.networks import Denoiser
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,13 +28,29 @@ def main(version: Version = False) -> None:
 
 
 @app.command("list", epilog=epilog("denoisers list"))
-def list_command() -> None:
+def list_command(as_json: Json = False) -> None:
     """The networks that ship with the package."""
-    table = Table("name", "network", "sides", title="shipped denoisers")
-    for name in zoo.available():
-        model = zoo.load(name)
-        table.add_row(name, describe(model), f"multiples of {model.side_multiple}")
+    models = {name: zoo.load(name) for name in zoo.available()}
+    if as_json:
+        print_json([_told(name, model) for name, model in models.items()])
+        return
+    table = Table("name", "network", "noise level", "sides", title="shipped denoisers", title_justify="left")
+    for name, model in models.items():
+        level = "told" if model.told else "any"
+        table.add_row(name, describe(model), level, f"multiples of {model.side_multiple}")
     Console().print(table)
+
+
+def _told(name: str, model: Denoiser) -> dict[str, Any]:
+    return {
+        "name": name,
+        "network": type(model).__name__,
+        "config": model.config,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "channels": model.channels,
+        "side_multiple": model.side_multiple,
+        "told_sigma": model.told,
+    }
 
 
 # `--help` lists what one starts with first.

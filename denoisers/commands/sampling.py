@@ -47,6 +47,8 @@ from denoisers.sampling import (
 )
 from spectral.errors import OptionError
 
+ASCENT = {"--constant": False, "--h0": 0.01, "--beta": 0.1, "--max-steps": 5000}  # its own options
+
 METHODS: dict[str, Callable[..., Samples]] = {
     "ascent": denoisers.sample,
     "consistency": consistency,
@@ -105,15 +107,21 @@ def sample(
     with one_line_errors():
         if method == "ascent" and steps is not None:
             raise OptionError("--steps is for the other methods: the ascent takes --max-steps")
-        if method != "ascent" and constant:
-            raise OptionError("--constant is for the ascent")
+        if method != "ascent":
+            own = {"--constant": constant, "--h0": h0, "--beta": beta, "--max-steps": max_steps}
+            given = [name for name, value in own.items() if value != ASCENT[name]]
+            if given:
+                raise OptionError(f"of the ascent alone: {', '.join(given)}; {method} takes --steps")
         check_writable(out)
-        model = _model(denoiser)
+        model = _model(denoiser) if method != "ascent" else blind(denoiser, _model(denoiser))
         shape = (model.channels, size, size)
         if method == "consistency":
             if not isinstance(model, Consistency):
                 raise OptionError(f"{denoiser} is a {type(model).__name__}, and no consistency function")
-            levels = np.geomspace(sigma_start, sigma_end, (steps or 1) + 1)[:-1].tolist()
+            steps = 1 if steps is None else steps
+            if not (math.inf > sigma_start > sigma_end > 0 and steps >= 1):
+                raise OptionError("--sigma-start lies above --sigma-end, both positive, and --steps is >= 1")
+            levels = np.geomspace(sigma_start, sigma_end, steps + 1)[:-1].tolist()
             options = {"levels": levels, "sigma_min": model.sigma_min, "every": every}
         drawn = METHODS[method](model, shape, count, seed=seed, progress=not as_json, **options)
     pictures: dict[str, Callable[[Path], Any]] = {"sample.png": drawn.save_png}
@@ -166,7 +174,7 @@ def solve(
             raise OptionError(f"--count must be >= 1, got {count}")
         if not noise >= 0:
             raise OptionError(f"--noise must be >= 0, got {noise:g}")
-        model = _model(denoiser)
+        model = blind(denoiser, _model(denoiser))
         truth = _square(image, crop, model)
         task = task_of(measurement, truth.shape, factor, hole, keep, seed)
         values = task.measurement.measure(truth)
@@ -230,6 +238,21 @@ class Task:
     words: str
     name: str
     baseline: Callable[[Tensor], Tensor]
+
+
+def blind(denoiser: str, model: Network) -> Network:
+    """The model, for the ascent.
+
+    Raises:
+        OptionError: it is told the noise level.
+    """
+    if not model.told:
+        return model
+    others = "consistency" if isinstance(model, Consistency) else "heun, ddim or langevin"
+    raise OptionError(
+        f"{denoiser} is told the noise level, and the ascent is of denoisers that are not, such as photos; "
+        f"denoisers sample takes it with --method {others}"
+    )
 
 
 def _model(denoiser: str) -> Network:

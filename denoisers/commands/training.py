@@ -127,7 +127,11 @@ def train_command(
             )
         except KeyboardInterrupt as stop:
             if first:
-                console.print(f"[yellow]{stop or 'stopped'}")
+                left = (path / "checkpoint.safetensors").is_file()
+                outside = (
+                    "stopped; --resume goes on from the checkpoint" if left else "stopped; nothing is left"
+                )
+                console.print(f"[yellow]{str(stop) or outside}")
             raise typer.Exit(130) from None
         if first:  # which has written the weights: in others they may be those from before
             console.print(f"wrote {path / 'weights.safetensors'} and {write_card(path)}")

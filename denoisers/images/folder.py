@@ -85,7 +85,8 @@ def pictures_in(path: str | Path) -> list[Path]:
     found = Path(path).glob("*")
     files = sorted(p for p in found if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     if not files:
-        raise FileNotFoundError(f"no pictures ({', '.join(sorted(SUFFIXES))}) in {path}")
+        why = "" if Path(path).is_dir() else ", a file" if Path(path).exists() else ": no such folder"
+        raise FileNotFoundError(f"no pictures ({', '.join(sorted(SUFFIXES))}) in {path}{why}")
     return files
 
 

@@ -5,6 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.autograd.function import once_differentiable
+
+_CHUNK = 2**18  # entries whose squares are summed at once: 1 MB in float32
 
 
 def convolution(channels_in: int, channels_out: int, biased: bool = False) -> nn.Conv2d:
@@ -61,11 +64,43 @@ class BiasFreeNorm(nn.Module):
 
 
 def _variance(x: Tensor) -> Tensor:
-    """The biased variance of each channel, over the images of all processes."""
+    """The biased variance of each channel, over the images of all processes, of which each has as many."""
+    by_hand = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    variance, mean = _Moments.apply(x) if by_hand else torch.var_mean(x, (0, 2, 3), correction=0)
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-        return x.var((0, 2, 3), correction=0)
-    mean = _Mean.apply(x.mean((0, 2, 3)))
-    return _Mean.apply((x - mean[:, None, None]).square().mean((0, 2, 3)))
+        return variance
+    return _Mean.apply(variance + (mean - _Mean.apply(mean)).square())
+
+
+class _Moments(torch.autograd.Function):
+    """The biased variance and the mean of each channel, of x (N, C, H, W), in float32 or x's own precision.
+
+    `torch.var_mean` takes 6 to 15 times as long on a CPU, since it updates a mean entry by entry; sums by
+    vectors and in pairs, of squares about the mean, are as precise. The squares are of some images at a time,
+    which a core's cache holds.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        entries = x.numel() // x.shape[1]
+        kind = torch.promote_types(x.dtype, torch.float32)
+        mean = x.sum((0, 2, 3), dtype=kind) / entries
+        squares = torch.zeros_like(mean)
+        for some in x.split(max(1, _CHUNK // x[0].numel())):
+            squares += (some - mean[:, None, None]).square_().sum((0, 2, 3))
+        ctx.save_for_backward(x, mean)
+        return squares / entries, mean
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *g: Tensor) -> Tensor:
+        """g_mean / n + 2 g_variance (x - mean) / n, as one pass over x."""
+        x, mean = ctx.saved_tensors
+        of_variance, of_mean = (part * x.shape[1] / x.numel() for part in g)
+        slope = 2 * of_variance
+        level = of_mean - slope * mean
+        level, slope = (part[:, None, None].to(x.dtype) for part in (level, slope))
+        return torch.addcmul(level, slope, x)
 
 
 class _Mean(torch.autograd.Function):

@@ -30,7 +30,7 @@ class Inpainting:
     def hole(cls, size: int, side: int) -> Inpainting:
         """All of size x size pixels but a square of `side` pixels in the middle."""
         if not 0 < side < size:
-            raise OptionError(f"a hole's side lies between 0 and {size}, got {side}")
+            raise OptionError(f"a hole's side lies in [1, {size - 1}], got {side}")
         mask = torch.ones(size, size, dtype=torch.bool)
         top = (size - side) // 2
         mask[top : top + side, top : top + side] = False

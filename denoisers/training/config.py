@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -92,6 +93,10 @@ class TrainConfig:
         choice("objective", self.objective, get_args(Objective))
         choice("precision", self.precision, get_args(Precision))
         choice("half", self.half, ("first", "second"))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise OptionError(f"{field.name} is a finite number, got {value}")
         if not (self.sigma_max > 0 and self.learning_rate > 0):
             raise OptionError("sigma_max and learning_rate must be positive")
         if self.emphasis and (self.objective != "denoise" or self.noise in ("uniform", "squared")):

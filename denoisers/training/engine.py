@@ -48,6 +48,11 @@ class Engine(Protocol):
             RankError: one was.
         """
 
+    def leave(self) -> None:
+        """Wait until all are here, and end what connects them: a process that ended in the midst of it might
+        crash, or be taken for lost.
+        """
+
 
 class Plain:
     """One process, float32, on the CPU."""
@@ -74,6 +79,9 @@ class Plain:
         """There are none."""
         return nullcontext()
 
+    def leave(self) -> None:
+        """There are none."""
+
 
 class ByFabric:
     """Processes of torchrun, GPUs, and bfloat16, by Lightning Fabric."""
@@ -95,6 +103,7 @@ class ByFabric:
             strategy="ddp" if processes * nodes > 1 else "auto",
             precision="bf16-mixed" if config.precision == "bfloat16" else "32-true",
         )
+        self._connects = not (distributed.is_available() and distributed.is_initialized())
         self._fabric.launch()
         self.device = self._fabric.device
         self.rank, self.world = self._fabric.global_rank, self._fabric.world_size
@@ -132,6 +141,13 @@ class ByFabric:
                 f"({first_line(failure)}): look at what that one said last, and start all again with "
                 "torchrun and --resume, which goes on from the checkpoint, with any number of processes"
             ) from failure
+
+    def leave(self) -> None:
+        """See `Engine`; processes that were connected before stay so."""
+        if self.world > 1:
+            distributed.barrier()
+            if self._connects:
+                distributed.destroy_process_group()
 
 
 def engine_of(config: TrainConfig, device: str) -> Engine:

@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from denoisers.training import checkpoint, data
 from denoisers.training.config import TrainConfig
 from denoisers.training.engine import Engine, engine_of
 from denoisers.training.log import Log
+from denoisers.training.memory import kept
 from denoisers.training.norms import calibrate
 from denoisers.training.objective import loss_of
 from denoisers.training.validation import held_out, validated
@@ -114,7 +115,8 @@ def train(
     stop_asked = _StopAsked()
     drawn = console.is_terminal or console.is_jupyter  # a log has rows in its place
     bar = counting(drawn, "training", console if drawn else None)
-    with bar as report, _signals(stop_asked), engine.reaching():
+    memory = nullcontext() if gpu else kept()
+    with bar as report, _signals(stop_asked), engine.reaching(), memory:
         while run.step < config.steps:
             begin = time.perf_counter()
             lost = run.advance(next(steps))
@@ -156,6 +158,8 @@ def train(
         }
         save(model, folder / "weights.safetensors", told)
         run.file.unlink(missing_ok=True)
+    with engine.reaching():
+        engine.leave()
     return model
 
 

@@ -53,7 +53,10 @@ def save(model: Denoiser, path: Path, metadata: dict[str, str]) -> None:
 
 
 def read(path: Path) -> tuple[Denoiser, dict[str, str]]:
-    """The network in a file, and its metadata; FileContentError for a file that `save` did not write."""
+    """The network in a file, and its metadata.
+
+    Raises FileContentError for a file that `save` did not write, and for weights that are NaN or infinite.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -69,4 +72,12 @@ def read(path: Path) -> tuple[Denoiser, dict[str, str]]:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise FileContentError(f"{path} does not fit the network that it names: {error}") from error
+    check_finite(model, path)
     return model, metadata
+
+
+def check_finite(model: Denoiser, path: Path) -> None:
+    """Raises FileContentError for weights, of file `path`, that are NaN or infinite."""
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise FileContentError(f"{path} holds NaN or infinity, in {name}: its training came to nothing")

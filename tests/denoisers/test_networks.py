@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, relu
 
-from denoisers.networks import BFCNN, BiasFreeNorm, UNet
+from denoisers.networks import BFCNN, BiasFreeNorm, UNet, layers
 
 UNETS = st.builds(UNet, blocks=st.integers(1, 3), width=st.integers(1, 5), channels=st.integers(1, 3))
 BFCNNS = st.builds(
@@ -53,6 +53,25 @@ def test_norm_in_training_divides_by_the_biased_deviation_and_keeps_the_mean():
         sd = ((x[:, c] - x[:, c].mean()).square().mean() + 1e-5).sqrt()
         torch.testing.assert_close(out[:, c], x[:, c] / sd * norm.gamma[c])
         torch.testing.assert_close(norm.running_sd[c], 0.9 + 0.1 * sd)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("chunk", [1, 100, layers._CHUNK])
+def test_moments_and_their_derivatives_are_torchs(monkeypatch, layout, chunk):
+    """Whatever share of the images is looked at at once; a mean of 50 deviations costs no digits."""
+    monkeypatch.setattr(layers, "_CHUNK", chunk)
+    x = (50 + torch.randn(5, 3, 6, 4, dtype=torch.float64)).to(memory_format=layout).requires_grad_()
+    weights = torch.randn(2, 3, dtype=torch.float64)
+    results = []
+    for moments in (layers._Moments.apply, lambda x: torch.var_mean(x, (0, 2, 3), correction=0)):
+        found = moments(x)
+        (slope,) = torch.autograd.grad((torch.stack(found) * weights).sum(), x)
+        results.append((*found, slope))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(layers._Moments.apply(x.float())[0].double(), results[1][0], rtol=1e-5, atol=0)
+    half = layers._Moments.apply(x.bfloat16())
+    assert half[0].dtype == torch.float32
 
 
 def test_norm_in_evaluation_uses_the_running_deviation_alone():

@@ -18,6 +18,7 @@ import denoisers.weights
 from denoisers.commands.networks import app
 from denoisers.commands.spectra import app as spectra
 from denoisers.training import data
+from denoisers.training.run import Run
 
 TRAIN = [
     *("train", "tiny", "--data", "calpha", "--network-config", '{"blocks": 1, "width": 2}'),
@@ -38,6 +39,15 @@ def test_list_shows_every_shipped_network(run):
     assert result.exit_code == 0
     for name in denoisers.available():
         assert name in result.stdout
+
+
+def test_list_tells_programs_what_a_network_takes(run):
+    told = {row.pop("name"): row for row in json.loads(run("list", "--json").stdout)}
+    assert [*told] == denoisers.available()
+    for name, row in told.items():
+        model = denoisers.load(name)
+        assert row["told_sigma"] == model.told == (name == "consistency")
+        assert (row["config"], row["channels"]) == (model.config, model.channels)
 
 
 def test_train_writes_weights_and_a_card_that_repeats_the_command(run):
@@ -76,6 +86,19 @@ def test_interrupted_training_resumes(run, monkeypatch):
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
+def test_what_is_interrupted_before_its_first_step_or_after_its_last_says_so(run, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    for where, told in ((data, "nothing is left"), (Run, "--resume goes on from the checkpoint")):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, "clean_batches" if where is data else "finished", stopped)
+            result = run(*TRAIN, "--checkpoint-every", 4)
+        assert result.exit_code == 130
+        assert result.stdout.splitlines()[-1] == f"stopped; {told}"
+    assert run(*TRAIN, "--resume").exit_code == 0
+
+
 def test_evaluate_agrees_with_psnr_table(run):
     run(*TRAIN)
     result = run("evaluate", "runs/tiny", "--alpha", 2, "--size", 16, "--sigma", 0.2, "--json")
@@ -86,6 +109,23 @@ def test_evaluate_agrees_with_psnr_table(run):
     assert "0.2" in run("evaluate", "runs/tiny", "--sigma", 0.2).stdout
 
 
+def test_evaluate_takes_the_middle_of_a_picture_whose_sides_do_not_fit(run):
+    """And a picture in colour for a network of three channels; without one, the photograph in colour."""
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 10, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("colour.png")
+    Image.fromarray(pixels[1:5, 1:9]).save("middle.png")
+    words = ("--sigma", 0.2, "--json")
+    whole, middle = (
+        run("evaluate", "photos-colour", "--image", file, *words).stdout
+        for file in ("colour.png", "middle.png")
+    )
+    assert json.loads(whole) == json.loads(middle)
+    told = run("evaluate", "photos-colour", "--image", "colour.png", "--sigma", 0.2).stdout
+    assert "4x8 pixels in the middle of colour.png" in told
+    (row,) = json.loads(run("evaluate", "photos-colour", *words).stdout)
+    assert row["denoised"] > row["noisy"] + 10
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -93,11 +133,18 @@ def test_evaluate_agrees_with_psnr_table(run):
         (["evaluate", "net.safetensors", "--sigma", 0], "sigma must be positive"),
         (["evaluate", "net.safetensors", "--image", "absent.png"], "no picture at absent.png"),
         (["evaluate", "net.safetensors", "--image", "colour.png"], "is a colour picture"),
-        (["evaluate", "net.safetensors", "--image", "odd.png"], "multiples of 2, got 7 x 8"),
+        (["evaluate", "net.safetensors", "--image", "odd.png", "--patches", 7], "multiples of 2, got 7 x 7"),
+        (["evaluate", "net.safetensors", "--image", "thin.png"], "thin.png is 1x8"),
+        (["evaluate", "net.safetensors", "--alpha", 2, "--count", 0], "--count must be >= 1"),
+        (["evaluate", "nan.safetensors"], "nan.safetensors holds NaN or infinity, in encoder.0.0.weight"),
+        (["evaluate", "photos-colour", "--alpha", 2], "C^alpha images are grey"),
         (["evaluate", "net.safetensors", "--image", "odd.png", "--alpha", 2], "not both"),
         (["evaluate", "net.safetensors", "--alpha", -1], "alpha and beta must be >= 0"),
         (["train", "other"], "no recipe named 'other'"),
-        (["train", "other", "--data", "absent-folder"], "no pictures"),
+        (["train", "other", "--data", "absent-folder"], "in absent-folder: no such folder"),
+        (["train", "other", "--data", "odd.png"], "in odd.png, a file"),
+        (["train", "other", "--data", "disks", "--log-mean", "nan"], "log_mean is a finite number"),
+        ([*TRAIN, "--start", "nan.safetensors"], "nan.safetensors holds NaN"),
         (["train", "calpha", "--steps", 0], "steps must be >= 1"),
         (["train", "calpha", "--out", "w.safetensors"], "a run is a folder"),
         (["train", "calpha", "--out", "odd.png"], "a run is a folder"),
@@ -115,7 +162,11 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, arguments, message
     (tmp_path / "run").mkdir()
     for file in ("net.safetensors", "run/weights.safetensors"):
         denoisers.weights.save(denoisers.networks.UNet(1, 2), tmp_path / file, {})
+    broken = denoisers.networks.UNet(1, 2)
+    torch.nn.init.constant_(broken.encoder[0][0].weight, torch.nan)
+    denoisers.weights.save(broken, tmp_path / "nan.safetensors", {})
     Image.fromarray(np.zeros((7, 8), dtype=np.uint8)).save("odd.png")
+    Image.fromarray(np.zeros((1, 8), dtype=np.uint8)).save("thin.png")
     Image.fromarray(np.eye(24, dtype=np.uint8).reshape(8, 24, 3)).save("colour.png")
     result = run(*arguments)
     assert result.exit_code == 2

@@ -114,6 +114,18 @@ def test_solve_prints_bicubic_beside():
     assert "bicubic" in result.output and "dB" in result.output
 
 
+def test_what_cannot_be_written_is_named_after_the_answer(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Samples, "save_png", full)
+    result = run(*("sample", "--size", 8, "--count", 1, "--max-steps", 2, "--out", tmp_path))
+    assert result.exit_code == 2 and "max_steps = 2" in result.stdout
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: not all of sample.png, sample.safetensors could be written to")
+    assert "No space left" in line
+
+
 def test_stopped_short_is_exit_code_3():
     result = run("sample", "--size", 8, "--count", 1, "--max-steps", 2)
     assert result.exit_code == 3 and "max_steps = 2" in result.output
@@ -127,7 +139,15 @@ def test_stopped_short_is_exit_code_3():
         (("sample", "--count", 0), "count must be >= 1"),
         (("sample", "--steps", 9), "--steps is for"),
         (("sample", "--beta", 2), "h0 and beta lie in"),
-        (("sample", "--method", "heun", "--constant"), "--constant is for the ascent"),
+        (("sample", "--method", "heun", "--constant"), "of the ascent alone: --constant; heun takes --steps"),
+        (("sample", "--method", "ddim", "--h0", 0.5, "--max-steps", 3), "alone: --h0, --max-steps"),
+        (("sample", "--denoiser", "consistency"), "with --method consistency"),
+        (("sample", "--denoiser", "consistency", "--method", "consistency", "--steps", 0), "--steps is >= 1"),
+        (
+            ("sample", "--denoiser", "consistency", "--method", "consistency", "--sigma-start", -1),
+            "both positive",
+        ),
+        (("solve", "--denoiser", "consistency", "--crop", 0, 0, 16), "consistency is told the noise level"),
         (("solve", "--noise", -1), "--noise must be >= 0"),
         (("solve", "--noise", "nan"), "--noise must be >= 0"),
         (("solve", "--count", 0), "--count must be >= 1"),

@@ -38,8 +38,8 @@ def environment():
 def trained(*given, **more):
     """What was printed."""
     words = command(*given, **more)
-    done = subprocess.run(words, check=False, capture_output=True, text=True, env=environment())
-    assert done.returncode == 0, done.stderr[-4000:]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, env=environment(), timeout=500)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     return done.stdout
 
 
@@ -132,3 +132,37 @@ def test_bfloat16(tmp_path):
     half, whole = losses(tmp_path / "half"), losses(tmp_path / "whole")
     assert half != whole and half == pytest.approx(whole, rel=0.1)
     assert all(t.dtype == torch.float32 for t in denoisers.load(tmp_path / "half").parameters())
+
+
+LATE = """
+import sys, time
+from pathlib import Path
+from torch import distributed
+from denoisers.training import TrainConfig, run, train
+
+def late(*given, save=run.save):
+    time.sleep(3)
+    save(*given)
+
+run.save, run.CALIBRATION_BATCHES = late, 1
+network = {"blocks": 1, "width": 4}
+train(TrainConfig("calpha", network_config=network, size=8, batch=4, steps=2), sys.argv[1], device="cpu")
+assert Path(sys.argv[1], "weights.safetensors").is_file()
+assert not distributed.is_initialized()
+"""
+
+
+def test_no_process_ends_before_the_weights_are_written(tmp_path):
+    pytest.importorskip("lightning_fabric")
+    script = tmp_path / "late.py"
+    script.write_text(LATE)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*start, script, tmp_path / "run"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
