@@ -23,7 +23,6 @@ import gc
 import json
 import re
 import statistics
-import sys
 import time
 import unittest.mock
 from collections.abc import Callable
