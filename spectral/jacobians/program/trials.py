@@ -121,8 +121,7 @@ class Trials:
             if not torch.isfinite(ahead).all():
                 reason = "its derivative is not finite"
                 continue
-            # Of two vectors at random little would be seen: half of g is what it is held against.
-            g = noise / max(size_of(noise), 1e-30) + ahead / max(size_of(ahead), 1e-30)
+            g = half_along(noise, ahead)
             back = step.transpose(g)
             if not all(bool(torch.isfinite(t).all()) for t in back):
                 raise SpectralError("its derivative is not finite")
@@ -247,8 +246,12 @@ def inner(a: Tensor, b: Tensor) -> float:
 
 
 def half_along(noise: Tensor, Jv: Tensor) -> Tensor:
-    """u for <u, J v>: half at random and half J v, since of two vectors at random little would be seen."""
-    return noise / size_of(noise) + Jv / max(size_of(Jv), torch.finfo(Jv.dtype).tiny)
+    """u for <u, J v>: half at random and half J v, since of two vectors at random little would be seen.
+
+    Of few entries the halves might cancel: they are on one side.
+    """
+    share = (-1 if inner(noise, Jv) < 0 else 1) / max(size_of(noise), 1e-30)
+    return share * noise + Jv / max(size_of(Jv), torch.finfo(Jv.dtype).tiny)
 
 
 def contradiction(v: Tensor, u: Tensor, Jv: Tensor, Ju: Tensor) -> float:
