@@ -65,6 +65,7 @@ class Evidence:
         jumps: operations that are constant but for jumps.
         declared: whether J is a derivative that the model declares, and not its own.
         hidden: whether autograd's derivative is another, and settled not to be the one.
+        doubtful: an operation whose derivative differences of the model alone can confirm.
         draws: whether the model draws random numbers that no seed of its own fixes.
         graph_bytes: about what a graph of the model would hold.
         trial: where the model and its record are tried, until J is made.
@@ -76,6 +77,7 @@ class Evidence:
         self.functions: list[str] = []
         self.jumps: list[str] = []
         self.declared = self.hidden = self.draws = False
+        self.doubtful: str | None = None
         self.graph_bytes = 0
         self.trial: Trial | None = None
 
@@ -103,7 +105,7 @@ class Evidence:
     @property
     def finest(self) -> float:
         """What is not asked of differences: rounding and kinks of a deep network take as much in float32."""
-        return 1e-5 if self.grain < 1e-12 else DIFFERENCES
+        return 1e-5 if self.grain < 1e-12 else CLOSE if self.doubtful else DIFFERENCES
 
     # The record against the model
 
@@ -125,7 +127,7 @@ class Evidence:
                 self.model.check_deterministic(self.y, self.output)
                 return None
             self.coarsest = max(self.coarsest, record.rounding)
-            self.jumps = record.jumps
+            self.jumps, self.doubtful = record.jumps, record.doubtful
             trial = Trial(shift, self.y + step * shift, self.y + far * shift, generator)
             self.trial = trial
             repeat = Repeat()
@@ -239,6 +241,8 @@ class Evidence:
             off = self.off_differences(trial.shift, Jv, scale)
         if off:
             raise SpectralError(f"J v is off by {off:.1e} |J v| from differences of the model")
+        if off is None and self.doubtful:
+            raise SpectralError(self.doubtful)
         if off is None and trial.unplayed is not None:
             with self.model.ready():
                 lost = self._played(trial.unplayed, trial)

@@ -7,6 +7,7 @@ both directions; torch's own is held against itself, J v against J' u, and again
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -23,8 +24,19 @@ from spectral.jacobians.program.rules.norms import Norm, by_torch
 from spectral.jacobians.program.rules.pointwise import Diagonal, Sum
 from spectral.jacobians.program.rules.pooling import Gather
 from spectral.jacobians.program.rules.products import Matmul
-from spectral.jacobians.program.steps import Forward, Linear, Local, Operation, Step, aten, either_side
+from spectral.jacobians.program.steps import (
+    Forward,
+    Linear,
+    Local,
+    Operation,
+    Step,
+    aten,
+    cast,
+    either_side,
+)
 from spectral.jacobians.program.trees import leaves
+
+log = logging.getLogger("spectral")
 
 # A rule is tried on random vectors, at the inputs that it is met with.  Of maps and kernels beyond so many
 # entries only norms and maxima are: a trial holds several maps, where a forward pass holds two.
@@ -167,13 +179,23 @@ def _apart_by(g: Tensor, ahead: Tensor, back: tuple[Tensor, ...], tangents: tupl
 
 
 def hold_against_differences(step: Local, tried: Tried) -> None:
-    """Hold D t by two vjps against differences of the operation: its ways are one derivative, right or wrong.
+    """Hold D t against differences of the operation: its ways are one derivative, right or wrong.
+
+    In half precision that of the same operation at the same numbers in float32, where that exists.
 
     Raises:
+        SpectralError: torch's derivative is zero, and that of the operation is not.
         ContradictionError: they differ, where differences by two steps h agree and no unit switches at x.
     """
-    size = max(size_of(tried.ahead), 1e-300)
     least = max(DIFFERENCES, 4 * torch.finfo(tried.ahead.dtype).eps)
+    if least > DIFFERENCES:
+        try:
+            tried = _in_float32(step, tried)
+        except ContradictionError:
+            raise
+        except Exception as failure:  # it does not exist in that precision
+            log.debug("%s in float32: %s", step.function.target, failure)
+    size = max(size_of(tried.ahead), 1e-300)
     found: list[tuple[Tensor, float]] = []
     for precision in (torch.float64, torch.float32):
         here: Tensor | None = None
@@ -192,8 +214,27 @@ def hold_against_differences(step: Local, tried: Tried) -> None:
     if pairs:
         apart, D, bend = min(pairs, key=lambda pair: pair[0])
         off = size_of(D - tried.ahead) / size
-        if off > max(5 * apart, bend):
+        zero = not any(bool(part.any()) for part in (tried.ahead, *tried.back))
+        if zero and off > 100 * max(apart, bend):
+            raise SpectralError("torch's derivative of it is zero, and its own is not")
+        if not zero and off > max(5 * apart, bend):
             raise ContradictionError(f"its derivative is off by {off:.1e} from differences of it")
+
+
+def _in_float32(step: Local, tried: Tried) -> Tried:
+    """The same trial in float32, where ways forwards and backwards that are not one show.
+
+    Raises:
+        ContradictionError: they differ.
+    """
+    wide = step.to(torch.float32)
+    assert isinstance(wide, Local)
+    tangents, g = tuple(cast(t, torch.float32) for t in tried.tangents), cast(tried.g, torch.float32)
+    ahead, back = wide.apply(*tangents), wide.transpose(g)
+    error = _apart_by(g, ahead, back, tangents)
+    if ahead.dtype == g.dtype and error > DIFFERENCES:
+        raise ContradictionError(f"its derivatives forwards and backwards differ by {error:.0e}")
+    return Tried(tangents, g, ahead, back)
 
 
 def _geometry(step: Step, seen: Seen) -> Any:
