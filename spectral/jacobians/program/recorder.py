@@ -656,6 +656,8 @@ def _out_of_place(target: Any, args: Any, kwargs: Any) -> tuple[Any, tuple[Any, 
         return aten.expand.default, ((args[1], list(args[0].shape)), {})
     if target in _ERASING:
         return None, ((), {})
+    if target.namespace != "aten":  # of a name that torch has too it may be another operation
+        return None, (args, kwargs)
     schema = target._schema
     name = schema.name.split("::")[1]
     if "out" in kwargs:

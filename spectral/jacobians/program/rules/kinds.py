@@ -45,7 +45,7 @@ STRAIGHT_THROUGH = {
 }
 
 
-# Of these something is free, phases and bases of a null space; torch's derivative is that of one choice, which
+# Of these something is free, phases and bases of null spaces; torch's derivative is that of one choice, which
 # may not be the one that is computed.
 GAUGED = {*named("_linalg_eigh", "linalg_eig", "_linalg_svd", "linalg_qr")}
 
