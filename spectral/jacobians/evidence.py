@@ -133,9 +133,10 @@ class Evidence:
             repeat = Repeat()
             trial.value, proved = self._repeated(repeat, record, trial.near)
             # Where differences tell nothing, another input does.
-            trial.unplayed = record if proved and self.coarsest <= 1e-4 else None
-            if trial.unplayed is None:
-                lost = self._played(record, trial)
+            sure = proved and self.coarsest <= 1e-4 and not self.model.plain.asked
+            trial.unplayed = record if sure else None
+            if not sure:
+                lost = self._played(record, trial, proved)
                 # In half precision much can be lost within rounding.
                 if lost is None and not proved and self.coarsest > 1e-4 and repeat.moved(record):
                     lost = self._lost(record, "constants of it are others at another input")
@@ -167,8 +168,10 @@ class Evidence:
         proved = not (plain.left or plain.looked) and repeat.is_that_of(record)
         return output.detach(), proved
 
-    def _played(self, record: Recorder, trial: Trial) -> str | None:
+    def _played(self, record: Recorder, trial: Trial, proved: bool = False) -> str | None:
         """Hold the record against the model at inputs that are not near; what it has lost, if anything.
+
+        Where it was `proved` near y, it may do other things there: not the same with other numbers.
 
         Raises:
             NotDeterministicError: another call at y gives something else.
@@ -191,11 +194,17 @@ class Evidence:
                 away = self.y + (trial.away - self.y) * (1e-6 / FAR)
                 apart = distance(self.model(away), record.play(away))
         self.model.check_deterministic(self.y, self.output)
-        if apart <= within:
+        if apart <= within or (proved and self.model.plain.asked and self._turns(record, trial.away)):
             return None
         return self._lost(
             record, f"the record gives at another input something else, by {apart:.1e}, relative"
         )
+
+    def _turns(self, record: Recorder, x: Tensor) -> bool:
+        """Whether the model carries out other operations at x than were recorded."""
+        there = Repeat()
+        there.run(self.model, x)
+        return [call.function for call in there.calls] != [call.function for call in record.calls]
 
     def _lost(self, record: Recorder, reason: str) -> str | None:
         """Give a record up, and what is lost, if there is no other way to have it."""
@@ -203,6 +212,11 @@ class Evidence:
         left = self.model.plain.left
         if not left and self.model.plain.functions:
             return None  # which may tell their derivative
+        if self.model.plain.asked and not left:
+            return (
+                "at inputs nearby it has other constants, found by questions about values, or kept from call "
+                "to call, so that their part of the derivative is lost: keep them tensors, made of y"
+            )
         how = f" ({', '.join(left)})" if left else ", or is kept from call to call,"
         return (
             f"a value made from y leaves torch{how} and comes back as a constant, so that its part of the "

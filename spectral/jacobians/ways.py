@@ -8,8 +8,10 @@ differences        central differences of the model
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -50,9 +52,7 @@ def called(
             y = y.to(precision)
         for recorded in (True, False):
             try:
-                with model.ready():
-                    record = Recorder.of(model, y) if recorded else None
-                    output = model(y).detach() if record is None else record.output
+                record, output = _without_compiler(functools.partial(_call, model, y, recorded))
             except Exception as reason:
                 failure = failure if isinstance(failure, SpectralError) else reason
                 continue
@@ -74,6 +74,31 @@ def called(
     if told is failure:
         raise failure
     raise told from failure
+
+
+def _call(model: Model, y: Tensor, recorded: bool) -> tuple[Recorder | None, Tensor]:
+    """The record of the model at y, or none, and its output."""
+    with model.ready():
+        record = Recorder.of(model, y) if recorded else None
+        return record, model(y).detach() if record is None else record.output
+
+
+def _without_compiler(call: Callable[[], Any]) -> Any:
+    """call(), once more where that has loaded torch's compiler, as torch.cond does: now it can be kept out.
+
+    It was not there before, so that nothing compiled is lost when what it has made of this call is put away.
+    """
+    before = "torch._dynamo" in sys.modules
+    try:
+        result = call()
+    except Exception:
+        if before or "torch._dynamo" not in sys.modules:
+            raise
+    else:
+        if before or "torch._dynamo" not in sys.modules:
+            return result
+    torch.compiler.reset()
+    return call()
 
 
 def first_right(

@@ -21,9 +21,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from spectral.errors import SpectralError
 from spectral.jacobians.cpu import openmp
 from spectral.jacobians.program.trees import leaves, mapped
 
@@ -143,6 +145,8 @@ class Trace(TorchDispatchMode):
         """No: a model runs here as it was written, and torch's compiler takes seconds to load."""
         return False
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()
         self.storages: dict[int, Stored] = {}
@@ -181,8 +185,23 @@ class Trace(TorchDispatchMode):
         """Look at an operation and its output."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if isinstance(func, HigherOrderOperator):
+            return self._chosen(func, args, kwargs or {})
         with self._one_at_a_time:  # what a script forks runs in threads of torch's, under this mode too
             return self._seen(func, args, kwargs or {})
+
+    def _chosen(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What `torch.cond` makes, by the branch that it takes.
+
+        Raises:
+            SpectralError: it is another operation that is given functions.
+        """
+        if func is not torch.ops.higher_order.cond:
+            raise SpectralError(f"{func.name()}, an operation on functions, cannot be followed")
+        chosen, first, second, operands = args
+        branch = first if chosen else second
+        with self:
+            return branch(*operands)
 
     def _seen(self, func: Any, args: Any, kwargs: Any) -> Any:
         plain = _plain_of_several(func)
