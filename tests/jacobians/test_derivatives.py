@@ -105,3 +105,21 @@ def test_remainders_that_round(rest):
     torch.testing.assert_close(J.dense(), torch.diag(rest(y, 0.1) + y))
     with pytest.raises(AmbiguousError, match=rest.__name__):
         spectral.jacobian(lambda y: y + (y - rest(y, 0.1) - y).detach(), y)
+
+
+def weights_counted(y):
+    places = torch.arange(30) % 7
+    fixed = torch.bincount(places, weights=y.square(), minlength=9)
+    return torch.cat([fixed.to(y.dtype), torch.bincount((2 * y).long().clamp(min=0), y).to(y.dtype)])
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32, torch.bfloat16])
+def test_weights_that_are_counted(dtype):
+    """torch adds them up without a derivative."""
+    y = torch.linspace(0.1, 2.9, 30, dtype=F64).to(dtype).to(F64)
+    J = spectral.jacobian(weights_counted, y.to(dtype))
+    assert J.method == "frozen"
+    torch.testing.assert_close(J.output, weights_counted(y.to(dtype)))
+    truth = differences.dense(weights_counted, y)
+    for M in (J.dense(), J.T.dense().T):
+        assert truth.error(M.to(F64)) < (1e-2 if dtype == torch.bfloat16 else 1e-6)

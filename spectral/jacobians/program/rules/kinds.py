@@ -53,7 +53,7 @@ GAUGED = {*named("_linalg_eigh", "linalg_eig", "_linalg_svd", "linalg_qr")}
 # Integers made from y may be used by these: as places, or as conditions.
 BY_INDEX = {
     *named("gather", "index_select", "embedding", "take", "scatter_add", "index_copy", "index_add"),
-    *named("masked_select", "masked_scatter", "one_hot"),
+    *named("masked_select", "masked_scatter", "one_hot", "bincount"),
     aten.index.Tensor,
     aten.index_put.default,
     aten.where.self,
