@@ -147,7 +147,7 @@ class Trials:
                 error = max(error, _apart_by(g, step.apply(*along), back, along))
             rough = forward == "differences" and error <= DIFFERENCES
             self.rounding = max(self.rounding, 10 * error) if rough else self.rounding
-            if rough or error <= _tolerance(noise.dtype):
+            if rough or error <= max(_tolerance(x.dtype) for x in (noise, *xs)):
                 return Tried(tangents, g, ahead, back)
             reason = f"its derivatives forwards and backwards differ by {error:.0e}"
         raise (ContradictionError if "differ" in reason else SpectralError)(reason)
