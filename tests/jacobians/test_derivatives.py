@@ -123,3 +123,31 @@ def test_weights_that_are_counted(dtype):
     truth = differences.dense(weights_counted, y)
     for M in (J.dense(), J.T.dense().T):
         assert truth.error(M.to(F64)) < (1e-2 if dtype == torch.bfloat16 else 1e-6)
+
+
+def sorted_numbers(y):
+    return y.sort()[0] * y
+
+
+def ranked(y):
+    values, places = y.abs().topk(len(y) // 2)
+    return torch.zeros_like(y).scatter(0, places, values.square())
+
+
+def running_maxima(y):
+    return (
+        y.view(100, -1).cummax(1)[0].flatten()
+        + y.view(-1, 50).kthvalue(20, 1, keepdim=True)[0].mul(y.view(-1, 50)).flatten()
+    )
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+@pytest.mark.parametrize("model", [sorted_numbers, ranked, running_maxima])
+def test_many_numbers_that_change_places(model, dtype):
+    """Within a step some change with others: differences by two long steps agree, on another slope."""
+    y = drawn(20000, dtype=dtype)
+    J = spectral.jacobian(model, y)
+    assert J.method == "frozen"
+    x, v = y.double().requires_grad_(), drawn(len(y), dtype=dtype)
+    (true,) = torch.autograd.grad(model(x), x, v.double())
+    assert ((J.T @ v).double() - true).norm() <= 30 * torch.finfo(dtype).eps * true.norm()

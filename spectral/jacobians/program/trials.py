@@ -44,6 +44,12 @@ TRIED = 1 << 16
 DIFFERENCES = 1e-3  # relative error of an operation's differences beyond which they are of no use
 
 
+# Steps of differences, in units of `either_side`.  An operation of the user's own may round in float32; those
+# of torch do not, and may switch as often as sorting many numbers does: the shortest steps tell.
+_SHARES = {torch.float64: (1.0, 1e2, 1e3), torch.float32: (1.0, 0.1, 10.0)}
+_SHORTER: dict[torch.dtype, tuple[float, ...]] = {torch.float64: (1.0, 1e-2, 1e-4)}
+
+
 class ContradictionError(SpectralError):
     """The derivatives of one operation, forwards, backwards and by differences, contradict each other."""
 
@@ -197,9 +203,10 @@ def hold_against_differences(step: Local, tried: Tried) -> None:
             log.debug("%s in float32: %s", step.function.target, failure)
     size = max(size_of(tried.ahead), 1e-300)
     found: list[tuple[Tensor, float]] = []
-    for precision in (torch.float64, torch.float32):
+    shares = _SHARES if step.forward == "vjp" else _SHORTER
+    for precision, each in shares.items():
         here: Tensor | None = None
-        for share in (1.0, 1e2, 1e3) if precision == torch.float64 else (1.0, 0.1, 10.0):
+        for share in each:
             try:
                 ahead, behind, h = either_side(step.function, step.primals, tried.tangents, precision, share)
             except Exception:  # it does not exist in that precision
@@ -210,6 +217,8 @@ def hold_against_differences(step: Local, tried: Tried) -> None:
             if here is None:
                 here = either_side(step.function, step.primals, tried.tangents, precision, 0.0)[0]
             found.append((D, size_of(ahead - 2 * here + behind) / h / size))
+    if step.forward != "vjp":
+        found = found[:-3:-1]
     pairs = [(size_of(D - E) / size, D, min(b, c)) for (D, b), (E, c) in itertools.combinations(found, 2)]
     if pairs:
         apart, D, bend = min(pairs, key=lambda pair: pair[0])
