@@ -151,3 +151,9 @@ def test_many_numbers_that_change_places(model, dtype):
     x, v = y.double().requires_grad_(), drawn(len(y), dtype=dtype)
     (true,) = torch.autograd.grad(model(x), x, v.double())
     assert ((J.T @ v).double() - true).norm() <= 30 * torch.finfo(dtype).eps * true.norm()
+
+
+def test_slopes_that_are_lost_in_rounding():
+    """Of 2 - 1e-11 no difference tells that there is a slope."""
+    J = spectral.jacobian(torch.erfc, torch.tensor([-5.0], dtype=F64))
+    assert J.dense().item() == pytest.approx(-2 / torch.pi**0.5 * torch.tensor(-25.0).exp().item(), rel=1e-4)

@@ -216,7 +216,8 @@ def hold_against_differences(step: Local, tried: Tried) -> None:
                 return
             if here is None:
                 here = either_side(step.function, step.primals, tried.tangents, precision, 0.0)[0]
-            found.append((D, size_of(ahead - 2 * here + behind) / h / size))
+            rounding = torch.finfo(precision).eps * size_of(here)
+            found.append((D, (size_of(ahead - 2 * here + behind) + rounding) / h / size))
     if step.forward != "vjp":
         found = found[:-3:-1]
     pairs = [(size_of(D - E) / size, D, min(b, c)) for (D, b), (E, c) in itertools.combinations(found, 2)]
