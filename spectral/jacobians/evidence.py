@@ -65,6 +65,7 @@ class Evidence:
         jumps: operations that are constant but for jumps.
         declared: whether J is a derivative that the model declares, and not its own.
         hidden: whether autograd's derivative is another, and settled not to be the one.
+        doubtful: an operation whose derivative differences of the model alone can confirm.
         draws: whether the model draws random numbers that no seed of its own fixes.
         graph_bytes: about what a graph of the model would hold.
         trial: where the model and its record are tried, until J is made.
@@ -76,6 +77,7 @@ class Evidence:
         self.functions: list[str] = []
         self.jumps: list[str] = []
         self.declared = self.hidden = self.draws = False
+        self.doubtful: str | None = None
         self.graph_bytes = 0
         self.trial: Trial | None = None
 
@@ -103,7 +105,7 @@ class Evidence:
     @property
     def finest(self) -> float:
         """What is not asked of differences: rounding and kinks of a deep network take as much in float32."""
-        return 1e-5 if self.grain < 1e-12 else DIFFERENCES
+        return 1e-5 if self.grain < 1e-12 else CLOSE if self.doubtful else DIFFERENCES
 
     # The record against the model
 
@@ -125,15 +127,16 @@ class Evidence:
                 self.model.check_deterministic(self.y, self.output)
                 return None
             self.coarsest = max(self.coarsest, record.rounding)
-            self.jumps = record.jumps
+            self.jumps, self.doubtful = record.jumps, record.doubtful
             trial = Trial(shift, self.y + step * shift, self.y + far * shift, generator)
             self.trial = trial
             repeat = Repeat()
             trial.value, proved = self._repeated(repeat, record, trial.near)
             # Where differences tell nothing, another input does.
-            trial.unplayed = record if proved and self.coarsest <= 1e-4 else None
-            if trial.unplayed is None:
-                lost = self._played(record, trial)
+            sure = proved and self.coarsest <= 1e-4 and not self.model.plain.asked
+            trial.unplayed = record if sure else None
+            if not sure:
+                lost = self._played(record, trial, proved)
                 # In half precision much can be lost within rounding.
                 if lost is None and not proved and self.coarsest > 1e-4 and repeat.moved(record):
                     lost = self._lost(record, "constants of it are others at another input")
@@ -165,8 +168,10 @@ class Evidence:
         proved = not (plain.left or plain.looked) and repeat.is_that_of(record)
         return output.detach(), proved
 
-    def _played(self, record: Recorder, trial: Trial) -> str | None:
+    def _played(self, record: Recorder, trial: Trial, proved: bool = False) -> str | None:
         """Hold the record against the model at inputs that are not near; what it has lost, if anything.
+
+        Where it was `proved` near y, it may do other things there: not the same with other numbers.
 
         Raises:
             NotDeterministicError: another call at y gives something else.
@@ -189,11 +194,17 @@ class Evidence:
                 away = self.y + (trial.away - self.y) * (1e-6 / FAR)
                 apart = distance(self.model(away), record.play(away))
         self.model.check_deterministic(self.y, self.output)
-        if apart <= within:
+        if apart <= within or (proved and self.model.plain.asked and self._turns(record, trial.away)):
             return None
         return self._lost(
             record, f"the record gives at another input something else, by {apart:.1e}, relative"
         )
+
+    def _turns(self, record: Recorder, x: Tensor) -> bool:
+        """Whether the model carries out other operations at x than were recorded."""
+        there = Repeat()
+        there.run(self.model, x)
+        return [call.function for call in there.calls] != [call.function for call in record.calls]
 
     def _lost(self, record: Recorder, reason: str) -> str | None:
         """Give a record up, and what is lost, if there is no other way to have it."""
@@ -201,6 +212,11 @@ class Evidence:
         left = self.model.plain.left
         if not left and self.model.plain.functions:
             return None  # which may tell their derivative
+        if self.model.plain.asked and not left:
+            return (
+                "at inputs nearby it has other constants, found by questions about values, or kept from call "
+                "to call, so that their part of the derivative is lost: keep them tensors, made of y"
+            )
         how = f" ({', '.join(left)})" if left else ", or is kept from call to call,"
         return (
             f"a value made from y leaves torch{how} and comes back as a constant, so that its part of the "
@@ -239,6 +255,8 @@ class Evidence:
             off = self.off_differences(trial.shift, Jv, scale)
         if off:
             raise SpectralError(f"J v is off by {off:.1e} |J v| from differences of the model")
+        if off is None and self.doubtful:
+            raise SpectralError(self.doubtful)
         if off is None and trial.unplayed is not None:
             with self.model.ready():
                 lost = self._played(trial.unplayed, trial)

@@ -277,6 +277,7 @@ class _Plain(TorchFunctionMode):
 
     Attributes:
         looked: whether values were looked at from Python, or may have been changed, in ways that are no exit.
+        asked: whether a question about values was answered, by yes or no.
         left: how values were taken out of torch, outside of autograd functions, which may tell what that does
             to derivatives.
         functions: whether some were taken out inside of such functions.
@@ -288,7 +289,7 @@ class _Plain(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.left: list[str] = []
-        self.functions = self.inside = self.own = self.cut = self.looked = False
+        self.functions = self.inside = self.own = self.cut = self.looked = self.asked = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -300,6 +301,8 @@ class _Plain(TorchFunctionMode):
                 self.left.append(name)
         if self.inside and name in _LOOKING:
             self.looked = True
+        if self.inside and name in _ASKING:
+            self.asked = True
         if self.inside and not self.cut:
             cutting = name in ("detach", "detach_") or func == torch.Tensor.data.__get__  # type: ignore[attr-defined]
             if (cutting or not torch.is_grad_enabled()) and _in_a_graph(args) and not in_function():
@@ -358,9 +361,11 @@ def _in_a_graph(args: Any) -> bool:
 
 
 _LOOKING = {
-    *("__format__", "__repr__", "__str__", "__bool__", "__index__", "__contains__", "is_nonzero"),
-    *("untyped_storage", "storage", "apply_", "map_", "map2_", "equal", "allclose", "__reduce_ex__"),
+    *("__format__", "__repr__", "__str__", "__index__", "untyped_storage", "storage", "apply_", "map_"),
+    *("map2_", "__reduce_ex__"),
 }
+# Answers that are yes or no choose a way, which shows in what is done.
+_ASKING = {"__bool__", "__contains__", "is_nonzero", "equal", "allclose"}
 _LEAVING = {"numpy", "__array__", "item", "tolist", "__float__", "__int__", "data_ptr", "__dlpack__"}
 
 

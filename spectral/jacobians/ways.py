@@ -8,8 +8,10 @@ differences        central differences of the model
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -50,9 +52,7 @@ def called(
             y = y.to(precision)
         for recorded in (True, False):
             try:
-                with model.ready():
-                    record = Recorder.of(model, y) if recorded else None
-                    output = model(y).detach() if record is None else record.output
+                record, output = _without_compiler(functools.partial(_call, model, y, recorded))
             except Exception as reason:
                 failure = failure if isinstance(failure, SpectralError) else reason
                 continue
@@ -74,6 +74,31 @@ def called(
     if told is failure:
         raise failure
     raise told from failure
+
+
+def _call(model: Model, y: Tensor, recorded: bool) -> tuple[Recorder | None, Tensor]:
+    """The record of the model at y, or none, and its output."""
+    with model.ready():
+        record = Recorder.of(model, y) if recorded else None
+        return record, model(y).detach() if record is None else record.output
+
+
+def _without_compiler(call: Callable[[], Any]) -> Any:
+    """call(), once more where that has loaded torch's compiler, as torch.cond does: now it can be kept out.
+
+    It was not there before, so that nothing compiled is lost when what it has made of this call is put away.
+    """
+    before = "torch._dynamo" in sys.modules
+    try:
+        result = call()
+    except Exception:
+        if before or "torch._dynamo" not in sys.modules:
+            raise
+    else:
+        if before or "torch._dynamo" not in sys.modules:
+            return result
+    torch.compiler.reset()
+    return call()
 
 
 def first_right(
@@ -113,7 +138,8 @@ def _recorded(J: Jacobian, record: Recorder | SpectralError) -> tuple[Program, T
     program, Jv = record.program(at.trial.shift)
     J.eps = at.eps = max(J._arithmetic.eps, record.rounding)
     at.graph_bytes = record.bytes
-    if record.jumps or at.functions:
+    cut = record.detached or at.model.plain.cut
+    if record.jumps or at.functions or (record.sawtooth and cut):
         program = _settled(J, program, record)
     for name in dict.fromkeys(record.jumps):
         J._note(f"{name} is constant but for jumps: its derivative is 0")
@@ -152,7 +178,8 @@ def _settled(J: Jacobian, program: Program, record: Recorder) -> Program:
     if agrees(program):
         return program
     by = ", ".join(at.functions) or "a detached part"
-    if not record.jumps:
+    jumps = record.jumps or record.sawtooth
+    if not jumps:
         _hold_against_differences(J, program, pull, by)
         return program
     if J._ways == ("frozen",):
@@ -161,15 +188,15 @@ def _settled(J: Jacobian, program: Program, record: Recorder) -> Program:
     straight, loose = record.straight_through()
     if straight is not None and not loose and agrees(straight):
         at.declared = True
-        J._note(f"straight through: J is the derivative that autograd declares for {record.jumps[0]}")
+        J._note(f"straight through: J is the derivative that autograd declares for {jumps[0]}")
         return straight
     cut = record.detached or at.model.plain.cut
     if straight is None and record.jumps_inside and not cut:
         at.declared = True
-        raise SpectralError(f"{record.jumps[0]} is constant but for jumps, and {by} declares a derivative")
+        raise SpectralError(f"{jumps[0]} is constant but for jumps, and {by} declares a derivative")
     if straight is not None or record.jumps_inside:
         raise AmbiguousError(
-            f"the derivative of {J.name} is ambiguous: with {record.jumps[0]} in it autograd's is "
+            f"the derivative of {J.name} is ambiguous: with {jumps[0]} in it autograd's is "
             "another than that of what is computed, as a straight-through estimator means it, or else as "
             'a part is detached or under no_grad: choose method="double-backward" (autograd) or "frozen" '
             "(computed)"

@@ -19,9 +19,11 @@ from spectral.jacobians.program.program import Program
 from spectral.jacobians.program.rules import PROMOTING, RULES, Seen
 from spectral.jacobians.program.rules.kinds import (
     BY_INDEX,
-    JUMPING,
+    GAUGED,
+    SAWTOOTH,
     SHAPES_ALONE,
     STRAIGHT_THROUGH,
+    jumps,
     shape_alone,
 )
 from spectral.jacobians.program.rules.pointwise import Sum
@@ -80,11 +82,13 @@ class Recorder(Trace):
         contradicted: an operation whose derivatives by torch contradict each other, which no way can mend.
         failure: why there is no program; the trace itself goes on, for what else it tells.
         jumps: operations that are constant between jumps, on the way from y: their derivative is zero.
+        sawtooth: operations that jump, and have a derivative between jumps.
         jumps_inside: whether some are inside of a torch.autograd.Function, which may declare a derivative.
         integers: where integers made from y became numbers again.
         declared: operations of torch whose derivative is declared straight through, and is not their own.
         bits: whether some of these integers are the bits of numbers that y reaches.
         taken: whether a number that y reaches was read by Python.
+        doubtful: an operation whose derivative is right or wrong by what the function makes of its result.
         opaque: whether y reaches what is no dense tensor, so that the record cannot be played.
         detached: whether something that y reaches was cut off from torch's graph, outside of such functions.
         entries: of each slot.
@@ -103,7 +107,9 @@ class Recorder(Trace):
         self.dtypes: dict[int, torch.dtype] = {}
         self.failure: str | None = None
         self.contradicted: str | None = None
+        self.doubtful: str | None = None
         self.jumps: list[str] = []
+        self.sawtooth: list[str] = []
         self.integers: list[str] = []
         self.declared: list[str] = []
         self.detached = self.taken = self.bits = self.opaque = self.jumps_inside = False
@@ -249,10 +255,10 @@ class Recorder(Trace):
         for entry, t in outputs.items():
             stored, geometry = self.stored(t), Geometry.of(t)
             assert stored is not None  # the trace has numbered it
-            if not (reached and is_number(t) and target not in JUMPING):
+            if not (reached and is_number(t) and not jumps(target, kwargs)):
                 if stored.slot is None:
                     stored.discrete = BITS if any(jump.name == BITS for jump in discrete) else str(target)
-                    stored.mask = _counts(target, bool(reached), t, discrete)
+                    stored.mask = _counts(target, kwargs, bool(reached), t, discrete)
                 continue
             like, number = _like(t), None if single else entry
             if stored.slot is not None:
@@ -309,8 +315,10 @@ class Recorder(Trace):
             self.bits = self.bits or BITS in made
             by = BITS if BITS in made else made[0]
             self.integers.append(f"integers made from y by {by} are used as numbers by {target}")
-        if (numbers and not reached) or (reached and target in JUMPING):
+        if (numbers and not reached) or (reached and jumps(target, arguments[1])):
             self._jump(target)
+        if reached and target in SAWTOOTH:
+            self.sawtooth.append(str(target))
         if reached and target in STRAIGHT_THROUGH:
             self.declared.append(str(target))
 
@@ -345,8 +353,13 @@ class Recorder(Trace):
         primals = tuple(map(self._hold, seen.primals))
         local = Local(seen.inputs, self.slots, seen.operation(), primals)
         tried = self._trials.by_torch(local)
-        if local.forward == "vjp" and target not in STRAIGHT_THROUGH:
-            hold_against_differences(local, tried)
+        if local.forward != "differences" and target not in STRAIGHT_THROUGH:
+            try:
+                hold_against_differences(local, tried)
+            except ContradictionError as failure:
+                if target not in GAUGED:
+                    raise
+                self.doubtful = self.doubtful or f"{target}: {failure}"
         return self._add(local, like)
 
     # Writes in place
@@ -370,10 +383,10 @@ class Recorder(Trace):
         like = _like(written[0])
         if not (reached or discrete):
             return UNREACHED, None, False
-        if not is_number(like) or (plain in JUMPING):
-            if plain in JUMPING:
+        if not is_number(like) or jumps(plain, rest[1]):
+            if jumps(plain, rest[1]):
                 self._jump(target)
-            mask = _counts(plain or target, bool(reached), like, discrete)
+            mask = _counts(plain or target, rest[1], bool(reached), like, discrete)
             return UNREACHED, str(target) if reached or discrete else None, mask
         self._judge(plain or target, rest, [like], reached, discrete)
         if not reached:
@@ -595,9 +608,9 @@ class Recorder(Trace):
             raise SpectralError(f"J v and J' u by its program contradict each other by {worst:.1e}")
 
 
-def _counts(target: Any, reached: bool, made: Tensor, discrete: list[Jump]) -> bool:
+def _counts(target: Any, kwargs: dict[str, Any], reached: bool, made: Tensor, discrete: list[Jump]) -> bool:
     """Whether what y reaches in jumps alone is a condition, a place or a count, and no rounded number."""
-    rounds = target in JUMPING or (reached and target in (aten._to_copy.default, aten.alias.default))
+    rounds = jumps(target, kwargs) or (reached and target in (aten._to_copy.default, aten.alias.default))
     return made.dtype is torch.bool or (not rounds and all(jump.mask for jump in discrete))
 
 
@@ -643,6 +656,8 @@ def _out_of_place(target: Any, args: Any, kwargs: Any) -> tuple[Any, tuple[Any, 
         return aten.expand.default, ((args[1], list(args[0].shape)), {})
     if target in _ERASING:
         return None, ((), {})
+    if target.namespace != "aten":  # of a name that torch has too it may be another operation
+        return None, (args, kwargs)
     schema = target._schema
     name = schema.name.split("::")[1]
     if "out" in kwargs:

@@ -20,9 +20,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from spectral.errors import SpectralError
 from spectral.jacobians.checksums import of_storage
 from spectral.jacobians.program.trees import leaves, mapped
 
@@ -141,6 +143,8 @@ class Trace(TorchDispatchMode):
         """No: a model runs here as it was written, and torch's compiler takes seconds to load."""
         return False
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()
         self.storages: dict[int, Stored] = {}
@@ -179,10 +183,28 @@ class Trace(TorchDispatchMode):
         """Look at an operation and its output."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if isinstance(func, HigherOrderOperator):
+            return self._chosen(func, args, kwargs or {})
         with self._one_at_a_time:  # what a script forks runs in threads of torch's, under this mode too
             return self._seen(func, args, kwargs or {})
 
+    def _chosen(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What `torch.cond` makes, by the branch that it takes.
+
+        Raises:
+            SpectralError: it is another operation that is given functions.
+        """
+        if func is not torch.ops.higher_order.cond:
+            raise SpectralError(f"{func.name()}, an operation on functions, cannot be followed")
+        chosen, first, second, operands = args
+        branch = first if chosen else second
+        with self:
+            return branch(*operands)
+
     def _seen(self, func: Any, args: Any, kwargs: Any) -> Any:
+        plain = _plain_of_several(func)
+        if plain is not None and (_of_list(func) or _all_apart(func, args, kwargs)):
+            return self._one_by_one(func, plain, args, kwargs)
         if func in _KEEPING_COUNT:
             with self._outside:
                 args, kwargs = self._counted(func, args, kwargs)
@@ -206,6 +228,27 @@ class Trace(TorchDispatchMode):
             self._follow(func, args, kwargs, tensors, written)
             self.after(func, args, kwargs, written, out, seen)
         return out
+
+    def _one_by_one(self, func: Any, plain: Any, args: Any, kwargs: Any) -> Any:
+        """An operation that overwrites several tensors, as one that makes new ones, and copies."""
+        told = bound(func, args, kwargs)
+        if _of_list(func):  # in the order of the list, as the next may look at what was written before
+            into = told["self"]
+            each = [name for name, x in told.items() if isinstance(x, (list, tuple)) or name == "scalars"]
+            for i, t in enumerate(into):
+                if not plain._schema.name.startswith("aten::_foreach_"):
+                    self._seen(plain, tuple(x[i] if name in each else x for name, x in told.items()), {})
+                    continue
+                one = tuple(x[i : i + 1] if name in each else x for name, x in told.items())
+                self._seen(aten.copy_.default, (t, *self._seen(plain, one, {})), {})
+            return None
+        names = [name for _, name in _traits(func).writes]
+        rest = {name: x for name, x in kwargs.items() if name not in names}
+        for name, new in zip(names, self._seen(plain, args, rest), strict=True):
+            if told[name].shape != new.shape:
+                self._seen(aten.resize_.default, (told[name], list(new.shape)), {})
+            self._seen(aten.copy_.default, (told[name], new), {})
+        return tuple(told[name] for name in names)
 
     def _follow(self, func: Any, args: Any, kwargs: Any, made: list[Tensor], written: list[Tensor]) -> None:
         """What y may reach, and a checksum of what it does not: it is to be the same in every run."""
@@ -423,6 +466,45 @@ def _traits(func: Any) -> _Traits:
     ]
     writes = tuple(written) if schema.is_mutable and not views else ()
     return _Traits(writes, torch.Tag.nondeterministic_seeded in func.tags, views)
+
+
+@functools.cache
+def _of_list(func: Any) -> bool:
+    """Whether an operation overwrites each tensor of a list."""
+    name = func._schema.name
+    return name.startswith("aten::_foreach_") and name.endswith("_")
+
+
+@functools.cache
+def _plain_of_several(func: Any) -> Any:
+    """Of an operation that overwrites several tensors at once that which makes new ones, if there is one."""
+    if not _of_list(func) and (func.namespace != "aten" or len(_traits(func).writes) < 2):
+        return None
+    name = func._schema.name.split("::")[1]
+    if _of_list(func):  # of those that are told nothing else the same of one tensor, in place
+        alone = (
+            getattr(aten, name.removeprefix("_foreach_"), None) if func._overloadname == "default" else None
+        )
+        return getattr(alone or getattr(aten, name[:-1], None), func._overloadname, None)
+    outs = {name for _, name in _traits(func).writes}
+    wanted = [argument.name for argument in func._schema.arguments if argument.name not in outs]
+    if not all(argument.kwarg_only for argument in func._schema.arguments if argument.name in outs):
+        return None
+    for overload in func._overloadpacket.overloads():
+        other = getattr(func._overloadpacket, overload)
+        if not other._schema.is_mutable and [a.name for a in other._schema.arguments] == wanted:
+            return other
+    return None
+
+
+def _all_apart(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether what an operation overwrites shares no memory with what else it is given."""
+    given = leaves((args, kwargs))
+    places = [
+        t.untyped_storage()._cdata for t in given if isinstance(t, Tensor) and t.layout is torch.strided
+    ]
+    into = [t.untyped_storage()._cdata for t in _written(func, args, kwargs)]
+    return all(places.count(place) == 1 for place in into)
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:

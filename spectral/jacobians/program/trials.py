@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -25,13 +26,30 @@ from spectral.jacobians.program.rules.norms import Norm, by_torch
 from spectral.jacobians.program.rules.pointwise import Diagonal, Sum
 from spectral.jacobians.program.rules.pooling import Gather
 from spectral.jacobians.program.rules.products import Matmul
-from spectral.jacobians.program.steps import Forward, Linear, Local, Operation, Step, aten, either_side
+from spectral.jacobians.program.steps import (
+    Forward,
+    Linear,
+    Local,
+    Operation,
+    Step,
+    aten,
+    cast,
+    either_side,
+)
 from spectral.jacobians.program.trees import leaves
+
+log = logging.getLogger("spectral")
 
 # A rule is tried on random vectors, at the inputs that it is met with.  Of maps and kernels beyond so many
 # entries only norms and maxima are: a trial holds several maps, where a forward pass holds two.
 TRIED = 1 << 16
 DIFFERENCES = 1e-3  # relative error of an operation's differences beyond which they are of no use
+
+
+# Steps of differences, in units of `either_side`.  An operation of the user's own may round in float32; those
+# of torch do not, and may switch as often as sorting many numbers does: the shortest steps tell.
+_SHARES = {torch.float64: (1.0, 1e2, 1e3), torch.float32: (1.0, 0.1, 10.0)}
+_SHORTER: dict[torch.dtype, tuple[float, ...]] = {torch.float64: (1.0, 1e-2, 1e-4)}
 
 
 class ContradictionError(SpectralError):
@@ -125,8 +143,7 @@ class Trials:
             if not torch.isfinite(ahead).all():
                 reason = "its derivative is not finite"
                 continue
-            # Of two vectors at random little would be seen: half of g is what it is held against.
-            g = noise / max(size_of(noise), 1e-30) + ahead / max(size_of(ahead), 1e-30)
+            g = half_along(noise, ahead)
             back = step.transpose(g)
             if not all(bool(torch.isfinite(t).all()) for t in back):
                 raise SpectralError("its derivative is not finite")
@@ -140,7 +157,7 @@ class Trials:
                 error = max(error, _apart_by(g, step.apply(*along), back, along))
             rough = forward == "differences" and error <= DIFFERENCES
             self.rounding = max(self.rounding, 10 * error) if rough else self.rounding
-            if rough or error <= _tolerance(noise.dtype):
+            if rough or error <= max(_tolerance(x.dtype) for x in (noise, *xs)):
                 return Tried(tangents, g, ahead, back)
             reason = f"its derivatives forwards and backwards differ by {error:.0e}"
         raise (ContradictionError if "differ" in reason else SpectralError)(reason)
@@ -172,17 +189,28 @@ def _apart_by(g: Tensor, ahead: Tensor, back: tuple[Tensor, ...], tangents: tupl
 
 
 def hold_against_differences(step: Local, tried: Tried) -> None:
-    """Hold D t by two vjps against differences of the operation: its ways are one derivative, right or wrong.
+    """Hold D t against differences of the operation: its ways are one derivative, right or wrong.
+
+    In half precision that of the same operation at the same numbers in float32, where that exists.
 
     Raises:
+        SpectralError: torch's derivative is zero, and that of the operation is not.
         ContradictionError: they differ, where differences by two steps h agree and no unit switches at x.
     """
-    size = max(size_of(tried.ahead), 1e-300)
     least = max(DIFFERENCES, 4 * torch.finfo(tried.ahead.dtype).eps)
+    if least > DIFFERENCES:
+        try:
+            tried = _in_float32(step, tried)
+        except ContradictionError:
+            raise
+        except Exception as failure:  # it does not exist in that precision
+            log.debug("%s in float32: %s", step.function.target, failure)
+    size = max(size_of(tried.ahead), 1e-300)
     found: list[tuple[Tensor, float]] = []
-    for precision in (torch.float64, torch.float32):
+    shares = _SHARES if step.forward == "vjp" else _SHORTER
+    for precision, each in shares.items():
         here: Tensor | None = None
-        for share in (1.0, 1e2, 1e3) if precision == torch.float64 else (1.0, 0.1, 10.0):
+        for share in each:
             try:
                 ahead, behind, h = either_side(step.function, step.primals, tried.tangents, precision, share)
             except Exception:  # it does not exist in that precision
@@ -192,13 +220,35 @@ def hold_against_differences(step: Local, tried: Tried) -> None:
                 return
             if here is None:
                 here = either_side(step.function, step.primals, tried.tangents, precision, 0.0)[0]
-            found.append((D, size_of(ahead - 2 * here + behind) / h / size))
+            rounding = torch.finfo(precision).eps * size_of(here)
+            found.append((D, (size_of(ahead - 2 * here + behind) + rounding) / h / size))
+    if step.forward != "vjp":
+        found = found[:-3:-1]
     pairs = [(size_of(D - E) / size, D, min(b, c)) for (D, b), (E, c) in itertools.combinations(found, 2)]
     if pairs:
         apart, D, bend = min(pairs, key=lambda pair: pair[0])
         off = size_of(D - tried.ahead) / size
-        if off > max(5 * apart, bend):
+        zero = not any(bool(part.any()) for part in (tried.ahead, *tried.back))
+        if zero and off > 100 * max(apart, bend):
+            raise SpectralError("torch's derivative of it is zero, and its own is not")
+        if not zero and off > max(5 * apart, bend):
             raise ContradictionError(f"its derivative is off by {off:.1e} from differences of it")
+
+
+def _in_float32(step: Local, tried: Tried) -> Tried:
+    """The same trial in float32, where ways forwards and backwards that are not one show.
+
+    Raises:
+        ContradictionError: they differ.
+    """
+    wide = step.to(torch.float32)
+    assert isinstance(wide, Local)
+    tangents, g = tuple(cast(t, torch.float32) for t in tried.tangents), cast(tried.g, torch.float32)
+    ahead, back = wide.apply(*tangents), wide.transpose(g)
+    error = _apart_by(g, ahead, back, tangents)
+    if ahead.dtype == g.dtype and error > DIFFERENCES:
+        raise ContradictionError(f"its derivatives forwards and backwards differ by {error:.0e}")
+    return Tried(tangents, g, ahead, back)
 
 
 def _geometry(step: Step, seen: Seen) -> Any:
@@ -256,8 +306,12 @@ def inner(a: Tensor, b: Tensor) -> float:
 
 
 def half_along(noise: Tensor, Jv: Tensor) -> Tensor:
-    """u for <u, J v>: half at random and half J v, since of two vectors at random little would be seen."""
-    return noise / size_of(noise) + Jv / max(size_of(Jv), torch.finfo(Jv.dtype).tiny)
+    """u for <u, J v>: half at random and half J v, since of two vectors at random little would be seen.
+
+    Of few entries the halves might cancel: they are on one side.
+    """
+    share = (-1 if inner(noise, Jv) < 0 else 1) / max(size_of(noise), 1e-30)
+    return share * noise + Jv / max(size_of(Jv), torch.finfo(Jv.dtype).tiny)
 
 
 def contradiction(v: Tensor, u: Tensor, Jv: Tensor, Ju: Tensor) -> float:

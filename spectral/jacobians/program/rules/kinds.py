@@ -23,6 +23,18 @@ JUMPING = {
 }
 
 
+# These jump as well, and have a derivative between jumps.
+SAWTOOTH = {
+    *named("frac"),
+    *(op for overload in ("Tensor", "Scalar") for op in named("fmod", "remainder", overload=overload)),
+}
+
+
+def jumps(target: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether an operation is constant between jumps: one of `JUMPING`, or a division that rounds."""
+    return target in JUMPING or kwargs.get("rounding_mode") is not None
+
+
 # Roundings that torch differentiates as if they were not there.
 STRAIGHT_THROUGH = {
     *named("fake_quantize_per_tensor_affine_cachemask", "fake_quantize_per_channel_affine_cachemask"),
@@ -33,10 +45,15 @@ STRAIGHT_THROUGH = {
 }
 
 
+# Of these something is free, phases and bases of null spaces; torch's derivative is that of one choice, which
+# may not be the one that is computed.
+GAUGED = {*named("_linalg_eigh", "linalg_eig", "_linalg_svd", "linalg_qr")}
+
+
 # Integers made from y may be used by these: as places, or as conditions.
 BY_INDEX = {
     *named("gather", "index_select", "embedding", "take", "scatter_add", "index_copy", "index_add"),
-    *named("masked_select", "masked_scatter", "one_hot"),
+    *named("masked_select", "masked_scatter", "one_hot", "bincount"),
     aten.index.Tensor,
     aten.index_put.default,
     aten.where.self,

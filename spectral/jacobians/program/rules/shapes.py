@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.jacobians.program.rules.base import Back, Seen, axes_of, named, rule
+from spectral.jacobians.program.rules.base import INSTEAD, Back, Seen, axes_of, named, rule
 from spectral.jacobians.program.rules.rows import ORDERS, order_of, tells_rows
 from spectral.jacobians.program.slopes import in_channels_last
 from spectral.jacobians.program.steps import (
@@ -189,6 +189,17 @@ def _padded_lines(seen: Seen) -> Step:
 @rule(aten.index.Tensor, aten.gather.default, aten.index_select.default)
 def _indexed(seen: Seen) -> Step | None:
     return seen.linear(seen.operation()) if seen.first_alone else None
+
+
+@functools.wraps(aten.bincount.default)
+def _counted(places: Tensor, weights: Tensor, minlength: int = 0) -> Tensor:
+    """Weights added up where they belong, which torch counts without a derivative."""
+    length = max(minlength, int(places.max()) + 1 if places.numel() else 0)
+    total = weights if weights.dtype == torch.float32 else weights.double()
+    return total.new_zeros(length).index_add(0, places, total)
+
+
+INSTEAD[aten.bincount.default] = _counted
 
 
 def _narrow(seen: Seen, target: Any) -> Narrow | None:

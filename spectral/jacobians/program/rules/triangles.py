@@ -33,16 +33,35 @@ def _of_triangle(target: Any) -> Callable[..., Any]:
     return function
 
 
-def _of_factor(target: Any) -> Callable[..., Any]:
-    """Of a factor, instead: L -> op(tril(L))."""
+def _of_factor(target: Any, place: int) -> Callable[..., Any]:
+    """Of a factor, instead, the argument at a place: L -> op(tril(L))."""
 
     @functools.wraps(target)
-    def function(L: Tensor, *args: Any, **kwargs: Any) -> Any:
-        upper = bound(target, (L, *args), kwargs)["upper"]
-        return target(L.triu() if upper else L.tril(), *args, **kwargs)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        upper = bound(target, args, kwargs)["upper"]
+        L = args[place].triu() if upper else args[place].tril()
+        return target(*args[:place], L, *args[place + 1 :], **kwargs)
 
     return function
 
 
-INSTEAD.update({target: _of_factor(target) for target in named("cholesky_inverse")})
-INSTEAD.update({target: _of_triangle(target) for target in named("_linalg_eigh", "linalg_cholesky_ex")})
+def _if_hermitian(target: Any) -> Callable[..., Any]:
+    """Of a triangle where that is asked for, and of all of A elsewhere."""
+    of_triangle = _of_triangle(target)
+
+    @functools.wraps(target)
+    def function(A: Tensor, *args: Any, **kwargs: Any) -> Any:
+        hermitian = bound(target, (A, *args), kwargs)["hermitian"]
+        return (of_triangle if hermitian else target)(A, *args, **kwargs)
+
+    return function
+
+
+INSTEAD.update({target: _of_factor(target, 0) for target in named("cholesky_inverse")})
+INSTEAD.update({target: _of_factor(target, 1) for target in named("cholesky_solve")})
+INSTEAD.update(
+    {target: _of_triangle(target) for target in named("_linalg_eigh", "linalg_cholesky_ex", "cholesky")}
+)
+INSTEAD.update(
+    {target: _if_hermitian(target) for target in named("linalg_pinv", overload="atol_rtol_tensor")}
+)
