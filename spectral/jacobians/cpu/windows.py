@@ -1,69 +1,108 @@
-"""The compiled part of `lines`: panels of overlapping rows, those at the ends from a copy with zeros."""
+"""The compiled part of `direct`: a piece of a plane with zeros around, panels of its overlapping rows."""
 
 from functools import cache
 from typing import Any
 
 import torch
 from numba import carray, types
-from numba.extending import register_jitable
 
-from spectral.jacobians.cpu.lines import PANELS, TASK
-from spectral.jacobians.cpu.simd import BYTES, ROWS, claim, panel, pointer
+from spectral.jacobians.cpu.direct import PANELS, TASK
+from spectral.jacobians.cpu.simd import ROWS, claim, narrow_onto, panel_onto, pointer
 from spectral.jacobians.cpu.winograd import REAL
 from spectral.kernels.compiled import cfunc, njit
 
-
-@register_jitable
-def room(channels, taps, filters):  # type: ignore[no-untyped-def]
-    """Numbers that a worker needs: the rows of one panel, and what comes of them."""
-    return (ROWS + taps - 1) * channels + ROWS * filters
+PLACES = PANELS * ROWS
 
 
 @njit()
-def _panel(task, x, weight, out, space, image, row, filter, group):  # type: ignore[no-untyped-def]
-    """ROWS rows of the output, those of them that there are, a group of filters."""
-    channels, filters, reach = task.channels, task.filters, ROWS + task.taps - 1
-    depth = task.taps * channels
-    first, count = row - task.padding, min(ROWS, task.after - row)
-    source, at = x, (image * task.before + first) * channels
-    if first < 0 or first + reach > task.before:
-        for i in range(reach):
-            inside = 0 <= first + i < task.before
+def _piece(task, x, plane, first, count, space):  # type: ignore[no-untyped-def]
+    """The channels of so many places from the first, of a plane (height, width) with zeros around."""
+    channels, height, width = task.channels, task.before_height, task.before_width
+    across = width + 2 * task.padding_width
+    row, column = divmod(first, across)
+    row, column = row - task.padding_height, column - task.padding_width
+    for i in range(count):
+        to = i * channels
+        if 0 <= row < height and 0 <= column < width:
+            at = ((plane * height + row) * width + column) * channels
             for c in range(channels):
-                space[i * channels + c] = x[at + i * channels + c] if inside else 0
-        source, at = space, 0
-    to = (image * task.after + row) * filters + filter
-    if count == ROWS:
-        panel(source, at, channels, weight, filter * depth, out, to, depth, filters)
-    else:
-        made = reach * channels
-        panel(source, at, channels, weight, filter * depth, space, made, depth, group)
-        for i in range(count):
-            for k in range(group):
-                out[to + i * filters + k] = space[made + i * group + k]
+                space[to + c] = x[at + c]
+        else:
+            for c in range(channels):
+                space[to + c] = 0
+        column += 1
+        if column == width + task.padding_width:
+            row, column = row + 1, -task.padding_width
+
+
+@njit()
+def _written(task, out, plane, first, count, filter, sums):  # type: ignore[no-untyped-def]
+    """The sums of places that are pixels of the output, into a plane of it, the filters that there are."""
+    filters, height, width = task.filters, task.after_height, task.after_width
+    across = task.before_width + 2 * task.padding_width
+    some = min(task.group, filters - filter)
+    row, column = divmod(first, across)
+    for i in range(count):
+        if column < width:
+            to = ((plane * height + row) * width + column) * filters + filter
+            for k in range(some):
+                out[to + k] = sums[i * task.group + k]
+        column += 1
+        if column == across:
+            row, column = row + 1, 0
 
 
 @cache
-def worker(dtype: torch.dtype) -> Any:
-    """The C function, void (*)(void *task), that takes blocks of panels until none are left."""
-    real = REAL[dtype]
-    size = dtype.itemsize
-    group = 2 * BYTES // size
+def worker(dtype: torch.dtype, one_vector: bool) -> Any:
+    """The C function, void (*)(void *task), that takes blocks of places until none are left; of filters it
+    takes two vectors at a time, or one."""
+    real, size = REAL[dtype], dtype.itemsize
 
     @cfunc(types.void(types.voidptr))
     def work(address):  # type: ignore[no-untyped-def]
         task = carray(address, 1, TASK)[0]
         x, weight, out = pointer(task.x, real), pointer(task.weight, real), pointer(task.out, real)
-        mine = claim(address, 1) * room(task.channels, task.taps, task.filters) * size
-        space = pointer(task.workspace + mine, real)
-        blocks = -(-task.after // (PANELS * ROWS))
+        channels, group, across = task.channels, task.group, task.before_width + 2 * task.padding_width
+        beyond = (task.taps_height - 1) * across + task.taps_width - 1
+        row = task.taps_width * channels
+        lines = task.before_height == 1 and task.before_depth == 1 and task.padding_height == 0
+        mine = task.workspace + claim(address, 1) * task.room * size
+        space, sums = pointer(mine, real), pointer(mine + (task.room - PLACES * group) * size, real)
+        total = task.after_height * across
+        blocks = -(-total // PLACES)
         taken = claim(address, 0)
-        while taken < task.images * blocks:
-            image, block = divmod(taken, blocks)
-            begin = block * PANELS * ROWS
+        while taken < task.images * task.after_depth * blocks:
+            plane, block = divmod(taken, blocks)
+            image, depth = divmod(plane, task.after_depth)
+            first = block * PLACES
+            count = min(PLACES, total - first)
+            rows = -(-count // ROWS) * ROWS
+            kept = -1
             for filter in range(0, task.filters, group):
-                for row in range(begin, min(begin + PANELS * ROWS, task.after), ROWS):
-                    _panel(task, x, weight, out, space, image, row, filter, group)
+                for i in range(rows * group):
+                    sums[i] = 0
+                for a in range(task.taps_depth):
+                    at = depth + a - task.padding_depth
+                    if not 0 <= at < task.before_depth:
+                        continue
+                    source, begin = space, 0
+                    ahead = first - task.padding_width
+                    if lines and ahead >= 0 and ahead + rows + beyond <= task.before_width:
+                        source = x
+                        begin = (image * task.before_width + ahead) * channels
+                    elif kept != at:
+                        kept = at
+                        _piece(task, x, image * task.before_depth + at, first, rows + beyond, space)
+                    for b in range(task.taps_height):
+                        of_taps = (filter // group * task.taps_depth + a) * task.taps_height + b
+                        for place in range(0, rows, ROWS):
+                            left, to = begin + (place + b * across) * channels, place * group
+                            columns = of_taps * row * group
+                            if one_vector:
+                                narrow_onto(source, left, channels, weight, columns, sums, to, row, group)
+                            else:
+                                panel_onto(source, left, channels, weight, columns, sums, to, row, group)
+                _written(task, out, plane, first, count, filter, sums)
             taken = claim(address, 0)
 
     return work

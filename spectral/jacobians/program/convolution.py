@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spectral.errors import ReachError
-from spectral.jacobians.cpu import lines, memory
+from spectral.jacobians.cpu import direct, memory
 from spectral.jacobians.cpu.winograd import Winograd, offered
 from spectral.jacobians.program.slopes import in_channels_last, laid_out, times
 from spectral.jacobians.program.steps import Leading, Step, aten, counts, in_precision, some
@@ -233,17 +233,17 @@ class Kernel:
         return aten.convolution(in_channels_last(x, self.channels_last), self.weight, None, *self.geometry)
 
 
-class LinesKernel(Kernel):
-    """For images with one axis of pixels, by compiled code."""
+class DirectKernel(Kernel):
+    """By compiled code: for images with one axis of pixels or three, and in float64."""
 
-    def __init__(self, weight: Tensor, padding: int) -> None:
-        self.convolve = lines.Lines(weight, padding)  # type: ignore[method-assign]
+    def __init__(self, weight: Tensor, padding: list[int]) -> None:
+        self.convolve = direct.Direct(weight, padding)  # type: ignore[method-assign]
 
     @staticmethod
     def offered(of: Convolution) -> bool:
         """Whether a convolution is one of those."""
         plain = not of.transposed and of.groups == 1 and max(*of.stride, *of.dilation) == 1
-        return plain and of.channels_last and lines.offered(of.weight)
+        return plain and of.channels_last and direct.offered(of.weight)
 
 
 class Row(Kernel):
@@ -386,8 +386,8 @@ def _gated(x: Tensor, slope: Tensor, owned: bool) -> Tensor:
 
 def kernel(of: Convolution) -> Kernel:
     """The kernel of a convolution: measured choices, for CPUs."""
-    if of.weight.ndim == 3:
-        return LinesKernel(of.weight, of.padding[0]) if LinesKernel.offered(of) else Row(of)
+    if of.weight.ndim == 3 and not DirectKernel.offered(of):
+        return Row(of)
     weight, stride, padding, dilation = of.weight, of.stride, of.padding, of.dilation
     plain = weight.ndim == 4 and weight.device.type == "cpu" and of.groups == 1
     real = weight.dtype in (torch.float32, torch.float64)
@@ -405,5 +405,7 @@ def kernel(of: Convolution) -> Kernel:
             return WinogradKernel(weight)
         if weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
             return Packed(weight, of.channels_last, stride, padding, dilation, of.input_size)
+    if DirectKernel.offered(of):
+        return DirectKernel(weight, padding)
     geometry = stride, padding, dilation, of.transposed, of.output_padding, of.groups
     return Kernel(weight, of.channels_last, *geometry)

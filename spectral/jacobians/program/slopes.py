@@ -15,15 +15,15 @@ from spectral.jacobians.program.steps import in_memory
 def in_channels_last(t: Tensor, really: bool = True) -> Tensor:
     """Images in the layout in which most convolutions are fastest, or in torch's own; slopes share it.
 
-    An image has two axes of pixels, or one; of three torch's own is the faster.
+    An image has one to three axes of pixels.
     """
-    if t.ndim not in (3, 4) or not really:
+    if t.ndim not in (3, 4, 5) or not really:
         return t.contiguous()
     if t.shape[1] == 1:  # both layouts at once: torch looks at the strides to tell which is meant
         return t.reshape(len(t), *t.shape[2:], 1).movedim(-1, 1)
-    if t.ndim == 4:
-        return t.contiguous(memory_format=torch.channels_last)
-    return t.movedim(1, -1).contiguous().movedim(-1, 1)
+    if t.ndim == 3:
+        return t.movedim(1, -1).contiguous().movedim(-1, 1)
+    return t.contiguous(memory_format=torch.channels_last if t.ndim == 4 else torch.channels_last_3d)
 
 
 def gate(x: Tensor) -> Tensor:

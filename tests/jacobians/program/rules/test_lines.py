@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from spectral.jacobians.cpu import lines, openmp
-from spectral.jacobians.program.convolution import Convolution, Joint, LinesKernel
+from spectral.jacobians.cpu import direct, openmp
+from spectral.jacobians.program.convolution import Convolution, DirectKernel, Joint
 from spectral.jacobians.program.rules.norms import Norm
 from spectral.jacobians.program.rules.pointwise import Diagonal
 from tests.helpers.dense_programs import dense_of, program_of
@@ -72,9 +72,9 @@ def test_how_signals_are_laid_out():
         slots[step.output] = out = step.apply(*(slots[i] for i in step.inputs))
         assert out.shape[1] == 2 or out.mT.is_contiguous(), step
     if openmp.vector_bytes():
-        kernels = [c._forward for c in convolutions if lines.offered(c.weight) and c.groups == 1]
+        kernels = [c._forward for c in convolutions if direct.offered(c.weight) and c.groups == 1]
         assert kernels
-        assert all(isinstance(kernel, LinesKernel) for kernel in kernels)
+        assert all(isinstance(kernel, DirectKernel) for kernel in kernels)
 
 
 def test_a_filter_between_channels_is_none_of_each():
