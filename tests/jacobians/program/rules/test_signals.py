@@ -1,4 +1,4 @@
-"""Networks of signals, one axis of pixels: against torch's dense Jacobian, and how they are laid out."""
+"""Networks of signals and of volumes against torch's dense Jacobian, and how they are laid out."""
 
 import pytest
 import torch
@@ -86,6 +86,38 @@ def test_a_filter_between_channels_is_none_of_each():
     exact, ahead, _ = dense_of(model, y, program)
     torch.testing.assert_close(ahead, exact, atol=1e-12, rtol=1e-9)
     assert all(step.groups == 1 for step in program.steps if isinstance(step, Convolution))
+
+
+class Volume(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv3d(1, channels, 3, padding=1)
+        self.norm = nn.GroupNorm(2, channels)
+        self.down = nn.Conv3d(channels, channels, 2, stride=2, groups=2)
+        self.inner = nn.Conv3d(channels, channels, (1, 3, 2), padding=(0, 1, 1))
+        self.up = nn.ConvTranspose3d(channels, channels, 2, stride=2)
+        self.dilated = nn.Conv3d(2 * channels, channels, 3, padding=2, dilation=2)
+        self.last = nn.Conv3d(channels, 1, 3, padding=1, padding_mode="replicate")
+
+    def forward(self, y):
+        x = functional.silu(self.norm(self.first(y)))
+        inner = functional.relu(self.inner(functional.relu(self.down(x))))[..., :-1]
+        return y - self.last(functional.relu(self.dilated(torch.cat([x, self.up(inner)], 1))))
+
+
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("channels", [6, 16])
+def test_volumes(channels, images):
+    model, y = Volume(channels).double(), torch.randn(images, 1, 2, 4, 6, dtype=torch.float64)
+    program = program_of(model, y)
+    for one in (program, program.in_layout(False)):
+        exact, ahead, back = dense_of(model, y, one)
+        torch.testing.assert_close(ahead, exact, atol=1e-12, rtol=1e-9)
+        torch.testing.assert_close(back, exact, atol=1e-12, rtol=1e-9)
+    if openmp.vector_bytes() and channels == 16:
+        kernels = [step._forward for step in program.steps if isinstance(step, Convolution)]
+        assert sum(isinstance(kernel, DirectKernel) for kernel in kernels) == 2
 
 
 class Normed(nn.Module):
