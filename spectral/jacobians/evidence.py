@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -280,27 +282,34 @@ class Evidence:
         finest = self.finest if finest is None else finest
         if not self.differences_tell:
             return None
-        # Units and thresholds switch within a large step, rounding shows in a small one.
+        # Units and thresholds switch within a large step, rounding shows in a small one; longer ones are for
+        # inputs, or derivatives, that are small beside what the model adds to them.
         steps = (2e-5, 2e-3, 2e-7) if self.grain < 1e-12 else (2e-4, 2e-3, 2e-2)
         scale = max(scale, 1e-300)  # of J = 0
         tried: list[tuple[float, Tensor, float]] = []
-        for step in steps:
+        for at, step in enumerate((*steps, *(max(steps) * 30**more for more in range(1, 6)))):
             ahead, behind, h = autograd.either_side(self._afresh, self.y, v, step)
             D, bend = (ahead - behind) / (2 * h), size_of(ahead - 2 * self.output + behind) / h / scale
-            off = size_of(Jv - D) / scale
+            off, rounding = size_of(Jv - D) / scale, self.grain * size_of(self.output) / h / scale
             if off <= finest:
                 return 0.0
-            if not tried:  # all that follows rests on it
+            if not at:  # all that follows rests on it
                 self.model.compare(self._afresh(self.y), self.output)
-            tried.append((step, D, bend))
-        apart, i, j = min(
-            (size_of(tried[i][1] - tried[j][1]) / scale, i, j) for i in range(3) for j in range(i + 1, 3)
+            if rounding <= DIFFERENCES:
+                tried.append((step, D, max(bend, rounding)))
+            if len(tried) == len(steps):
+                break
+        pairs = itertools.combinations(tried, 2)
+        apart, one, other = min(
+            ((size_of(one[1] - other[1]) / scale, one, other) for one, other in pairs),
+            key=lambda pair: pair[0],
+            default=(math.inf, None, None),
         )
-        if not apart <= DIFFERENCES:
+        if one is None or other is None or not apart <= DIFFERENCES:
             return None
-        _, D, bend = min(tried[i], tried[j], key=lambda one: one[0])
+        _, D, least = min(one, other, key=lambda one: one[0])
         off = size_of(Jv - D) / scale
-        return off if off > max(5 * apart, bend, finest) else 0.0
+        return off if off > max(5 * apart, least, finest) else 0.0
 
     def _afresh(self, x: Tensor) -> Tensor:
         """The model at x, what it keeps from call to call put back before and after."""

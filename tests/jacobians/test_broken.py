@@ -820,6 +820,38 @@ def test_models_whose_squares_leave_the_range_of_numbers(scale, dtype):
     assert not any("declares" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-8, 1e-15, 1e-20])
+def test_inputs_that_are_small_beside_what_is_added_to_them(scale, dtype):
+    """Differences by steps of y's own size are rounding alone, and contradict nothing."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.SiLU(), nn.Conv2d(3, 1, 3, padding=1)).to(dtype)
+    y = scale * torch.randn(1, 1, 6, 6, dtype=dtype)
+    for model in (net, lambda y: 2 * y + 1):
+        J = spectral.jacobian(model, y)
+        exact = torch.func.jacrev(lambda x, f=model: f(x.to(dtype)))(y).reshape(36, 36)
+        assert J.method == "frozen"
+        torch.testing.assert_close(J.dense(), exact, atol=1e-6, rtol=1e-4)
+
+
+def test_a_wrong_product_at_a_small_input_is_found_out():
+    y = 1e-8 * torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    J, v = spectral.jacobian(lambda y: 2 * y + 1, y), torch.randn(1, 1, 8, 8)
+    off = J._evidence.off_differences
+    assert off(v, 2 * v, 16.0) == 0
+    assert off(v, 3 * v, 24.0) > 0.2
+
+
+def test_a_saturated_unit_beside_others():
+    """Entries whose slope is less than the rounding of the value."""
+    torch.manual_seed(0)
+    y = torch.randn(1, 1, 8, 3) * 0.1
+    for shift in (4.0, 7.0, 8.0, 9.0, 12.0):
+        J = spectral.jacobian(lambda x, b=shift: torch.tanh(x + b), y)
+        exact = torch.func.jacrev(lambda x, b=shift: torch.tanh(x + b))(y).reshape(24, 24)
+        torch.testing.assert_close(J.dense(), exact, atol=1e-7, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("scale", "dtype"), [(3e-37, torch.float32), (1e-306, torch.float64)])
 @pytest.mark.parametrize("door", [spectral.top_svd, spectral.trace, spectral.frobenius_norm])
 def test_models_of_the_smallest_numbers_are_refused(door, scale, dtype):

@@ -7,7 +7,7 @@ import torch
 from numba import carray, types
 
 from spectral.jacobians.cpu.direct import PANELS, TASK
-from spectral.jacobians.cpu.simd import ROWS, claim, narrow_onto, panel_onto, pointer
+from spectral.jacobians.cpu.simd import ROWS, claim, narrow, narrow_onto, panel, panel_onto, pointer
 from spectral.jacobians.cpu.winograd import REAL
 from spectral.kernels.compiled import cfunc, njit
 
@@ -36,13 +36,14 @@ def _piece(task, x, plane, first, count, space):  # type: ignore[no-untyped-def]
 
 
 @njit()
-def _written(task, out, plane, first, count, filter, sums):  # type: ignore[no-untyped-def]
-    """The sums of places that are pixels of the output, into a plane of it, the filters that there are."""
+def _written(task, out, plane, first, done, count, filter, sums):  # type: ignore[no-untyped-def]
+    """The sums of places that are pixels of the output, into a plane of it, the filters that there are; but
+    for those that are `done`."""
     filters, height, width = task.filters, task.after_height, task.after_width
     across = task.before_width + 2 * task.padding_width
     some = min(task.group, filters - filter)
-    row, column = divmod(first, across)
-    for i in range(count):
+    row, column = divmod(first + done, across)
+    for i in range(done, count):
         if column < width:
             to = ((plane * height + row) * width + column) * filters + filter
             for k in range(some):
@@ -65,7 +66,8 @@ def worker(dtype: torch.dtype, one_vector: bool) -> Any:
         channels, group, across = task.channels, task.group, task.before_width + 2 * task.padding_width
         beyond = (task.taps_height - 1) * across + task.taps_width - 1
         row = task.taps_width * channels
-        lines = task.before_height == 1 and task.before_depth == 1 and task.padding_height == 0
+        lines = task.before_height * task.taps_height * task.before_depth * task.taps_depth == 1
+        lines = lines and task.padding_height + task.padding_depth == 0
         mine = task.workspace + claim(address, 1) * task.room * size
         space, sums = pointer(mine, real), pointer(mine + (task.room - PLACES * group) * size, real)
         total = task.after_height * across
@@ -79,7 +81,11 @@ def worker(dtype: torch.dtype, one_vector: bool) -> Any:
             rows = -(-count // ROWS) * ROWS
             kept = -1
             for filter in range(0, task.filters, group):
-                for i in range(rows * group):
+                done = 0
+                if lines:  # one product a panel, most of them where the result is to be
+                    whole = filter + group <= task.filters
+                    done = min(count, max(task.after_width - first, 0)) // ROWS * ROWS if whole else 0
+                for i in range(done * group, rows * group):
                     sums[i] = 0
                 for a in range(task.taps_depth):
                     at = depth + a - task.padding_depth
@@ -98,11 +104,21 @@ def worker(dtype: torch.dtype, one_vector: bool) -> Any:
                         for place in range(0, rows, ROWS):
                             left, to = begin + (place + b * across) * channels, place * group
                             columns = of_taps * row * group
-                            if one_vector:
+                            if place < done:
+                                pixel = (plane * task.after_width + first + place) * task.filters + filter
+                                if one_vector:
+                                    narrow(
+                                        source, left, channels, weight, columns, out, pixel, row, task.filters
+                                    )
+                                else:
+                                    panel(
+                                        source, left, channels, weight, columns, out, pixel, row, task.filters
+                                    )
+                            elif one_vector:
                                 narrow_onto(source, left, channels, weight, columns, sums, to, row, group)
                             else:
                                 panel_onto(source, left, channels, weight, columns, sums, to, row, group)
-                _written(task, out, plane, first, count, filter, sums)
+                _written(task, out, plane, first, done, count, filter, sums)
             taken = claim(address, 0)
 
     return work
