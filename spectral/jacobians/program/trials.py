@@ -173,8 +173,11 @@ class Trials:
 
 def _agree(step: Step, pairs: list[tuple[Tensor, Tensor]], tolerance: float) -> bool:
     """Whether what a step makes is what else was made."""
-    # Where one key has all the weight the terms of attention's derivative, of o's size, cancel.
-    least = float(step.o.abs().max()) / 100 if isinstance(step, Attention) else 0.0
+    least = 0.0
+    if isinstance(step, Attention):  # where one key has all the weight the terms, of o's size, cancel
+        least = float(step.o.abs().max()) / 100
+    if isinstance(step, Norm):  # and in a group of one entry, or two
+        least = float(step.scale.abs().max())
     return all(
         ours.shape == true.shape and _apart(ours, true, max(least, 1e-300)) <= tolerance
         for ours, true in pairs

@@ -131,6 +131,22 @@ class Normed(nn.Module):
         return y - self.out(self.after(self.norm(self.before(y))))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("entries", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_norms_of_groups_of_few_entries(seed, entries, dtype):
+    """Of one the derivative is zero, of two nearly so: rounding is all that torch's ways have in common."""
+    torch.manual_seed(seed)
+    y = 3 * torch.randn(2, 4, entries, dtype=dtype)
+    model = lambda y: y + functional.group_norm(y, 4)  # noqa: E731
+    program = program_of(model, y)
+    assert any(isinstance(step, Norm) for step in program.steps)
+    _, ahead, back = dense_of(model, y, program)
+    exact = torch.func.jacrev(model)(y.double()).reshape(y.numel(), -1)
+    torch.testing.assert_close(ahead.double(), exact, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(back.double(), exact, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("images", [1, 2])
 @pytest.mark.parametrize(
     "after", [nn.SiLU(), nn.ReLU(), nn.Identity(), lambda x: x * torch.linspace(-1, 2, 32).view(32, 1, 1)]
