@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import denoisers
 from denoisers.images import folder
+from denoisers.images.pictures import read_colour
 from spectral.errors import OptionError, SpectralError
 from spectral.options import seed_of
 from spectral.progress import working
@@ -40,7 +41,10 @@ def _print_version(asked: bool) -> None:
 
 Version = Annotated[bool, typer.Option("--version", help="print it", is_eager=True, callback=_print_version)]
 Denoiser = Annotated[str, typer.Option(help="a shipped network's name, a run's folder, or a weights file")]
-Picture = Annotated[Path | None, typer.Option(help="a grey picture", show_default="the shipped photograph")]
+Picture = Annotated[
+    Path | None,
+    typer.Option(help="a picture, in the network's colours", show_default="the shipped photograph"),
+]
 Crop = Annotated[
     tuple[int, int, int] | None, typer.Option(metavar="TOP LEFT SIDE", help="a square of the picture")
 ]
@@ -113,14 +117,14 @@ def load_problem(
 
     Args:
         denoiser: a shipped network's name, a run's folder, or a weights file.
-        image: a grey picture; None for the shipped photograph.
+        image: a picture, in the network's colours; None for the shipped photograph.
         sigma: standard deviation of the noise, images being in [0, 1].
         seed: of the noise.
         crop: (top, left, side) of the square to use.
         timed: whether a forward pass is timed, in the unit of which times are told.
 
     Raises:
-        OptionError: sigma is not positive, the crop lies outside the picture, or the network takes colour.
+        OptionError: sigma is not positive, or the crop lies outside the picture.
         FileContentError, FileNotFoundError: see `denoisers.load` and `denoisers.images.folder.read_grey`.
     """
     if not 0 < sigma <= SIGMA_AT_MOST:
@@ -130,12 +134,14 @@ def load_problem(
         )
     seed = seed_of(seed)
     model = denoisers.load(denoiser)
-    if model.channels != 1:
-        raise OptionError(f"{denoiser} takes {model.channels} channels, and pictures are read as grey")
-    clean = torch.from_numpy(folder.photograph() if image is None else folder.read_grey(image))
+    colour = model.channels == 3
+    read = read_colour if colour else folder.read_grey
+    clean = torch.from_numpy(folder.photograph(colour) if image is None else read(image))
     if crop is not None:
         top, left, side = crop
-        if min(top, left) < 0 or side < 1 or top + side > clean.shape[2] or left + side > clean.shape[3]:
+        if side < 1:
+            raise OptionError(f"the side of a crop is positive, got {side}")
+        if min(top, left) < 0 or top + side > clean.shape[2] or left + side > clean.shape[3]:
             raise OptionError(f"a crop of {side} at ({top}, {left}) leaves the {_size(clean)} picture")
         clean = clean[:, :, top : top + side, left : left + side].contiguous()
     notes = []
