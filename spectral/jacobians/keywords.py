@@ -50,7 +50,8 @@ def advised(
 ) -> Exception:
     """What a model raised when it was called on y, as an error that says what to do where that is known.
 
-    Known are keywords that do not fit its signature, and images of other channels than its first layer's.
+    Known are keywords that do not fit its signature, or are missed behind it, and images of other channels
+    than its first layer's.
     """
     signature = signature_of(model)
     if isinstance(failure, TypeError) and signature is not None:
@@ -62,6 +63,13 @@ def advised(
                 f"{name} cannot be called as model({called}): {reason}; it takes {signature}. What goes with "
                 'y is given by model_kwargs={"name": value}, a noise level that is asked about by '
                 'sigma_keyword="name"'
+            )
+        left = [p.name for p in signature.parameters.values() if p.default is None and p.name not in keywords]
+        if left and "NoneType" in str(failure):
+            return OptionError(
+                f"{name} was called with {', '.join(left)} left at None, and raised: {failure}. Such keywords "
+                f'are given by model_kwargs={{"{left[0]}": value}}, a noise level that is asked about by '
+                f'sigma_keyword="{left[0]}"'
             )
     wrong = _CHANNELS.search(str(failure))
     if wrong and wrong[1] == ", ".join(map(str, y.shape)):

@@ -192,6 +192,12 @@ def test_several_images_as_one_problem_are_noted():
             "missing a required argument: 'sigma'.*model_kwargs=.*sigma_keyw",
         ),
         (
+            lambda y, sigma=None: sigma * y,
+            (4,),
+            {},
+            "sigma left at None, .*unsupported operand.*model_kwargs=.*sigma_keyw",
+        ),
+        (
             network(),
             (1, 1, 6, 6),
             {"label": 3},
