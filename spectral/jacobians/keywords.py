@@ -67,8 +67,8 @@ def advised(
         left = [p.name for p in signature.parameters.values() if p.default is None and p.name not in keywords]
         if left and "NoneType" in str(failure):
             return OptionError(
-                f"{name} was called with {', '.join(left)} left at None, and raised: {failure}. Such keywords "
-                f'are given by model_kwargs={{"{left[0]}": value}}, a noise level that is asked about by '
+                f"{name} was called with {', '.join(left)} left at None, and raised: {failure}. What goes "
+                f'with y is given by model_kwargs={{"{left[0]}": value}}, a level that is asked about by '
                 f'sigma_keyword="{left[0]}"'
             )
     wrong = _CHANNELS.search(str(failure))
