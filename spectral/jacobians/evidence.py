@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -299,13 +298,14 @@ class Evidence:
                 tried.append((step, D, max(bend, rounding)))
             if len(tried) == len(steps):
                 break
+        if len(tried) < 2:
+            return None
         pairs = itertools.combinations(tried, 2)
         apart, one, other = min(
             ((size_of(one[1] - other[1]) / scale, one, other) for one, other in pairs),
             key=lambda pair: pair[0],
-            default=(math.inf, None, None),
         )
-        if one is None or other is None or not apart <= DIFFERENCES:
+        if not apart <= DIFFERENCES:
             return None
         _, D, least = min(one, other, key=lambda one: one[0])
         off = size_of(Jv - D) / scale

@@ -26,20 +26,17 @@ TASK = openmp.layout(
 
 def offered(weight: Tensor) -> bool:
     """Whether `Direct` takes weights (K, C, ...): real, K at least half a vector, on x86 CPUs."""
-    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
-        return False
-    vector = openmp.vector_bytes()
-    return 0 < vector <= 2 * len(weight) * weight.itemsize and weight.numel() > 0
+    return 0 < openmp.lanes(weight) <= 2 * len(weight) and weight.numel() > 0
 
 
 class Direct:
     """x -> w * x for weights w (K, C, ...), `offered`, stride 1, with zeros around the images."""
 
     def __init__(self, weight: Tensor, padding: list[int]) -> None:
-        from spectral.jacobians.cpu import simd, windows  # noqa: PLC0415  they take Numba, a third of a second
+        from spectral.jacobians.cpu import windows  # noqa: PLC0415  it takes Numba, a third of a second
 
         filters, channels, *taps = weight.shape
-        lanes = simd.BYTES // weight.itemsize
+        lanes = openmp.lanes(weight)
         # By one vector of filters where two would have an empty one.
         self._group = 2 * lanes if -(-filters // lanes) % 2 == 0 else lanes
         whole = -(-filters // self._group) * self._group
@@ -49,7 +46,7 @@ class Direct:
         columns = columns.unflatten(0, (-1, self._group)).permute(0, 3, 4, 5, 2, 1)
         self.weight = columns.contiguous()  # (groups, depth, height, width, C, group)
         self.filters, self.channels, self._axes = filters, channels, len(taps)
-        self._places = PANELS * simd.ROWS
+        self._places = windows.PLACES
         self._work = windows.worker(weight.dtype, self._group == lanes).address
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from numba import carray, types
 
 from spectral.jacobians.cpu.norms import PIXELS, TASK
+from spectral.jacobians.cpu.openmp import REAL
 from spectral.jacobians.cpu.simd import BYTES, claim, gated, load, pointer, store
-from spectral.jacobians.cpu.winograd import REAL
 from spectral.kernels.compiled import cfunc, njit
 
 

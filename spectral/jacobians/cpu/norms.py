@@ -29,11 +29,11 @@ def offered(z: Tensor, slope: Tensor) -> bool:
 
     The slope is of z's size, channels last as well, or one number for each channel, (n, C, 1, ...).
     """
-    if z.device.type != "cpu" or z.dtype not in (torch.float32, torch.float64) or z.ndim < 3 or not z.numel():
+    if z.ndim < 3 or not z.numel():
         return False
-    vector = openmp.vector_bytes()
+    lanes = openmp.lanes(z)
     alike = slope.dtype == z.dtype and slope.shape in (z.shape, (*z.shape[:2], *[1] * (z.ndim - 2)))
-    whole = vector > 0 and z.shape[1] * z.itemsize % vector == 0
+    whole = lanes > 0 and z.shape[1] % lanes == 0
     return alike and whole and _channels_last(z) and _channels_last(slope)
 
 

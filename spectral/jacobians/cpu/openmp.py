@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from spectral.errors import OptionError
 from spectral.kernels import cpu
+
+REAL = {torch.float32: np.float32, torch.float64: np.float64}
+"""What kernels here work on."""
 
 
 @cache
@@ -38,6 +42,14 @@ def vector_bytes() -> int:
     from spectral.jacobians.cpu.simd import BYTES  # noqa: PLC0415  Numba takes a third of a second
 
     return BYTES
+
+
+def lanes(t: Tensor) -> int:
+    """How many of t's numbers kernels here take at once; 0 on other devices, of other precisions, and where
+    none can run."""
+    if t.device.type != "cpu" or t.dtype not in REAL:
+        return 0
+    return vector_bytes() // t.itemsize
 
 
 def layout(fields: str) -> np.dtype[Any]:

@@ -8,6 +8,7 @@ import torch
 from numba import carray, types
 from numba.extending import register_jitable
 
+from spectral.jacobians.cpu.openmp import REAL
 from spectral.jacobians.cpu.simd import (
     BYTES,
     ROWS,
@@ -20,7 +21,7 @@ from spectral.jacobians.cpu.simd import (
     store,
     store_all,
 )
-from spectral.jacobians.cpu.winograd import AA, BB, FORMED, PRODUCT, REAL, RUN, SUM, TASK, WEIGHTS, A, B, G
+from spectral.jacobians.cpu.winograd import AA, BB, FORMED, PRODUCT, RUN, SUM, TASK, WEIGHTS, A, B, G
 from spectral.kernels.compiled import cfunc, njit
 
 _AAA, _BBB, _ABB, _BAA = A**3, B**3, A * BB, B * AA

@@ -7,8 +7,8 @@ import torch
 from numba import carray, types
 
 from spectral.jacobians.cpu.direct import PANELS, TASK
+from spectral.jacobians.cpu.openmp import REAL
 from spectral.jacobians.cpu.simd import ROWS, claim, narrow, narrow_onto, panel, panel_onto, pointer
-from spectral.jacobians.cpu.winograd import REAL
 from spectral.kernels.compiled import cfunc, njit
 
 PLACES = PANELS * ROWS

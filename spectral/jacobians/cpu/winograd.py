@@ -43,8 +43,6 @@ WEIGHTS = openmp.layout(
     "taken workers groups channels filter_step channel_step row_step column_step weight out workspace"
 )
 
-REAL = {torch.float32: np.float32, torch.float64: np.float64}
-
 
 def offered(weight: Tensor, size: torch.Size) -> bool:
     """Whether `Winograd(weight)` is at hand for inputs of about that size (m, C, H, W), and faster.
@@ -54,13 +52,11 @@ def offered(weight: Tensor, size: torch.Size) -> bool:
     registers.
     """
     filters, channels, *taps = weight.shape
-    if taps != [3, 3] or weight.dtype not in REAL or weight.device.type != "cpu":
-        return False
-    vector = openmp.vector_bytes()
-    if not vector:
+    lanes = openmp.lanes(weight) if taps == [3, 3] else 0
+    if not lanes:
         return False
     images, _, height, width = size
-    step, rows = 2 * vector // weight.itemsize, _kernels().ROWS
+    step, rows = 2 * lanes, _kernels().ROWS
     filled = -(-images * -(-height // 4) * -(-width // 4) // rows) * rows
     saved = 9 * images * height * width / (36 * max(filled, 1))
     wide = channels % step == 0 and filters % step == 0

@@ -66,14 +66,14 @@ class Norm(Step):
         (t,) = tangents
         compiled = self._compiled(t)
         if compiled is not None:
-            return compiled.ahead(t) if t.ndim == self.z.ndim else _of_images(compiled.ahead, t, self.z.ndim)
+            return _of_images(compiled.ahead, t, self.z.ndim)
         return self._project(t).mul_(self.scale)
 
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """h - mean h - z mean(z h), h = s g."""
         compiled = self._compiled(g)
         if compiled is not None:
-            return (compiled.back(g) if g.ndim == self.z.ndim else _of_images(compiled.back, g, self.z.ndim),)
+            return (_of_images(compiled.back, g, self.z.ndim),)
         return (self._project(g * self.scale),)
 
     def _compiled(self, t: Tensor) -> norms.Groups | None:
@@ -141,7 +141,9 @@ class Norm(Step):
 
 
 def _of_images(product: Callable[[Tensor], Tensor], t: Tensor, axes: int) -> Tensor:
-    """A product of images (m, C, ...) with more axes in front."""
+    """A product of images (m, C, ...), which may have more axes in front."""
+    if t.ndim == axes:
+        return product(t)
     return product(t.flatten(0, -axes)).unflatten(0, t.shape[: t.ndim - axes + 1])
 
 
