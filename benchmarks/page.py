@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from spectral.storage import replacing
+
 ROOT = Path(__file__).parents[1]
 LAB = ROOT / "../shared/data/lab"  # the published networks, where they are at hand
 BFCNN = LAB / "bfcnn21_celeba160_gray.npz"
@@ -70,9 +72,8 @@ class Rows:
             self.rows[key] = measure()
             if self.file:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
-                whole = self.file.with_name(f"{self.file.name}.new")
-                whole.write_text(json.dumps(self.rows))
-                whole.replace(self.file)
+                with replacing(self.file) as whole:
+                    whole.write_text(json.dumps(self.rows))
         self.told += 1
         count = f"{self.told}/{self.total}  " if self.total else ""
         print(f"{count}{key}: {' | '.join(map(str, self.rows[key]))}", file=sys.stderr, flush=True)

@@ -134,9 +134,7 @@ def load_problem(
         )
     seed = seed_of(seed)
     model = denoisers.load(denoiser)
-    colour = model.channels == 3
-    read = read_colour if colour else folder.read_grey
-    clean = torch.from_numpy(folder.photograph(colour) if image is None else read(image))
+    clean = picture_of(image, model.channels)
     if crop is not None:
         top, left, side = crop
         if side < 1:
@@ -170,6 +168,16 @@ def load_problem(
         images = padded.to(device), noisy, at_level(noisy)
     unit = forward_seconds(at_level, noisy) if timed else math.nan
     return Problem(Path(denoiser).stem, model, *images, sigma, notes, asked, unit, told)
+
+
+def picture_of(image: Path | None, channels: int) -> Tensor:
+    """A picture (1, C, H, W) in a network's colours; None for the shipped photograph.
+
+    Raises FileContentError, FileNotFoundError: see `denoisers.images`.
+    """
+    if image is None:
+        return torch.from_numpy(folder.photograph(colour=channels > 1))
+    return torch.from_numpy(folder.read_grey(image) if channels == 1 else read_colour(image))
 
 
 def continued(x: Tensor, multiple: int) -> Tensor:

@@ -19,10 +19,12 @@ import denoisers
 from denoisers.commands.console import (
     Json,
     Out,
+    Picture,
     check_writable,
     device_at_hand,
     end,
     one_line_errors,
+    picture_of,
     print_json,
     tell,
     write_files,
@@ -35,8 +37,6 @@ from denoisers.evaluation.psnr import PSNRCurve, rows_of
 from denoisers.evaluation.spread import parts, told
 from denoisers.evaluation.surecheck import SureCheck
 from denoisers.images.calpha import synthesize
-from denoisers.images.folder import photograph, read_grey
-from denoisers.images.pictures import read_colour
 from denoisers.images.stack import pictures_at
 from denoisers.networks import Denoiser
 from spectral.errors import OptionError
@@ -53,10 +53,7 @@ Network = Annotated[str, typer.Argument(help=NETWORK)]
 
 def evaluate(
     denoiser: Network,
-    image: Annotated[
-        Path | None,
-        typer.Option(help="a picture, in the network's colours", show_default="the shipped photograph"),
-    ] = None,
+    image: Picture = None,
     patches: Annotated[
         int | None, typer.Option(help="cut the picture into squares of this side, an image each")
     ] = None,
@@ -243,10 +240,9 @@ def _images(
         pictures = pictures_at(data, size, colour=colour)
         found = pictures(min(count, pictures.count))
         return torch.from_numpy(found), f"{len(found)} pictures of {data}, {size}x{size}"
-    read = read_colour if colour else read_grey
-    found = photograph(colour) if image is None else read(image)
+    whole = picture_of(image, model.channels)
     name = "the shipped photograph" if image is None else image.name
-    height, width = found.shape[2:]
+    height, width = whole.shape[2:]
     if patches is None:
         rows, columns = (side // model.side_multiple * model.side_multiple for side in (height, width))
         if not rows * columns:
@@ -254,11 +250,10 @@ def _images(
         if (rows, columns) != (height, width):
             name = f"{rows}x{columns} pixels in the middle of {name}"
         top, left = (height - rows) // 2, (width - columns) // 2
-        found = found[:, :, top : top + rows, left : left + columns]
-        return torch.from_numpy(np.ascontiguousarray(found)), name
+        return whole[:, :, top : top + rows, left : left + columns].contiguous(), name
     if not 1 <= patches <= min(height, width):
         raise OptionError(f"--patches lies between 1 and the sides of the {height}x{width} picture")
-    squares = torch.from_numpy(found)[0].unfold(1, patches, patches).unfold(2, patches, patches)
+    squares = whole[0].unfold(1, patches, patches).unfold(2, patches, patches)
     squares = squares.permute(1, 2, 0, 3, 4).reshape(-1, len(squares), patches, patches)
     return squares.contiguous(), f"{len(squares)} patches of {patches}x{patches} of {name}"
 

@@ -25,13 +25,12 @@ from denoisers.commands.console import (
     device_at_hand,
     end,
     one_line_errors,
+    picture_of,
     print_json,
     write_files,
 )
 from denoisers.evaluation import add_noise, psnr
-from denoisers.images.folder import photograph, read_grey
 from denoisers.images.grid import write_grid
-from denoisers.images.pictures import read_colour
 from denoisers.networks import Consistency
 from denoisers.networks import Denoiser as Network
 from denoisers.sampling import (
@@ -261,10 +260,7 @@ def _model(denoiser: str) -> Network:
 
 def _square(image: Path | None, crop: tuple[int, int, int] | None, model: Network) -> Tensor:
     """The truth, (1, C, S, S): the crop, or the largest square in the middle that the network takes."""
-    if model.channels == 1:
-        whole = torch.from_numpy(photograph() if image is None else read_grey(image))
-    else:
-        whole = torch.from_numpy(photograph(colour=True) if image is None else read_colour(image))
+    whole = picture_of(image, model.channels)
     height, width = whole.shape[2:]
     side = min(height, width) // model.side_multiple * model.side_multiple
     top, left, side = crop or ((height - side) // 2, (width - side) // 2, side)
