@@ -1,14 +1,13 @@
 """Memory for results, used again: pages fresh from the system cost time at every product.
 
-glibc keeps freed blocks of up to 32 MiB for the next that ask, but only once it has seen one so large freed;
-larger ones go back to the system at once.  The first is shown to it here, the others are kept here.
+glibc is told to keep freed blocks of up to 32 MiB, the most that it can, and as much of the heap's end as one
+recording after another fills; larger blocks are kept here.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-import os
 import threading
 import weakref
 from collections import deque
@@ -19,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 SMALL = 2**25  # bytes; what is smaller the C library keeps
+HEAP = 8 * SMALL  # bytes at the heap's end that it keeps; beyond, `trim` gives all back
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 LOOSE = 4  # a block may be so many times as large as what is asked for
 
 Block = NDArray[np.uint8]
@@ -35,7 +36,7 @@ class Pool:
         self._free: list[Block] = []
         self._lent = self._most = 0
         self._lock = threading.Lock()
-        torch.empty(2**25 - 2**12, dtype=torch.uint8)  # shown and freed, none of its pages ever touched
+        keep_freed()
 
     def empty(self, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A tensor of any content.
@@ -86,13 +87,32 @@ class Pool:
             self._free.append(block)
 
 
+def glibc() -> ctypes.CDLL | None:
+    """The C library of this process, where it is glibc."""
+    try:
+        library = ctypes.CDLL(None)
+        library.gnu_get_libc_version  # noqa: B018  a look-up, which fails elsewhere
+    except (AttributeError, OSError, TypeError):
+        return None
+    return library
+
+
+def keep_freed() -> None:
+    """Let glibc keep what is freed, within SMALL and HEAP; other C libraries are left as they are.
+
+    By itself it does so to a half of that, once it has seen a block of 32 MiB freed.
+    """
+    library = glibc()
+    if library is not None:
+        library.mallopt(MMAP_THRESHOLD, SMALL)
+        library.mallopt(TRIM_THRESHOLD, HEAP)
+
+
 def trim(freed: int) -> None:
     """Give back to the system what the C library keeps, in pieces, of many bytes freed; glibc can."""
-    if freed < 8 * SMALL:
-        return
-    release = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if release is not None:
-        release(0)
+    library = glibc() if freed >= HEAP else None
+    if library is not None:
+        library.malloc_trim(0)
 
 
 _current: weakref.ref[Pool] | None = None

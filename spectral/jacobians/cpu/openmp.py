@@ -37,8 +37,11 @@ def at_hand() -> bool:
 
 def vector_bytes() -> int:
     """Bytes of the vectors that kernels here work on, in threads of torch; 0 where none can run."""
-    if cpu.LEVEL == "none" or not at_hand():
-        return 0
+    return 0 if cpu.LEVEL == "none" or not at_hand() else _vectors()
+
+
+@cache
+def _vectors() -> int:
     from spectral.jacobians.cpu.simd import BYTES  # noqa: PLC0415  Numba takes a third of a second
 
     return BYTES

@@ -69,18 +69,20 @@ class Winograd:
 
     Holds the transformed weights, four times the memory of w.  Calls may come from several threads.
 
+    `turned`, the transpose for those w: x (m, K, H, W) -> w' * x.
+
     Raises ShapeError for weights that are not `offered` at any size.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, turned: bool = False) -> None:
         many = 4 * _kernels().ROWS
         if not offered(weight, torch.Size((1, 1, many, many))):
             raise ShapeError(
                 f"no Winograd kernel for weights {tuple(weight.shape)} of {weight.dtype}: ask offered() first"
             )
-        self.filters, self.channels = weight.shape[:2]
+        self.filters, self.channels = weight.shape[1::-1] if turned else weight.shape[:2]
         self.dtype = weight.dtype
-        self.weight = _transformed(weight.detach())
+        self.weight = _transformed(weight.detach(), turned)
         self.zeros = weight.new_zeros(self.channels)
         self._pool = memory.shared()
 
@@ -193,15 +195,23 @@ def unpacked(bits: Tensor) -> Tensor:
     return torch.from_numpy(gate).permute(0, 3, 1, 2)
 
 
-def _transformed(weight: Tensor) -> Tensor:
-    """G g G' as 36 matrices (C, K), their columns in groups of two vectors: (36, K / group, C, group)."""
+def _transformed(weight: Tensor, turned: bool) -> Tensor:
+    """G g G' as 36 matrices (C, K), their columns in groups of two vectors: (36, K / group, C, group).
+
+    `turned`: of the taps in reverse, filters and channels exchanged, as the strides say.
+    """
     filters, channels = weight.shape[:2]
+    strides, place = weight.stride(), weight.data_ptr()
+    if turned:
+        filters, channels = channels, filters
+        place += 2 * (strides[2] + strides[3]) * weight.itemsize  # of the last tap
+        strides = (strides[1], strides[0], -strides[2], -strides[3])
     group = 2 * _kernels().BYTES // weight.itemsize
-    matrices = weight.new_empty(36, filters // group, channels, group)
     groups = filters // group
+    matrices = weight.new_empty(36, groups, channels, group)
     threads = max(1, min(torch.get_num_threads(), groups))
     workspace = torch.empty(threads * FORMED * group, dtype=torch.float64)
-    places = (t.data_ptr() for t in (weight, matrices, workspace))
-    task = openmp.task(0, 0, groups, channels, *weight.stride(), *places)
+    places = place, matrices.data_ptr(), workspace.data_ptr()
+    task = openmp.task(0, 0, groups, channels, *strides, *places)
     openmp.region(_kernels().transformer(weight.dtype).address, task, threads)()
     return matrices

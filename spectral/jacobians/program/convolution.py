@@ -79,7 +79,8 @@ class Convolution(Step):
     def transpose(self, g: Tensor) -> tuple[Tensor, ...]:
         """r (w' * (s g))."""
         if self._backward is None:
-            self._backward = kernel(self.turned())
+            by_winograd = self.by_winograd  # of whose weights none are turned first
+            self._backward = WinogradKernel(self.weight, True) if by_winograd else kernel(self.turned())
         return (self._backward(g, Fused(self.slope, self.slope_in, owned=self.owns_cotangent)),)
 
     def scaled(self, scale: Tensor, output: int) -> Convolution:
@@ -339,8 +340,8 @@ class Patches(Kernel):
 class WinogradKernel(Kernel):
     """By Winograd's minimal filtering, with the slopes applied on the way in and out."""
 
-    def __init__(self, weight: Tensor) -> None:
-        self.filters = Winograd(weight)
+    def __init__(self, weight: Tensor, turned: bool = False) -> None:
+        self.filters = Winograd(weight, turned)
 
     def __call__(self, x: Tensor, fused: Fused) -> Tensor:
         """The product, with what is fused with it, in one pass."""

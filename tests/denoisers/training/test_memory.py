@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from denoisers.training import memory
+from spectral.jacobians.cpu.memory import glibc
 
 SCRIPT = """
 import json, resource
@@ -24,7 +24,7 @@ print(json.dumps([fresh, again, faults(100)]))
 """
 
 
-@pytest.mark.skipif(memory._glibc() is None, reason="the C library is not glibc")
+@pytest.mark.skipif(glibc() is None, reason="the C library is not glibc")
 def test_large_blocks_are_used_again_and_given_back_at_the_end():
     """In a process of its own: where others have mapped what is behind the heap, it grows no more."""
     command = [sys.executable, "-c", SCRIPT]
