@@ -12,6 +12,7 @@ import copy
 import functools
 import logging
 import math
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -327,9 +328,10 @@ class Jacobian(OfModel):
 
     def _one_by_one(self, product: autograd.Function) -> Product:
         """A product of blocks from one of single vectors."""
+        model = self._model
 
         def each(V: Tensor) -> Tensor:
-            with same_random_numbers(V.device), self._model.ready():
+            with same_random_numbers(V.device), model.ready():
                 return torch.stack([product(v) for v in V])
 
         return each
@@ -461,11 +463,11 @@ class Jacobian(OfModel):
         self._program = program
         products: list[Product] = [program.apply, program.transpose]
         if self.device.type == "cuda":
-            products = [Replayed(product, chunks.vector_bytes, self._note) for product in products]
+            products = [Replayed(product, chunks.vector_bytes, _weakly(self._note)) for product in products]
         self._push, pull = (functools.partial(chunks, product) for product in products)
         self._pull = self._recorded_pull = pull
         if self.device.type == "cpu" and self.precision is None and program.leaves_room_to_gain:
-            self._pull = FasterBack(pull, self._kept_graph, self._tolerance)
+            self._pull = FasterBack(pull, _weakly(self._kept_graph), self._tolerance)
 
     def _kept_graph(self) -> Product:
         """J' u by a graph of the model, where it is the same derivative and there is room for it."""
@@ -529,6 +531,18 @@ class Jacobian(OfModel):
         batch = f", batch={self.batch[0]}" if self.batch else ""
         size = f"{self.shape[0]}x{self.shape[1]}"
         return f"Jacobian({size} of {self.name}, {self.dtype}, {self.device}{batch}, {self.method}{notes})"
+
+
+def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """J's own method, for what J holds: it keeps no circle alive, whose memory Python looks for late."""
+    held = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> Any:
+        own = held()
+        assert own is not None  # J calls, or what calls is J's
+        return own(*args)
+
+    return call
 
 
 def _of_some(keywords: dict[str, Any], n: int, index: Tensor) -> dict[str, Any]:

@@ -294,19 +294,13 @@ class _Plain(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if self.inside and name in _LEAVING:
-            if in_function():
-                self.functions = True
-            elif name not in self.left:
-                self.left.append(name)
-        if self.inside and name in _LOOKING:
-            self.looked = True
-        if self.inside and name in _ASKING:
-            self.asked = True
-        if self.inside and not self.cut:
-            cutting = name in ("detach", "detach_") or func == torch.Tensor.data.__get__  # type: ignore[attr-defined]
-            if (cutting or not torch.is_grad_enabled()) and _in_a_graph(args) and not in_function():
-                self.cut = True
+        if self.inside:
+            if name in _TELLING:
+                self._tell(name)
+            if not self.cut:
+                cutting = name in ("detach", "detach_") or func == _DATA
+                if (cutting or not torch.is_grad_enabled()) and _in_a_graph(args) and not in_function():
+                    self.cut = True
         if func in _RECURRENT:
             with _by_cells():
                 return func(*args, **kwargs)
@@ -319,6 +313,17 @@ class _Plain(TorchFunctionMode):
         if func in _BY_IMAGE and torch.is_grad_enabled() and out.requires_grad:
             out.register_hook(torch.Tensor.contiguous)
         return out
+
+    def _tell(self, name: str) -> None:
+        """Note a call that values are looked at by, or leave torch."""
+        if name in _LOOKING:
+            self.looked = True
+        elif name in _ASKING:
+            self.asked = True
+        elif in_function():
+            self.functions = True
+        elif name not in self.left:
+            self.left.append(name)
 
 
 _RECURRENT = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
@@ -356,8 +361,11 @@ def _differentiates() -> bool:
 
 def _in_a_graph(args: Any) -> bool:
     """Whether one of some arguments was made by what is differentiated."""
-    flat = (t for x in args for t in (x if isinstance(x, (list, tuple)) else (x,)))
-    return any(isinstance(t, Tensor) and t.grad_fn is not None for t in flat)
+    for x in args:  # at each call: a generator takes several times as long
+        for t in x if isinstance(x, (list, tuple)) else (x,):
+            if isinstance(t, Tensor) and t.grad_fn is not None:
+                return True
+    return False
 
 
 _LOOKING = {
@@ -367,6 +375,8 @@ _LOOKING = {
 # Answers that are yes or no choose a way, which shows in what is done.
 _ASKING = {"__bool__", "__contains__", "is_nonzero", "equal", "allclose"}
 _LEAVING = {"numpy", "__array__", "item", "tolist", "__float__", "__int__", "data_ptr", "__dlpack__"}
+_TELLING = _LOOKING | _ASKING | _LEAVING
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 
 
 def _compiled() -> contextlib.AbstractContextManager[Any]:

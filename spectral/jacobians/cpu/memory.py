@@ -1,7 +1,7 @@
 """Memory for results, used again: pages fresh from the system cost time at every product.
 
-glibc is told to keep freed blocks of up to 32 MiB, the most that it can, and as much of the heap's end as one
-recording after another fills; larger blocks are kept here.
+glibc is told, when a model is recorded, to keep freed blocks of up to 32 MiB, the most that it can, and as
+much of the heap's end as one recording after another fills; larger blocks are kept here.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import threading
 import weakref
 from collections import deque
+from functools import cache
 
 import numpy as np
 import torch
@@ -36,7 +37,6 @@ class Pool:
         self._free: list[Block] = []
         self._lent = self._most = 0
         self._lock = threading.Lock()
-        keep_freed()
 
     def empty(self, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A tensor of any content.
@@ -87,6 +87,7 @@ class Pool:
             self._free.append(block)
 
 
+@cache
 def glibc() -> ctypes.CDLL | None:
     """The C library of this process, where it is glibc."""
     try:

@@ -61,7 +61,7 @@ class Geometry(NamedTuple):
     @classmethod
     def of(cls, t: Tensor) -> Geometry:
         """The geometry of a strided tensor."""
-        return cls(t.dtype, t.shape, tuple(t.stride()), int(t.storage_offset()), t.is_conj(), t.is_neg())
+        return cls(t.dtype, t.shape, t.stride(), int(t.storage_offset()), t.is_conj(), t.is_neg())
 
     def plain(self) -> Geometry:
         """Without the bits that torch resolves on reading."""
@@ -305,14 +305,17 @@ class Trace(TorchDispatchMode):
 
     def number(self, t: Tensor, made: bool = False) -> int:
         """The number of t among the values; a new one is a view of its storage, unless it is `made`."""
-        stored = self.stored(t) or self._new(t)
+        return self._number(t, self.stored(t) or self._new(t), made)
+
+    def _number(self, t: Tensor, stored: Stored, made: bool = False) -> int:
         geometry = Geometry.of(t)
-        if geometry not in stored.values:
+        number = stored.values.get(geometry)
+        if number is None:
             first, number = stored.values[stored.first], self._next()
             stored.values[geometry] = number
             if not made:
                 self.calls.append(Call(seen_at, (Value(first), geometry), {}, [number]))
-        return stored.values[geometry]
+        return number
 
     def play(self, y: Tensor) -> Tensor:
         """What the recorded operations give at y, random numbers and all values from outside as they were."""
@@ -350,11 +353,12 @@ class Trace(TorchDispatchMode):
         if t.layout is not torch.strided:
             self.others.setdefault(id(t), t)
             return t
-        if self.stored(t) is None:
+        stored = self.stored(t)
+        if stored is None:
             stored = self._new(t)
             stored.owner, stored.outside = t, True
             stored.total = of_storage(t)
-        return Value(self.number(t))
+        return Value(self._number(t, stored))
 
     def _new(self, t: Tensor) -> Stored:
         geometry = Geometry.of(t)
@@ -529,8 +533,9 @@ class _AsItWas:
 
     def __enter__(self) -> None:
         """Put the guards up."""
-        inference = torch._C._InferenceMode(False)
-        inference.__enter__()
+        inference = torch._C._InferenceMode(False) if torch.is_inference_mode_enabled() else None
+        if inference is not None:
+            inference.__enter__()
         graph = torch.is_grad_enabled()
         torch._C._set_grad_enabled(False)
         keys = torch._C._ForceDispatchKeyGuard(*self._keys)
@@ -545,4 +550,5 @@ class _AsItWas:
         functions.__exit__(*told)
         keys.__exit__(*told)
         torch._C._set_grad_enabled(graph)
-        inference.__exit__(*told)
+        if inference is not None:
+            inference.__exit__(*told)

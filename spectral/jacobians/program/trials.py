@@ -35,6 +35,7 @@ from spectral.jacobians.program.steps import (
     aten,
     cast,
     either_side,
+    pulled,
 )
 from spectral.jacobians.program.trees import leaves
 
@@ -114,7 +115,10 @@ class Trials:
             tried = Tried((tangent,), g, *by_torch(seen, tangent, g))
         else:
             local = Local(seen.inputs, seen.output, seen.operation(), primals)
-            tried = self.by_torch(local, ("vjp", "jvp", "differences"))  # jvp may load a compiler
+            tried = self._by_entries(step, local) or self.by_torch(
+                local,
+                ("vjp", "jvp", "differences"),  # jvp may load a compiler
+            )
         # A copy: slopes are laid out for the first tangents that come, and these lie as torch draws them.
         own = step if isinstance(step, Convolution) else copy.copy(step)
         pairs = [(own.apply(*(t.clone() for t in tried.tangents)), tried.ahead)]
@@ -123,6 +127,20 @@ class Trials:
         if stands and alike is not None:
             self._alike.add(alike)
         return stands
+
+    def _by_entries(self, step: Step, local: Local) -> Tried | None:
+        """Torch's derivative where a rule says that it is diagonal, by one pass back: D t = t (D' g) / g.
+
+        That D' g is a slope times g, for a random g, is what the rule is then held to.
+        """
+        if not (isinstance(step, Diagonal) and step.keeps_size and len(local.primals) == 1):
+            return None
+        (x,) = local.primals
+        g, t = self.draw(x), self.draw(x)
+        if g.is_complex() or not g.all():
+            return None
+        back = pulled(local.function, (x,), g)[0]
+        return Tried((t,), g, back / g * t, (back,)) if torch.isfinite(back).all() else None
 
     def by_torch(self, step: Local, ways: tuple[Forward, ...] = ("jvp", "vjp", "differences")) -> Tried:
         """Set the step to the first of some ways that has this operation's derivative, and try it.
