@@ -101,7 +101,7 @@ def glibc() -> ctypes.CDLL | None:
 def keep_freed() -> None:
     """Let glibc keep what is freed, within SMALL and HEAP; other C libraries are left as they are.
 
-    By itself it does so to a half of that, once it has seen a block of 32 MiB freed.
+    By itself it keeps a quarter of that, once it has seen a block of 32 MiB freed.
     """
     library = glibc()
     if library is not None:
