@@ -193,8 +193,8 @@ class Jacobian(OfModel):
             self._ways = WAYS if method == "auto" else (method,)
             self.method = first_right(self, record, self._ways, [])
             self._evidence.trial = None  # images, and the record
-            others = record.outside() if isinstance(record, Recorder) else []
-            self._weights = Weights(self._model.function, others)
+            others, sums = (record.outside(), record.sums()) if isinstance(record, Recorder) else ([], {})
+            self._weights = Weights(self._model.function, others, sums)
         if batched and len(y) > 1:
             self._check_independence()
 

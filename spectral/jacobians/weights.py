@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spectral.jacobians.checksums import of_entries
+from spectral.jacobians.checksums import Place, of_entries
 from spectral.jacobians.model import modules_in, parameters_of
 
 
 class Weights:
     """Parameters at one time, by what tells of a change: torch's counts of writes, then checksums.
 
-    A model that projects its weights anew at each call writes to them, and changes nothing.
+    A model that projects its weights anew at each call writes to them, and changes nothing.  `sums` are
+    checksums that are known, by place.
     """
 
-    def __init__(self, function: Any, others: list[Tensor]) -> None:
+    def __init__(self, function: Any, others: list[Tensor], sums: Mapping[Place, float] = {}) -> None:
         self._function, self._modules = function, modules_in(function)
         self._named = parameters_of(self._modules)
         each = {id(p): p for p in self._named + others if not p.is_inference() and not p.is_meta}
@@ -25,7 +27,7 @@ class Weights:
         self._kept = [p for p in numbers if _values(p) is not None]
         values = [*map(_values, self._kept)]
         self._versions, self._places = self._now(values)
-        self._sums = of_entries(values)
+        self._sums = of_entries(values, sums)
 
     def changed(self, thorough: bool) -> bool:
         """Whether some are others than they were; all by their bytes, where it is `thorough`."""

@@ -170,6 +170,21 @@ def store(context, target, at, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def store_positive(context, target, at, lanes):  # type: ignore[no-untyped-def]
+    """Bits at, at + 1, ... of the bytes `target` = which lanes are positive; `at` divides by their number."""
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        base, at, value = args
+        mask = builder.fcmp_ordered(">", value, ir.Constant(value.type, None))
+        bits = builder.bitcast(mask, ir.IntType(value.type.count))
+        place = builder.gep(base, [builder.lshr(at, ir.Constant(at.type, 3))])
+        builder.store(bits, builder.bitcast(place, bits.type.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.none(target, types.intp, lanes), generate
+
+
+@intrinsic
 def store_all(context, target, at, step, values):  # type: ignore[no-untyped-def]
     """The lanes of a tuple, the first at `at`, the next at at + step, ..."""
 

@@ -12,7 +12,6 @@ errors of the usual 1 and 2 (8e-7 relative in float32 with 64 channels; the defi
 
 from types import ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,8 +28,6 @@ G = (*((1 / scale, p / scale, p**2 / scale) for p, scale in _POINTS), (0.0, 0.0,
 
 _CACHE = 2**19  # bytes of transformed tiles at a time: they and the weights stay in a core's second cache
 _MOST = 36 * 256**2 * 4  # bytes of transformed weights: four times what they come from
-
-AT_ONCE = 2**20  # entries of a gate that are numbers at a time: all would be as large as an image
 
 TASK = openmp.layout(
     "taken workers tiles blocks block size x gate_in gate_out out weight zeros workspace "
@@ -98,7 +95,7 @@ class Winograd:
         It is added to `onto`, in place, where that is given.
 
         Gates are (g, C, H, W) before and (g, K, H, W) behind, g a divisor of m: image i has gate i mod g.
-        They are of x's dtype or, both of them, `packed`.  Tensors in another memory format are copied.
+        They are of x's dtype or, both of them, bits (`gates`).  Tensors in another memory format are copied.
 
         Raises ShapeError for x, gates or `onto` of another size, dtype or layout.
         """
@@ -169,30 +166,6 @@ def _kernels() -> ModuleType:
     from spectral.jacobians.cpu import tiles  # noqa: PLC0415
 
     return tiles
-
-
-def packed(x: Tensor) -> Tensor:
-    """Where x (g, C, H, W) is positive, as bits, uint8 (g, H, W, C / 8); C a multiple of 8."""
-    images, channels, height, width = x.shape
-    bits = torch.empty(images, height, width, channels // 8, dtype=torch.uint8)
-    rows = max(1, AT_ONCE // max(1, images * channels * width))
-    for some, out in zip(x.split(rows, 2), bits.split(rows, 1), strict=True):
-        opened = some > 0
-        if some.is_contiguous(memory_format=torch.channels_last):
-            out.numpy()[...] = np.packbits(opened.permute(0, 2, 3, 1).numpy(), axis=-1, bitorder="little")
-            continue
-        planes = opened.contiguous().view(torch.uint8)
-        packs = planes[:, ::8].clone()
-        for k in range(1, 8):
-            packs |= planes[:, k::8] << k
-        out.copy_(packs.permute(0, 2, 3, 1))
-    return bits
-
-
-def unpacked(bits: Tensor) -> Tensor:
-    """The gate (g, C, H, W) of `packed` bits, int8."""
-    gate = np.unpackbits(bits.numpy(), axis=-1, bitorder="little").view(np.int8)
-    return torch.from_numpy(gate).permute(0, 3, 1, 2)
 
 
 def _transformed(weight: Tensor, turned: bool) -> Tensor:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral.jacobians.cpu.winograd import AT_ONCE, packed, unpacked
+from spectral.jacobians.cpu import gates
+from spectral.jacobians.cpu.gates import packed, unpacked
 from spectral.jacobians.program.steps import in_memory
 
 
@@ -70,11 +71,7 @@ def times(t: Tensor, slope: Tensor, owned: bool = False) -> Tensor:
     """s t; in place where t is `owned`."""
     if slope.dtype != torch.uint8 or t.shape[-3:] != shape_of(slope)[1:]:
         return t.mul_(factor(slope)) if owned else t * factor(slope)
-    out = t if owned else torch.empty_like(t)
-    rows = max(1, AT_ONCE * t.shape[-2] // slope.numel() // 8)
-    for x, bits, into in zip(t.split(rows, -2), slope.split(rows, 1), out.split(rows, -2), strict=True):
-        torch.mul(x, unpacked(bits), out=into)
-    return out
+    return gates.times(t, slope, t if owned else torch.empty_like(t))
 
 
 def product(first: Tensor, second: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spectral.errors import SpectralError
-from spectral.jacobians.checksums import of_storage
+from spectral.jacobians.checksums import Place, of_storage, place_of
 from spectral.jacobians.program.trees import leaves, mapped
 
 aten = torch.ops.aten
@@ -292,6 +292,11 @@ class Trace(TorchDispatchMode):
         """What the function looked at and did not make, and has not written to."""
         owners = [one.owner for one in self.constants().values() if one.owner is not None]
         return [*owners, *self.others.values()]
+
+    def sums(self) -> dict[Place, float]:
+        """Checksums of what came from outside, as it was when it was first looked at."""
+        constants = self.constants().values()
+        return {place_of(c.owner): c.total for c in constants if c.owner is not None and c.total is not None}
 
     def constants(self) -> dict[int, Stored]:
         """Of these the dense ones' storages, by their numbers among the values."""

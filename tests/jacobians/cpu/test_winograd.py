@@ -10,7 +10,8 @@ from torch.nn.functional import conv2d
 
 from spectral.errors import OptionError, ShapeError
 from spectral.jacobians.cpu import openmp, simd
-from spectral.jacobians.cpu.winograd import Winograd, offered, packed, unpacked
+from spectral.jacobians.cpu.gates import packed, unpacked
+from spectral.jacobians.cpu.winograd import Winograd, offered
 
 pytestmark = pytest.mark.skipif(
     simd.BYTES == 0 or not openmp.at_hand(), reason="the kernel needs AVX2 and a torch with GNU OpenMP"
@@ -150,14 +151,6 @@ def test_more_weights_than_the_cache_holds() -> None:
     weight, x = (normal(*size, dtype=torch.float32, seed=0) for size in ((256, 256, 3, 3), (2, 256, 33, 30)))
     assert offered(weight, x.shape)
     assert error(weight, x) < ERROR[torch.float32]
-
-
-@pytest.mark.parametrize("channels", [8, 32, 48])
-def test_bits_are_the_gate(channels: int) -> None:
-    gate = (normal(2, channels, 5, 3, dtype=torch.float32, seed=0) > 0).to(torch.int8)
-    bits = packed(gate)
-    assert bits.shape == (2, 5, 3, channels // 8) and bits.dtype == torch.uint8
-    assert torch.equal(unpacked(bits), gate)
 
 
 def test_only_what_it_can_do_is_offered() -> None:

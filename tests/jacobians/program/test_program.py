@@ -11,7 +11,7 @@ from torch import nn
 import spectral
 from denoisers.networks import BFCNN, ConditionalUNet, UNet
 from spectral.jacobians.cpu import openmp, simd
-from spectral.jacobians.cpu.winograd import unpacked
+from spectral.jacobians.cpu.gates import unpacked
 from spectral.jacobians.model import Model
 from spectral.jacobians.program import Program, Recorder, record
 from spectral.jacobians.program.convolution import Convolution, Joint

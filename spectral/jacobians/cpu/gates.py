@@ -1,0 +1,79 @@
+"""Gates, slopes that are zero or one, as bits: of where x is positive, and products with them.
+
+    bits (g, H, W, C / 8), uint8, channel 8 i + k of a pixel at bit k of byte i
+
+Of images with channels last on x86 CPUs by compiled code, in one pass; else by NumPy's and torch's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spectral.jacobians.cpu import openmp
+
+TASK = openmp.layout("taken pieces count gates x bits out")
+PIECE = 2**15  # entries that a thread takes at a time
+
+_AT_ONCE = 2**20  # entries of a gate that are numbers at a time: all would be as large as an image
+
+
+def packed(x: Tensor) -> Tensor:
+    """Where x (g, C, H, W) is positive, or true, as bits; C a multiple of 8."""
+    images, channels, height, width = x.shape
+    bits = torch.empty(images, height, width, channels // 8, dtype=torch.uint8)
+    if _compiled(x):
+        _run("pack", x, bits, 0)
+        return bits
+    rows = max(1, _AT_ONCE // max(1, images * channels * width))
+    for some, out in zip(x.split(rows, 2), bits.split(rows, 1), strict=True):
+        opened = some > 0
+        if some.is_contiguous(memory_format=torch.channels_last):
+            out.numpy()[...] = np.packbits(opened.permute(0, 2, 3, 1).numpy(), axis=-1, bitorder="little")
+            continue
+        planes = opened.contiguous().view(torch.uint8)
+        packs = planes[:, ::8].clone()
+        for k in range(1, 8):
+            packs |= planes[:, k::8] << k
+        out.copy_(packs.permute(0, 2, 3, 1))
+    return bits
+
+
+def unpacked(bits: Tensor) -> Tensor:
+    """The gate (g, C, H, W) of `packed` bits, int8."""
+    gate = np.unpackbits(bits.numpy(), axis=-1, bitorder="little").view(np.int8)
+    return torch.from_numpy(gate).permute(0, 3, 1, 2)
+
+
+def times(x: Tensor, bits: Tensor, out: Tensor) -> Tensor:
+    """x (m, C, H, W) where its gate is open, else 0, into `out` of x's size and layout, which may be x.
+
+    Image i has gate i mod g.
+    """
+    images, height = bits.shape[:2]
+    whole = x.ndim == 4 and len(x) % max(images, 1) == 0 and out.stride() == x.stride()
+    if whole and _compiled(x) and bits.is_contiguous():
+        _run("open_", x, bits, out.data_ptr())
+        return out
+    rows = max(1, _AT_ONCE * height // max(1, 8 * bits.numel()))
+    for some, gate, into in zip(x.split(rows, -2), bits.split(rows, 1), out.split(rows, -2), strict=True):
+        torch.mul(some, unpacked(gate), out=into)
+    return out
+
+
+def _compiled(x: Tensor) -> bool:
+    """Whether there is a kernel for images like x: whole bytes a vector, whole vectors of channels."""
+    lanes = openmp.lanes(x)
+    whole = lanes >= 8 and x.shape[1] % lanes == 0 and x.numel() > 0
+    return whole and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _run(name: str, x: Tensor, bits: Tensor, out: int) -> None:
+    """A kernel over all entries of x, in the order of memory."""
+    from spectral.jacobians.cpu import bits as kernels  # noqa: PLC0415  it takes Numba, a third of a second
+
+    pieces = -(-x.numel() // PIECE)
+    task = openmp.task(0, pieces, x.numel(), 8 * bits.numel(), x.data_ptr(), bits.data_ptr(), out)
+    work = getattr(kernels, name)(x.dtype).address
+    openmp.region(work, task, min(torch.get_num_threads(), pieces))()
