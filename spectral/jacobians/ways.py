@@ -18,10 +18,11 @@ from torch import Tensor
 
 from spectral.errors import AmbiguousError, NotDeterministicError, NotFiniteError, OptionError, SpectralError
 from spectral.jacobians import autograd
-from spectral.jacobians.evidence import CLOSE, DIFFERENCES
+from spectral.jacobians.evidence import CLOSE, DIFFERENCES, Evidence, aside
 from spectral.jacobians.keywords import advised
-from spectral.jacobians.model import Model, parameters_of
+from spectral.jacobians.model import Model, parameters_of, same_random_numbers
 from spectral.jacobians.program import Program, Recorder
+from spectral.jacobians.program.program import Product
 from spectral.jacobians.program.trials import inner, size_of
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ def _differentiate(J: Jacobian, method: Method) -> None:
             pair = autograd.differences(at.model, at.y, step=step)
         else:
             pair = _PAIRS[method](at.model, at.y, see)
-    J._push, J._pull = J._one_by_one(pair.push), J._by_graph(pair.pull)
+    J._push, J._pull = _one_by_one(at.model, pair.push), _by_graph(at.model, pair.pull)
     at.graph_bytes = 0
     J.eps = at.eps = at.coarsest
     v = J._random(J.shape[1]).reshape(at.y.shape)
@@ -252,7 +253,7 @@ def _differentiate(J: Jacobian, method: Method) -> None:
     if method == "differences":
         if rough or at.jumps:
             raise SpectralError("the model is too rough for differences")
-        J._push = J._one_by_one(_steady(at.model, at.y, at.output, step))
+        J._push = _one_by_one(at.model, _steady(at.model, at.y, at.output, step))
         error = max(_error_of_differences(J, seed, step) for seed in range(ADJOINT_PAIRS))
         J.eps = at.eps = max(J.eps, error)
         # J' u is autograd's, and each pair of vectors tells of another part of it.
@@ -382,3 +383,40 @@ def _hold_roughly(J: Jacobian, pair: autograd.Pair, v: Tensor) -> None:
 def _first_line(failure: Exception | None) -> str:
     text = str(failure).strip().split("\n")[0][:200]
     return text or type(failure).__name__
+
+
+def kept_graph(at: Evidence) -> Product:
+    """J' u by a graph of the model, where it is the same derivative and there is room for it."""
+    if at.hidden or at.declared or at.too_large:
+        raise SpectralError("no graph is kept")
+    with aside(at.y.device), at.model.ready():
+        return _by_graph(at.model, autograd.backwards(at.model, at.y))
+
+
+def _one_by_one(model: Model, product: autograd.Function) -> Product:
+    """A product of blocks from one of single vectors."""
+
+    def each(V: Tensor) -> Tensor:
+        with same_random_numbers(V.device), model.ready():
+            return torch.stack([product(v) for v in V])
+
+    return each
+
+
+def _by_graph(model: Model, pull: autograd.Function) -> Product:
+    """J' of blocks by a graph; the model is made ready where a pass calls Python, which may use it."""
+    alone: bool | None = None
+
+    def watched(u: Tensor) -> Tensor:
+        nonlocal alone
+        result, alone = autograd.alone(pull, u)
+        return result
+
+    ready, first = _one_by_one(model, pull), _one_by_one(model, watched)
+
+    def each(U: Tensor) -> Tensor:
+        if alone:
+            return torch.stack([pull(u) for u in U])
+        return first(U) if alone is None else ready(U)
+
+    return each
