@@ -46,35 +46,39 @@ def called(
         The record, or why there is none; y, in the precision that the model takes; the output.
     """
     failure: Exception | None = None
-    for precision in (None, model.precision()):
-        if precision is not None:
-            if failure is None or precision == y.dtype:
-                break
-            y = y.to(precision)
-        for recorded in (True, False):
-            try:
-                record, output = _without_compiler(functools.partial(_call, model, y, recorded))
-            except Exception as reason:
-                failure = failure if isinstance(failure, SpectralError) else reason
-                continue
+    told: Exception | None = None
+    try:
+        for precision in (None, model.precision()):
             if precision is not None:
-                note(f"y was taken to {precision}, the precision of {model.name}")
-            if model.label is not None:
-                note(model.label)
-            if record is None:
-                return SpectralError(_first_line(failure)), y, output
-            return SpectralError(record.failure) if record.opaque else record, y, output
-    assert failure is not None
-    places = {p.device for p in parameters_of(model.modules)}
-    if places and y.device not in places:
-        where = ", ".join(sorted(map(str, places)))
-        raise OptionError(
-            f"{model.name} is on {where} and y on {y.device}: move one to the other"
-        ) from failure
-    told = advised(failure, model.function, model.name, y, model.keywords)
-    if told is failure:
-        raise failure
-    raise told from failure
+                if failure is None or precision == y.dtype:
+                    break
+                y = y.to(precision)
+            for recorded in (True, False):
+                try:
+                    record, output = _without_compiler(functools.partial(_call, model, y, recorded))
+                except Exception as reason:
+                    failure = failure if isinstance(failure, SpectralError) else reason
+                    continue
+                if precision is not None:
+                    note(f"y was taken to {precision}, the precision of {model.name}")
+                if model.label is not None:
+                    note(model.label)
+                if record is None:
+                    return SpectralError(_first_line(failure)), y, output
+                return SpectralError(record.failure) if record.opaque else record, y, output
+        assert failure is not None
+        places = {p.device for p in parameters_of(model.modules)}
+        if places and y.device not in places:
+            where = ", ".join(sorted(map(str, places)))
+            raise OptionError(
+                f"{model.name} is on {where} and y on {y.device}: move one to the other"
+            ) from failure
+        told = advised(failure, model.function, model.name, y, model.keywords)
+        if told is failure:
+            raise failure
+        raise told from failure
+    finally:
+        failure = told = None  # they hold this frame, and with it what the model made
 
 
 def _call(model: Model, y: Tensor, recorded: bool) -> tuple[Recorder | None, Tensor]:
