@@ -12,7 +12,6 @@ import copy
 import functools
 import logging
 import math
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,20 +26,19 @@ from spectral.errors import (
     ShapeError,
     SpectralError,
 )
-from spectral.jacobians import autograd
 from spectral.jacobians.cpu.denormals import flushed
 from spectral.jacobians.draws import CALLS
 from spectral.jacobians.evidence import Evidence, aside, distance
 from spectral.jacobians.faster import FasterBack
 from spectral.jacobians.keywords import keywords_of
-from spectral.jacobians.model import Model, same_random_numbers
+from spectral.jacobians.model import Model
 from spectral.jacobians.of_model import OfModel
 from spectral.jacobians.precision import Arithmetic, Precision, arithmetic, float32_of
 from spectral.jacobians.program import Chunks, Program, Recorder, Replayed
 from spectral.jacobians.program.program import Product
 from spectral.jacobians.program.reach import Reach
 from spectral.jacobians.program.trials import contradiction, half_along, size_of
-from spectral.jacobians.ways import WAYS, Method, called, first_right
+from spectral.jacobians.ways import WAYS, Method, called, first_right, kept_graph
 from spectral.jacobians.weights import Weights
 from spectral.operators.base import LinearOperator
 from spectral.options import choice
@@ -326,34 +324,6 @@ class Jacobian(OfModel):
             result = result.clone()  # of a model that only moves pixels
         return result.transpose(0, 1).contiguous() if self.batch else result
 
-    def _one_by_one(self, product: autograd.Function) -> Product:
-        """A product of blocks from one of single vectors."""
-        model = self._model
-
-        def each(V: Tensor) -> Tensor:
-            with same_random_numbers(V.device), model.ready():
-                return torch.stack([product(v) for v in V])
-
-        return each
-
-    def _by_graph(self, pull: autograd.Function) -> Product:
-        """J' of blocks by a graph; the model is made ready where a pass calls Python, which may use it."""
-        alone: bool | None = None
-
-        def watched(u: Tensor) -> Tensor:
-            nonlocal alone
-            result, alone = autograd.alone(pull, u)
-            return result
-
-        ready, first = self._one_by_one(pull), self._one_by_one(watched)
-
-        def each(U: Tensor) -> Tensor:
-            if alone:
-                return torch.stack([pull(u) for u in U])
-            return first(U) if alone is None else ready(U)
-
-        return each
-
     def check_weights(self, thorough: bool = True) -> None:
         """That the model's weights are those that J was made of.
 
@@ -458,30 +428,23 @@ class Jacobian(OfModel):
         return (vector / norm.clamp(min=torch.finfo(norm.dtype).tiny)).to(self.dtype).unsqueeze(-2)
 
     def _adopt(self, program: Program) -> None:
-        """Form products by a program, in blocks; on a GPU by graphs, where those are faster."""
+        """Form products by a program, in blocks; on a GPU by graphs, where those are faster.
+
+        Nothing that they hold holds J: Python looks late for memory in circles, and copies outlive J.
+        """
         chunks = Chunks(program.live_entries * self._arithmetic.dtype.itemsize)
         self._program = program
         products: list[Product] = [program.apply, program.transpose]
         if self.device.type == "cuda":
-            products = [Replayed(product, chunks.vector_bytes, _weakly(self._note)) for product in products]
+            note = functools.partial(_noted, self.notes, self.name)
+            products = [Replayed(product, chunks.vector_bytes, note) for product in products]
         self._push, pull = (functools.partial(chunks, product) for product in products)
         self._pull = self._recorded_pull = pull
         if self.device.type == "cpu" and self.precision is None and program.leaves_room_to_gain:
-            self._pull = FasterBack(pull, _weakly(self._kept_graph), self._tolerance)
-
-    def _kept_graph(self) -> Product:
-        """J' u by a graph of the model, where it is the same derivative and there is room for it."""
-        at = self._evidence
-        if at.hidden or at.declared or at.too_large:
-            raise SpectralError("no graph is kept")
-        with aside(self.device), self._model.ready():
-            return self._by_graph(autograd.backwards(self._model, at.y))
+            self._pull = FasterBack(pull, functools.partial(kept_graph, self._evidence), self._tolerance)
 
     def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
-            tell(text)
-            log.info("%s: %s", self.name, text)
+        _noted(self.notes, self.name, text)
 
     def _check_adjoint(self, tolerance: float | None = None, seed: int = 0) -> None:
         """<u, J v> = <J' u, v> to the rounding of the model's own precision; u by `half_along`."""
@@ -533,16 +496,12 @@ class Jacobian(OfModel):
         return f"Jacobian({size} of {self.name}, {self.dtype}, {self.device}{batch}, {self.method}{notes})"
 
 
-def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
-    """J's own method, for what J holds: it keeps no circle alive, whose memory Python looks for late."""
-    held = weakref.WeakMethod(method)
-
-    def call(*args: Any) -> Any:
-        own = held()
-        assert own is not None  # J calls, or what calls is J's
-        return own(*args)
-
-    return call
+def _noted(notes: list[str], name: str, text: str) -> None:
+    """Add a note of what was decided, once, and tell of it."""
+    if text not in notes:
+        notes.append(text)
+        tell(text)
+        log.info("%s: %s", name, text)
 
 
 def _of_some(keywords: dict[str, Any], n: int, index: Tensor) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from spectral.errors import AmbiguousError, NotDeterministicError, NotFiniteError, OptionError, SpectralError
 from spectral.jacobians import autograd
-from spectral.jacobians.evidence import CLOSE, DIFFERENCES
+from spectral.jacobians.evidence import CLOSE, DIFFERENCES, Evidence, aside
 from spectral.jacobians.keywords import advised
-from spectral.jacobians.model import Model, parameters_of
+from spectral.jacobians.model import Model, parameters_of, same_random_numbers
 from spectral.jacobians.program import Program, Recorder
+from spectral.jacobians.program.program import Product
 from spectral.jacobians.program.trials import inner, size_of
 
 if TYPE_CHECKING:
@@ -45,35 +46,39 @@ def called(
         The record, or why there is none; y, in the precision that the model takes; the output.
     """
     failure: Exception | None = None
-    for precision in (None, model.precision()):
-        if precision is not None:
-            if failure is None or precision == y.dtype:
-                break
-            y = y.to(precision)
-        for recorded in (True, False):
-            try:
-                record, output = _without_compiler(functools.partial(_call, model, y, recorded))
-            except Exception as reason:
-                failure = failure if isinstance(failure, SpectralError) else reason
-                continue
+    told: Exception | None = None
+    try:
+        for precision in (None, model.precision()):
             if precision is not None:
-                note(f"y was taken to {precision}, the precision of {model.name}")
-            if model.label is not None:
-                note(model.label)
-            if record is None:
-                return SpectralError(_first_line(failure)), y, output
-            return SpectralError(record.failure) if record.opaque else record, y, output
-    assert failure is not None
-    places = {p.device for p in parameters_of(model.modules)}
-    if places and y.device not in places:
-        where = ", ".join(sorted(map(str, places)))
-        raise OptionError(
-            f"{model.name} is on {where} and y on {y.device}: move one to the other"
-        ) from failure
-    told = advised(failure, model.function, model.name, y, model.keywords)
-    if told is failure:
-        raise failure
-    raise told from failure
+                if failure is None or precision == y.dtype:
+                    break
+                y = y.to(precision)
+            for recorded in (True, False):
+                try:
+                    record, output = _without_compiler(functools.partial(_call, model, y, recorded))
+                except Exception as reason:
+                    failure = failure if isinstance(failure, SpectralError) else reason
+                    continue
+                if precision is not None:
+                    note(f"y was taken to {precision}, the precision of {model.name}")
+                if model.label is not None:
+                    note(model.label)
+                if record is None:
+                    return SpectralError(_first_line(failure)), y, output
+                return SpectralError(record.failure) if record.opaque else record, y, output
+        assert failure is not None
+        places = {p.device for p in parameters_of(model.modules)}
+        if places and y.device not in places:
+            where = ", ".join(sorted(map(str, places)))
+            raise OptionError(
+                f"{model.name} is on {where} and y on {y.device}: move one to the other"
+            ) from failure
+        told = advised(failure, model.function, model.name, y, model.keywords)
+        if told is failure:
+            raise failure
+        raise told from failure
+    finally:
+        failure = told = None  # they hold this frame, and with it what the model made
 
 
 def _call(model: Model, y: Tensor, recorded: bool) -> tuple[Recorder | None, Tensor]:
@@ -244,7 +249,7 @@ def _differentiate(J: Jacobian, method: Method) -> None:
             pair = autograd.differences(at.model, at.y, step=step)
         else:
             pair = _PAIRS[method](at.model, at.y, see)
-    J._push, J._pull = J._one_by_one(pair.push), J._by_graph(pair.pull)
+    J._push, J._pull = _one_by_one(at.model, pair.push), _by_graph(at.model, pair.pull)
     at.graph_bytes = 0
     J.eps = at.eps = at.coarsest
     v = J._random(J.shape[1]).reshape(at.y.shape)
@@ -252,7 +257,7 @@ def _differentiate(J: Jacobian, method: Method) -> None:
     if method == "differences":
         if rough or at.jumps:
             raise SpectralError("the model is too rough for differences")
-        J._push = J._one_by_one(_steady(at.model, at.y, at.output, step))
+        J._push = _one_by_one(at.model, _steady(at.model, at.y, at.output, step))
         error = max(_error_of_differences(J, seed, step) for seed in range(ADJOINT_PAIRS))
         J.eps = at.eps = max(J.eps, error)
         # J' u is autograd's, and each pair of vectors tells of another part of it.
@@ -382,3 +387,40 @@ def _hold_roughly(J: Jacobian, pair: autograd.Pair, v: Tensor) -> None:
 def _first_line(failure: Exception | None) -> str:
     text = str(failure).strip().split("\n")[0][:200]
     return text or type(failure).__name__
+
+
+def kept_graph(at: Evidence) -> Product:
+    """J' u by a graph of the model, where it is the same derivative and there is room for it."""
+    if at.hidden or at.declared or at.too_large:
+        raise SpectralError("no graph is kept")
+    with aside(at.y.device), at.model.ready():
+        return _by_graph(at.model, autograd.backwards(at.model, at.y))
+
+
+def _one_by_one(model: Model, product: autograd.Function) -> Product:
+    """A product of blocks from one of single vectors."""
+
+    def each(V: Tensor) -> Tensor:
+        with same_random_numbers(V.device), model.ready():
+            return torch.stack([product(v) for v in V])
+
+    return each
+
+
+def _by_graph(model: Model, pull: autograd.Function) -> Product:
+    """J' of blocks by a graph; the model is made ready where a pass calls Python, which may use it."""
+    alone: bool | None = None
+
+    def watched(u: Tensor) -> Tensor:
+        nonlocal alone
+        result, alone = autograd.alone(pull, u)
+        return result
+
+    ready, first = _one_by_one(model, pull), _one_by_one(model, watched)
+
+    def each(U: Tensor) -> Tensor:
+        if alone:
+            return torch.stack([pull(u) for u in U])
+        return first(U) if alone is None else ready(U)
+
+    return each

@@ -14,6 +14,8 @@ from torch import nn
 
 import spectral
 from spectral.errors import NotDeterministicError, NotFiniteError, OptionError, ShapeError, SpectralError
+from spectral.jacobians.program.rules import RULES
+from spectral.jacobians.program.rules.pointwise import Diagonal
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -513,6 +515,31 @@ def declaring(share):
         setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
     )
     return operation
+
+
+@torch.library.custom_op("spectral_tests::back_by_numpy", mutates_args=())
+def back_by_numpy(x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(3 * x.numpy() * g.numpy())
+
+
+def test_a_rule_that_is_wrong_as_the_derivative_is_that_an_operation_declares(monkeypatch):
+    """The way back has no derivative of its own: differences of the operation tell, however little it is."""
+    operation = torch.library.custom_op(
+        "spectral_tests::squared_once", lambda x: x * x, mutates_args=(), schema="(Tensor x) -> Tensor"
+    )
+    operation.register_autograd(
+        lambda ctx, g: back_by_numpy(ctx.saved_tensors[0], g),
+        setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+    )
+
+    def rule(seen):
+        (x,) = seen.primals
+        return Diagonal(seen.inputs, seen.output, 3 * x, x.shape)
+
+    monkeypatch.setitem(RULES, torch.ops.spectral_tests.squared_once.default, rule)
+    y = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with pytest.raises(SpectralError, match=r"squared_once.*differ by"):
+        spectral.jacobian(lambda y: y + 1e-5 * operation(y), y)
 
 
 class SquaredByNumPy(torch.autograd.Function):

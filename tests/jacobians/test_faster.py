@@ -1,5 +1,6 @@
 """The way back by a graph that is kept: taken where it is faster and the same, and nowhere else."""
 
+import copy
 import sys
 import time
 
@@ -12,6 +13,7 @@ from denoisers.networks import ConditionalUNet
 from spectral.jacobians import autograd
 from spectral.jacobians.faster import AFTER, FasterBack
 from spectral.jacobians.jacobian import WrongProductsError
+from spectral.jacobians.ways import kept_graph
 
 V = torch.randn(1, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -74,7 +76,7 @@ def test_a_wrong_program_is_seen_beside_a_graph():
     """What confirms is never autograd held against itself."""
     network, y = conditional()
     J = spectral.jacobian(network, y, model_kwargs={"sigma": 0.3})
-    J._pull = J._kept_graph()
+    J._pull = kept_graph(J._evidence)
     rows = torch.linalg.qr(torch.randn(64, 3, dtype=torch.float64)).Q.mT
     J.confirm(rows, rows, 1.0)
     push, pull = J._push, J._recorded_pull
@@ -84,6 +86,20 @@ def test_a_wrong_program_is_seen_beside_a_graph():
     J._push, J._recorded_pull = (lambda V: 1.5 * push(V)), pull  # of which J' u is no sign
     with pytest.raises(WrongProductsError):
         J.confirm(rows, rows, 1.0)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_keeps_a_graph_when_its_original_is_gone(copied):
+    network, y = conditional()
+    J = spectral.jacobian(network, y, model_kwargs={"sigma": 0.3})
+    program = J._pull.program
+    J._pull.program = lambda U: (time.sleep(0.05), program(U))[1]
+    twin = copied(J)
+    del J
+    u = torch.randn(64, dtype=torch.float64)
+    for _ in range(AFTER):
+        twin.T @ u
+    assert "kept graph" in repr(twin)
 
 
 def test_convolutions_alone_are_not_tried():

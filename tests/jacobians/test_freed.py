@@ -1,5 +1,6 @@
 """A Jacobian's memory is free once nothing holds it, without a look for circles of references."""
 
+import contextlib
 import gc
 import importlib
 import weakref
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 import spectral
 from denoisers.networks import ConditionalUNet, UNet
+from spectral.errors import SpectralError
+from spectral.jacobians.jacobian import Jacobian
 from spectral.jacobians.program import Recorder
 
 
@@ -55,3 +58,25 @@ def test_nothing_is_left_of_a_jacobian(name: str, method: str) -> None:
     del J, pairs
     assert left() is None
     assert not any(type(thing) is Recorder for thing in gc.get_objects())
+
+
+def held() -> int:
+    """Jacobians and records in this process."""
+    return sum(type(thing) in (Jacobian, Recorder) for thing in gc.get_objects())
+
+
+def with_another_size(y: Tensor) -> Tensor:
+    return torch.var_mean(y, 0)[0] @ y.new_zeros(3, 3)
+
+
+def rounded_to_integers(y: Tensor) -> Tensor:
+    return y.long()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("model", [with_another_size, rounded_to_integers])
+def test_nothing_is_left_of_a_model_that_fails(model: Callable[[Tensor], Tensor]) -> None:
+    before = held()
+    with contextlib.suppress(RuntimeError, SpectralError):
+        spectral.jacobian(model, torch.rand(4, 5))
+    assert held() == before

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import threading
 import weakref
 from collections import deque
@@ -21,6 +22,7 @@ from torch import Tensor
 SMALL = 2**25  # bytes; what is smaller the C library keeps
 HEAP = 8 * SMALL  # bytes at the heap's end that it keeps; beyond, `trim` gives all back
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+SET_BY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")  # in the environment
 LOOSE = 4  # a block may be so many times as large as what is asked for
 
 Block = NDArray[np.uint8]
@@ -98,12 +100,18 @@ def glibc() -> ctypes.CDLL | None:
     return library
 
 
+def tunable() -> ctypes.CDLL | None:
+    """The same, where the environment sets no thresholds: those that a user has set stay."""
+    told = "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "") or any(map(os.environ.get, SET_BY))
+    return None if told else glibc()
+
+
 def keep_freed() -> None:
-    """Let glibc keep what is freed, within SMALL and HEAP; other C libraries are left as they are.
+    """Let glibc keep what is freed, within SMALL and HEAP, where it is `tunable`.
 
     By itself it keeps a quarter of that, once it has seen a block of 32 MiB freed.
     """
-    library = glibc()
+    library = tunable()
     if library is not None:
         library.mallopt(MMAP_THRESHOLD, SMALL)
         library.mallopt(TRIM_THRESHOLD, HEAP)

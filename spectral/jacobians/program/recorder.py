@@ -123,13 +123,15 @@ class Recorder(Trace):
         """The record of function(y)."""
         recorder = cls()
         memory.keep_freed()
-        output = recorder.run(function, y)
-        with torch.no_grad():
-            recorder.input, recorder.slot = _like(y), recorder.slot_of(output)
+        try:
+            output = recorder.run(function, y)
+            with torch.no_grad():
+                recorder.input, recorder.slot = _like(y), recorder.slot_of(output)
+        finally:
+            recorder._waiting.clear()
+            for stored in recorder.storages.values():
+                stored.pending = None  # it would be asked for by now; with it the recorder holds itself
         recorder.output = output.clone() if output.is_inference() else output.detach()
-        recorder._waiting.clear()
-        for stored in recorder.storages.values():
-            stored.pending = None  # it would be asked for by now; with it the recorder holds itself
         memory.trim(recorder.bytes)
         return recorder
 

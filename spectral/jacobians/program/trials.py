@@ -115,7 +115,7 @@ class Trials:
             tried = Tried((tangent,), g, *by_torch(seen, tangent, g))
         else:
             local = Local(seen.inputs, seen.output, seen.operation(), primals)
-            tried = self._by_entries(step, local) or self.by_torch(
+            tried = self._by_entries(step, seen, local) or self.by_torch(
                 local,
                 ("vjp", "jvp", "differences"),  # jvp may load a compiler
             )
@@ -128,19 +128,25 @@ class Trials:
             self._alike.add(alike)
         return stands
 
-    def _by_entries(self, step: Step, local: Local) -> Tried | None:
+    def _by_entries(self, step: Step, seen: Seen, local: Local) -> Tried | None:
         """Torch's derivative where a rule says that it is diagonal, by one pass back: D t = t (D' g) / g.
 
-        That D' g is a slope times g, for a random g, is what the rule is then held to.
+        That D' g is a slope times g, for a random g, is what the rule is then held to.  Of operations of
+        torch's own alone: of others, and of zeros, `by_torch` finds out whether there is a derivative.
         """
-        if not (isinstance(step, Diagonal) and step.keeps_size and len(local.primals) == 1):
+        diagonal = isinstance(step, Diagonal) and step.keeps_size and len(local.primals) == 1
+        if not diagonal or seen.target.namespace != "aten":
             return None
         (x,) = local.primals
+        if x.shape != seen.like.shape or x.dtype != seen.like.dtype or x.is_complex():
+            return None
         g, t = self.draw(x), self.draw(x)
-        if g.is_complex() or not g.all():
+        g += g.sign()  # whose products with small slopes keep their digits in half precision
+        if not g.all():
             return None
         back = pulled(local.function, (x,), g)[0]
-        return Tried((t,), g, back / g * t, (back,)) if torch.isfinite(back).all() else None
+        usable = torch.isfinite(back).all() and back.any()
+        return Tried((t,), g, back / g * t, (back,)) if usable else None
 
     def by_torch(self, step: Local, ways: tuple[Forward, ...] = ("jvp", "vjp", "differences")) -> Tried:
         """Set the step to the first of some ways that has this operation's derivative, and try it.

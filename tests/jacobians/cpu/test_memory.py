@@ -3,10 +3,12 @@
 import gc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from denoisers.training.memory import kept
 from spectral.jacobians.cpu import memory
 from spectral.jacobians.cpu.memory import Pool
 
@@ -83,3 +85,32 @@ def test_the_shared_pool_ends_with_its_last_holder(monkeypatch: pytest.MonkeyPat
     assert memory.shared().held == 0
     held.fill_(2.0)
     assert held.sum() == 2000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MALLOC_TRIM_THRESHOLD_", "0"),
+        ("MALLOC_MMAP_THRESHOLD_", "131072"),
+        ("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=131072"),
+    ],
+)
+def test_thresholds_that_the_environment_sets_stay(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[int, int]] = []
+    library = SimpleNamespace(
+        mallopt=lambda which, size: calls.append((which, size)), malloc_trim=lambda pad: 0
+    )
+    monkeypatch.setattr(memory, "glibc", lambda: library)
+    for variable in (*memory.SET_BY, "GLIBC_TUNABLES"):
+        monkeypatch.delenv(variable, raising=False)
+    memory.keep_freed()
+    with kept():
+        assert len(calls) == 4
+    calls.clear()
+    monkeypatch.setenv(name, value)
+    memory.keep_freed()
+    with kept():
+        pass
+    assert not calls

@@ -15,6 +15,7 @@ from spectral.jacobians.cpu.gates import unpacked
 from spectral.jacobians.model import Model
 from spectral.jacobians.program import Program, Recorder, record
 from spectral.jacobians.program.convolution import Convolution, Joint
+from spectral.jacobians.program.rules import RULES
 from spectral.jacobians.program.rules.norms import Norm
 from spectral.jacobians.program.rules.pointwise import Diagonal
 from spectral.jacobians.program.steps import Cut, Linear, Local
@@ -364,6 +365,24 @@ def test_a_wrong_rule_is_found_out(monkeypatch):
     monkeypatch.setattr(Norm, "apply", wrong)
     program = agree(net, y)
     assert Norm not in kinds(program) and Local in kinds(program)
+
+
+def test_a_diagonal_rule_of_what_is_none_is_found_out(monkeypatch):
+    """Another size comes than went in: torch differentiates the operation instead."""
+
+    def rule(seen):
+        (x,) = seen.primals
+        return Diagonal(seen.inputs, seen.output, torch.ones_like(x), x.shape)
+
+    monkeypatch.setitem(RULES, torch.ops.aten.sum.dim_IntList, rule)
+    assert Local in kinds(agree(lambda y: y.sin().sum(0), torch.rand(4, 5)))
+
+
+def test_rules_of_small_slopes_in_half_precision():
+    """Products with them are left with few digits where a random number is small."""
+    y = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0)).half()
+    slope = 1e-4 * torch.rand(y.shape, generator=torch.Generator().manual_seed(1)).half()
+    assert kinds(record(lambda y: y * slope, y)) == [Diagonal]
 
 
 def test_thin_convolutions_in_float32():
