@@ -14,26 +14,12 @@ from spectral.kernels.compiled import cfunc
 
 
 @cache
-def pack(dtype: torch.dtype) -> Any:
-    """The C function, void (*)(void *task), that writes the bits of x's signs, a piece at a time."""
-    real, lanes = REAL[dtype], BYTES // dtype.itemsize
+def worker(dtype: torch.dtype, packs: bool) -> Any:
+    """The C function, void (*)(void *task), that takes pieces of x in the order of memory.
 
-    @cfunc(types.void(types.voidptr))
-    def work(address):  # type: ignore[no-untyped-def]
-        task = carray(address, 1, TASK)[0]
-        x, bits = pointer(task.x, real), pointer(task.bits, np.uint8)
-        i = claim(address, 0)
-        while i < task.pieces:
-            for at in range(i * PIECE, min((i + 1) * PIECE, task.count), lanes):
-                store_positive(bits, at, load(x, at))
-            i = claim(address, 0)
-
-    return work
-
-
-@cache
-def open_(dtype: torch.dtype) -> Any:
-    """The C function that writes x where its gate is open, else 0; gates come again for further images."""
+    It writes the bits of its signs, where it `packs`, else x where its gate is open and 0 elsewhere; gates
+    come again for further images.
+    """
     real, lanes = REAL[dtype], BYTES // dtype.itemsize
 
     @cfunc(types.void(types.voidptr))
@@ -44,7 +30,10 @@ def open_(dtype: torch.dtype) -> Any:
         while i < task.pieces:
             gate = i * PIECE % task.gates
             for at in range(i * PIECE, min((i + 1) * PIECE, task.count), lanes):
-                store(out, at, gated(load(x, at), bits, gate))
+                if packs:
+                    store_positive(bits, gate, load(x, at))
+                else:
+                    store(out, at, gated(load(x, at), bits, gate))
                 gate += lanes
                 if gate == task.gates:
                     gate = 0

@@ -24,7 +24,7 @@ def packed(x: Tensor) -> Tensor:
     images, channels, height, width = x.shape
     bits = torch.empty(images, height, width, channels // 8, dtype=torch.uint8)
     if _compiled(x):
-        _run("pack", x, bits, 0)
+        _run(x, bits)
         return bits
     rows = max(1, _AT_ONCE // max(1, images * channels * width))
     for some, out in zip(x.split(rows, 2), bits.split(rows, 1), strict=True):
@@ -54,7 +54,7 @@ def times(x: Tensor, bits: Tensor, out: Tensor) -> Tensor:
     images, height = bits.shape[:2]
     whole = x.ndim == 4 and len(x) % max(images, 1) == 0 and out.stride() == x.stride()
     if whole and _compiled(x) and bits.is_contiguous():
-        _run("open_", x, bits, out.data_ptr())
+        _run(x, bits, out)
         return out
     rows = max(1, _AT_ONCE * height // max(1, 8 * bits.numel()))
     for some, gate, into in zip(x.split(rows, -2), bits.split(rows, 1), out.split(rows, -2), strict=True):
@@ -69,11 +69,12 @@ def _compiled(x: Tensor) -> bool:
     return whole and x.is_contiguous(memory_format=torch.channels_last)
 
 
-def _run(name: str, x: Tensor, bits: Tensor, out: int) -> None:
-    """A kernel over all entries of x, in the order of memory."""
-    from spectral.jacobians.cpu import bits as kernels  # noqa: PLC0415  it takes Numba, a third of a second
+def _run(x: Tensor, bits: Tensor, out: Tensor | None = None) -> None:
+    """Make the bits of x; or, where there is an `out`, x times their gate into it."""
+    from spectral.jacobians.cpu.bits import worker  # noqa: PLC0415  it takes Numba, a third of a second
 
     pieces = -(-x.numel() // PIECE)
-    task = openmp.task(0, pieces, x.numel(), 8 * bits.numel(), x.data_ptr(), bits.data_ptr(), out)
-    work = getattr(kernels, name)(x.dtype).address
+    places = x.data_ptr(), bits.data_ptr(), 0 if out is None else out.data_ptr()
+    task = openmp.task(0, pieces, x.numel(), 8 * bits.numel(), *places)
+    work = worker(x.dtype, out is None).address
     openmp.region(work, task, min(torch.get_num_threads(), pieces))()

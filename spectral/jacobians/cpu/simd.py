@@ -171,7 +171,7 @@ def store(context, target, at, value):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def store_positive(context, target, at, lanes):  # type: ignore[no-untyped-def]
-    """Bits at, at + 1, ... of the bytes `target` = which lanes are positive; `at` divides by their number."""
+    """Bits at, at + 1, ... of the bytes `target` = which lanes are positive; `at` is a multiple of eight."""
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         base, at, value = args
