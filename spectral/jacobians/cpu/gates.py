@@ -2,7 +2,8 @@
 
     bits (g, H, W, C / 8), uint8, channel 8 i + k of a pixel at bit k of byte i
 
-Of images with channels last on x86 CPUs by compiled code, in one pass; else by NumPy's and torch's.
+On x86 CPUs by compiled code, in one pass: made of images in either layout, and applied with channels last.
+Else by NumPy's and torch's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from spectral.jacobians.cpu import openmp
 
 TASK = openmp.layout("taken pieces count gates x bits out")
 PIECE = 2**15  # entries that a thread takes at a time
+PLANES = openmp.layout("taken pieces pixels channels x bits")
+PIXELS = 2**9  # that a thread takes at a time, in each plane of an image
 
 _AT_ONCE = 2**20  # entries of a gate that are numbers at a time: all would be as large as an image
 
@@ -25,6 +28,9 @@ def packed(x: Tensor) -> Tensor:
     bits = torch.empty(images, height, width, channels // 8, dtype=torch.uint8)
     if _compiled(x):
         _run(x, bits)
+        return bits
+    if openmp.lanes(x) and x.is_contiguous() and x.numel():
+        _from_planes(x, bits)
         return bits
     rows = max(1, _AT_ONCE // max(1, images * channels * width))
     for some, out in zip(x.split(rows, 2), bits.split(rows, 1), strict=True):
@@ -78,3 +84,13 @@ def _run(x: Tensor, bits: Tensor, out: Tensor | None = None) -> None:
     task = openmp.task(0, pieces, x.numel(), 8 * bits.numel(), *places)
     work = worker(x.dtype, out is None).address
     openmp.region(work, task, min(torch.get_num_threads(), pieces))()
+
+
+def _from_planes(x: Tensor, bits: Tensor) -> None:
+    """Make the bits of x in torch's own layout."""
+    from spectral.jacobians.cpu.bits import from_planes  # noqa: PLC0415  it takes Numba
+
+    images, channels, height, width = x.shape
+    pieces = images * -(-height * width // PIXELS)
+    task = openmp.task(0, pieces, height * width, channels, x.data_ptr(), bits.data_ptr())
+    openmp.region(from_planes(x.dtype).address, task, min(torch.get_num_threads(), pieces))()

@@ -97,6 +97,9 @@ def _read(builder: Any, pointer: Any, vector: Any, dtype: Any) -> Any:
 
 
 def _write(builder: Any, value: Any, pointer: Any, dtype: types.Float) -> None:
+    """Store a vector, rounded where what it is stored in is narrower."""
+    if dtype == types.float32 and value.type.element == ir.DoubleType():
+        value = builder.fptrunc(value, ir.VectorType(ir.FloatType(), value.type.count))
     builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=dtype.bitwidth // 8)
 
 
@@ -119,6 +122,20 @@ def load(context, source, at):  # type: ignore[no-untyped-def]
         return _read(builder, builder.gep(args[0], [args[1]]), _vector(dtype), dtype)
 
     return Lanes(dtype)(source, types.intp), generate
+
+
+@intrinsic
+def load_wide(context, source, at):  # type: ignore[no-untyped-def]
+    """The same as lanes of float64."""
+    dtype = source.dtype
+
+    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        wide = _vector(types.float64)
+        number = ir.FloatType() if dtype == types.float32 else ir.DoubleType()
+        value = _read(builder, builder.gep(args[0], [args[1]]), ir.VectorType(number, wide.count), dtype)
+        return value if value.type == wide else builder.fpext(value, wide)
+
+    return Lanes(types.float64)(source, types.intp), generate
 
 
 @intrinsic

@@ -16,6 +16,7 @@ from spectral.jacobians.cpu.simd import (
     gated,
     load,
     load_six,
+    load_wide,
     panel,
     pointer,
     store,
@@ -67,9 +68,8 @@ def transformer(dtype: torch.dtype) -> Any:
     def work(address):  # type: ignore[no-untyped-def]
         task = carray(address, 1, WEIGHTS)[0]
         weight, out = pointer(task.weight, real), pointer(task.out, real)
-        mine = task.workspace + claim(address, 1) * FORMED * group * 8
-        taps = pointer(mine, np.float64)
-        half, whole = pointer(mine + 9 * group * 8, np.float64), pointer(mine + 27 * group * 8, np.float64)
+        taps = pointer(task.workspace + claim(address, 1) * FORMED * 2 * BYTES, real)
+        whole = 9 * group
         i = claim(address, 0)
         while i < task.groups:
             for first in range(0, task.channels, RUN):
@@ -82,26 +82,37 @@ def transformer(dtype: torch.dtype) -> Any:
                                 tap = weight[at + m * task.row_step + n * task.column_step]
                                 taps[(3 * m + n) * group + k] = tap
                     for k in range(0, group, lanes):
-                        for n in range(3):
-                            _by_points(taps, n * group + k, 3 * group, half, n * group + k, 3 * group)
-                        for a in range(6):
-                            to = 6 * a * RUN * group + c * group + k
-                            _by_points(half, 3 * a * group + k, group, whole, to, RUN * group)
+                        left = _by_points(_taps(taps, k, 3 * group))
+                        middle = _by_points(_taps(taps, k + group, 3 * group))
+                        right = _by_points(_taps(taps, k + 2 * group, 3 * group))
+                        at, step = whole + c * group + k, RUN * group
+                        store_all(taps, at, step, _by_points((left[0], middle[0], right[0])))
+                        store_all(taps, at + 6 * step, step, _by_points((left[1], middle[1], right[1])))
+                        store_all(taps, at + 12 * step, step, _by_points((left[2], middle[2], right[2])))
+                        store_all(taps, at + 18 * step, step, _by_points((left[3], middle[3], right[3])))
+                        store_all(taps, at + 24 * step, step, _by_points((left[4], middle[4], right[4])))
+                        store_all(taps, at + 30 * step, step, _by_points((left[5], middle[5], right[5])))
                 for entry in range(36):
                     at = ((entry * task.groups + i) * task.channels + first) * group
                     for k in range(run * group):
-                        out[at + k] = whole[entry * RUN * group + k]
+                        out[at + k] = taps[whole + entry * RUN * group + k]
             i = claim(address, 0)
 
     return work
 
 
 @njit(inline="always")
-def _by_points(source, at, step, target, to, stride):  # type: ignore[no-untyped-def]
-    """G g of three lanes, the first at `at`, the next a step on, into six."""
-    x, y, z = load(source, at), load(source, at + step), load(source, at + 2 * step)
-    for a in range(6):
-        store(target, to + a * stride, G[a][0] * x + G[a][1] * y + G[a][2] * z)
+def _taps(source, at, step):  # type: ignore[no-untyped-def]
+    """Three lanes of a column of taps."""
+    return load_wide(source, at), load_wide(source, at + step), load_wide(source, at + 2 * step)
+
+
+@njit(inline="always")
+def _by_points(g):  # type: ignore[no-untyped-def]
+    """G g, of three lanes: the values of a polynomial at six points."""
+    even_a, odd_a = G[1][0] * g[0] + G[1][2] * g[2], G[1][1] * g[1]
+    even_b, odd_b = G[3][0] * g[0] + G[3][2] * g[2], G[3][1] * g[1]
+    return (G[0][0] * g[0], even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, g[2])
 
 
 @cache

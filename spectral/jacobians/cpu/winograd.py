@@ -34,8 +34,8 @@ TASK = openmp.layout(
     "images height width channels filters adds gates_in gates_out"
 )
 
-RUN = 16  # channels, whose 36 entries each are written in one go: their places lie powers of two apart
-FORMED = 9 + 18 + 36 * RUN  # numbers, for each filter, on the way from g to G g G'
+RUN = 8  # channels, whose 36 entries each are written in one go: their places lie powers of two apart
+FORMED = 9 + 36 * RUN  # numbers, for each filter, on the way from g to G g G'
 WEIGHTS = openmp.layout(
     "taken workers groups channels filter_step channel_step row_step column_step weight out workspace"
 )
@@ -183,7 +183,7 @@ def _transformed(weight: Tensor, turned: bool) -> Tensor:
     groups = filters // group
     matrices = weight.new_empty(36, groups, channels, group)
     threads = max(1, min(torch.get_num_threads(), groups))
-    workspace = torch.empty(threads * FORMED * group, dtype=torch.float64)
+    workspace = weight.new_empty(threads * FORMED * group)
     places = place, matrices.data_ptr(), workspace.data_ptr()
     task = openmp.task(0, 0, groups, channels, *strides, *places)
     openmp.region(_kernels().transformer(weight.dtype).address, task, threads)()

@@ -623,8 +623,10 @@ def _by_torch(step: Step) -> Step:
     """The step by torch's own operation, where it is not that anyway."""
     if not isinstance(step, Convolution):
         return copy.copy(step)
+    # Weights larger than the image are left as they are: to lay them out takes longer than the product.
+    last = step.weight.numel() <= max(step.input_size.numel(), step.output_size.numel())
     arguments: tuple[Any, ...] = (
-        in_channels_last(step.weight),
+        in_channels_last(step.weight, last),
         None,
         step.stride,
         step.padding,
@@ -635,7 +637,7 @@ def _by_torch(step: Step) -> Step:
     )
 
     def forward(t: Tensor, weight: Tensor, *others: Any) -> Tensor:
-        return aten.convolution(in_channels_last(t), weight, *others)
+        return in_channels_last(aten.convolution(in_channels_last(t, last), weight, *others))
 
     def back(g: Tensor, sizes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
         weight, _, *geometry = arguments
