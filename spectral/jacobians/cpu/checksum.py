@@ -1,8 +1,9 @@
 """Checksums of tensors' bytes, as fast as memory is read.
 
-    a <- rotate(a + P w, 31) Q        w the 64-bit words, four sums a in turn, all modulo 2^64
+    a <- rotate(a + w, 31) Q        w the 64-bit words, many sums a in turn, all modulo 2^64
 
-is one to one in w and in a (P, Q odd), so that one other word always shows; after xxHash64.
+is one to one in w and in a (Q odd), so that one other word always shows; after xxHash64, which multiplies
+twice.
 """
 
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from spectral.jacobians.cpu import openmp
 from spectral.jacobians.cpu.simd import claim, pointer
 from spectral.kernels.compiled import cfunc, njit
 
-_P, _Q = np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0x9E3779B185EBCA87)
+_Q = np.uint64(0x9E3779B185EBCA87)
 _LEFT, _RIGHT = np.uint64(31), np.uint64(33)
 
+_SUMS = 64  # enough for LLVM to take them by vectors
 _PIECE = 2**18  # bytes that one thread takes at a time: always as many, so that threads change no sum
 
 TASK = openmp.layout("taken pieces place size sums")
@@ -26,24 +28,28 @@ TASK = openmp.layout("taken pieces place size sums")
 
 @njit(inline="always")
 def _mixed(total, word):  # type: ignore[no-untyped-def]
-    total = total + word * _P
+    total = total + word
     return ((total << _LEFT) | (total >> _RIGHT)) * _Q
 
 
 @njit(inline="always")
 def _of(words, rest, size):  # type: ignore[no-untyped-def]
     """Of so many bytes, as words and one by one."""
-    a, b, c, d = np.uint64(size), np.uint64(1), np.uint64(2), np.uint64(3)
-    count = size // 8
-    whole = count // 4 * 4
-    for i in range(0, whole, 4):
-        a, b = _mixed(a, words[i]), _mixed(b, words[i + 1])
-        c, d = _mixed(c, words[i + 2]), _mixed(d, words[i + 3])
+    sums, count = np.empty(_SUMS, np.uint64), size // 8
+    for k in range(_SUMS):
+        sums[k] = k + 1
+    whole = count // _SUMS * _SUMS
+    for i in range(0, whole, _SUMS):
+        for k in range(_SUMS):
+            sums[k] = _mixed(sums[k], words[i + k])
+    total = np.uint64(size)
     for i in range(whole, count):
-        a = _mixed(a, words[i])
+        total = _mixed(total, words[i])
     for i in range(8 * count, size):
-        a = _mixed(a, np.uint64(rest[i]))
-    return _mixed(_mixed(_mixed(a, b), c), d)
+        total = _mixed(total, np.uint64(rest[i]))
+    for k in range(_SUMS):
+        total = _mixed(total, sums[k])
+    return total
 
 
 @cache

@@ -134,7 +134,7 @@ class Convolution(Step):
         reach = [self.dilation[i] * (taps[i] - 1) - self.padding[i] for i in axes]
         if self.groups == 1 and max(self.stride) == 1 and min(reach) >= 0:
             # As a plain convolution, which is the faster kernel on CPUs and GPUs alike.
-            flipped = self.weight.flip(*range(2, self.weight.ndim)).transpose(0, 1)
+            flipped = self.weight.flatten(2).flip(2).unflatten(2, taps).transpose(0, 1)
             return back(weight=flipped, padding=reach)
         lost = [
             self.input_size[2 + i]
@@ -277,8 +277,12 @@ class Packed(Kernel):
     ) -> None:
         self.channels_last = channels_last
         self.geometry: tuple[Any, ...] = padding, stride, dilation, 1
-        reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-        self.weight = reorder(weight.contiguous().to_mkldnn(), *self.geometry, list(size))
+        if weight.is_contiguous():
+            weight = weight.to_mkldnn()
+            reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+        else:  # this reads any strides, and takes twice as long over those in a row
+            reorder = torch.ops.mkldnn._reorder_convolution_weight
+        self.weight = reorder(weight, *self.geometry, list(size))
 
     def convolve(self, x: Tensor) -> Tensor:
         """w * x."""
