@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from array import array
 from collections import OrderedDict, UserDict, deque
 from types import SimpleNamespace
@@ -116,7 +117,7 @@ def _held(values: list[Any]) -> list[Any]:
         value = pending.pop()
         if type(value) in _PLAIN or id(value) in found:
             continue
-        if type(value) not in _BUILT_IN and not isinstance(value, _LOOKED_INTO):
+        if not _looked_into(type(value)):
             continue
         found[id(value)] = value
         if isinstance(value, (dict, UserDict)):
@@ -126,6 +127,12 @@ def _held(values: list[Any]) -> list[Any]:
         elif isinstance(value, (list, tuple, set, deque)):
             pending += value
     return [*found.values()]
+
+
+@functools.cache
+def _looked_into(kind: Any) -> bool:
+    """Whether objects of a class are: asked of each, and abstract classes take long to tell."""
+    return kind in _BUILT_IN or issubclass(kind, _LOOKED_INTO)
 
 
 def _same(container: Any, before: Any) -> bool:

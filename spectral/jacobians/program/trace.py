@@ -310,7 +310,11 @@ class Trace(TorchDispatchMode):
 
     def number(self, t: Tensor, made: bool = False) -> int:
         """The number of t among the values; a new one is a view of its storage, unless it is `made`."""
-        return self._number(t, self.stored(t) or self._new(t), made)
+        stored = self.stored(t)
+        if stored is None:
+            stored = self._new(t)
+            return stored.values[stored.first]
+        return self._number(t, stored, made)
 
     def _number(self, t: Tensor, stored: Stored, made: bool = False) -> int:
         geometry = Geometry.of(t)
@@ -363,6 +367,7 @@ class Trace(TorchDispatchMode):
             stored = self._new(t)
             stored.owner, stored.outside = t, True
             stored.total = of_storage(t)
+            return Value(stored.values[stored.first])
         return Value(self._number(t, stored))
 
     def _new(self, t: Tensor) -> Stored:

@@ -7,6 +7,7 @@ both directions; torch's own is held against itself, J v against J' u, and again
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import logging
 import math
@@ -77,6 +78,7 @@ class Trials:
         self.rounding = 0.0
         self._alike: set[Any] = set()  # what stands or falls with its geometry, whatever the numbers
         self._random: dict[torch.device, torch.Generator] = {}
+        self._used = 0  # of the numbers drawn once for all
 
     def stand_for(self, found: fusion.Found, dtypes: Iterable[torch.dtype]) -> bool:
         """Whether attention does what the steps do that it stands for; not tried where weights are large.
@@ -190,9 +192,17 @@ class Trials:
         """Standard normal entries, of the shape and precision of a tensor."""
         # On a GPU there: of norms, which are always tried, the host takes seconds for a large image's.
         device = like.device if like.is_cuda else torch.device("cpu")
-        generator = self._random.setdefault(device, torch.Generator(device).manual_seed(0))
-        drawn = torch.randn(like.shape, generator=generator, dtype=_drawn(like.dtype), device=device)
-        return drawn.to(like.device, like.dtype)
+        count, dtype = like.numel(), _drawn(like.dtype)
+        if count > TRIED:
+            generator = self._random.setdefault(device, torch.Generator(device).manual_seed(0))
+            drawn = torch.randn(like.shape, generator=generator, dtype=dtype, device=device)
+            return drawn.to(like.device, like.dtype)
+        numbers = _normal(dtype, device)
+        if self._used + count > len(numbers):
+            self._used = 0
+        drawn = numbers[self._used : self._used + count].view(like.shape)
+        self._used += count
+        return drawn.to(like.device, like.dtype, copy=True)
 
 
 def _agree(step: Step, pairs: list[tuple[Tensor, Tensor]], tolerance: float) -> bool:
@@ -297,6 +307,12 @@ def _geometry(step: Step, seen: Seen) -> Any:
         return None
     told = ((x.shape, x.stride(), x.dtype, seen.reaches(x)) if isinstance(x, Tensor) else x for x in every)
     return str(seen.target), seen.entry, str([*told])
+
+
+@functools.lru_cache(4)
+def _normal(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers for the vectors of small trials, each taken in its turn: more than one trial takes."""
+    return torch.randn(8 * TRIED, generator=torch.Generator(device).manual_seed(0), dtype=dtype, device=device)
 
 
 def _drawn(dtype: torch.dtype) -> torch.dtype:
