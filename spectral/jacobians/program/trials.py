@@ -312,7 +312,8 @@ def _geometry(step: Step, seen: Seen) -> Any:
 @functools.lru_cache(4)
 def _normal(dtype: torch.dtype, device: torch.device) -> Tensor:
     """Numbers for the vectors of small trials, each taken in its turn: more than one trial takes."""
-    return torch.randn(8 * TRIED, generator=torch.Generator(device).manual_seed(0), dtype=dtype, device=device)
+    generator = torch.Generator(device).manual_seed(0)
+    return torch.randn(8 * TRIED, generator=generator, dtype=dtype, device=device)
 
 
 def _drawn(dtype: torch.dtype) -> torch.dtype:
