@@ -50,6 +50,10 @@ def _find(name_or_path: str | Path) -> Path:
         return weights.FOLDER / f"{name_or_path}.safetensors"
     path = weights.where(name_or_path)
     if not path.is_file():
+        if Path(name_or_path).is_dir():
+            raise FileNotFoundError(
+                f"{name_or_path} is a folder without {path.name}, which a run of `denoisers train` ends with"
+            )
         raise FileNotFoundError(
             f"no denoiser named {str(name_or_path)!r}, and no such file: "
             f"give one of {', '.join(names)}, or a run's folder, or the path of a .safetensors or .npz file"

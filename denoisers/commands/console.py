@@ -303,10 +303,13 @@ def check_writable(out: Path | None) -> None:
     if out is not None:
         if out.is_file():
             raise NotADirectoryError(f"{out} is a file: --out is a folder")
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out) as file:
-            file.write(b"x")
-            file.flush()
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=out) as file:
+                file.write(b"x")
+                file.flush()
+        except OSError as failure:
+            raise OSError(f"the folder {out} cannot be written to: {failure.strerror}") from failure
 
 
 def _finite(value: Any) -> Any:

@@ -116,7 +116,10 @@ def sample(
         shape = (model.channels, size, size)
         if method == "consistency":
             if not isinstance(model, Consistency):
-                raise OptionError(f"{denoiser} is a {type(model).__name__}, and no consistency function")
+                raise OptionError(
+                    f"{denoiser} is a {type(model).__name__}, and no consistency function: give one, such as "
+                    "--denoiser consistency"
+                )
             steps = 1 if steps is None else steps
             if not (math.inf > sigma_start > sigma_end > 0 and steps >= 1):
                 raise OptionError("--sigma-start lies above --sigma-end, both positive, and --steps is >= 1")

@@ -96,8 +96,10 @@ def begin(
     if len(sides) != 3 or min(sides) < 1:
         raise ShapeError(f"shape is that of one image, (C, H, W), got {sides}: grey ones have C = 1")
     count, first = whole("count", count), whole("first", first)
-    if count < 1 or first < 0:
-        raise OptionError(f"count must be >= 1 and first >= 0, got {count} and {first}")
+    if count < 1:
+        raise OptionError(f"count must be >= 1, got {count}")
+    if first < 0:
+        raise OptionError(f"first must be >= 0, got {first}")
     return sides, count, Noise(seed_of(seed), first, count, sides, caller.dtype, caller.device)
 
 

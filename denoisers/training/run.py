@@ -97,7 +97,9 @@ def train(
     if folder.suffix == ".safetensors" or folder.is_file():
         raise OptionError(f"a run is a folder, and its weights a file in it: name {folder.with_suffix('')}")
     if where(folder).exists() and folder.is_dir() and not (resume or overwrite):
-        raise FileExistsError(f"{where(folder)} exists: overwrite it, or write elsewhere")
+        raise FileExistsError(
+            f"{where(folder)} exists: give overwrite (--overwrite), or another folder (--out)"
+        )
     engine = engine_of(config, device)
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(config, folder / "checkpoint.safetensors", engine, compile)
@@ -121,7 +123,7 @@ def train(
             begin = time.perf_counter()
             lost = run.advance(next(steps))
             stop = engine.any(bool(stop_asked))
-            due = run.step % checkpoint_every == 0 or stop
+            due = run.step % checkpoint_every == 0 or run.step == config.steps or stop
             shown = run.step % validate_every == 0 or run.step == config.steps
             # A GPU is steps behind, and to ask for its loss is to wait for it; what is not finite stays so.
             looked = not gpu or run.step % LOOK == 0 or due or shown
@@ -205,7 +207,7 @@ class Run:
         if not resume:
             return
         if not self.file.exists():
-            raise FileNotFoundError(f"no checkpoint at {self.file}: start without resume")
+            raise FileNotFoundError(f"no checkpoint at {self.file}: start without resume (--resume)")
         state = checkpoint.read(self.file)
         # What a later version can be told besides is as it was.
         if TrainConfig.from_json(json.dumps(state["config"]), str(self.file)) != self.config:

@@ -14,6 +14,8 @@ from spectral.errors import OptionError, ShapeError
 
 # torch's own words: the shape that came, the channels that are taken, those that came
 _CHANNELS = re.compile(r"expected input\[([\d, ]+)\] to have (\d+) channels, but got (\d+)")
+# what convolutions and batch norms say of an image without its axes of images and channels
+_AXES = re.compile(r"expected .*\b4D\b.*(input of size|got \dD input)", re.IGNORECASE)
 
 
 def keywords_of(model_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -50,8 +52,8 @@ def advised(
 ) -> Exception:
     """What a model raised when it was called on y, as an error that says what to do where that is known.
 
-    Known are keywords that do not fit its signature, or are missed behind it, and images of other channels
-    than its first layer's.
+    Known are keywords that do not fit its signature, or are missed behind it, images without all four axes,
+    and images of other channels than its first layer's.
     """
     signature = signature_of(model)
     if isinstance(failure, TypeError) and signature is not None:
@@ -71,6 +73,11 @@ def advised(
                 f'with y is given by model_kwargs={{"{left[0]}": value}}, a level that is asked about by '
                 f'sigma_keyword="{left[0]}"'
             )
+    if y.ndim in (2, 3) and _AXES.search(str(failure)):
+        axes = "None, None" if y.ndim == 2 else "None"
+        return ShapeError(
+            f"{name} takes images (N, C, H, W), and y has the shape {tuple(y.shape)}: give y[{axes}]"
+        )
     wrong = _CHANNELS.search(str(failure))
     if wrong and wrong[1] == ", ".join(map(str, y.shape)):
         takes, has = int(wrong[2]), int(wrong[3])

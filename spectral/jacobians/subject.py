@@ -40,6 +40,6 @@ def operator_of(
             f"y must be a tensor, got {type(y).__name__}: torch.as_tensor(y), after the model; an operator "
             "is given alone, with k=..."
         )
-    if not callable(subject) or isinstance(subject, LinearOperator):
+    if isinstance(subject, LinearOperator) or (hasattr(subject, "shape") and not callable(subject)):
         raise OptionError(f"y goes with a model; a {type(subject).__name__} is given alone")
     return jacobian(subject, y, batched=batched, model_kwargs=model_kwargs)

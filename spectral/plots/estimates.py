@@ -173,20 +173,21 @@ def risk(curve: RiskCurve, title: str = "") -> Figure:
     axis = figure.subplots()
     titled(figure, title)
     sigmas = _array(curve.sigmas)
+    # A band that reaches down to zero says no more than that: it neither sets the scale nor falls as a cliff.
+    bottom = 0.5 * torch.as_tensor(curve.mean("mse").value).clamp(min=1e-12).sqrt().min().item()
     for name, label, colour, style in (
         ("mse", "true error", INK, "o-"),
         ("sure", "SURE, from y alone", BLUE, "s--"),
         ("bayes", "$\\sigma^2$ tr J, if f were optimal", ORANGE, "^:"),
     ):
         estimate = curve.mean(name)
-        low, high = (np.sqrt(bound.clip(min=1e-12)) for bound in _interval(estimate))
+        low, high = (np.sqrt(bound.clip(min=bottom**2)) for bound in _interval(estimate))
         axis.fill_between(sigmas, low, high, color=colour, alpha=0.15, lw=0)
         root = torch.as_tensor(estimate.value).clamp(min=1e-12).sqrt()
         axis.plot(sigmas, root, style, color=colour, ms=4, lw=1, label=label)
     axis.set_xscale("log")
     axis.set_yscale("log")
-    # A band that reaches down to zero says no more than that, and must not set the scale.
-    axis.set_ylim(0.5 * torch.as_tensor(curve.mean("mse").value).clamp(min=1e-12).sqrt().min().item(), None)
+    axis.set_ylim(bottom, None)
     axis.set_xticks(sigmas, [f"{sigma:g}" for sigma in sigmas])
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

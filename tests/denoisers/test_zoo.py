@@ -134,6 +134,8 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
     ships = "calpha, consistency, photos, photos-colour, or a run's"
     with pytest.raises(FileNotFoundError, match=rf"named 'photo'.*{ships}"):
         denoisers.load("photo")
+    with pytest.raises(FileNotFoundError, match=r"is a folder without weights\.safetensors"):
+        denoisers.load(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"absent\.npz"):
         denoisers.load(tmp_path / "absent.npz")
     (tmp_path / "a.pt").write_bytes(b"x")

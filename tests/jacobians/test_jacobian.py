@@ -185,6 +185,7 @@ def test_several_images_as_one_problem_are_noted():
         ),
         (network(3), (1, 1, 6, 6), {}, r"has 1: repeat the one there is, y.expand\(-1, 3, -1, -1\)"),
         (network(3), (1, 2, 6, 6), {}, "takes images of 3 channels, and y .* has 2$"),
+        (network(), (6, 6), {}, r"images \(N, C, H, W\), and y .* \(6, 6\): give y\[None, None\]"),
         (
             lambda y, sigma: sigma * y,
             (4,),

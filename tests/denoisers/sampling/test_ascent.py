@@ -187,7 +187,7 @@ def test_trajectory_and_files(tmp_path):
         ({"sigma_end": 2.0}, OptionError, "fall from sigma_start to sigma_end"),
         ({"sigma_end": 0}, OptionError, "fall from sigma_start to sigma_end"),
         ({"count": 0}, OptionError, "count must be >= 1"),
-        ({"first": -1}, OptionError, "first >= 0"),
+        ({"first": -1}, OptionError, "first must be >= 0"),
         ({"max_steps": 0}, OptionError, "max_steps must be >= 1"),
         ({"seed": -1}, OptionError, "seed must lie in"),
         ({"every": -1}, OptionError, "0 for no trajectory"),
