@@ -22,6 +22,10 @@ Function = Callable[[Tensor], Tensor]
 Seeing = Callable[[Tensor], None]
 
 
+class NoGraphError(SpectralError):
+    """No graph leads from an output to y: all of it is detached, or computed without gradients."""
+
+
 class Pair(NamedTuple):
     """J v and J' u of one vector each, shaped like the input and the output."""
 
@@ -33,7 +37,7 @@ def reverse(function: Function, y: Tensor, see: Seeing | None = None) -> Pair:
     """J' u by a graph that is kept; J v by two passes back, as the gradient of <J' u, v> by u.
 
     Raises:
-        SpectralError: no graph leads from the output to y.
+        NoGraphError: no graph leads from the output to y.
     """
     with torch.enable_grad(), plain_attention():
         output, x = _graph(function, y)
@@ -56,7 +60,7 @@ def backwards(function: Function, y: Tensor) -> Function:
     """J' u alone, by a graph in which attention keeps no weights.
 
     Raises:
-        SpectralError: no graph leads from the output to y.
+        NoGraphError: no graph leads from the output to y.
     """
     with torch.enable_grad():
         return _pull(*_graph(function, y))
@@ -136,7 +140,7 @@ def _graph(function: Function, y: Tensor) -> tuple[Tensor, Tensor]:
     x = y.detach().clone().requires_grad_()
     output = function(x)
     if not output.requires_grad:
-        raise SpectralError("no graph leads from its output to y")
+        raise NoGraphError("no graph leads from its output to y")
     return output, x
 
 

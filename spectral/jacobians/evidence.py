@@ -66,6 +66,7 @@ class Evidence:
         jumps: operations that are constant but for jumps.
         declared: whether J is a derivative that the model declares, and not its own.
         hidden: whether autograd's derivative is another, and settled not to be the one.
+        no_graph: whether autograd was found to see no way from the output to y.
         doubtful: an operation whose derivative differences of the model alone can confirm.
         draws: whether the model draws random numbers that no seed of its own fixes.
         graph_bytes: about what a graph of the model would hold.
@@ -77,7 +78,7 @@ class Evidence:
         self.coarsest = max(torch.finfo(output.dtype).eps, eps)
         self.functions: list[str] = []
         self.jumps: list[str] = []
-        self.declared = self.hidden = self.draws = False
+        self.declared = self.hidden = self.draws = self.no_graph = False
         self.doubtful: str | None = None
         self.graph_bytes = 0
         self.trial: Trial | None = None
@@ -328,6 +329,9 @@ class Evidence:
                 pull = autograd.backwards(self.model, self.y)
                 w = Jv / (size_of(Jv) or 1.0)  # J' J v may be too small for its precision
                 declared, ahead = pull(u.to(self.output.dtype)), pull(w.to(self.output.dtype))
+        except autograd.NoGraphError:
+            self.no_graph = True
+            return None
         except Exception:  # torch cannot, which is why there is a program
             return None
         apart = abs(inner(w, Jv) - inner(ahead, v)) / (size_of(v) or 1.0)

@@ -402,6 +402,11 @@ class Jacobian(OfModel):
                 f"autograd's J' u differs by {backwards:.0e} |J|: the model cuts its graph or declares "
                 "another derivative; differences of the model agree with J"
             )
+        if self._evidence.no_graph and ahead is not None:
+            self._note(
+                "autograd sees no way from the output to y, all of it detached or without gradients: J is the "
+                "derivative of what is computed, and differences of the model agree"
+            )
 
     def by_next_way(self, wrong: WrongProductsError) -> Jacobian:
         """J by the next way of forming products, where "auto" was asked for and there is one that is right.

@@ -714,6 +714,19 @@ def test_straight_through_is_frozen_as_declared(unit):
     torch.testing.assert_close(J.dense(), torch.autograd.functional.jacobian(model, y).reshape(32, 32))
 
 
+@pytest.mark.parametrize("way", [torch.no_grad, torch.inference_mode])
+def test_that_autograd_sees_nothing_of_a_model_is_told(way):
+    def model(y):
+        with way():
+            return torch.tanh(y)
+
+    y = image(1, 1, 6, 6, dtype=torch.float32)
+    found = spectral.top_eigs(model, y, 3)
+    slopes = (1 - torch.tanh(y).square()).flatten().sort(descending=True).values
+    torch.testing.assert_close(found.values.float(), slopes[:3], atol=1e-5, rtol=0)
+    assert found.converged.all() and "autograd sees no way from the output to y" in repr(found)
+
+
 def gated_by_a_detached_sign(y):
     return y * torch.sign(y - 0.1).detach()
 
