@@ -404,8 +404,8 @@ class Jacobian(OfModel):
             )
         if self._evidence.no_graph and ahead is not None:
             self._note(
-                "autograd sees no way from the output to y, all of it detached or without gradients: J is the "
-                "derivative of what is computed, and differences of the model agree"
+                "autograd sees no way from the output to y, all of it detached or without gradients: J is "
+                "the derivative of what is computed, and differences of the model agree"
             )
 
     def by_next_way(self, wrong: WrongProductsError) -> Jacobian:
