@@ -916,7 +916,7 @@ def test_dynamically_quantised_layers_are_refused(where, share):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         net = torch.ao.quantization.quantize_dynamic(net, layers, dtype=torch.qint8)
-    with pytest.raises(SpectralError, match="linear_dynamic.*leave its part out"):
+    with pytest.raises(SpectralError, match=r"linear_dynamic.*leave its part out"):
         spectral.jacobian(lambda y: (1 - share) * y + share * net(y), image(3, 8, dtype=torch.float32))
 
 
