@@ -199,7 +199,7 @@ def _settled(J: Jacobian, program: Program, record: Recorder) -> Program:
     if straight is None and record.jumps_inside and not cut:
         at.declared = True
         raise SpectralError(f"{jumps[0]} is constant but for jumps, and {by} declares a derivative")
-    if straight is not None or record.jumps_inside:
+    if straight is not None or record.jumps_inside or not program.transpose(u.unsqueeze(0)).any():
         raise AmbiguousError(
             f"the derivative of {J.name} is ambiguous: with {jumps[0]} in it autograd's is "
             "another than that of what is computed, as a straight-through estimator means it, or else as "

@@ -704,7 +704,14 @@ def rounded_the_other_way(y):
     return torch.round(4 * y).detach() / 4 + (y - y.detach())
 
 
-@pytest.mark.parametrize("unit", [straight_through_by_detach, rounded_the_other_way])
+def rounded_of_what_is_computed_again(y):
+    layer = seeded(conv(1), y.dtype)
+    return layer(y).sin() + (torch.round(4 * layer(y).sin()) / 4 - layer(y).sin()).detach()
+
+
+@pytest.mark.parametrize(
+    "unit", [straight_through_by_detach, rounded_the_other_way, rounded_of_what_is_computed_again]
+)
 def test_straight_through_is_frozen_as_declared(unit):
     layer = seeded(conv(1), F64)
     y = image(1, 1, 4, 8) / 2
@@ -776,10 +783,17 @@ def spike_beside_a_gain_without_a_graph(y):
     return y * gain + 0.1 * Spike.apply(y)
 
 
+def rounded_behind_the_graph(y):
+    z = y.sin()
+    z.data = torch.round(4 * z.data) / 4
+    return z
+
+
 @pytest.mark.parametrize(
     "model",
     [
         rounded_in_steps,
+        rounded_behind_the_graph,
         straight_beside_a_detached_norm,
         straight_beside_a_detached_residual,
         soft_threshold_by_its_noise,
