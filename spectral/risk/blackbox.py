@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.errors import OptionError, ShapeError, TransposeMissingError
+from spectral.errors import NotFiniteError, OptionError, ShapeError, TransposeMissingError
+from spectral.jacobians.jacobian import check_asked
 from spectral.jacobians.keywords import keywords_of
 from spectral.jacobians.model import Model, same_random_numbers
 from spectral.operators import LinearOperator
@@ -27,8 +28,10 @@ class FiniteDifference(LinearOperator):
         step: root mean square of the perturbation, in the units of y.
 
     Raises:
-        OptionError: the step is not positive, or model_kwargs is no mapping.
+        OptionError: the step is not positive, y no dense floating-point tensor, f cannot be called, or
+            model_kwargs is no mapping.
         ShapeError: f changes the shape.
+        NotFiniteError: y, or f(y), holds NaN or infinity.
         NotDeterministicError: two evaluations at y differ: their difference would tell nothing.
     """
 
@@ -40,6 +43,9 @@ class FiniteDifference(LinearOperator):
         batched: bool = False,
         model_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
+        check_asked(model, y, batched)
+        if not torch.isfinite(y).all():
+            raise NotFiniteError("y holds NaN or infinity")
         batch = (y.shape[0],) if batched else ()
         self.step = torch.as_tensor(step, dtype=y.dtype, device=y.device)
         if not bool((self.step > 0).all()):
@@ -50,6 +56,8 @@ class FiniteDifference(LinearOperator):
             self._model.check_deterministic(self._y, self.output)
         if self.output.shape != y.shape:
             raise ShapeError(f"the denoiser maps {tuple(y.shape)} to {tuple(self.output.shape)}")
+        if not torch.isfinite(self.output).all():
+            raise NotFiniteError(f"{self._model.name} returned NaN or infinity at y")
         d = y[0].numel() if batched else y.numel()
         super().__init__((d, d), dtype=y.dtype, device=y.device, batch=batch)
 

@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from spectral.errors import NotDeterministicError, OptionError, ShapeError, TransposeMissingError
+from spectral.errors import (
+    NotDeterministicError,
+    NotFiniteError,
+    OptionError,
+    ShapeError,
+    TransposeMissingError,
+)
 from spectral.estimators.probes import sampler
 from spectral.operators import as_operator
 from spectral.risk import sigma_by_median, sigma_by_residual, sure
@@ -172,6 +178,14 @@ def test_refusals():
         sigma_by_residual(lambda v: v, y)
     with pytest.raises(OptionError, match="takes images"):
         sigma_by_median(torch.zeros(5))
+    with pytest.raises(OptionError, match="y must be"):
+        sigma_by_median(y.numpy())
+    with pytest.raises(NotFiniteError, match="y holds"):
+        sigma_by_median(y / 0)
+    with pytest.raises(NotFiniteError, match="returned NaN"):
+        sure(lambda v: v / 0, y, 0.1, method="finite-difference")
+    with pytest.raises(OptionError, match="y must be"):
+        sure(lambda v: v, y.numpy(), 0.1, method="finite-difference")
     with pytest.raises(NotDeterministicError, match="dropout"):
         FiniteDifference(lambda v: v + torch.rand_like(v), y, 0.01)
     with pytest.raises(OptionError, match="step"):
