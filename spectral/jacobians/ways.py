@@ -38,9 +38,9 @@ _PAIRS: dict[str, Callable[..., autograd.Pair]] = {
 
 
 def called(
-    model: Model, y: Tensor, note: Callable[[str], None]
+    model: Model, y: Tensor, note: Callable[[str], None], recorded: bool = True
 ) -> tuple[Recorder | SpectralError, Tensor, Tensor]:
-    """Call the model once, recorded; where that cannot be, plainly.
+    """Call the model once, recorded; where that cannot be, or is not asked for, plainly.
 
     Returns:
         The record, or why there is none; y, in the precision that the model takes; the output.
@@ -53,9 +53,9 @@ def called(
                 if failure is None or precision == y.dtype:
                     break
                 y = y.to(precision)
-            for recorded in (True, False):
+            for each in (True, False)[not recorded :]:
                 try:
-                    record, output = _without_compiler(functools.partial(_call, model, y, recorded))
+                    record, output = _without_compiler(functools.partial(_call, model, y, each))
                 except Exception as reason:
                     failure = failure if isinstance(failure, SpectralError) else reason
                     continue

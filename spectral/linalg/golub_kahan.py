@@ -91,8 +91,8 @@ class GolubKahanBasis(Relation):
         """A bound on all of A's singular values but `keep`; sigma (B,) is that on B's, B being exhausted.
 
         A = U' (B V + F' Y), Y orthonormal and orthogonal to V, gives A A' = U' (B B' + F' F) U: on what is
-        orthogonal to the leading left vectors it is sigma^2 at most, and |F|^2 there, or 0 where U is spanned.
-        There is no Y where V is the whole space, and nothing beyond as many values as there are rows.
+        orthogonal to the leading left vectors it is sigma^2 at most, and |F|^2 there; 0 on what U does not
+        span.  There is no Y where V is the whole space, and nothing beyond as many values as there are rows.
         """
         if self.columns == self.n or keep == self.A.codomain.dimension:
             return sigma

@@ -15,7 +15,9 @@ from spectral.base import Result
 from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.estimators import Estimate
 from spectral.estimators.results import with_error
+from spectral.jacobians.jacobian import check_asked
 from spectral.jacobians.model import Model
+from spectral.jacobians.ways import called
 from spectral.options import number, seed_of, whole
 from spectral.plots import inline
 from spectral.risk.level import with_level
@@ -232,9 +234,9 @@ def kl_bound(
 
 
 def _denoised(model: Callable[..., Any], y: Tensor, keywords: dict[str, Any]) -> Tensor:
+    check_asked(model, y, batched=True)
     f = Model(model, keywords)
-    with f.ready():
-        output = f(y).detach()
+    _, _, output = called(f, y, tell, recorded=False)
     if f.switched:
         tell(f.in_evaluation("the error is"))
     if output.shape != y.shape:

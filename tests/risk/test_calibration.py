@@ -91,3 +91,16 @@ def test_what_does_not_keep_the_shape_is_not_spread_over_it(first):
         kl_bound(*pair, torch.zeros(3, 3, 4, 4), [0.1, 0.2, 0.4])
     with pytest.raises(NotFiniteError):
         kl_bound(lambda y: y / 0, right, torch.zeros(3, 3, 4, 4), [0.1, 0.2, 0.4])
+
+
+def test_a_model_in_another_precision_and_keywords_that_it_lacks():
+    x = images(3).double()
+    net = torch.nn.Linear(d, d)  # float32
+    notes = kl_bound(net, net, x, [0.1, 0.2, 0.4]).notes
+    assert any("taken to torch.float32" in note for note in notes)
+    with pytest.raises(OptionError, match="model_kwargs"):
+        kl_bound(lambda y: y, lambda y: y, x, [0.1, 0.2, 0.4], sigma_keyword="level")
+    with pytest.raises(OptionError, match="name of a keyword"):
+        kl_bound(lambda y: y, lambda y: y, x, [0.1, 0.2, 0.4], sigma_keyword=["level"])
+    with pytest.raises(OptionError, match="a str cannot be"):
+        kl_bound(lambda y: y, "photos", x, [0.1, 0.2, 0.4])

@@ -125,6 +125,16 @@ def test_a_black_box_is_called_in_evaluation_mode():
     assert (A.apply(V) - V / (1 + 1e-5) ** 0.5).abs().max() < 1e-9
 
 
+def test_a_black_box_in_another_precision():
+    """y goes to the model's precision, as it does for a Jacobian; keywords that do not fit are told."""
+    y = torch.rand(1, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    net = torch.nn.Conv2d(1, 1, 3, padding=1)  # float32
+    black, open_ = (sure(net, y, 0.1, method=m, products=64) for m in ("finite-difference", "hutchinson"))
+    assert black.value == pytest.approx(open_.value, rel=1e-3)
+    with pytest.raises(OptionError, match="model_kwargs"):
+        sure(lambda v: v, y, 0.1, method="finite-difference", sigma_keyword="level")
+
+
 def test_a_black_box_keeps_its_own_y():
     y = torch.rand(5, dtype=torch.float64)
     A = FiniteDifference(torch.square, y, 1e-6)
