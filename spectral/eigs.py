@@ -106,10 +106,10 @@ def top_eigs(
         start: (m, *y.shape), vectors whose combination starts the solve (with `batched`: (B, m, ...)), such
             as the basis at a neighbouring noise level.
         seed: of the random starts; a run repeats on one device.
-        max_products: bound on the products of solve and probe, `spent` but for "checks", "residuals" and
-            "asymmetry", which take five, one per pair found and eight besides; 10,000 by default.  Pairs
-            short of tol are then marked so.  With `precision` it bounds both solves together, and the
-            residuals of the first.
+        max_products: bound on the products of solve and probe, `spent` but for "checks", "residuals",
+            "rounding" and "asymmetry", which take five, one per pair found, three and eight besides; 10,000
+            by default.  Pairs short of tol are then marked so.  With `precision` it bounds both solves
+            together, and the residuals of the first.
         precision: "bfloat16", "tf32", "float32" or "float64": solve with products formed at it, then polish
             in the model's own by LOBPCG; certificates are always the model's own.  With k and method="auto".
         progress: show a progress bar.

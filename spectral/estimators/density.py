@@ -27,7 +27,7 @@ from spectral.estimators.results import Density, Estimate, plain, student_t
 from spectral.jacobians.subject import operator_of
 from spectral.operators import LinearOperator
 from spectral.operators.base import Derived, UnitScale, unit_scale
-from spectral.options import choice, whole
+from spectral.options import choice, number, whole
 from spectral.progress import counting
 from spectral.solvers import Control, GolubKahan, Target
 from spectral.solvers.certificate import certify_triplets
@@ -190,8 +190,10 @@ def schatten_norm(
     products at most, and its interval reaches what may have been missed.
 
     Raises:
-        OptionError: p is not positive.
+        OptionError: p is no number, or not positive.
     """
+    if p != math.inf:
+        p = number("p", p)
     if not p > 0:
         raise OptionError(f"p must be positive, got {p}")
     if p == math.inf:

@@ -68,6 +68,7 @@ class Evidence:
         hidden: whether autograd's derivative is another, and settled not to be the one.
         no_graph: whether autograd was found to see no way from the output to y.
         doubtful: an operation whose derivative differences of the model alone can confirm.
+        cut: whether the model takes something made from y off autograd's graph, outside of such functions.
         draws: whether the model draws random numbers that no seed of its own fixes.
         graph_bytes: about what a graph of the model would hold.
         trial: where the model and its record are tried, until J is made.
@@ -78,7 +79,7 @@ class Evidence:
         self.coarsest = max(torch.finfo(output.dtype).eps, eps)
         self.functions: list[str] = []
         self.jumps: list[str] = []
-        self.declared = self.hidden = self.draws = self.no_graph = False
+        self.declared = self.hidden = self.draws = self.cut = self.no_graph = False
         self.doubtful: str | None = None
         self.graph_bytes = 0
         self.trial: Trial | None = None
@@ -129,7 +130,7 @@ class Evidence:
                 self.model.check_deterministic(self.y, self.output)
                 return None
             self.coarsest = max(self.coarsest, record.rounding)
-            self.jumps, self.doubtful = record.jumps, record.doubtful
+            self.jumps, self.doubtful, self.cut = record.jumps, record.doubtful, record.detached
             trial = Trial(shift, self.y + step * shift, self.y + far * shift, generator)
             self.trial = trial
             repeat = Repeat()

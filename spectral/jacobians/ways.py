@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 Method = Literal["auto", "frozen", "jvp", "double-backward", "differences"]
 ADJOINT_PAIRS = 4
 WAYS: tuple[Method, ...] = ("frozen", "jvp", "double-backward", "differences")
+_CUT = (
+    "a part is detached or under no_grad, which autograd leaves out, and nothing finer than the model's own "
+    "differences tells how much that is: give model and y in float64"
+)
 _PAIRS: dict[str, Callable[..., autograd.Pair]] = {
     "jvp": autograd.forward,
     "double-backward": autograd.reverse,
@@ -38,9 +42,9 @@ _PAIRS: dict[str, Callable[..., autograd.Pair]] = {
 
 
 def called(
-    model: Model, y: Tensor, note: Callable[[str], None]
+    model: Model, y: Tensor, note: Callable[[str], None], recorded: bool = True
 ) -> tuple[Recorder | SpectralError, Tensor, Tensor]:
-    """Call the model once, recorded; where that cannot be, plainly.
+    """Call the model once, recorded; where that cannot be, or is not asked for, plainly.
 
     Returns:
         The record, or why there is none; y, in the precision that the model takes; the output.
@@ -53,9 +57,9 @@ def called(
                 if failure is None or precision == y.dtype:
                     break
                 y = y.to(precision)
-            for recorded in (True, False):
+            for each in (True, False)[not recorded :]:
                 try:
-                    record, output = _without_compiler(functools.partial(_call, model, y, recorded))
+                    record, output = _without_compiler(functools.partial(_call, model, y, each))
                 except Exception as reason:
                     failure = failure if isinstance(failure, SpectralError) else reason
                     continue
@@ -199,7 +203,7 @@ def _settled(J: Jacobian, program: Program, record: Recorder) -> Program:
     if straight is None and record.jumps_inside and not cut:
         at.declared = True
         raise SpectralError(f"{jumps[0]} is constant but for jumps, and {by} declares a derivative")
-    if straight is not None or record.jumps_inside:
+    if straight is not None or record.jumps_inside or not program.transpose(u.unsqueeze(0)).any():
         raise AmbiguousError(
             f"the derivative of {J.name} is ambiguous: with {jumps[0]} in it autograd's is "
             "another than that of what is computed, as a straight-through estimator means it, or else as "
@@ -264,12 +268,19 @@ def _differentiate(J: Jacobian, method: Method) -> None:
         for further in range(1, ADJOINT_PAIRS):
             J._check_adjoint(min(5 * error + 100 * at.coarsest, J._tolerance), 2 * further)
     J._check_adjoint()
+    # Where it is little, what is cut off shows in finer differences alone.
+    cut = (at.cut or at.model.plain.cut) and at.y.dtype != torch.float64
+    cut = cut and len(J._ways) > 1 and not at.declared
+    if cut and method == "differences":
+        raise SpectralError(_CUT)
     at.declared = at.declared or (bool(at.jumps) and len(J._ways) == 1)
     if at.jumps and at.declared:
         J._note(f"{at.jumps[0]} is constant but for jumps: J is the derivative that autograd declares")
         return
     if method == "differences" or (not at.declared and _right_when_wider(J, method, v)):
         return
+    if cut:
+        raise SpectralError(_CUT)
     if rough and not at.jumps:
         _hold_roughly(J, pair, v)
     elif not rough:

@@ -91,14 +91,14 @@ class GolubKahanBasis(Relation):
         """A bound on all of A's singular values but `keep`; sigma (B,) is that on B's, B being exhausted.
 
         A = U' (B V + F' Y), Y orthonormal and orthogonal to V, gives A A' = U' (B B' + F' F) U: on what is
-        orthogonal to the leading left vectors it is sigma^2 at most, and |F|^2 there.  There is no Y where V
-        is the whole space.
+        orthogonal to the leading left vectors it is sigma^2 at most, and |F|^2 there; 0 on what U does not
+        span.  There is no Y where V is the whole space, and nothing beyond as many values as there are rows.
         """
-        if self.columns == self.n:
+        if self.columns == self.n or keep == self.A.codomain.dimension:
             return sigma
         leading = self._svd()[1][..., :keep]
         rest = self.F - self.F @ leading @ leading.mT
-        return torch.hypot(sigma, torch.linalg.matrix_norm(rest))
+        return torch.hypot(sigma.clamp(min=0.0), torch.linalg.matrix_norm(rest))
 
     def expand(self) -> None:
         """Take the next block into the right basis, and its image into the left one: b products of each.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +180,9 @@ def _native(x: np.ndarray) -> Tensor:
     """The array in torch's terms: strides not negative, and the machine's own byte order."""
     x = np.ascontiguousarray(x).reshape(x.shape)
     try:
-        return torch.as_tensor(x.astype(x.dtype.newbyteorder("="), copy=False))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of memory that may not be written to, such as a mapped file's
+            return torch.as_tensor(x.astype(x.dtype.newbyteorder("="), copy=False))
     except TypeError:
         raise OptionError(f"a matrix must be real floating point, got {x.dtype}: convert it first") from None
 

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.errors import OptionError, ShapeError, TransposeMissingError
+from spectral.ambient import tell
+from spectral.errors import NotFiniteError, OptionError, ShapeError, TransposeMissingError
+from spectral.jacobians.jacobian import check_asked
 from spectral.jacobians.keywords import keywords_of
 from spectral.jacobians.model import Model, same_random_numbers
+from spectral.jacobians.ways import called
 from spectral.operators import LinearOperator
 
 
@@ -27,8 +30,10 @@ class FiniteDifference(LinearOperator):
         step: root mean square of the perturbation, in the units of y.
 
     Raises:
-        OptionError: the step is not positive, or model_kwargs is no mapping.
+        OptionError: the step is not positive, y no dense floating-point tensor, f cannot be called, or
+            model_kwargs is no mapping.
         ShapeError: f changes the shape.
+        NotFiniteError: y, or f(y), holds NaN or infinity.
         NotDeterministicError: two evaluations at y differ: their difference would tell nothing.
     """
 
@@ -40,16 +45,23 @@ class FiniteDifference(LinearOperator):
         batched: bool = False,
         model_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
+        check_asked(model, y, batched)
+        if not torch.isfinite(y).all():
+            raise NotFiniteError("y holds NaN or infinity")
         batch = (y.shape[0],) if batched else ()
+        self._model = Model(model, keywords_of(model_kwargs))
+        with same_random_numbers(y.device):
+            _, self._y, self.output = called(self._model, y.detach().clone(), tell, recorded=False)
+            with self._model.ready():
+                self._model.check_deterministic(self._y, self.output)
+        y = self._y
         self.step = torch.as_tensor(step, dtype=y.dtype, device=y.device)
         if not bool((self.step > 0).all()):
             raise OptionError(f"the step of a finite difference must be positive, got {step}")
-        self._model, self._y = Model(model, keywords_of(model_kwargs)), y.detach().clone()
-        with same_random_numbers(y.device), self._model.ready():
-            self.output = self._model(self._y).detach()
-            self._model.check_deterministic(self._y, self.output)
         if self.output.shape != y.shape:
             raise ShapeError(f"the denoiser maps {tuple(y.shape)} to {tuple(self.output.shape)}")
+        if not torch.isfinite(self.output).all():
+            raise NotFiniteError(f"{self._model.name} returned NaN or infinity at y")
         d = y[0].numel() if batched else y.numel()
         super().__init__((d, d), dtype=y.dtype, device=y.device, batch=batch)
 

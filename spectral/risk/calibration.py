@@ -12,11 +12,13 @@ from torch import Tensor
 
 from spectral.ambient import front_door, tell
 from spectral.base import Result
-from spectral.errors import OptionError, ShapeError
+from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.estimators import Estimate
 from spectral.estimators.results import with_error
+from spectral.jacobians.jacobian import check_asked
 from spectral.jacobians.model import Model
-from spectral.options import number, seed_of
+from spectral.jacobians.ways import called
+from spectral.options import number, seed_of, whole
 from spectral.plots import inline
 from spectral.risk.level import with_level
 from spectral.risk.sure import sure
@@ -108,11 +110,12 @@ def risk_curve(
         model_kwargs: keywords for the model, {name: value}: label, ...
 
     Raises:
-        OptionError: no sigma, or one that is not positive; or the model has a parameter sigma that nothing
-            sets.
-        ShapeError: images without a batch axis.
+        OptionError: no sigma, or one that is not positive; images are no floating-point tensor; or the model
+            has a parameter sigma that nothing sets.
+        ShapeError: images without a batch axis, or the model changes their shape.
+        NotFiniteError: the model returned NaN or infinity.
     """
-    _check(images, sigmas)
+    sigmas, seed = _levels(images, sigmas), whole("seed", seed)
     rows: list[tuple[Tensor, ...]] = []
     spent = 0
     for index, sigma in enumerate(sigmas):
@@ -195,11 +198,12 @@ def kl_bound(
         Nats for a whole image, with its standard error.
 
     Raises:
-        OptionError: sigmas do not increase, or fewer than 3 of them or 2 images; or a denoiser has a
-            parameter sigma that nothing sets.
-        ShapeError: images without a batch axis.
+        OptionError: sigmas do not increase, or fewer than 3 of them or 2 images; images are no floating-point
+            tensor; or a denoiser has a parameter sigma that nothing sets.
+        ShapeError: images without a batch axis, or a denoiser changes their shape.
+        NotFiniteError: a denoiser returned NaN or infinity.
     """
-    _check(images, sigmas)
+    sigmas, seed = _levels(images, sigmas), whole("seed", seed)
     levels = torch.tensor(sigmas, dtype=torch.float64)
     if len(levels) < 3 or len(images) < 2 or not bool((levels.diff() > 0).all()):
         raise OptionError("the integral takes at least 3 increasing noise levels and 2 images")
@@ -230,11 +234,15 @@ def kl_bound(
 
 
 def _denoised(model: Callable[..., Any], y: Tensor, keywords: dict[str, Any]) -> Tensor:
+    check_asked(model, y, batched=True)
     f = Model(model, keywords)
-    with f.ready():
-        output = f(y).detach()
+    _, _, output = called(f, y, tell, recorded=False)
     if f.switched:
         tell(f.in_evaluation("the error is"))
+    if output.shape != y.shape:
+        raise ShapeError(f"the denoiser maps {tuple(y.shape)} to {tuple(output.shape)}")
+    if not torch.isfinite(output).all():
+        raise NotFiniteError(f"{f.name} returned NaN or infinity")
     return output
 
 
@@ -243,11 +251,20 @@ def _noise(images: Tensor, seed: int) -> Tensor:
     return torch.randn(images.shape, generator=generator, dtype=images.dtype).to(images.device)
 
 
-def _check(images: Tensor, sigmas: Sequence[float]) -> None:
+def _levels(images: Tensor, sigmas: Sequence[float]) -> list[float]:
+    """The noise levels, once they and the images are what they should be."""
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise OptionError(f"images must be a floating-point tensor, got {kind}")
     if images.ndim < 2:
         raise ShapeError(f"images have a leading axis that counts them, got shape {tuple(images.shape)}")
-    if not len(sigmas) or not all(number("sigmas", sigma) > 0 for sigma in sigmas):
+    try:
+        levels = [number("sigmas", sigma) for sigma in sigmas]
+    except TypeError:  # of what is no sequence
+        levels = []
+    if not levels or min(levels) <= 0:
         raise OptionError("noise levels are positive numbers in the units of the images, at least one")
+    return levels
 
 
 def _mean(each: Tensor, products: int) -> Estimate:

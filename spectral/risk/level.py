@@ -21,8 +21,9 @@ def with_level(
     """The model's keywords, with sigma under the name `sigma_keyword` where there is one.
 
     Raises:
-        OptionError: `model_kwargs` sets that name too, or the model has a parameter `sigma` and nothing sets
-            it, so that it would denoise for its default level instead of the one in question.
+        OptionError: `sigma_keyword` is no name, or `model_kwargs` sets it too; or the model has a parameter
+            `sigma` and nothing sets it, so that it would denoise for its default level instead of the one in
+            question.
     """
     keywords = keywords_of(model_kwargs)
     if sigma_keyword is None:
@@ -32,6 +33,8 @@ def with_level(
                 'told the noise level given here, or model_kwargs={"sigma": ...} for another'
             )
         return keywords
+    if not isinstance(sigma_keyword, str):
+        raise OptionError(f"sigma_keyword is the name of a keyword of the model's, got {sigma_keyword!r}")
     if sigma_keyword in keywords:
         raise OptionError(f"sigma_keyword and model_kwargs both set {sigma_keyword!r}: leave one of them out")
     return keywords | {sigma_keyword: sigma}

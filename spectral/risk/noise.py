@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectral.errors import OptionError
+from spectral.errors import NotFiniteError, OptionError
 from spectral.estimators import Estimate, trace
 from spectral.estimators.results import plain
 from spectral.jacobians import jacobian
@@ -37,11 +37,16 @@ def sigma_by_median(y: Tensor, *, batched: bool = False) -> Estimate:
 
     Raises:
         OptionError: y is no image.
+        NotFiniteError: y holds NaN or infinity.
     """
+    if not isinstance(y, Tensor):
+        raise OptionError(f"y must be a tensor, got {type(y).__name__}: torch.as_tensor(y)")
     if y.ndim < 2 + batched or min(y.shape[-2:]) < 4:
         raise OptionError(
             f"the median rule takes images (..., H, W) of 4 pixels or more, got {tuple(y.shape)}"
         )
+    if not torch.isfinite(y).all():
+        raise NotFiniteError("y holds NaN or infinity")
     import pywt  # noqa: PLC0415  not for those who take no wavelets
 
     detail = pywt.dwt2(y.detach().cpu().double().numpy(), "db2", mode="periodization", axes=(-2, -1))[1][2]

@@ -225,7 +225,10 @@ def _share(given: tuple[int, int] | None) -> tuple[int, int]:
     """(rank, processes), as given or as torchrun says."""
     if given is None:
         given = variable("RANK", 0), variable("WORLD_SIZE", 1)
-    rank, processes = (whole("share", part) for part in given)
+    try:
+        rank, processes = (whole("share", part) for part in given)
+    except (TypeError, ValueError):  # of what is no pair
+        rank = processes = 0
     if not 0 <= rank < processes:
         raise OptionError(f"share is (rank, processes), 0 <= rank < processes; got {given}")
     return rank, processes

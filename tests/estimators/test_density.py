@@ -317,3 +317,5 @@ def test_refusals():
         spectral_density(torch.stack([matrix()] * 2), probes=2, steps=2).distance(torch.ones(3))
     with pytest.raises(OptionError, match="p must be"):
         schatten_norm(matrix(), p=0)
+    with pytest.raises(OptionError, match="p is a finite number"):
+        schatten_norm(matrix(), p="inf")

@@ -704,7 +704,14 @@ def rounded_the_other_way(y):
     return torch.round(4 * y).detach() / 4 + (y - y.detach())
 
 
-@pytest.mark.parametrize("unit", [straight_through_by_detach, rounded_the_other_way])
+def rounded_of_what_is_computed_again(y):
+    layer = seeded(conv(1), y.dtype)
+    return layer(y).sin() + (torch.round(4 * layer(y).sin()) / 4 - layer(y).sin()).detach()
+
+
+@pytest.mark.parametrize(
+    "unit", [straight_through_by_detach, rounded_the_other_way, rounded_of_what_is_computed_again]
+)
 def test_straight_through_is_frozen_as_declared(unit):
     layer = seeded(conv(1), F64)
     y = image(1, 1, 4, 8) / 2
@@ -789,10 +796,17 @@ def spike_beside_a_gain_without_a_graph(y):
     return y * gain + 0.1 * Spike.apply(y)
 
 
+def rounded_behind_the_graph(y):
+    z = y.sin()
+    z.data = torch.round(4 * z.data) / 4
+    return z
+
+
 @pytest.mark.parametrize(
     "model",
     [
         rounded_in_steps,
+        rounded_behind_the_graph,
         straight_beside_a_detached_norm,
         straight_beside_a_detached_residual,
         soft_threshold_by_its_noise,
@@ -920,15 +934,23 @@ def test_what_leaves_torch_is_refused(model):
         spectral.jacobian(model, image(4, 6))
 
 
+@pytest.mark.parametrize("share", [1.0, 0.003])
 @pytest.mark.parametrize("where", ["whole", "last layer"])
-def test_dynamically_quantised_layers_are_refused(where):
+def test_dynamically_quantised_layers_are_refused(where, share):
+    """Torch leaves them out of its derivatives, and a little of them passed for rounding in float32."""
     net = seeded(lambda: nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8)), torch.float32)
     layers = {nn.Linear} if where == "whole" else {"2"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         net = torch.ao.quantization.quantize_dynamic(net, layers, dtype=torch.qint8)
-    with pytest.raises(SpectralError):
-        spectral.jacobian(net, image(3, 8, dtype=torch.float32))
+    with pytest.raises(SpectralError, match=r"linear_dynamic.*leave its part out"):
+        spectral.jacobian(lambda y: (1 - share) * y + share * net(y), image(3, 8, dtype=torch.float32))
+
+
+def test_counts_have_the_derivative_zero():
+    y = image(4, 6)
+    J = spectral.jacobian(lambda y: y + torch.histc(y, 4, -3, 3)[0], y)
+    assert torch.equal(J.dense(), torch.eye(24, dtype=F64)) and any("histc" in note for note in J.notes)
 
 
 @pytest.mark.parametrize(("reached", "by"), [(3, 1), (1, 3), (0, 1), (2, 0)])

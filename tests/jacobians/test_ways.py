@@ -161,3 +161,28 @@ def test_a_product_in_another_branch_is_refused(method):
     switched.append(True)
     with pytest.raises(NotDeterministicError):
         J.apply(y[None])
+
+
+LAYER = torch.nn.Linear(36, 36)  # no part of a model's copy in float64
+
+
+def in_inference_mode(y):
+    with torch.inference_mode():
+        value = LAYER(y)
+    return value.clone()
+
+
+def without_grad(y):
+    with torch.no_grad():
+        return LAYER(y)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.003])
+@pytest.mark.parametrize("part", [in_inference_mode, without_grad, lambda y: LAYER(y).detach()])
+def test_what_is_cut_off_beside_what_only_autograd_knows(part, share):
+    """A program is not to be had, and torch's derivative lacks a part: little of it passed for rounding."""
+    square, y = squared_by_numpy(1.0, False), drawn(36, torch.float32)
+    with pytest.raises(SpectralError, match="a part is detached"):
+        spectral.jacobian(lambda y: y + 0.1 * square(y) + share * part(y), y)
+    J = spectral.jacobian(lambda y: y + 0.1 * square(y), y)
+    torch.testing.assert_close(J @ torch.ones(36), 1 + 0.2 * y)

@@ -221,3 +221,11 @@ def test_wrong_input_is_refused(call, error, says):
     _, A = pair(3, 5)
     with pytest.raises(error, match=says):
         call(A)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_array_that_may_only_be_read(tmp_path):
+    M = np.random.default_rng(0).standard_normal((6, 6))
+    np.save(tmp_path / "M.npy", M)
+    mapped = np.load(tmp_path / "M.npy", mmap_mode="r")
+    torch.testing.assert_close(as_operator(mapped).dense(), torch.from_numpy(M))

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from spectral.errors import OptionError, ShapeError
+from spectral.errors import NotFiniteError, OptionError, ShapeError
 from spectral.risk import RiskCurve, kl_bound, risk_curve
 
 d = 30
@@ -72,5 +72,35 @@ def test_refusals():
         risk_curve(lambda y: y, torch.zeros(2, 5), [])
     with pytest.raises(OptionError, match="sigmas is a finite number"):
         risk_curve(lambda y: y, torch.zeros(2, 5), ["0.1"])
+    with pytest.raises(OptionError, match="noise levels"):
+        risk_curve(lambda y: y, torch.zeros(2, 5), 0.1)
+    with pytest.raises(OptionError, match="images must be"):
+        risk_curve(lambda y: y, torch.zeros(2, 5).numpy(), [0.1])
+    with pytest.raises(OptionError, match="seed is a whole number"):
+        risk_curve(lambda y: y, torch.zeros(2, 5), [0.1], seed=None)
     with pytest.raises(OptionError, match="increasing"):
         kl_bound(lambda y: y, lambda y: y, torch.zeros(2, 5), [0.3, 0.2, 0.1])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_does_not_keep_the_shape_is_not_spread_over_it(first):
+    """A grey output taken from a colour image would be: its error has a number, and no meaning."""
+    grey, right = (lambda y: y.mean(1, keepdim=True)), (lambda y: y / 2)
+    pair = (grey, right) if first else (right, grey)
+    with pytest.raises(ShapeError, match=r"\(3, 3, 4, 4\) to \(3, 1, 4, 4\)"):
+        kl_bound(*pair, torch.zeros(3, 3, 4, 4), [0.1, 0.2, 0.4])
+    with pytest.raises(NotFiniteError):
+        kl_bound(lambda y: y / 0, right, torch.zeros(3, 3, 4, 4), [0.1, 0.2, 0.4])
+
+
+def test_a_model_in_another_precision_and_keywords_that_it_lacks():
+    x = images(3).double()
+    net = torch.nn.Linear(d, d)  # float32
+    notes = kl_bound(net, net, x, [0.1, 0.2, 0.4]).notes
+    assert any("taken to torch.float32" in note for note in notes)
+    with pytest.raises(OptionError, match="model_kwargs"):
+        kl_bound(lambda y: y, lambda y: y, x, [0.1, 0.2, 0.4], sigma_keyword="level")
+    with pytest.raises(OptionError, match="name of a keyword"):
+        kl_bound(lambda y: y, lambda y: y, x, [0.1, 0.2, 0.4], sigma_keyword=["level"])
+    with pytest.raises(OptionError, match="a str cannot be"):
+        kl_bound(lambda y: y, "photos", x, [0.1, 0.2, 0.4])

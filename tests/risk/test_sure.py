@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from spectral.errors import NotDeterministicError, OptionError, ShapeError, TransposeMissingError
+from spectral.errors import (
+    NotDeterministicError,
+    NotFiniteError,
+    OptionError,
+    ShapeError,
+    TransposeMissingError,
+)
 from spectral.estimators.probes import sampler
 from spectral.operators import as_operator
 from spectral.risk import sigma_by_median, sigma_by_residual, sure
@@ -119,6 +125,16 @@ def test_a_black_box_is_called_in_evaluation_mode():
     assert (A.apply(V) - V / (1 + 1e-5) ** 0.5).abs().max() < 1e-9
 
 
+def test_a_black_box_in_another_precision():
+    """y goes to the model's precision, as it does for a Jacobian; keywords that do not fit are told."""
+    y = torch.rand(1, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    net = torch.nn.Conv2d(1, 1, 3, padding=1)  # float32
+    black, open_ = (sure(net, y, 0.1, method=m, products=64) for m in ("finite-difference", "hutchinson"))
+    assert black.value == pytest.approx(open_.value, rel=1e-3)
+    with pytest.raises(OptionError, match="model_kwargs"):
+        sure(lambda v: v, y, 0.1, method="finite-difference", sigma_keyword="level")
+
+
 def test_a_black_box_keeps_its_own_y():
     y = torch.rand(5, dtype=torch.float64)
     A = FiniteDifference(torch.square, y, 1e-6)
@@ -172,6 +188,14 @@ def test_refusals():
         sigma_by_residual(lambda v: v, y)
     with pytest.raises(OptionError, match="takes images"):
         sigma_by_median(torch.zeros(5))
+    with pytest.raises(OptionError, match="y must be"):
+        sigma_by_median(y.numpy())
+    with pytest.raises(NotFiniteError, match="y holds"):
+        sigma_by_median(y / 0)
+    with pytest.raises(NotFiniteError, match="returned NaN"):
+        sure(lambda v: v / 0, y, 0.1, method="finite-difference")
+    with pytest.raises(OptionError, match="y must be"):
+        sure(lambda v: v, y.numpy(), 0.1, method="finite-difference")
     with pytest.raises(NotDeterministicError, match="dropout"):
         FiniteDifference(lambda v: v + torch.rand_like(v), y, 0.01)
     with pytest.raises(OptionError, match="step"):

@@ -188,3 +188,18 @@ def test_errors_of_values_near_zero_are_to_a_singular_value(seed):
     found = spectral.top_svd(M, k=20, tol=0.05, method=GolubKahan(block=1), seed=seed)
     off = (found.values.unsqueeze(-1) - true).abs().amin(-1)
     assert (off <= found.errors + 1e-14).all()
+
+
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize(("shape", "k"), [((1, 300), 1), ((3, 300), 3), ((300, 3), 3), ((3, 300), 2)])
+def test_no_more_values_than_rows(shape, k, block):
+    """Once every row is in the left basis nothing is left to bound."""
+    M = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = spectral.top_svd(M, k=k, method=GolubKahan(block=block))
+    sigma = torch.linalg.svdvals(M)
+    torch.testing.assert_close(found.values, sigma[:k])
+    assert bool(found.complete)
+    if k == min(shape):
+        assert found.completeness.bound == -torch.inf and "these are all" in repr(found)
+    else:
+        torch.testing.assert_close(found.completeness.bound, sigma[k])

@@ -316,6 +316,7 @@ def test_another_request_is_refused(tmp_path):
         {"k": 0},
         {"rank_products": 2},
         {"share": (1, 1)},
+        {"share": 2},
     ],
 )
 def test_bad_requests_are_told_before_anything_is_made(tmp_path, options):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,15 +39,23 @@ def straightened(steps: list[Step]) -> tuple[list[Step] | None, bool]:
     """The steps with straight-through estimators differentiated as autograd does; None where there is none.
 
     x + (q(x) - x) has the value of q, and what autograd is told is the derivative of x: the rest is detached.
-    It shows as a sum in which x cancels; of that sum the part that is x alone is kept.  Also whether anything
-    with a derivative is left out with it, that is whether q has one.
+    It shows as a sum in which x cancels, be it computed once or each time; of that sum the part that is x
+    alone is kept.  Also whether anything with a derivative is left out with it, that is whether q has one.
     """
     made: dict[int, dict[int, float]] = {}  # slots as sums a_i t_i
+    first: dict[int, int] = {}  # of slots, the first that is computed alike
+    known: dict[tuple[type[Step], tuple[int, ...]], list[Step]] = {}
     kept: list[Step] = []
     found = loose = False
     for step in steps:
         kept.append(step)
-        parts = [made.get(i, {i: 1.0}) for i in step.inputs]
+        others = known.setdefault((type(step), tuple(first.get(i, i) for i in step.inputs)), [])
+        same = next((other for other in others if _alike(other, step)), None)
+        if same is None:
+            others.append(step)
+        else:
+            first[step.output] = same.output
+        parts = [made.get(i, {first.get(i, i): 1.0}) for i in step.inputs]
         if isinstance(step, Cast):
             made[step.output] = parts[0]
         elif isinstance(step, Sum) and step.leading == "free":
@@ -63,6 +72,22 @@ def straightened(steps: list[Step]) -> tuple[list[Step] | None, bool]:
             terms = [term for part in parts for term in part.items()]
             made[step.output] = {i: sum(a for j, a in terms if j == i) for i, _ in terms}
     return (kept if found else None), loose
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two steps, or what they hold, are the same but for their slots and their kernels."""
+    if isinstance(one, Step):
+        held = [f.name for f in fields(one) if f.compare and f.name[0] != "_"]
+        held = [name for name in held if name not in ("inputs", "output")]
+        return all(_alike(getattr(one, name), getattr(other, name)) for name in held)
+    if isinstance(one, Operation):
+        told = [(x.target, x.entry, *leaves(x.arguments)) for x in (one, other)]
+        return one.target == other.target and _alike(*told)
+    if isinstance(one, Tensor):
+        return one is other or (isinstance(other, Tensor) and one.dtype == other.dtype and one.equal(other))
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return type(one) is type(other) and (callable(one) or bool(one == other))
 
 
 def _fold(before: Step, step: Step) -> Step | None:

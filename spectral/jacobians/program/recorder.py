@@ -44,6 +44,7 @@ from spectral.jacobians.program.trace import Geometry, Stored, Trace, in_functio
 from spectral.jacobians.program.trees import leaves, mapped
 from spectral.jacobians.program.trials import (
     ContradictionError,
+    LeftOutError,
     Trials,
     contradiction,
     half_along,
@@ -79,7 +80,8 @@ class Recorder(Trace):
         output: function(y).
         input: of y's shape and precision, without its numbers.
         slot: of the output's derivative, or UNREACHED.
-        contradicted: an operation whose derivatives by torch contradict each other, which no way can mend.
+        contradicted: an operation whose derivatives by torch contradict each other, or that torch leaves out,
+            which no way can mend.
         failure: why there is no program; the trace itself goes on, for what else it tells.
         jumps: operations that are constant between jumps, on the way from y: their derivative is zero.
         sawtooth: operations that jump, and have a derivative between jumps.
@@ -234,6 +236,8 @@ class Recorder(Trace):
         self.failure = f"{target}: {reason or type(failure).__name__}"
         if isinstance(failure, ContradictionError):
             self.contradicted = self.failure
+        if isinstance(failure, LeftOutError) and not in_function():
+            self.contradicted = f"{self.failure}, so that torch would leave its part out in silence"
 
     def _made(self, target: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Of new tensors, and views."""

@@ -58,6 +58,10 @@ class ContradictionError(SpectralError):
     """The derivatives of one operation, forwards, backwards and by differences, contradict each other."""
 
 
+class LeftOutError(SpectralError):
+    """Torch takes an operation's derivative for zero, which it is not, or knows none: nothing tells of it."""
+
+
 class Tried(NamedTuple):
     """An operation's derivative on random vectors: ahead = D t, back = D' g."""
 
@@ -154,6 +158,7 @@ class Trials:
         """Set the step to the first of some ways that has this operation's derivative, and try it.
 
         Raises:
+            LeftOutError: torch leaves the operation out of its graph.
             SpectralError: none has.
         """
         xs = step.primals
@@ -174,7 +179,7 @@ class Trials:
             if not all(bool(torch.isfinite(t).all()) for t in back):
                 raise SpectralError("its derivative is not finite")
             if not any(bool(t.any()) for t in back) and not _has_derivative(step.function, xs):
-                raise SpectralError("it has no derivative")
+                raise LeftOutError("it has no derivative")
             error = _apart_by(g, ahead, back, tangents)
             if forward != "vjp":  # what it misses altogether shows along the way back
                 along = tuple(
@@ -231,7 +236,7 @@ def hold_against_differences(step: Local, tried: Tried) -> None:
     In half precision that of the same operation at the same numbers in float32, where that exists.
 
     Raises:
-        SpectralError: torch's derivative is zero, and that of the operation is not.
+        LeftOutError: torch's derivative is zero, and that of the operation is not.
         ContradictionError: they differ, where differences by two steps h agree and no unit switches at x.
     """
     least = max(DIFFERENCES, 4 * torch.finfo(tried.ahead.dtype).eps)
@@ -267,7 +272,7 @@ def hold_against_differences(step: Local, tried: Tried) -> None:
         off = size_of(D - tried.ahead) / size
         zero = not any(bool(part.any()) for part in (tried.ahead, *tried.back))
         if zero and off > 100 * max(apart, bend):
-            raise SpectralError("torch's derivative of it is zero, and its own is not")
+            raise LeftOutError("torch's derivative of it is zero, and its own is not")
         if not zero and off > max(5 * apart, bend):
             raise ContradictionError(f"its derivative is off by {off:.1e} from differences of it")
 

@@ -18,7 +18,7 @@ SHAPES_ALONE = {
 
 # Constant between jumps: no derivative but zero, and often one declared by the model in its place.
 JUMPING = {
-    *named("round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "heaviside", "floor_divide"),
+    *named("round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "heaviside", "floor_divide", "histc"),
     *named("round", overload="decimals"),
 }
 
