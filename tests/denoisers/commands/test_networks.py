@@ -148,7 +148,7 @@ def test_evaluate_takes_the_middle_of_a_picture_whose_sides_do_not_fit(run):
         (["train", "calpha", "--steps", 0], "steps must be >= 1"),
         (["train", "calpha", "--out", "w.safetensors"], "a run is a folder"),
         (["train", "calpha", "--out", "odd.png"], "a run is a folder"),
-        (["train", "calpha", "--out", "run"], "exists: overwrite it"),
+        (["train", "calpha", "--out", "run"], "exists: give overwrite"),
         (["train", "calpha", "--device", "tpu"], "device is 'auto'"),
         (["train", "consistency", "--start", "absent"], "no weights to start from at absent"),
         ([*TRAIN, "--learning-rate", 1e30], "lower the learning rate"),
