@@ -45,6 +45,7 @@ class Model:
         graph: whether it works with a graph of its own, and is called where one may be built.
         switched: whether evaluation mode, in which it is called, is another computation than its own mode.
         draws: whether it was seen to draw random numbers.
+        owner: the object that is called, where that is no module and keeps things as one does; else None.
     """
 
     def __init__(self, function: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
@@ -58,7 +59,8 @@ class Model:
         # The callable itself may be no module, and keep things as one does.
         owner = getattr(function, "__self__", function)
         plain = hasattr(owner, "__dict__") and not isinstance(owner, (nn.Module, types.ModuleType, type))
-        self._holders = [*self.modules, *([owner] if plain and not inspect.isroutine(owner) else [])]
+        self.owner = owner if plain and not inspect.isroutine(owner) else None
+        self._holders = [*self.modules, *([] if self.owner is None else [self.owner])]
         self.graph = self.switched = self.draws = False
         self.plain = _Plain()
 
