@@ -169,7 +169,7 @@ def test_a_way_back_that_lacks_a_small_share_is_not_taken_beside_differences(sha
     """torch has no derivative of Bessel's functions: autograd's J' u is without it, in silence."""
     y = torch.randn(8, 8, generator=torch.Generator().manual_seed(0), dtype=dtype)
     for method in ("auto", "differences"):
-        with pytest.raises(SpectralError, match="J' u|contradict"):
+        with pytest.raises(SpectralError, match=r"J' u|contradict"):
             spectral.jacobian(lambda y: y.sin() + share * torch.special.bessel_j0(y), y, method=method)
 
 
