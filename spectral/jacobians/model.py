@@ -169,7 +169,9 @@ class Model:
         What is found in globals is no part of the copy, and stays as it is.
         """
         keywords = {name: _copied(value, dtype) for name, value in self.keywords.items()}
-        other, own = Model(_copied(self.function, dtype), keywords), {id(m) for m in self.modules}
+        other = Model(_copied(self.function, dtype), keywords)
+        # Some may have been made since, at the first call.
+        own = {id(m) for m in (*self.modules, *modules_in(self.function))}
         for module in (m for m in other.modules if id(m) not in own):
             for t in (*module._parameters.values(), *module._buffers.values()):
                 if t is not None and t.is_floating_point():
