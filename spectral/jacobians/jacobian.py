@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.ambient import float32_as, tell
+from spectral.ambient import float32_as, on_host, tell
 from spectral.errors import (
     NotFiniteError,
     OptionError,
@@ -312,13 +312,14 @@ class Jacobian(OfModel):
         self.check_weights(thorough=False)
         rows = _outside_inference(V)
         rows = (rows.transpose(0, 1) if self.batch else rows).reshape(-1, *shape)
-        on_host = flushed() if self.device.type == "cpu" else contextlib.nullcontext()
+        by_host = flushed() if self.device.type == "cpu" else contextlib.nullcontext()
         with (
+            on_host(),
             torch.inference_mode(False),
             torch.no_grad(),
             torch.autocast(self.device.type, enabled=False),
             float32_as(float32_of(self.precision)),
-            on_host,
+            by_host,
         ):
             result = product(rows.to(dtype)).to(self.dtype)
         result = result.reshape(len(rows), *self.batch, -1)

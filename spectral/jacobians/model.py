@@ -25,7 +25,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import UninitializedParameter
 from torch.overrides import TorchFunctionMode
 
-from spectral.ambient import apart
+from spectral.ambient import apart, as_outside
 from spectral.errors import ModelOutputError, NotDeterministicError, OptionError
 from spectral.jacobians.autograd import plain_attention
 from spectral.jacobians.draws import CALLS, GENERATORS, restore, state_of, states
@@ -135,12 +135,13 @@ class Model:
         try:
             if not self.graph:
                 try:
-                    return self.function(y.clone(), **self.keywords)
+                    with as_outside():
+                        return self.function(y.clone(), **self.keywords)
                 except RuntimeError as failure:
                     if torch.is_grad_enabled() or "does not require grad" not in str(failure):
                         raise
                     self.graph = self.plain.own = True  # as energies do, whose output is a gradient
-            with torch.enable_grad():
+            with torch.enable_grad(), as_outside():
                 return self.function(y.clone(), **self.keywords)
         finally:
             self.plain.inside = False
