@@ -13,7 +13,11 @@ class Network(nn.Module):
     def __init__(self):
         super().__init__()
         self.first, self.middle = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
-        self.norm, self.layer, self.last = nn.GroupNorm(8, 32), nn.Linear(32, 96), nn.Conv2d(32, 3, 3, padding=1)
+        self.norm, self.layer, self.last = (
+            nn.GroupNorm(8, 32),
+            nn.Linear(32, 96),
+            nn.Conv2d(32, 3, 3, padding=1),
+        )
 
     def forward(self, y):
         where.append(torch.empty(1).device.type)
