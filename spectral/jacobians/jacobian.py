@@ -297,7 +297,11 @@ class Jacobian(OfModel):
             part._adopt(program)
             return part
         try:
-            part = Jacobian(function, y[index], True, self.method, keywords)
+            # As it was asked for: "frozen" alone is another derivative than one that is declared.
+            asked: Method = "auto" if self._ways == WAYS else self.method
+            part = Jacobian(function, y[index], True, asked, keywords)
+            if (part.method, part._evidence.declared) != (self.method, self._evidence.declared):
+                raise SpectralError(f"some inputs alone go by {part.method}")
             torch.testing.assert_close(
                 part.output, self.output[index], rtol=self._tolerance, atol=self._tolerance
             )
