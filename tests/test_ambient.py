@@ -1,4 +1,4 @@
-"""Where tensors are made by default is the user's affair: it changes nothing, and is what their model sees."""
+"""Where tensors are made by default is the user's affair: it changes nothing, and their model sees it."""
 
 import pytest
 import torch
