@@ -69,10 +69,46 @@ def float32_as(kind: Float32 | None = None) -> Iterator[None]:
         _multiplied.reset(token)
 
 
+_default: ContextVar[torch.device | None] = ContextVar("default", default=None)
+
+
+@contextlib.contextmanager
+def on_host() -> Iterator[None]:
+    """Tensors are made on the CPU where no device is named, whatever `torch.set_default_device` says.
+
+    Small matrices are the CPU's, and kernels that are given addresses would read a GPU's as such.
+    """
+    default = torch.get_default_device()
+    if default.type == "cpu":
+        yield
+        return
+    token = _default.set(default)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        _default.reset(token)
+
+
+@contextlib.contextmanager
+def as_outside() -> Iterator[None]:
+    """Inside of `on_host`, for what is the user's: tensors are made where they are by default outside."""
+    default = _default.get()
+    if default is None:
+        yield
+        return
+    with torch.device(default):
+        yield
+
+
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
-    """Outside of inference mode, and of autocast and TensorFloat-32, which would round a solver's numbers."""
+    """Outside of inference mode, and of autocast and TensorFloat-32, which would round a solver's numbers.
+
+    Tensors are made `on_host`.
+    """
     with (
+        on_host(),
         torch.inference_mode(False),
         torch.autocast("cpu", enabled=False),
         torch.autocast("cuda", enabled=False),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spectral.ambient import float32_as
+from spectral.ambient import float32_as, on_host
 from spectral.errors import SpectralError
 from spectral.jacobians import autograd
 from spectral.jacobians.free_memory import free_bytes
@@ -347,7 +347,8 @@ class Evidence:
 @contextlib.contextmanager
 def aside(device: torch.device) -> Iterator[None]:
     """Outside of inference mode and TensorFloat-32, no random number used up, no warning of torch's shown."""
-    with torch.inference_mode(False), float32_as(), same_random_numbers(device), warnings.catch_warnings():
+    calm = warnings.catch_warnings()
+    with on_host(), torch.inference_mode(False), float32_as(), same_random_numbers(device), calm:
         warnings.simplefilter("ignore")
         yield
 

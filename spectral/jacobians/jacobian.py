@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral.ambient import float32_as, tell
+from spectral.ambient import float32_as, on_host, tell
 from spectral.errors import (
     NotFiniteError,
     OptionError,
@@ -39,7 +39,7 @@ from spectral.jacobians.program.program import Product
 from spectral.jacobians.program.reach import Reach
 from spectral.jacobians.program.trials import contradiction, half_along, size_of
 from spectral.jacobians.ways import WAYS, Method, called, first_right, kept_graph
-from spectral.jacobians.weights import Weights
+from spectral.jacobians.weights import Held, Weights
 from spectral.operators.base import LinearOperator
 from spectral.options import choice
 
@@ -193,6 +193,8 @@ class Jacobian(OfModel):
             self._evidence.trial = None  # images, and the record
             others, sums = (record.outside(), record.sums()) if isinstance(record, Recorder) else ([], {})
             self._weights = Weights(self._model.function, others, sums)
+            self._held = Held(self._model.function, self._model.owner)
+            self._made_of = self._evidence  # a selection has that of its own inputs
         if batched and len(y) > 1:
             self._check_independence()
 
@@ -295,7 +297,11 @@ class Jacobian(OfModel):
             part._adopt(program)
             return part
         try:
-            part = Jacobian(function, y[index], True, self.method, keywords)
+            # As it was asked for: "frozen" alone is another derivative than one that is declared.
+            asked: Method = "auto" if self._ways == WAYS else self.method
+            part = Jacobian(function, y[index], True, asked, keywords)
+            if (part.method, part._evidence.declared) != (self.method, self._evidence.declared):
+                raise SpectralError(f"some inputs alone go by {part.method}")
             torch.testing.assert_close(
                 part.output, self.output[index], rtol=self._tolerance, atol=self._tolerance
             )
@@ -310,13 +316,14 @@ class Jacobian(OfModel):
         self.check_weights(thorough=False)
         rows = _outside_inference(V)
         rows = (rows.transpose(0, 1) if self.batch else rows).reshape(-1, *shape)
-        on_host = flushed() if self.device.type == "cpu" else contextlib.nullcontext()
+        by_host = flushed() if self.device.type == "cpu" else contextlib.nullcontext()
         with (
+            on_host(),
             torch.inference_mode(False),
             torch.no_grad(),
             torch.autocast(self.device.type, enabled=False),
             float32_as(float32_of(self.precision)),
-            on_host,
+            by_host,
         ):
             result = product(rows.to(dtype)).to(self.dtype)
         result = result.reshape(len(rows), *self.batch, -1)
@@ -327,16 +334,31 @@ class Jacobian(OfModel):
     def check_weights(self, thorough: bool = True) -> None:
         """That the model's weights are those that J was made of.
 
-        Writes through `.data`, which torch does not count, show only where it is `thorough`.
+        Writes through `.data`, which torch does not count, show only where it is `thorough`, and so does
+        what else the model holds or looks at, in its output.
 
         Raises:
             SpectralError: they have changed.
+            NotDeterministicError: the model is another from call to call.
         """
         changed = self._weights is not None and self._weights.changed(thorough)
-        if thorough and not changed and self.method != "frozen":
-            with aside(self.device), self._model.ready():
-                changed = distance(self.output, self._model(self._evidence.y)) > 100 * self._evidence.coarsest
-        self._raise_if(changed)
+        self._raise_if(changed or (thorough and self._weights is not None and self._is_another()))
+
+    def _is_another(self) -> bool:
+        """Whether the model's output at y is another than it was.
+
+        Raises:
+            NotDeterministicError: it is another from call to call.
+        """
+        at = self._made_of
+        with aside(self.device):
+            with at.model.ready():
+                now = at.model(at.y)
+            alike = now.shape == at.output.shape and not distance(at.output, now) > 100 * at.coarsest
+            if not alike:
+                with at.model.ready():
+                    at.model.check_deterministic(at.y, now)
+        return not alike
 
     def _raise_if(self, changed: bool) -> None:
         if changed:
@@ -346,8 +368,16 @@ class Jacobian(OfModel):
             )
 
     def check_current(self) -> None:
-        """That the weights, to the last of them, are those that J was made of; see `check_weights`."""
-        self._raise_if(self._weights is not None and self._weights.changed(True))
+        """That the weights, to the last of them, are those that J was made of; see `check_weights`.
+
+        The model is called where anything else that it holds by name is another.
+        """
+        if self._weights is None:
+            return
+        self._raise_if(self._weights.changed(True))
+        if self._held.changed():
+            self._raise_if(self._is_another())
+            self._held = Held(self._model.function, self._model.owner)
 
     def confirm(self, V: Tensor, U: Tensor, norm: float) -> None:
         """Multiply vectors that are to be returned once more by other ways than products are formed.

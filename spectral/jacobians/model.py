@@ -25,7 +25,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import UninitializedParameter
 from torch.overrides import TorchFunctionMode
 
-from spectral.ambient import apart
+from spectral.ambient import apart, as_outside
 from spectral.errors import ModelOutputError, NotDeterministicError, OptionError
 from spectral.jacobians.autograd import plain_attention
 from spectral.jacobians.draws import CALLS, GENERATORS, restore, state_of, states
@@ -45,6 +45,7 @@ class Model:
         graph: whether it works with a graph of its own, and is called where one may be built.
         switched: whether evaluation mode, in which it is called, is another computation than its own mode.
         draws: whether it was seen to draw random numbers.
+        owner: the object that is called, where that is no module and keeps things as one does; else None.
     """
 
     def __init__(self, function: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
@@ -58,7 +59,8 @@ class Model:
         # The callable itself may be no module, and keep things as one does.
         owner = getattr(function, "__self__", function)
         plain = hasattr(owner, "__dict__") and not isinstance(owner, (nn.Module, types.ModuleType, type))
-        self._holders = [*self.modules, *([owner] if plain and not inspect.isroutine(owner) else [])]
+        self.owner = owner if plain and not inspect.isroutine(owner) else None
+        self._holders = [*self.modules, *([] if self.owner is None else [self.owner])]
         self.graph = self.switched = self.draws = False
         self.plain = _Plain()
 
@@ -133,12 +135,13 @@ class Model:
         try:
             if not self.graph:
                 try:
-                    return self.function(y.clone(), **self.keywords)
+                    with as_outside():
+                        return self.function(y.clone(), **self.keywords)
                 except RuntimeError as failure:
                     if torch.is_grad_enabled() or "does not require grad" not in str(failure):
                         raise
                     self.graph = self.plain.own = True  # as energies do, whose output is a gradient
-            with torch.enable_grad():
+            with torch.enable_grad(), as_outside():
                 return self.function(y.clone(), **self.keywords)
         finally:
             self.plain.inside = False
@@ -167,7 +170,9 @@ class Model:
         What is found in globals is no part of the copy, and stays as it is.
         """
         keywords = {name: _copied(value, dtype) for name, value in self.keywords.items()}
-        other, own = Model(_copied(self.function, dtype), keywords), {id(m) for m in self.modules}
+        other = Model(_copied(self.function, dtype), keywords)
+        # Some may have been made since, at the first call.
+        own = {id(m) for m in (*self.modules, *modules_in(self.function))}
         for module in (m for m in other.modules if id(m) not in own):
             for t in (*module._parameters.values(), *module._buffers.values()):
                 if t is not None and t.is_floating_point():

@@ -34,6 +34,8 @@ def operator_of(
             raise OptionError("a model needs an input to take its Jacobian at: pass (model, y)")
         if isinstance(subject, OfModel):
             subject.check_weights()
+        elif isinstance(subject, LinearOperator):
+            subject.check_current()
         return as_operator(subject)
     if not isinstance(y, Tensor):
         raise OptionError(

@@ -679,3 +679,24 @@ def test_a_jacobian_that_is_zero():
         assert pairs.values.abs().max() == 0 and pairs.converged.all() and pairs.complete
         assert spectral.top_svd(model, y, k=2).values.abs().max() == 0
         assert spectral.jacobian(model, y, method="jvp").dense().abs().max() == 0
+
+
+def one_hot_straight_through(y):
+    soft = y.softmax(-1)
+    return nn.functional.one_hot(soft.argmax(-1), y.shape[-1]).to(y) - soft.detach() + soft
+
+
+def nearest_code_straight_through(y):
+    codes = torch.linspace(-1, 1, 5, dtype=y.dtype)
+    return codes[(y.unsqueeze(-1) - codes).abs().argmin(-1)] - y.detach() + y.sin()
+
+
+@pytest.mark.parametrize("unit", [one_hot_straight_through, nearest_code_straight_through])
+@pytest.mark.parametrize("method", ["auto", "frozen", "double-backward"])
+def test_selections_take_the_derivative_that_the_whole_has(unit, method):
+    """Declared straight through or, where "frozen" is asked for, what is computed."""
+    y = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    # A sum along an axis is not told for some inputs: J is made anew for them.
+    J = spectral.jacobian(lambda y: y.cumsum(-1) + unit(y.sin()), y, batched=True, method=method)
+    for index in ([1], [2, 0]):
+        torch.testing.assert_close(J.select(torch.tensor(index)).dense(), J.dense()[index])

@@ -186,3 +186,24 @@ def test_what_is_cut_off_beside_what_only_autograd_knows(part, share):
         spectral.jacobian(lambda y: y + 0.1 * square(y) + share * part(y), y)
     J = spectral.jacobian(lambda y: y + 0.1 * square(y), y)
     torch.testing.assert_close(J @ torch.ones(36), 1 + 0.2 * y)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.03])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_way_back_that_lacks_a_small_share_is_not_taken_beside_differences(share, dtype):
+    """torch has no derivative of Bessel's functions: autograd's J' u is without it, in silence."""
+    y = torch.randn(8, 8, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    for method in ("auto", "differences"):
+        with pytest.raises(SpectralError, match=r"J' u|contradict"):
+            spectral.jacobian(lambda y: y.sin() + share * torch.special.bessel_j0(y), y, method=method)
+
+
+def test_differences_whose_way_back_is_right_stay():
+    """An operation that torch differentiates backwards alone."""
+    y = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    places = torch.tensor([[0, 1], [1, 1]])
+    model = lambda y: y.sin() * torch.nn.functional.embedding_bag(places, y).square().sum()  # noqa: E731
+    J = spectral.jacobian(model, y, method="differences")
+    exact = torch.autograd.functional.jacobian(model, y).reshape(64, 64)
+    torch.testing.assert_close(J.dense(), exact, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(J.T.dense().mT, exact, rtol=1e-4, atol=1e-4)

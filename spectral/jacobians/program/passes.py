@@ -92,7 +92,7 @@ def _alike(one: Any, other: Any) -> bool:
 
 def _fold(before: Step, step: Step) -> Step | None:
     """A scale of channels folded into the convolution it follows."""
-    if isinstance(before, Convolution) and isinstance(step, Diagonal):
+    if isinstance(before, Convolution) and isinstance(step, Diagonal) and step.keeps_size:
         scale = _channel_scale(step.slope, before)
         return None if scale is None else before.scaled(scale, step.output)
     return None

@@ -264,10 +264,10 @@ class Recorder(Trace):
         for entry, t in outputs.items():
             stored, geometry = self.stored(t), Geometry.of(t)
             assert stored is not None  # the trace has numbered it
-            if not (reached and is_number(t) and not jumps(target, kwargs)):
+            if not (reached and is_number(t) and not jumps(target, args, kwargs)):
                 if stored.slot is None:
                     stored.discrete = BITS if any(jump.name == BITS for jump in discrete) else str(target)
-                    stored.mask = _counts(target, kwargs, bool(reached), t, discrete)
+                    stored.mask = _counts(target, (args, kwargs), bool(reached), t, discrete)
                 continue
             like, number = _like(t), None if single else entry
             if stored.slot is not None:
@@ -324,7 +324,7 @@ class Recorder(Trace):
             self.bits = self.bits or BITS in made
             by = BITS if BITS in made else made[0]
             self.integers.append(f"integers made from y by {by} are used as numbers by {target}")
-        if (numbers and not reached) or (reached and jumps(target, arguments[1])):
+        if (numbers and not reached) or (reached and jumps(target, *arguments)):
             self._jump(target)
         if reached and target in SAWTOOTH:
             self.sawtooth.append(str(target))
@@ -392,10 +392,10 @@ class Recorder(Trace):
         like = _like(written[0])
         if not (reached or discrete):
             return UNREACHED, None, False
-        if not is_number(like) or jumps(plain, rest[1]):
-            if jumps(plain, rest[1]):
+        if not is_number(like) or jumps(plain, *rest):
+            if jumps(plain, *rest):
                 self._jump(target)
-            mask = _counts(plain or target, rest[1], bool(reached), like, discrete)
+            mask = _counts(plain or target, rest, bool(reached), like, discrete)
             return UNREACHED, str(target) if reached or discrete else None, mask
         self._judge(plain or target, rest, [like], reached, discrete)
         if not reached:
@@ -617,9 +617,9 @@ class Recorder(Trace):
             raise SpectralError(f"J v and J' u by its program contradict each other by {worst:.1e}")
 
 
-def _counts(target: Any, kwargs: dict[str, Any], reached: bool, made: Tensor, discrete: list[Jump]) -> bool:
+def _counts(target: Any, arguments: Any, reached: bool, made: Tensor, discrete: list[Jump]) -> bool:
     """Whether what y reaches in jumps alone is a condition, a place or a count, and no rounded number."""
-    rounds = jumps(target, kwargs) or (reached and target in (aten._to_copy.default, aten.alias.default))
+    rounds = jumps(target, *arguments) or (reached and target in (aten._to_copy.default, aten.alias.default))
     return made.dtype is torch.bool or (not rounds and all(jump.mask for jump in discrete))
 
 

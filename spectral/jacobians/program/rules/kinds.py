@@ -30,9 +30,14 @@ SAWTOOTH = {
 }
 
 
-def jumps(target: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether an operation is constant between jumps: one of `JUMPING`, or a division that rounds."""
-    return target in JUMPING or kwargs.get("rounding_mode") is not None
+def jumps(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operation is constant between jumps: one of `JUMPING`, or a division that rounds.
+
+    The sign of a complex number, z / |z|, is not.
+    """
+    if kwargs.get("rounding_mode") is not None:
+        return True
+    return target in JUMPING and not args[0].is_complex()
 
 
 # Roundings that torch differentiates as if they were not there.

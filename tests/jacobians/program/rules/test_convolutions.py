@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import spectral
 from spectral.jacobians.program.steps import Local
 from tests.helpers.dense_programs import dense_of, program_of
 
@@ -89,3 +90,13 @@ def test_patches(channels, taps, stride):
     exact, ahead, back = dense_of(function, y, program_of(function, y))
     torch.testing.assert_close(ahead, exact)
     torch.testing.assert_close(back, exact)
+
+
+def test_a_channel_that_a_scale_makes_several():
+    """No scale of the convolution's channels: it stays a step of its own."""
+    torch.manual_seed(0)
+    weight, scale, y = torch.randn(1, 3, 3, 3), torch.randn(1, 4, 1, 1), torch.randn(2, 3, 5, 5)
+    model = lambda y: nn.functional.conv2d(y, weight) * scale  # noqa: E731
+    J = spectral.jacobian(model, y)
+    assert J.method == "frozen" and not any("frozen" in note for note in J.notes)
+    torch.testing.assert_close(J.dense(), torch.autograd.functional.jacobian(model, y).reshape(J.shape))
