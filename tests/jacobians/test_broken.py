@@ -908,8 +908,8 @@ def test_what_has_no_entries(door):
 def test_a_module_that_is_made_at_the_first_call_keeps_its_precision():
     """A copy of the model in float64, by which a way is tried, is no part of what the globals hold."""
     y = torch.rand(1, 1, 6, 6)
-    J = spectral.jacobian(made_at_the_first_call, y)
-    assert J.method == "jvp"  # no program is, which is why it is tried
+    J = spectral.jacobian(made_at_the_first_call, y, method="jvp")  # which is tried in float64
+    assert J.method == "jvp"
     assert MADE["net"].weight.dtype == torch.float32 and made_at_the_first_call(y).shape == y.shape
 
 
@@ -919,4 +919,4 @@ MADE: dict[str, nn.Module] = {}
 def made_at_the_first_call(y):
     if "net" not in MADE:
         MADE["net"] = nn.Conv2d(1, 1, 3, padding=1)
-    return MADE["net"](y) + 0 * torch.special.bessel_j0(y)
+    return MADE["net"](y)
