@@ -76,8 +76,11 @@ def of_entries(values: list[Tensor], known: Mapping[Place, float] = {}) -> list[
 
 def _compiled() -> Callable[[int, int], int] | None:
     """Of so many bytes at an address; None where no kernels run."""
-    if not openmp.vector_bytes():
-        return None
+    return _by_bytes() if openmp.vector_bytes() else None
+
+
+@functools.cache
+def _by_bytes() -> Callable[[int, int], int]:
     from spectral.jacobians.cpu.checksum import checksum  # noqa: PLC0415  Numba takes a third of a second
 
     return checksum()

@@ -193,7 +193,7 @@ class Jacobian(OfModel):
             self._evidence.trial = None  # images, and the record
             others, sums = (record.outside(), record.sums()) if isinstance(record, Recorder) else ([], {})
             self._weights = Weights(self._model.function, others, sums)
-            self._held = Held(self._model.function, self._model.owner)
+            self._held = Held(self._weights.modules, self._model.owner)
             self._made_of = self._evidence  # a selection has that of its own inputs
         if batched and len(y) > 1:
             self._check_independence()
@@ -375,9 +375,9 @@ class Jacobian(OfModel):
         if self._weights is None:
             return
         self._raise_if(self._weights.changed(True))
-        if self._held.changed():
+        if self._held.changed(self._weights.modules):
             self._raise_if(self._is_another())
-            self._held = Held(self._model.function, self._model.owner)
+            self._held = Held(self._weights.modules, self._model.owner)
 
     def confirm(self, V: Tensor, U: Tensor, norm: float) -> None:
         """Multiply vectors that are to be returned once more by other ways than products are formed.

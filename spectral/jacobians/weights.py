@@ -18,11 +18,14 @@ class Weights:
     Tensors of integers and masks count as those of real numbers do, where the model looked at them.  A model
     that projects its weights anew at each call writes to them, and changes nothing.  `sums` are checksums
     that are known, by place.
+
+    Attributes:
+        modules: that the model holds, as they were when it was last asked for all.
     """
 
     def __init__(self, function: Any, others: list[Tensor], sums: Mapping[Place, float] = {}) -> None:
-        self._function, self._modules = function, modules_in(function)
-        self._named = parameters_of(self._modules)
+        self._function, self.modules = function, modules_in(function)
+        self._named = parameters_of(self.modules)
         each = {id(p): p for p in self._named + others if not (p.is_meta or p.is_quantized)}
         self._kept = [p for p in each.values() if _values(p) is not None]
         values = [*map(_values, self._kept)]
@@ -32,8 +35,8 @@ class Weights:
     def changed(self, thorough: bool) -> bool:
         """Whether some are others than they were; all by their bytes, where it is `thorough`."""
         if thorough:
-            self._modules = modules_in(self._function)
-        now = parameters_of(self._modules)
+            self.modules = modules_in(self._function)
+        now = parameters_of(self.modules)
         if len(now) != len(self._named) or any(a is not b for a, b in zip(now, self._named, strict=True)):
             return True
         values = [*map(_values, self._kept)]
@@ -57,19 +60,19 @@ class Held:
     function, but only then can there be one.
     """
 
-    def __init__(self, function: Any, owner: Any = None) -> None:
-        self._function, self._owner = function, owner
-        self._named = self._now()
+    def __init__(self, modules: list[nn.Module], owner: Any = None) -> None:
+        self._owner = owner
+        self._named = self._now(modules)
 
-    def changed(self) -> bool:
-        """Whether anything is another than it was."""
-        now = self._now()
+    def changed(self, modules: list[nn.Module]) -> bool:
+        """Whether anything is another than it was, of the modules that there are now."""
+        now = self._now(modules)
         alike = len(now) == len(self._named) and all(map(_alike, now, self._named))
         return not alike
 
-    def _now(self) -> list[Any]:
+    def _now(self, modules: list[nn.Module]) -> list[Any]:
         found: list[Any] = []
-        for one in [*modules_in(self._function), *([] if self._owner is None else [self._owner])]:
+        for one in [*modules, *([] if self._owner is None else [self._owner])]:
             found.append(one)
             for name, value in vars(one).items():
                 if name == "training":

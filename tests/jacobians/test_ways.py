@@ -191,7 +191,7 @@ def test_what_is_cut_off_beside_what_only_autograd_knows(part, share):
 @pytest.mark.parametrize("share", [0.01, 0.03])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_way_back_that_lacks_a_small_share_is_not_taken_beside_differences(share, dtype):
-    """torch leaves Bessel's functions out in silence; that no program is to be had hides it from the record."""
+    """torch leaves Bessel's functions out in silence; where no record is to be had it does not tell of it."""
     y = torch.randn(8, 8, generator=torch.Generator().manual_seed(0), dtype=dtype)
     bag, J0 = torch.nn.functional.embedding_bag, torch.special.bessel_j0
     places = torch.tensor([[0, 1], [1, 1]])

@@ -21,7 +21,7 @@ _Q = np.uint64(0x9E3779B185EBCA87)
 _LEFT, _RIGHT = np.uint64(31), np.uint64(33)
 
 _SUMS = 64  # enough for LLVM to take them by vectors
-_PIECE = 2**18  # bytes that one thread takes at a time: always as many, so that threads change no sum
+_PIECE = 2**20  # bytes that one thread takes at a time: always as many, so that threads change no sum
 
 TASK = openmp.layout("taken pieces place size sums")
 

@@ -277,12 +277,8 @@ class Packed(Kernel):
     ) -> None:
         self.channels_last = channels_last
         self.geometry: tuple[Any, ...] = padding, stride, dilation, 1
-        if weight.is_contiguous():
-            weight = weight.to_mkldnn()
-            reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-        else:  # this reads any strides, and takes twice as long over those in a row
-            reorder = torch.ops.mkldnn._reorder_convolution_weight
-        self.weight = reorder(weight, *self.geometry, list(size))
+        reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+        self.weight = reorder(weight.contiguous().to_mkldnn(), *self.geometry, list(size))
 
     def convolve(self, x: Tensor) -> Tensor:
         """w * x."""

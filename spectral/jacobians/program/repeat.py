@@ -139,7 +139,11 @@ def _views(target: Any) -> bool:
 def _kept(mine: Stored, its: Stored) -> bool:
     """Whether what came from outside is what it was."""
     a, b = mine.owner, its.owner
-    if a is None or b is None or Geometry.of(a) != Geometry.of(b) or a.device != b.device:
+    if a is None or b is None:
+        return False
+    if a is b:
+        return mine.total == its.total
+    if Geometry.of(a) != Geometry.of(b) or a.device != b.device:
         return False
     return mine.total == its.total and (a.data_ptr() == b.data_ptr() or torch.equal(a, b))
 

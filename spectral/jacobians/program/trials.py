@@ -43,8 +43,9 @@ from spectral.jacobians.program.trees import leaves
 log = logging.getLogger("spectral")
 
 # A rule is tried on random vectors, at the inputs that it is met with.  Of maps and kernels beyond so many
-# entries only norms and maxima are: a trial holds several maps, where a forward pass holds two.
-TRIED = 1 << 16
+# entries, which torch would share out among threads, only norms and maxima are: a trial holds several maps
+# and passes over them, where a forward pass holds two.
+TRIED = 1 << 15
 DIFFERENCES = 1e-3  # relative error of an operation's differences beyond which they are of no use
 
 
