@@ -161,7 +161,7 @@ def comparison(
     shown = min(len(found.between), MOST)
     height, width = found.first.images.shape[-2:]
     tall = min(max(height / width, 0.5), 2.0)
-    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
+    layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.02, wspace=0.0, hspace=0.0)
     figure = Drawing(layout=layout, dpi=DOTS)
     figure.set_size_inches(1.15 + 0.92 * shown, 4 * (0.92 * tall + 0.17) + (0.45 if title else 0.2))
     if title:

@@ -49,7 +49,7 @@ def _density(canvas: Canvas, result: Density, threshold: float | None, title: st
     left.plot(grid.numpy(), _array(result.curve(grid).value).clip(min=floor), color=BLUE, lw=1.2)
     if result.deflated.numel():
         ticks = np.full(len(result.deflated), 2 * floor)
-        left.plot(_array(result.deflated), ticks, "|", color=ORANGE, ms=8, label="deflated")
+        left.plot(_array(result.deflated), ticks, "|", color=ORANGE, ms=8, label="taken out, and exact")
         left.legend(fontsize=7, frameon=False)
     left.set_yscale("log")
     left.set_title("bands: 95 %", loc="left", **STYLE)
@@ -60,6 +60,7 @@ def _density(canvas: Canvas, result: Density, threshold: float | None, title: st
     _band(right, grid, *_interval(counts), floor=0.5)
     right.plot(grid.numpy(), _array(counts.value).clip(min=0.5), color=BLUE, lw=1.2)
     right.set_yscale("log")
+    right.set_ylim(0.5, None)  # no value: the axis
     right.set_ylabel(f"values above ${name}$", **STYLE)
     for axis in (left, right):
         axis.set_xlabel(f"${name}$", **STYLE)
@@ -168,7 +169,7 @@ def posterior(components: PosteriorComponents, title: str = "") -> Figure:
 
 
 def risk(curve: RiskCurve, title: str = "") -> Figure:
-    """A `RiskCurve`: root mean squared error, SURE and sigma^2 tr J against sigma, with 95 % bands."""
+    """A `RiskCurve`: root mean squared error, SURE and sigma sqrt(tr J / d) by sigma, 95 % bands."""
     figure = Drawing(figsize=(4.5, 3.4), layout="constrained", dpi=DOTS)
     axis = figure.subplots()
     titled(figure, title)
@@ -178,7 +179,7 @@ def risk(curve: RiskCurve, title: str = "") -> Figure:
     for name, label, colour, style in (
         ("mse", "true error", INK, "o-"),
         ("sure", "SURE, from y alone", BLUE, "s--"),
-        ("bayes", "$\\sigma^2$ tr J, if f were optimal", ORANGE, "^:"),
+        ("bayes", "$\\sigma \\sqrt{\\mathrm{tr}\\,J / d}$, if f were optimal", ORANGE, "^:"),
     ):
         estimate = curve.mean(name)
         low, high = (np.sqrt(bound.clip(min=bottom**2)) for bound in _interval(estimate))
