@@ -231,6 +231,50 @@ def test_what_torch_leaves_out_is_refused_where_the_output_is_made_of_it(method,
         spectral.jacobian(lambda y: y.sin() + share * torch.special.bessel_j0(y).exp(), y, method=method)
 
 
+class OfNumpy(torch.autograd.Function):
+    """Of what leaves torch there is no record."""
+
+    @staticmethod
+    def forward(ctx, y):
+        ctx.save_for_backward(y)
+        return torch.from_numpy(np.tanh(y.detach().numpy()))
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * (1 - ctx.saved_tensors[0].tanh() ** 2)
+
+
+class Kept(torch.nn.Module):
+    """In float32 alone; what it keeps of a call beside the graph is a share of its output, or none."""
+
+    def __init__(self, keep, share):
+        super().__init__()
+        self.keep, self.share, self.norm = keep, share, torch.zeros(())
+
+    def forward(self, y):
+        h = OfNumpy.apply(y) @ torch.full((8, 8), 0.1, dtype=torch.float32)
+        self.norm = self.keep(h, self.norm)
+        return h + self.share * self.norm * h if self.share else h
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda h, kept: h.detach().norm(),
+        lambda h, kept: h.data.norm(),
+        torch.no_grad()(lambda h, kept: torch.maximum(kept, h.abs().max())),
+        torch.no_grad()(lambda h, kept: torch.zeros(()).add_(h.norm(), alpha=0.1)),
+    ],
+)
+def test_what_is_only_kept_of_a_call_is_no_part_of_the_output_that_is_cut_off(keep):
+    y = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    J = spectral.jacobian(Kept(keep, 0.0), y)
+    exact = torch.autograd.functional.jacobian(Kept(keep, 0.0), y).reshape(64, 64)
+    torch.testing.assert_close(J.dense(), exact, rtol=1e-4, atol=1e-5)
+    with pytest.raises(SpectralError, match="a part is detached"):
+        spectral.jacobian(Kept(keep, 1e-3), y)
+
+
 def test_differences_whose_way_back_is_right_stay():
     """An operation that torch differentiates backwards alone."""
     y = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
