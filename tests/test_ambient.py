@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import spectral
+from spectral.operators.interop import from_functions
 
 
 class Network(nn.Module):
@@ -62,3 +63,19 @@ def test_a_default_device(by):
     assert set(where) == {"meta"}
     for one, other in zip(inside, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_callables_of_an_operator_find_the_default_device_as_outside(transposed):
+    """As a model does: what they make without naming a device is to meet the rows that they are given."""
+    where = []
+
+    def halved(V):
+        where.append(torch.get_default_device().type)
+        return V / 2
+
+    A = from_functions(halved, halved if transposed else None, 5, symmetric=not transposed)
+    with torch.device("meta"):
+        found = spectral.top_svd(A, k=2) if transposed else spectral.top_eigs(A, k=2)
+    assert set(where) == {"meta"}
+    torch.testing.assert_close(found.values, torch.full((2,), 0.5, dtype=found.values.dtype))

@@ -99,6 +99,28 @@ class Model:
         for _ in range(2):
             self.compare(self(y), output)
 
+    def shows_what_is_cut(self, y: Tensor) -> bool:
+        """Whether the output is another where what is taken off the graph is: not where it is only kept.
+
+        What is cut where Python sees none of it, as in scripts, is taken to show.
+        """
+        outputs, self.plain.cut = [], False
+        if held_in(self.function, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+            self.plain.cut = True
+            return True
+        try:
+            for shaking in (None, torch.Generator().manual_seed(0)):
+                with self.ready(), torch.enable_grad():
+                    self.plain.shaking = shaking
+                    outputs.append(self(y.detach().clone().requires_grad_()).detach())
+        except Exception:  # of the model's own, at numbers that it was not made for
+            return True
+        finally:
+            seen, self.plain.cut, self.plain.shaking = self.plain.cut, True, None
+        plain, shaken = outputs
+        rounding = 10 * torch.finfo(plain.dtype).eps * plain.abs().max()
+        return not (seen and (plain - shaken).abs().max() <= rounding)
+
     def fixes_its_draws(self, y: Tensor, output: Tensor) -> bool:
         """Whether the random numbers that it draws are the same in every call; called inside of `ready`.
 
@@ -289,12 +311,14 @@ class _Plain(TorchFunctionMode):
         inside: whether the model is being called.
         own: whether a graph, where one is built, is the model's own.
         cut: whether a graph was cut, outside of such functions, while one was being built from a leaf.
+        shaking: draws what is multiplied to numbers that are taken off a graph; by default none is.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.left: list[str] = []
         self.functions = self.inside = self.own = self.cut = self.looked = self.asked = False
+        self.shaking: torch.Generator | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -302,10 +326,12 @@ class _Plain(TorchFunctionMode):
         if self.inside:
             if name in _TELLING:
                 self._tell(name)
-            if not self.cut:
+            if not self.cut or self.shaking is not None:
                 cutting = name in ("detach", "detach_") or func == _DATA
                 if (cutting or not torch.is_grad_enabled()) and _in_a_graph(args) and not in_function():
                     self.cut = True
+                    if self.shaking is not None:
+                        args = _shaken(args, self.shaking)
         if func in _RECURRENT:
             with _by_cells():
                 return func(*args, **kwargs)
@@ -371,6 +397,20 @@ def _in_a_graph(args: Any) -> bool:
             if isinstance(t, Tensor) and t.grad_fn is not None:
                 return True
     return False
+
+
+def _shaken(args: Any, by: torch.Generator) -> tuple[Any, ...]:
+    """Arguments of which those in a graph are copies outside of it, other numbers as large as they are."""
+
+    def one(x: Any) -> Any:
+        if isinstance(x, (list, tuple)):
+            return [*map(one, x)]
+        if not isinstance(x, Tensor) or x.grad_fn is None:
+            return x
+        noise = torch.randn(x.shape, generator=by, device="cpu").to(x.device, x.real.dtype)
+        return x.detach() * (1 + noise)
+
+    return tuple(map(one, args))
 
 
 _LOOKING = {

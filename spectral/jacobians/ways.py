@@ -272,7 +272,7 @@ def _differentiate(J: Jacobian, method: Method) -> None:
     # Where it is little, what is cut off shows in finer differences alone.
     cut = (at.cut or at.model.plain.cut) and at.y.dtype != torch.float64
     cut = cut and len(J._ways) > 1 and not at.declared
-    if cut and method == "differences":
+    if cut and method == "differences" and at.model.shows_what_is_cut(at.y):
         raise SpectralError(_CUT)
     at.declared = at.declared or (bool(at.jumps) and len(J._ways) == 1)
     if at.jumps and at.declared:
@@ -280,7 +280,7 @@ def _differentiate(J: Jacobian, method: Method) -> None:
         return
     if method == "differences" or (not at.declared and _right_when_wider(J, method, v)):
         return
-    if cut:
+    if cut and at.model.shows_what_is_cut(at.y):
         raise SpectralError(_CUT)
     if rough and not at.jumps:
         _hold_roughly(J, pair, v)

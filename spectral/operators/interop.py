@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectral.ambient import as_outside
 from spectral.errors import NotFiniteError, OptionError, ShapeError, TransposeMissingError
 from spectral.operators.base import LinearOperator, Rows
 from spectral.options import whole
@@ -82,7 +83,7 @@ class _Functions(LinearOperator):
         self.forward, self.backward = apply, apply_transpose
 
     def _apply(self, V: Tensor) -> Tensor:
-        return self._copied(self.forward(V), V, self.shape[0])
+        return self._product(self.forward, V, self.shape[0])
 
     def _apply_transpose(self, V: Tensor) -> Tensor:
         if self.backward is None:
@@ -90,9 +91,11 @@ class _Functions(LinearOperator):
                 f"{self!r} was given no product with its transpose: pass apply_transpose, or symmetric=True "
                 "where A = A'"
             )
-        return self._copied(self.backward(V), V, self.shape[1])
+        return self._product(self.backward, V, self.shape[1])
 
-    def _copied(self, rows: Any, V: Tensor, length: int) -> Tensor:
+    def _product(self, product: Rows, V: Tensor, length: int) -> Tensor:
+        with as_outside():
+            rows: Any = product(V)
         expected = (*V.shape[:-1], length)
         if not isinstance(rows, Tensor) or rows.shape != expected:
             got = tuple(rows.shape) if isinstance(rows, Tensor) else f"a {type(rows).__name__}"

@@ -16,6 +16,7 @@ from spectral.jacobians.keywords import keywords_of
 from spectral.jacobians.model import Model, same_random_numbers
 from spectral.jacobians.ways import called
 from spectral.operators import LinearOperator
+from spectral.options import number
 
 
 class FiniteDifference(LinearOperator):
@@ -30,9 +31,9 @@ class FiniteDifference(LinearOperator):
         step: root mean square of the perturbation, in the units of y.
 
     Raises:
-        OptionError: the step is not positive, y no dense floating-point tensor, f cannot be called, or
-            model_kwargs is no mapping.
-        ShapeError: f changes the shape.
+        OptionError: the step is not positive and finite, y no dense floating-point tensor, f cannot be
+            called, or model_kwargs is no mapping.
+        ShapeError: f changes the shape, or the step is neither one number nor one for each input.
         NotFiniteError: y, or f(y), holds NaN or infinity.
         NotDeterministicError: two evaluations at y differ: their difference would tell nothing.
     """
@@ -55,9 +56,12 @@ class FiniteDifference(LinearOperator):
             with self._model.ready():
                 self._model.check_deterministic(self._y, self.output)
         y = self._y
+        step = step if isinstance(step, Tensor) else number("step", step)
         self.step = torch.as_tensor(step, dtype=y.dtype, device=y.device)
-        if not bool((self.step > 0).all()):
-            raise OptionError(f"the step of a finite difference must be positive, got {step}")
+        if self.step.shape not in ((), batch):
+            raise ShapeError(f"step is one number, or one for each input, got shape {tuple(self.step.shape)}")
+        if not bool(((self.step > 0) & self.step.isfinite()).all()):
+            raise OptionError(f"the step of a finite difference must be positive and finite, got {step}")
         if self.output.shape != y.shape:
             raise ShapeError(f"the denoiser maps {tuple(y.shape)} to {tuple(self.output.shape)}")
         if not torch.isfinite(self.output).all():

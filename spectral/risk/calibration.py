@@ -256,6 +256,8 @@ def _levels(images: Tensor, sigmas: Sequence[float]) -> list[float]:
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise OptionError(f"images must be a floating-point tensor, got {kind}")
+    if images.layout is not torch.strided:
+        raise OptionError(f"images must be a dense tensor, and this one has the layout {images.layout}")
     if images.ndim < 2:
         raise ShapeError(f"images have a leading axis that counts them, got shape {tuple(images.shape)}")
     try:

@@ -101,3 +101,17 @@ def test_weights_made_in_inference_mode():
         model.weight.mul_(2)
     with pytest.raises(SpectralError, match="have changed"):
         J @ V
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_hides_no_module_in_anothers_place(dtype):
+    """A hundred roundings are three quarters of an output in bfloat16, ten 8 %; thread counts make two."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 1, 3, padding=1)).to(dtype)
+    y = torch.randn(1, 1, 8, 8).to(dtype)
+    J, v = spectral.jacobian(model, y), torch.randn(64).to(dtype)
+    model[1] = nn.SiLU()
+    J @ v
+    model[1] = nn.ReLU()
+    with pytest.raises(SpectralError, match="or what else it holds"):
+        J @ v

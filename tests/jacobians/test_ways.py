@@ -201,6 +201,80 @@ def test_a_way_back_that_lacks_a_small_share_is_not_taken_beside_differences(sha
             spectral.jacobian(model, y, method=method)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda y: (y.sin(), torch.special.bessel_j0(y)),
+        lambda y: y.sin() * (torch.special.bessel_j0(y) > 0.9),
+        lambda y: torch.where(torch.special.bessel_j0(y) > 0.9, y.sin(), y),
+        lambda y: y.sin() + torch.special.bessel_j0(y).round(),
+        lambda y: y.sin() * (1 + torch.special.bessel_j0(y).flatten().argmax() % 3),
+        lambda y: y.sin().masked_fill_(torch.special.chebyshev_polynomial_t(y, 3) > 0.5, 0.0),
+    ],
+)
+def test_what_torch_leaves_out_of_its_derivatives_may_tell_where(model):
+    """A mask, a place or a count has none, and what nothing is made of needs none."""
+    y = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    J = spectral.jacobian(model, y)
+    assert J.method == "frozen"
+    first = lambda y: out[0] if isinstance(out := model(y), tuple) else out  # noqa: E731
+    exact = torch.autograd.functional.jacobian(first, y).reshape(36, 36)
+    torch.testing.assert_close(J.dense(), exact)
+    torch.testing.assert_close(J.T.dense(), exact.mT)
+
+
+@pytest.mark.parametrize("share", [1e-4, 1.0])
+@pytest.mark.parametrize("method", ["auto", "double-backward"])
+def test_what_torch_leaves_out_is_refused_where_the_output_is_made_of_it(method, share):
+    y = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(SpectralError, match="in silence"):
+        spectral.jacobian(lambda y: y.sin() + share * torch.special.bessel_j0(y).exp(), y, method=method)
+
+
+class OfNumpy(torch.autograd.Function):
+    """Of what leaves torch there is no record."""
+
+    @staticmethod
+    def forward(ctx, y):
+        ctx.save_for_backward(y)
+        return torch.from_numpy(np.tanh(y.detach().numpy()))
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * (1 - ctx.saved_tensors[0].tanh() ** 2)
+
+
+class Kept(torch.nn.Module):
+    """In float32 alone; what it keeps of a call beside the graph is a share of its output, or none."""
+
+    def __init__(self, keep, share):
+        super().__init__()
+        self.keep, self.share, self.norm = keep, share, torch.zeros(())
+
+    def forward(self, y):
+        h = OfNumpy.apply(y) @ torch.full((8, 8), 0.1, dtype=torch.float32)
+        self.norm = self.keep(h, self.norm)
+        return h + self.share * self.norm * h if self.share else h
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda h, kept: h.detach().norm(),
+        lambda h, kept: h.data.norm(),
+        torch.no_grad()(lambda h, kept: torch.maximum(kept, h.abs().max())),
+        torch.no_grad()(lambda h, kept: torch.zeros(()).add_(h.norm(), alpha=0.1)),
+    ],
+)
+def test_what_is_only_kept_of_a_call_is_no_part_of_the_output_that_is_cut_off(keep):
+    y = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    J = spectral.jacobian(Kept(keep, 0.0), y)
+    exact = torch.autograd.functional.jacobian(Kept(keep, 0.0), y).reshape(64, 64)
+    torch.testing.assert_close(J.dense(), exact, rtol=1e-4, atol=1e-5)
+    with pytest.raises(SpectralError, match="a part is detached"):
+        spectral.jacobian(Kept(keep, 1e-3), y)
+
+
 def test_differences_whose_way_back_is_right_stay():
     """An operation that torch differentiates backwards alone."""
     y = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))

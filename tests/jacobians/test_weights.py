@@ -1,5 +1,7 @@
 """Whether weights are still what they were."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,6 +10,8 @@ from torch import nn
 
 import spectral
 from spectral.errors import SpectralError
+from spectral.jacobians.checksums import of_entries
+from spectral.jacobians.cpu import openmp
 from spectral.jacobians.weights import Weights
 
 DTYPES = [torch.float16, torch.float32, torch.float64, torch.complex64]
@@ -78,6 +82,21 @@ def test_compiled_checksums_tell_what_the_others_do(seed, monkeypatch):
             assert not weights.changed(thorough=True)
             model.p.data[-1].mul_(1.01)
             assert weights.changed(thorough=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_signs_do_not_make_up_for_each_other_in_compiled_checksums(dtype):
+    """All choices of twelve signs, in words of three sums and rows of sums that follow one another."""
+    if not openmp.vector_bytes():
+        pytest.skip("no compiled checksums")
+    torch.manual_seed(0)
+    a_word = 8 // dtype.itemsize
+    places = [64 * row + of for row in (2, 3, 4, 5) for of in (7, 8, 9)][:: a_word // 2 or 1]
+    entries = [a_word * word + i for word in places for i in range(a_word)][:12]
+    signs = 1 - 2 * torch.tensor([*itertools.product((0, 1), repeat=len(entries))]).to(dtype)
+    weights = torch.randn(6 * 64 * a_word).to(dtype).repeat(len(signs), 1)
+    weights[:, entries] *= signs
+    assert len({*of_entries([*weights])}) == len(signs)
 
 
 def test_raw_products_are_not_asked_for_writes_that_torch_does_not_count():

@@ -76,6 +76,8 @@ def test_refusals():
         risk_curve(lambda y: y, torch.zeros(2, 5), 0.1)
     with pytest.raises(OptionError, match="images must be"):
         risk_curve(lambda y: y, torch.zeros(2, 5).numpy(), [0.1])
+    with pytest.raises(OptionError, match="dense"):
+        risk_curve(lambda y: y, torch.zeros(2, 5).to_sparse(), [0.1])
     with pytest.raises(OptionError, match="seed is a whole number"):
         risk_curve(lambda y: y, torch.zeros(2, 5), [0.1], seed=None)
     with pytest.raises(OptionError, match="increasing"):

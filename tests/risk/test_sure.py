@@ -198,5 +198,8 @@ def test_refusals():
         sure(lambda v: v, y.numpy(), 0.1, method="finite-difference")
     with pytest.raises(NotDeterministicError, match="dropout"):
         FiniteDifference(lambda v: v + torch.rand_like(v), y, 0.01)
-    with pytest.raises(OptionError, match="step"):
-        FiniteDifference(lambda v: v, y, 0.0)
+    for step in (0.0, math.inf, "small", None, torch.tensor(math.inf)):
+        with pytest.raises(OptionError, match="step"):
+            FiniteDifference(lambda v: v, y, step)
+    with pytest.raises(ShapeError, match="step"):
+        FiniteDifference(lambda v: v, y, torch.full((3,), 0.1))

@@ -1,9 +1,10 @@
 """Checksums of tensors' bytes, as fast as memory is read.
 
-    a <- rotate(a + w, 31) Q        w the 64-bit words, many sums a in turn, all modulo 2^64
+    a <- h(a + w),    h(x) = (x ^ (x >> 29)) Q        w the 64-bit words, many sums a in turn, modulo 2^64
 
-is one to one in w and in a (Q odd), so that one other word always shows; after xxHash64, which multiplies
-twice.
+is one to one in w and in a (Q odd), so that one other word always shows.  h spreads each bit over many, the
+highest too, which a product alone leaves where it is, so that other signs do not make up for each other.  Nor
+do they from sum to sum: all are summed up the same way, times another number P.
 """
 
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from spectral.jacobians.cpu import openmp
 from spectral.jacobians.cpu.simd import claim, pointer
 from spectral.kernels.compiled import cfunc, njit
 
-_Q = np.uint64(0x9E3779B185EBCA87)
-_LEFT, _RIGHT = np.uint64(31), np.uint64(33)
+_P, _Q = np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0x9E3779B185EBCA87)
+_SHIFT = np.uint64(29)  # not between two numbers' signs, which would then undo each other
 
 _SUMS = 64  # enough for LLVM to take them by vectors
 _PIECE = 2**20  # bytes that one thread takes at a time: always as many, so that threads change no sum
@@ -29,7 +30,7 @@ TASK = openmp.layout("taken pieces place size sums")
 @njit(inline="always")
 def _mixed(total, word):  # type: ignore[no-untyped-def]
     total = total + word
-    return ((total << _LEFT) | (total >> _RIGHT)) * _Q
+    return (total ^ (total >> _SHIFT)) * _Q
 
 
 @njit(inline="always")
@@ -48,7 +49,7 @@ def _of(words, rest, size):  # type: ignore[no-untyped-def]
     for i in range(8 * count, size):
         total = _mixed(total, np.uint64(rest[i]))
     for k in range(_SUMS):
-        total = _mixed(total, sums[k])
+        total = _mixed(total, sums[k] * _P)
     return total
 
 

@@ -119,6 +119,7 @@ class Recorder(Trace):
         self._makers: dict[int, Step] = {}  # of each slot
         self._waiting: list[Stored] = []
         self._trials = Trials()
+        self._left_out: dict[int, str] = {}  # by torch, of which slots
 
     @classmethod
     def of(cls, function: Callable[[Tensor], Tensor], y: Tensor) -> Recorder:
@@ -129,6 +130,7 @@ class Recorder(Trace):
             output = recorder.run(function, y)
             with torch.no_grad():
                 recorder.input, recorder.slot = _like(y), recorder.slot_of(output)
+            recorder._refuse_left_out()
         finally:
             recorder._waiting.clear()
             for stored in recorder.storages.values():
@@ -236,8 +238,16 @@ class Recorder(Trace):
         self.failure = f"{target}: {reason or type(failure).__name__}"
         if isinstance(failure, ContradictionError):
             self.contradicted = self.failure
-        if isinstance(failure, LeftOutError) and not in_function():
-            self.contradicted = f"{self.failure}, so that torch would leave its part out in silence"
+
+    def _refuse_left_out(self) -> None:
+        """What torch leaves out is refused where the output is made of it: a mask or a count is not."""
+        if not self._left_out or self.contradicted is not None:
+            return
+        steps = self.steps if self.failure is not None else needed(self.steps, self.slot)
+        reason = next((self._left_out[s.output] for s in steps if s.output in self._left_out), None)
+        if reason is not None:
+            self.failure = self.failure or reason
+            self.contradicted = f"{reason}, so that torch would leave its part out in silence"
 
     def _made(self, target: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Of new tensors, and views."""
@@ -361,7 +371,10 @@ class Recorder(Trace):
         seen = Seen(target, args, kwargs, like, integers, entry, reached, self.slots, self._hold)
         primals = tuple(map(self._hold, seen.primals))
         local = Local(seen.inputs, self.slots, seen.operation(), primals)
-        tried = self._trials.by_torch(local)
+        try:
+            tried = self._trials.by_torch(local)
+        except LeftOutError as failure:
+            return self._without(local, like, target, failure)
         if local.forward != "differences" and target not in STRAIGHT_THROUGH:
             try:
                 hold_against_differences(local, tried)
@@ -369,7 +382,20 @@ class Recorder(Trace):
                 if target not in GAUGED:
                     raise
                 self.doubtful = self.doubtful or f"{target}: {failure}"
+            except LeftOutError as failure:
+                return self._without(local, like, target, failure)
         return self._add(local, like)
+
+    def _without(self, step: Step, like: Tensor, target: Any, failure: LeftOutError) -> int:
+        """The slot of an operation whose derivative torch leaves out, until it is known whether it matters.
+
+        Inside of a torch.autograd.Function, which may declare another, it is a failure.
+        """
+        if in_function():
+            raise failure
+        slot = self._add(step, like)
+        self._left_out[slot] = f"{target}: {failure}"
+        return slot
 
     # Writes in place
 
