@@ -269,19 +269,19 @@ def _differentiate(J: Jacobian, method: Method) -> None:
             J._check_adjoint(min(5 * error + 100 * at.coarsest, J._tolerance), 2 * further)
         _check_back_when_wider(J)
     J._check_adjoint()
-    # Where it is little, what is cut off shows in finer differences alone.
-    cut = (at.cut or at.model.plain.cut) and at.y.dtype != torch.float64
-    cut = cut and len(J._ways) > 1 and not at.declared
-    if cut and method == "differences" and at.model.shows_what_is_cut(at.y):
-        raise SpectralError(_CUT)
     at.declared = at.declared or (bool(at.jumps) and len(J._ways) == 1)
     if at.jumps and at.declared:
         J._note(f"{at.jumps[0]} is constant but for jumps: J is the derivative that autograd declares")
         return
-    if method == "differences" or (not at.declared and _right_when_wider(J, method, v)):
+    if method != "differences" and not at.declared and _right_when_wider(J, method, v):
         return
+    # Where it is little, what is cut off shows in finer differences alone.
+    cut = (at.cut or at.model.plain.cut) and at.y.dtype != torch.float64
+    cut = cut and len(J._ways) > 1 and not at.declared
     if cut and at.model.shows_what_is_cut(at.y):
         raise SpectralError(_CUT)
+    if method == "differences":
+        return
     if rough and not at.jumps:
         _hold_roughly(J, pair, v)
     elif not rough:
