@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import cache, partial
 
 import numpy as np
-import torch
 from numba import carray, types
 
 from spectral.jacobians.cpu import openmp
@@ -80,6 +79,5 @@ def _whole(of: Callable[[int, int], int], by_pieces: int, place: int, size: int)
     if pieces < 2:
         return of(place, size)
     sums = np.empty(pieces, np.uint64)
-    task = openmp.task(0, pieces, place, size, sums.ctypes.data)
-    openmp.region(by_pieces, task, min(torch.get_num_threads(), pieces))()
+    openmp.by_pieces(by_pieces, pieces, place, size, sums.ctypes.data)
     return of(sums.ctypes.data, sums.nbytes)

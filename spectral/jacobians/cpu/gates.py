@@ -81,9 +81,7 @@ def _run(x: Tensor, bits: Tensor, out: Tensor | None = None) -> None:
 
     pieces = -(-x.numel() // PIECE)
     places = x.data_ptr(), bits.data_ptr(), 0 if out is None else out.data_ptr()
-    task = openmp.task(0, pieces, x.numel(), 8 * bits.numel(), *places)
-    work = worker(x.dtype, out is None).address
-    openmp.region(work, task, min(torch.get_num_threads(), pieces))()
+    openmp.by_pieces(worker(x.dtype, out is None).address, pieces, x.numel(), 8 * bits.numel(), *places)
 
 
 def _from_planes(x: Tensor, bits: Tensor) -> None:
@@ -92,5 +90,5 @@ def _from_planes(x: Tensor, bits: Tensor) -> None:
 
     images, channels, height, width = x.shape
     pieces = images * -(-height * width // PIXELS)
-    task = openmp.task(0, pieces, height * width, channels, x.data_ptr(), bits.data_ptr())
-    openmp.region(from_planes(x.dtype).address, task, min(torch.get_num_threads(), pieces))()
+    places = x.data_ptr(), bits.data_ptr()
+    openmp.by_pieces(from_planes(x.dtype).address, pieces, height * width, channels, *places)

@@ -65,6 +65,11 @@ def task(*fields: int) -> "ctypes.Array[ctypes.c_int64]":
     return (ctypes.c_int64 * len(fields))(*fields)
 
 
+def by_pieces(work: int, pieces: int, *fields: int) -> None:
+    """Have torch's threads take the pieces of a task in turn; its layout begins with `taken pieces`."""
+    region(work, task(0, pieces, *fields), min(torch.get_num_threads(), pieces))()
+
+
 def region(
     work: int, task: "ctypes.c_void_p | ctypes.Array[Any]", threads: int, more: int = 0
 ) -> Callable[..., None]:
