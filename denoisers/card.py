@@ -57,7 +57,7 @@ def write_card(path: Path) -> Path:
         "package.",
         "",
         f"- Data: {_source(config)}{_part(config)}",
-        f"- Images: {config.batch} of {config.size}x{config.size} pixels a step"
+        f"- Images: {config.batch} of {config.size}x{config.size} pixels a step{_zoom(config)}"
         f"{f', alpha = {config.alpha:g}' if config.data == 'calpha' else ''}.",
         f"- Noise: Gaussian, of a standard deviation drawn for each image: {_law(config)}.",
         f"- Training: {config.steps} steps of Adam from {config.learning_rate:g}, {_schedule(config)}; "
@@ -98,6 +98,10 @@ def _does(model: Denoiser) -> str:
 
 def _part(config: TrainConfig) -> str:
     return f" The {config.half} of two disjoint sets of {config.images}." if config.images else ""
+
+
+def _zoom(config: TrainConfig) -> str:
+    return f", of averages over r x r pixels too, r up to {config.zoom}" if config.zoom > 1 else ""
 
 
 def _law(config: TrainConfig) -> str:

@@ -16,8 +16,8 @@ from torch import nn
 
 import denoisers
 import spectral
-from denoisers.networks import BFCNN, ConditionalUNet, UNet
-from denoisers.training import TrainConfig, run, train
+from denoisers.networks import BFCNN, BiasFreeNorm, ConditionalUNet, UNet
+from denoisers.training import TrainConfig, replay, run, train
 from spectral.ambient import float32_as, float32_settings
 from spectral.errors import OptionError, SpectralError
 from spectral.jacobians import Jacobian
@@ -523,3 +523,44 @@ def test_training_stops_resumes_and_learns(config, precision, began, tmp_path, m
     assert all(t.isfinite().all() and t.device.type == "cpu" for t in model.state_dict().values())
     told = {"sigma": 0.1} if config.network == "EDM" else {}
     assert denoisers.load(tmp_path / "run")(torch.ones(1, 1, 16, 16), **told).isfinite().all()
+
+
+@gpu_alone
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_norms_in_training_are_those_of_autograd(dtype, layout):
+    shape, generator = (6, 5, 9, 7), torch.Generator().manual_seed(0)
+    x = (0.7 + torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype)
+    g = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    found = []
+    for device, kind in (("cpu", torch.float64), (DEVICE, dtype)):
+        torch.manual_seed(1)
+        norm = BiasFreeNorm(5).to(device, torch.promote_types(kind, torch.float32))
+        given = x.to(device, kind).to(memory_format=layout).requires_grad_()
+        out = norm(given)
+        out.backward(g.to(device, kind).contiguous())
+        found.append([t.detach().cpu().double() for t in (out, given.grad, norm.gamma.grad, norm.running_sd)])
+        assert out.dtype == kind
+    bound = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    for right, here in zip(*found, strict=True):
+        torch.testing.assert_close(here, right, rtol=bound, atol=bound * float(right.abs().max()))
+
+
+@gpu_alone
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("config", [TINY, EDM], ids=["UNet", "EDM"])
+def test_a_replayed_step_is_the_one_launched_kernel_by_kernel(config, precision, tmp_path, monkeypatch):
+    pytest.importorskip("lightning_fabric")
+    config = replace(config, precision=precision, ema=0.9, warmup=5, clip=1.0)
+    captured, whole = [], replay.Replay._captured
+    monkeypatch.setattr(
+        replay.Replay, "_captured", lambda self, *given: captured.append(1) or whole(self, *given)
+    )
+    made = {}
+    for way, first in (("replayed", 3), ("launched", 10**6)):
+        monkeypatch.setattr(replay, "FIRST", first)
+        model = train(config, tmp_path / way, device=DEVICE)
+        made[way] = torch.cat([t.flatten().double() for t in model.state_dict().values()])
+    assert len(captured) == 1
+    apart = (made["replayed"] - made["launched"]).norm() / made["launched"].norm()
+    assert apart < (1e-2 if precision == "bfloat16" else 1e-3)

@@ -27,6 +27,7 @@ HELP = {
     "objective": "what is minimised",
     "alpha": "exponents of the calpha images",
     "beta": "of their backgrounds, where it is another",
+    "zoom": "patches of pictures averaged r x r too, r up to this",
     "shuffled": "pixels in another order, the same for all images",
     "images": "this many images again and again; 0: without end",
     "half": "which of two disjoint sets of so many",

@@ -30,6 +30,7 @@ class TrainConfig:
             well), "calpha-mixed" (alpha 1, 2, 3, 5 in turn), "disks", "waves", "sines" (one period a side
             about 0, not in [0, 1]: through 0, as bias-free networks have it) and "ray" (the first "calpha"
             image of seed 0, times s).
+        zoom: patches of pictures averaged over r x r pixels too, r up to zoom (`denoisers.images.Patches`).
         shuffled: whether pixels are in another order, the same for all images (`denoisers.images.Shuffled`).
         images, half: with `images` = N the same N images again and again, of the two disjoint sets of N that
             `denoisers.images.disjoint` makes by data_seed the "first" or the "second"; pictures are
@@ -63,6 +64,7 @@ class TrainConfig:
     objective: Objective = "denoise"
     alpha: float = 2.0
     beta: float = 0.0
+    zoom: int = 1
     shuffled: bool = False
     images: int = 0
     half: Literal["first", "second"] = "first"
@@ -86,8 +88,15 @@ class TrainConfig:
     data_seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.size, self.batch, self.steps) < 1 or min(self.halvings, self.warmup, self.images) < 0:
-            raise OptionError("size, batch and steps must be >= 1, and halvings, warmup and images >= 0")
+        if (
+            min(self.size, self.batch, self.steps, self.zoom) < 1
+            or min(self.halvings, self.warmup, self.images) < 0
+        ):
+            raise OptionError(
+                "size, batch, steps and zoom must be >= 1, and halvings, warmup and images >= 0"
+            )
+        if self.zoom > 1 and (self.images or self.data in GENERATED):
+            raise OptionError("zoom is of patches: of photos, or a folder of pictures without `images`")
         choice("noise", self.noise, get_args(Law))
         choice("schedule", self.schedule, get_args(Schedule))
         choice("objective", self.objective, get_args(Objective))

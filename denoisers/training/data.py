@@ -57,7 +57,7 @@ def source_of(config: TrainConfig, cache: str | Path | None = None) -> Source:
         "waves": lambda: Waves(size),
         "sines": lambda: Waves(size, offset=0.0),
         "ray": lambda: Ray(CAlpha(size, config.alpha)(1)[0]),
-        "photos": lambda: Patches(training_photographs(colour), size),
+        "photos": lambda: Patches(training_photographs(colour), size, zoom=config.zoom),
     }
     if cache is not None and (config.data in made or not config.images):
         raise OptionError("only a folder of pictures, of which `images` are trained on, is cached")
@@ -69,7 +69,7 @@ def source_of(config: TrainConfig, cache: str | Path | None = None) -> Source:
         return made[config.data]()
     if config.images:
         return pictures_at(config.data, size, colour=colour, cache=cache)
-    return Patches.at(config.data, size, colour=colour)
+    return Patches.at(config.data, size, colour=colour, zoom=config.zoom)
 
 
 def noisy_batch(config: TrainConfig, clean: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,60 @@
+"""A step of training as a CUDA graph: most of what a small network's step costs is launching its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+Update = Callable[..., Tensor]
+"""Tensors of a batch -> its loss; what else it changes stays where it is in memory."""
+
+FIRST = 3  # updates as they are: libraries set up what cannot be captured, and optimisers their moments
+
+
+class Replay:
+    """update(*batch): the first few times as it is, then by a graph; the loss is the caller's own.
+
+    Args:
+        update: the same kernels in the same order each time, which asks the device for nothing.
+        device: a GPU.
+    """
+
+    def __init__(self, update: Update, device: torch.device) -> None:
+        self.update, self.device, self._done = update, device, 0
+        # A graph is captured on a stream of its own, and autograd goes back on the one it went forwards on.
+        self._side = torch.cuda.Stream(device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._held: list[Tensor] = []
+        self._loss: Tensor | None = None
+
+    def __call__(self, *batch: Tensor) -> Tensor:
+        """The update of a batch, of one shape at all times, on the device or in pinned memory."""
+        if self._done < FIRST:
+            self._done += 1
+            with self._aside():
+                return self.update(*(part.to(self.device, non_blocking=True) for part in batch))
+        if self._graph is None or self._loss is None:
+            self._graph, self._loss = self._captured(batch)
+        for held, part in zip(self._held, batch, strict=True):
+            held.copy_(part, non_blocking=True)
+        self._graph.replay()
+        return self._loss.clone()
+
+    def _captured(self, batch: tuple[Tensor, ...]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        self._held = [torch.empty_like(part, device=self.device) for part in batch]
+        # Other threads go on meanwhile: the one that pins batches, for one.
+        with self._aside(), torch.cuda.graph(graph, stream=self._side, capture_error_mode="thread_local"):
+            loss = self.update(*self._held)
+        return graph, loss
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        now = torch.cuda.current_stream(self.device)
+        self._side.wait_stream(now)
+        with torch.cuda.stream(self._side):
+            yield
+        now.wait_stream(self._side)
