@@ -33,7 +33,7 @@ CALPHA_SIGMAS = (0.05, 0.1, 0.3)
 PHOTO_SIGMAS = (0.05, 25 / 255, 0.1, 0.3)
 THRESHOLDS = np.arange(1.5, 6.01, 0.05)  # in units of sigma
 LEVELS = (2, 3, 4)
-REFERENCES = 5  # images of the Gaussian reference: two eigenproblems of some thousand pixels each
+REFERENCES = 20  # images of the Gaussian reference: two eigenproblems of some thousand pixels each
 
 
 def hard_threshold(noisy: NDArray[np.float64], threshold: float, levels: int) -> NDArray[np.float64]:
@@ -79,23 +79,21 @@ def of_calpha(size: int) -> str:
 
 
 def of_references(size: int = 80, sigma: float = 0.1, seed: int = 2026) -> str:
-    """`calpha` beside the Gaussian reference, for each smoothness that it is trained on."""
+    """The networks of C^alpha images beside the Gaussian reference, for each smoothness of `calpha`."""
     rows = []
     for alpha in MIXED:
         clean = torch.from_numpy(synthesize(REFERENCES, size=size, alpha=alpha, seed=seed))
-        (row,) = psnr_table(load("calpha"), clean, [sigma], seed)
         spectra = gaussian.spectra(REFERENCES, size=size, alpha=alpha, seed=seed)
         least = np.array([gaussian.risk(s, np.array([sigma]))[0] for s in spectra]) / size**2
         reference = float(-10 * np.log10(least).mean())
-        rows.append(
-            {
-                "alpha": f"{alpha:g}",
-                "noisy": f"{row.noisy:.2f}",
-                "Gaussian reference": f"{reference:.2f}",
-                "calpha": f"{row.denoised:.2f}",
-                "gain": f"{row.denoised - reference:+.2f}",
-            }
-        )
+        row = {"alpha": f"{alpha:g}", "noisy": "", "Gaussian reference": f"{reference:.2f}"}
+        for title, name in (("`calpha`", "calpha"), ("of this alpha alone", f"calpha-{alpha:g}")):
+            row |= {title: "", f"{title}, gain": ""}
+            if name in available():
+                (found,) = psnr_table(load(name), clean, [sigma], seed)
+                row |= {"noisy": f"{found.noisy:.2f}", title: f"{found.denoised:.2f}"}
+                row[f"{title}, gain"] = f"{found.denoised - reference:+.2f}"
+        rows.append(row)
     return records(rows)
 
 

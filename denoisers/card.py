@@ -62,6 +62,7 @@ def write_card(path: Path) -> Path:
         f"- Noise: Gaussian, of a standard deviation drawn for each image: {_law(config)}.",
         f"- Training: {config.steps} steps of Adam from {config.learning_rate:g}, {_schedule(config)}; "
         f"{OBJECTIVES[config.objective]}{_weights(config)}; {minutes:.0f} minutes of wall clock{device}.",
+        *([f"- Start: the weights of `{config.start}`."] if config.start else []),
         f"- Command: `{command(name, config)}`",
         "",
         f"PSNR in dB, peak 1, nothing clipped, mean over {described}:",

@@ -161,8 +161,19 @@ SHIPPED = TrainConfig(
     emphasis=1.0,
 )
 
+# Of one smoothness, at a size where a network learns how far to average: nearer the optimum than "calpha".
+OF_ONE_ALPHA = replace(
+    SHIPPED,
+    data="calpha",
+    network_config={"blocks": 3, "width": 20},
+    size=80,
+    batch=64,
+    steps=15900,
+    sigma_max=1.0,
+)
+
 RECIPES = {
-    "photos": replace(SHIPPED, network_config={"blocks": 2, "width": 32}),
+    "photos": replace(SHIPPED, network_config={"blocks": 2, "width": 32}, zoom=2, steps=16000),
     "photos-colour": replace(SHIPPED, network_config={"blocks": 2, "width": 32, "channels": 3}),
     "calpha": replace(
         SHIPPED,
@@ -172,6 +183,9 @@ RECIPES = {
         steps=7000,
         sigma_max=1.0,
     ),
+    # As sigma^-2 slope, PSNR out against PSNR in, so that each level counts about the same.
+    "calpha-2": replace(OF_ONE_ALPHA, alpha=2.0, emphasis=1.2),
+    "calpha-3": replace(OF_ONE_ALPHA, alpha=3.0, emphasis=1.5),
     # The paper's network, 7.7 M parameters: too many to ship, a quarter of an hour to a denoiser of use.
     "unet": TrainConfig(
         data="photos",

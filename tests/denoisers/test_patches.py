@@ -30,6 +30,23 @@ def test_all_pictures_places_and_symmetries_come():
     assert len(seen) == 2 * 2 * 8
 
 
+def test_zoom_takes_averages_of_pictures_too():
+    """Each scale as often, none that is smaller than a patch; without it patches are what they were."""
+    fine = np.random.default_rng(0).random((1, 12, 13), dtype=np.float32)
+    halves = fine[:, :, :12].reshape(6, 2, 6, 2).mean((1, 3))
+    at = {
+        r: {square[i : i + 5, j : j + 5].tobytes() for i in range(len(square) - 4) for j in range(9)}
+        for r, square in ((1, fine[0]), (2, halves))
+    }
+    seen = Patches([fine], 5, zoom=4)(400)[:, 0]
+    turned = [[np.ascontiguousarray(np.rot90(s, k)) for s in (p, p.T) for k in range(4)] for p in seen]
+    scales = [next(r for r in at if any(one.tobytes() in at[r] for one in all_)) for all_ in turned]
+    assert 150 < scales.count(2) < 250
+    np.testing.assert_array_equal(Patches([fine], 5, zoom=1)(9), Patches([fine], 5)(9))
+    with pytest.raises(OptionError, match="zoom"):
+        Patches([fine], 5, zoom=0)
+
+
 def test_channels_stay_together():
     grey = np.random.default_rng(0).random((1, 9, 9), dtype=np.float32)
     patches = Patches([np.concatenate([grey, grey + 1, grey + 2])], 4)(20)

@@ -18,8 +18,10 @@ from denoisers.sampling import consistency
 from denoisers.training import TrainConfig
 
 
-def test_four_networks_ship():
-    assert denoisers.available() == ["calpha", "consistency", "photos", "photos-colour"]
+def test_six_networks_ship():
+    names = ["calpha", "calpha-2", "calpha-3", "consistency", "photos", "photos-colour"]
+    assert denoisers.available() == names
+    assert sum((weights.FOLDER / f"{name}.safetensors").stat().st_size for name in names) < 16e6
 
 
 @pytest.mark.parametrize("name", denoisers.available())

@@ -131,7 +131,7 @@ def test_the_labs_bfcnn_is_read_as_published():
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path):
-    ships = "calpha, consistency, photos, photos-colour, or a run's"
+    ships = "calpha, calpha-2, calpha-3, consistency, photos, photos-colour, or a run's"
     with pytest.raises(FileNotFoundError, match=rf"named 'photo'.*{ships}"):
         denoisers.load("photo")
     with pytest.raises(FileNotFoundError, match=r"is a folder without weights\.safetensors"):

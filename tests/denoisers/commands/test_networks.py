@@ -146,6 +146,7 @@ def test_evaluate_takes_the_middle_of_a_picture_whose_sides_do_not_fit(run):
         (["train", "other", "--data", "disks", "--log-mean", "nan"], "log_mean is a finite number"),
         ([*TRAIN, "--start", "nan.safetensors"], "nan.safetensors holds NaN"),
         (["train", "calpha", "--steps", 0], "steps must be >= 1"),
+        (["train", "calpha", "--zoom", 2], "zoom is of patches"),
         (["train", "calpha", "--out", "w.safetensors"], "a run is a folder"),
         (["train", "calpha", "--out", "odd.png"], "a run is a folder"),
         (["train", "calpha", "--out", "run"], "exists: give overwrite"),
