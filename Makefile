@@ -49,7 +49,7 @@ test-oldest test-newest: test-%:  ## the test suite with other releases of what 
 test-wheel: $(STAMP)  ## the wheel alone, in an empty environment; PYTHONS="python3.12 python3.13": with these
 	$(BIN)/python tools/wheel_test.py --python $(PYTHONS)
 
-test-gpu: $(STAMP)  ## what needs a GPU, on one, with torch's CUDA build and CuPy; a run that is cut has told of each test
+test-gpu: $(STAMP)  ## what needs a GPU, on one, with torch's CUDA build and CuPy; a run that is cut has told of each failure
 	$(PYTEST) -n 4 -vv -rfE --tb=short $(ON_GPU)
 
 fuzz: $(STAMP)  ## adversarial spectra against LAPACK, 20 minutes of them
