@@ -236,6 +236,18 @@ def test_products_are_those_of_the_matrix(name, dtype, setting):
     assert float32_settings() == before
 
 
+def test_models_that_differentiate_inside():
+    """On a GPU torch goes back in a thread of its own, which waited for what the caller's thread held."""
+
+    def energy(x):
+        return x.pow(4).sum() / 4 + x[0].prod()
+
+    y = image()[0, 0, :2]
+    J = spectral.jacobian(lambda y: y - torch.func.grad(energy)(y), y.to(DEVICE))
+    expected = torch.eye(16, dtype=y.dtype) - torch.autograd.functional.hessian(energy, y).view(16, 16)
+    assert J.method == "frozen" and off(J.dense(), expected) < 1e-10, repr(J)
+
+
 @gpu_alone
 def test_tensor_float_is_asked_for_and_told():
     """Of "tf32" products are coarser, at once; the solve is polished in the model's own precision."""
