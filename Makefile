@@ -22,7 +22,7 @@ WAIT    = pip installs torch and the rest, once: minutes, 0.2 GB with torch's CP
 SPELLED = README.md CHANGELOG.md CITATION.cff docs examples spectral denoisers benchmarks tests tools
 
 .DEFAULT_GOAL := eigs
-.PHONY: help eigs test test-slow test-cpus test-gpu test-oldest test-newest test-wheel fuzz check bench docs site linkcheck clean
+.PHONY: help eigs test test-slow test-cpus test-gpu test-as-gpu test-oldest test-newest test-wheel fuzz check bench docs site linkcheck clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z][a-z -]*\):.*##  *\(.*\)/  \1:\2/p' $(MAKEFILE_LIST) | sed 's/:/\n        /'
@@ -49,8 +49,11 @@ test-oldest test-newest: test-%:  ## the test suite with other releases of what 
 test-wheel: $(STAMP)  ## the wheel alone, in an empty environment; PYTHONS="python3.12 python3.13": with these
 	$(BIN)/python tools/wheel_test.py --python $(PYTHONS)
 
-test-gpu: $(STAMP)  ## what needs a GPU, on one, with torch's CUDA build and CuPy; a run that is cut has told of each test
+test-gpu: $(STAMP)  ## what needs a GPU, on one, with torch's CUDA build and CuPy; a run that is cut has told of each failure
 	$(PYTEST) -n 4 -vv -rfE --tb=short $(ON_GPU)
+
+test-as-gpu: $(STAMP)  ## most of the same, on a stand-in for a GPU that computes on the CPU; needs c++
+	$(PYTEST) -p tests.helpers.gpu -k "not training and not replayed_step and not memory_that and not tensor_float" $(ON_GPU)
 
 fuzz: $(STAMP)  ## adversarial spectra against LAPACK, 20 minutes of them
 	$(BIN)/python tests/fuzz.py --minutes 20

@@ -401,4 +401,4 @@ def _coefficients(vectors: Tensor, values: Tensor, x: Tensor) -> Tensor:
             f"the vectors are of shape {tuple(vectors.shape[values.ndim :])}, the image of {tuple(x.shape)}"
         )
     flat = x.reshape(*values.shape[:-1], -1).to(E)
-    return (E @ flat.unsqueeze(-1)).squeeze(-1)
+    return (E @ flat.unsqueeze(-1)).squeeze(-1).to(values.device)

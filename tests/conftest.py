@@ -21,20 +21,24 @@ def threads() -> Iterator[None]:
 
 
 class Told:
-    """Why a test failed, as soon as it did: where many run at once pytest keeps that for the end."""
+    """Which test failed, and why, as soon as it did: where many run at once pytest keeps that for the end.
+
+    A run that is cut, or whose processes do not come to their end, has then told it.
+    """
 
     def __init__(self, terminal: Any) -> None:
         self.terminal = terminal
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Its last lines."""
+        """Its name, and the last lines."""
         if report.failed:
-            self.terminal.write_line("\n" + "\n".join(report.longreprtext.splitlines()[-12:]))
+            lines = [f"{report.nodeid} ({report.when}):", *report.longreprtext.splitlines()[-12:]]
+            self.terminal.write_line("\n" + "\n".join(lines))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """With -vv."""
+    """Where several processes run tests, in the one that hears of them all."""
     config = session.config
     terminal = config.pluginmanager.getplugin("terminalreporter")
-    if terminal is not None and config.get_verbosity() > 0 and not hasattr(config, "workerinput"):
+    if terminal is not None and config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Told(terminal))

@@ -4,6 +4,7 @@ import copy
 import warnings
 
 import pytest
+import scipy.special  # noqa: F401  which adds to the filters of warnings when it is first imported
 import torch
 from torch import nn
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import spectral
+from spectral.jacobians.lock import ALONE
 
 
 @pytest.fixture
@@ -75,3 +76,22 @@ def test_a_forked_process_solves_after_its_parent_has(model):
     child.join(120)
     assert child.exitcode == 0
     assert queue.get() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_thread_that_the_locks_holder_waits_for_does_without():
+    """As the one in which torch goes back on a GPU; another one has to wait."""
+    ended = []
+
+    def work(name, holder):
+        with ALONE.working_for(holder), ALONE, ALONE:
+            ended.append(name)
+
+    with ALONE:
+        here = threading.get_ident()
+        helper = threading.Thread(target=work, args=("helper", here), daemon=True)
+        stranger = threading.Thread(target=lambda: work("stranger", threading.get_ident()), daemon=True)
+        helper.start(), helper.join(10)
+        stranger.start(), stranger.join(0.1)
+        assert ended == ["helper"]
+    stranger.join(10)
+    assert ended == ["helper", "stranger"]

@@ -141,7 +141,7 @@ def risk_curve(
             )
         )
         spent += risk.products
-    mse, values, errors, bayes = (torch.stack(column) for column in zip(*rows, strict=True))
+    mse, values, errors, bayes = (torch.stack(column).cpu() for column in zip(*rows, strict=True))
     return RiskCurve(torch.tensor(sigmas, dtype=torch.float64), mse, values, errors, bayes, spent)
 
 

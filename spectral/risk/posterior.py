@@ -195,7 +195,7 @@ def posterior(
     shape = tuple(y.shape[1:] if batched else y.shape)
     spread = diagonal_of(rest, shape, "auto", Budget(products), seed + 1)
     vectors = pairs.vectors.double().flatten(values.ndim)
-    head = (values.unsqueeze(-1) * vectors.square()).sum(-2).reshape(y.shape)
+    head = (values.unsqueeze(-1).to(vectors) * vectors.square()).sum(-2).reshape(y.shape)
     variance = _scaled(spread, head, sigma**2)
     total = _scaled(tail, values.sum(-1), sigma**2)
     return PosteriorComponents(J.output.detach(), pairs, sigma, total, variance)
@@ -204,7 +204,9 @@ def posterior(
 def _scaled(estimate: Estimate, known: Tensor, factor: float) -> Estimate:
     """factor (estimate + known), with its error."""
     value, stderr = (torch.as_tensor(x, dtype=torch.float64) for x in (estimate.value, estimate.stderr))
-    return replace(estimate, value=plain(factor * (value + known)), stderr=plain(factor * stderr))
+    return replace(
+        estimate, value=plain(factor * (value + known.to(value.device))), stderr=plain(factor * stderr)
+    )
 
 
 def _without(J: LinearOperator, pairs: EigenPairs) -> LinearOperator:

@@ -8,6 +8,7 @@ is held against the product on an input that it was not captured with, and both 
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -35,8 +36,12 @@ def captured(product: Product, V: Tensor) -> Product:
         # torch.cuda.graph leaves the side stream current where it fails; this does not.
         with torch.cuda.stream(side):
             product(held)  # what libraries set up for a stream cannot be captured
-            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-                out = product(held)
+            try:
+                with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+                    out = product(held)
+            except Exception:
+                _end_of_capture(held)
+                raise
         torch.cuda.current_stream().wait_stream(side)
 
     def replay(V: Tensor) -> Tensor:
@@ -49,6 +54,21 @@ def captured(product: Product, V: Tensor) -> Product:
         return result
 
     return replay
+
+
+def _end_of_capture(V: Tensor) -> None:
+    """Capture something that can be captured.
+
+    Where that failed, releases of torch leave the device's generator capturing: `torch.randn` raises from
+    then on.
+    """
+    with (
+        contextlib.suppress(RuntimeError),
+        torch.cuda.graph(
+            torch.cuda.CUDAGraph(), stream=torch.cuda.Stream(), capture_error_mode="thread_local"
+        ),
+    ):
+        V.clone()
 
 
 def device_seconds(product: Product, V: Tensor) -> float:

@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spectral.errors import SpectralError
 from spectral.jacobians.checksums import Place, of_storage, place_of
+from spectral.jacobians.lock import ALONE
 from spectral.jacobians.program.trees import leaves, mapped
 
 aten = torch.ops.aten
@@ -163,6 +164,7 @@ class Trace(TorchDispatchMode):
     def traced(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """function(x), recorded."""
         self.enter(x)
+        self._thread = threading.get_ident()
         keys = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
         self._outside = _AsItWas(keys)
         with self:
@@ -185,7 +187,8 @@ class Trace(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if isinstance(func, HigherOrderOperator):
             return self._chosen(func, args, kwargs or {})
-        with self._one_at_a_time:  # what a script forks runs in threads of torch's, under this mode too
+        # What a script forks runs in threads of torch's, under this mode too, and ways back on a GPU do.
+        with self._one_at_a_time, ALONE.working_for(self._thread):
             return self._seen(func, args, kwargs or {})
 
     def _chosen(self, func: Any, args: Any, kwargs: Any) -> Any:

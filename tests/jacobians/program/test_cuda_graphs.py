@@ -18,6 +18,7 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 CAPTURING: list["Recorded"] = []
+DRAWING = {"captured": False}  # whether the stand-in's generator takes a graph to be captured, as CUDA's does
 
 
 class Recorded:
@@ -34,8 +35,10 @@ class Recorded:
 @contextmanager
 def capturing(graph, **_):
     CAPTURING.append(graph)
+    DRAWING["captured"] = True
     try:
         yield
+        DRAWING["captured"] = False  # of a capture that fails torch does not come so far
     finally:
         CAPTURING.pop()
 
@@ -145,6 +148,17 @@ def test_a_capture_that_fails_is_tried_once_and_told():
         assert product.calls == before + 1
     assert tried == [(2, 5)]
     assert notes == ["no CUDA graphs (RuntimeError: operation not permitted when stream is capturing)"]
+
+
+def test_a_capture_that_fails_leaves_no_generator_capturing(cuda):
+    def asks(V):
+        if CAPTURING:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return 3 * V
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        captured(asks, torch.ones(2, 5))
+    assert not DRAWING["captured"] and not CAPTURING
 
 
 def test_a_failure_of_the_product_is_the_callers():

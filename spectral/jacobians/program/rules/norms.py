@@ -181,13 +181,14 @@ def _layer_norm(seen: Seen) -> Step | None:
 def by_torch(seen: Seen, t: Tensor, g: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """D t and (D' g,) of a norm x -> gamma z + beta, by torch's derivative backwards alone.
 
-    Without gamma it is its own transpose: d z = (t - mean t - z mean(z t)) / deviation.  Forwards torch has
+    With gamma = 1 it is its own transpose: d z = (t - mean t - z mean(z t)) / deviation.  Forwards torch has
     none of some norms, and of others one that takes as long as a network.
     """
     (x,) = seen.primals
     place = 2 if seen.target is aten.native_layer_norm.default else 1
     gamma = seen.args[place]
-    plain = seen.operation(seen.target, (*seen.args[:place], None, None, *seen.args[place + 2 :]))
+    ones = None if gamma is None else torch.ones_like(gamma)  # without gamma cuDNN has no norm
+    plain = seen.operation(seen.target, (*seen.args[:place], ones, *seen.args[place + 1 :]))
     (ahead,) = pulled(plain, (x,), t)
     if gamma is not None:
         ahead = ahead * (gamma if place == 2 else gamma.reshape(-1, *[1] * (x.ndim - 2)))
