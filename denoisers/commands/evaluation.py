@@ -34,7 +34,7 @@ from denoisers.evaluation import Comparison, add_noise, homogeneity, psnr_curve,
 from denoisers.evaluation import compare as compare_networks
 from denoisers.evaluation.homogeneity import Homogeneity
 from denoisers.evaluation.psnr import PSNRCurve, rows_of
-from denoisers.evaluation.spread import parts, told
+from denoisers.evaluation.spread import FEWEST, parts, told
 from denoisers.evaluation.surecheck import SureCheck
 from denoisers.images.calpha import synthesize
 from denoisers.images.stack import pictures_at
@@ -90,8 +90,8 @@ def evaluate(
 ) -> None:
     """PSNR before and after denoising, in dB with peak 1, mean over the images; and more where it is asked.
 
-    Errors are 95 % intervals over images. The JSON is a list with a row for each noise level; where more is
-    asked for, an object that has this list as "psnr".
+    Errors are 95 % intervals over images, and told of three at least. The JSON is a list with a row for each
+    noise level; where more is asked for, an object that has this list as "psnr".
     """
     with one_line_errors():
         if out is not None and not (curve or sure):
@@ -281,8 +281,9 @@ def _print(
             f"s = {s:g}: {e:.0e}" for s, e in zip(scaled.scales.tolist(), scaled.each.tolist(), strict=True)
         )
         lines.append(("homogeneity", f"|f(s y) - s f(y)| / |s f(y)| at most {scaled.worst:.1e} ({each})"))
-    if found.noisy.shape[1] == 1:
-        lines.append(("note", "one image tells no error over images: give --patches, --alpha or --data"))
+    if (count := found.noisy.shape[1]) < FEWEST:
+        more = "give --patches, --alpha, or --data and --count"
+        lines.append(("note", f"errors over images take {FEWEST} of them at least, got {count}: {more}"))
     tell(lines)
     if checked is not None:
         console.print(_sure_table(checked))
@@ -379,5 +380,7 @@ def _print_comparison(
     words = {"between": "A to B", "first": "A to nearest", "second": "B to nearest"}
     means, of_centred = found.mean(), found.mean(centred=True)
     tell((text, f"{told(means[key])}; centred {told(of_centred[key])}") for key, text in words.items())
+    if (count := len(found.between)) < FEWEST:
+        tell([("note", f"errors over samples take {FEWEST} of them at least, got {count}: give --count")])
     for samples, name in ((found.first, "A"), (found.second, "B")):
         tell((f"note, {name}", note) for note in samples.notes)

@@ -65,6 +65,12 @@ def test_a_curve_its_slope_and_a_figure(run, net, tmp_path):
     assert f"{told_in_words(slope)} from 12 to 26 dB" in text
 
 
+def test_two_images_tell_no_error(run, net):
+    text = run("evaluate", net, *SQUARES[:-1], 2, "--sigma", 0.1).stdout
+    assert "+-" not in text and "errors over images take 3 of them at least, got 2" in text
+    assert "+-" in run("evaluate", net, *SQUARES, "--sigma", 0.1).stdout
+
+
 def test_homogeneity_and_sure(run, net):
     more = (*SQUARES, "--sigma", 0.1, "--sigma", 0.3, "--homogeneity", "--sure")
     told = json.loads(run("evaluate", net, *more, "--json", "--out", "figures").stdout)
@@ -129,6 +135,7 @@ def test_compare_tells_what_it_draws(run, net, folders):
     assert min(Image.open("figures/compare.png").size) > 300
     text = run("compare", net, net, *folders, "--size", 8, *QUICK).stdout
     assert "A to its nearest" in text and "1.000 (1.000)" in text
+    assert "+-" not in text and "errors over samples take 3 of them at least, got 2" in text
 
 
 @pytest.mark.parametrize(
