@@ -54,7 +54,7 @@ Network = Annotated[str, typer.Argument(help=NETWORK)]
 def evaluate(
     denoiser: Network,
     image: Picture = None,
-    patches: Annotated[
+    patch_size: Annotated[
         int | None, typer.Option(help="cut the picture into squares of this side, an image each")
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="C^alpha images instead: their exponent")] = None,
@@ -102,7 +102,7 @@ def evaluate(
         model = denoisers.load(denoiser)
         if count < 1:
             raise OptionError(f"--count must be >= 1, got {count}")
-        images, about = _images(model, image, patches, alpha, data, count, size, seed)
+        images, about = _images(model, image, patch_size, alpha, data, count, size, seed)
         levels = sigma or (CURVE_LEVELS if curve else LEVELS)
         device = device_at_hand()
         model, images = model.to(device), images.to(device)
@@ -217,7 +217,7 @@ def compare(
 def _images(
     model: Denoiser,
     image: Path | None,
-    patches: int | None,
+    patch_size: int | None,
     alpha: float | None,
     data: Path | None,
     count: int,
@@ -227,8 +227,8 @@ def _images(
     """The images (N, C, H, W), and what they are in words."""
     if sum(given is not None for given in (image, alpha, data)) > 1:
         raise OptionError("give --image, --alpha or --data, not both")
-    if patches is not None and (alpha is not None or data is not None):
-        raise OptionError("--patches is for one picture: give no --alpha and no --data")
+    if patch_size is not None and (alpha is not None or data is not None):
+        raise OptionError("--patch-size is for one picture: give no --alpha and no --data")
     colour = model.channels == 3
     found: NDArray[np.float32]
     if alpha is not None:
@@ -243,7 +243,7 @@ def _images(
     whole = picture_of(image, model.channels)
     name = "the shipped photograph" if image is None else image.name
     height, width = whole.shape[2:]
-    if patches is None:
+    if patch_size is None:
         rows, columns = (side // model.side_multiple * model.side_multiple for side in (height, width))
         if not rows * columns:
             raise OptionError(f"{name} is {height}x{width}, and sides are multiples of {model.side_multiple}")
@@ -251,11 +251,11 @@ def _images(
             name = f"{rows}x{columns} pixels in the middle of {name}"
         top, left = (height - rows) // 2, (width - columns) // 2
         return whole[:, :, top : top + rows, left : left + columns].contiguous(), name
-    if not 1 <= patches <= min(height, width):
-        raise OptionError(f"--patches lies between 1 and the sides of the {height}x{width} picture")
-    squares = whole[0].unfold(1, patches, patches).unfold(2, patches, patches)
-    squares = squares.permute(1, 2, 0, 3, 4).reshape(-1, len(squares), patches, patches)
-    return squares.contiguous(), f"{len(squares)} patches of {patches}x{patches} of {name}"
+    if not 1 <= patch_size <= min(height, width):
+        raise OptionError(f"--patch-size lies between 1 and the sides of the {height}x{width} picture")
+    squares = whole[0].unfold(1, patch_size, patch_size).unfold(2, patch_size, patch_size)
+    squares = squares.permute(1, 2, 0, 3, 4).reshape(-1, len(squares), patch_size, patch_size)
+    return squares.contiguous(), f"{len(squares)} patches of {patch_size}x{patch_size} of {name}"
 
 
 def _print(
@@ -282,7 +282,7 @@ def _print(
         )
         lines.append(("homogeneity", f"|f(s y) - s f(y)| / |s f(y)| at most {scaled.worst:.1e} ({each})"))
     if (count := found.noisy.shape[1]) < FEWEST:
-        more = "give --patches, --alpha, or --data and --count"
+        more = "give --patch-size, --alpha, or --data and --count"
         lines.append(("note", f"errors over images take {FEWEST} of them at least, got {count}: {more}"))
     tell(lines)
     if checked is not None:
