@@ -123,12 +123,38 @@ def _density(
 ) -> Density:
     """The density from what is known of it, values (*batch, k) and vectors (*batch, k, n)."""
     n = A.shape[1]
-    first = min(steps, n - values.shape[-1])
+    left = n - values.shape[-1]
+    first = min(steps, left)
     A.total = _a_probe(A, part, "kpm", first) + probes * _a_probe(A, part, method, first)
     cheap = n < A.total and math.prod(A.batch) * n**2 <= DENSE_AT_MOST**2
     if method == "exact" or (method == "auto" and cheap):
         return _exact(A, part)
-    return _sampled(A, part, "kpm" if method == "kpm" else "slq", probes, steps, values, vectors, seed)
+    method = "slq" if method == "auto" else method
+    draw = sampler(A, "gaussian", seed)
+
+    def starts(m: int, of: Deflated) -> Tensor:
+        V = of.without(of.without(draw(m).to(vectors.dtype)))
+        return V / of.domain.norms(V).unsqueeze(-1)
+
+    rest = Deflated(_symmetric(A, part), vectors)
+    found = leading_pairs(rest, starts(1, rest), first, left - 1)
+    scale = A.A.scale.to(values)[..., None]
+    vectors = torch.cat([vectors, found.vectors], -2)
+    top = found.values.clamp(min=0).sqrt() if part == "singular" else found.values
+    values = torch.cat([values, scale * top], -1)
+    steps = min(steps, n - values.shape[-1])
+    A.total = A.count + probes * _a_probe(A, part, method, steps)
+    if method == "kpm":
+        rest = Deflated(_symmetric(A, part), vectors)
+        full, half = _kpm(rest, part, starts(probes, rest), steps, found)
+    else:
+        rest = Deflated(A if part == "singular" else A.symmetric_part(), vectors)
+        full, half = _slq(rest, part, lambda m: starts(m, rest), probes, steps)
+    # On the host, where questions are asked of it.
+    full, half = (
+        Rule(scale.cpu()[..., None] * rule.nodes.cpu(), rule.weights.cpu()) for rule in (full, half)
+    )
+    return Density(*full, *half, values.cpu(), n, part, method, steps, A.count)
 
 
 def _a_probe(A: LinearOperator, part: Part, method: Method, steps: int) -> int:
@@ -153,45 +179,6 @@ def _exact(A: _Counted, part: Part) -> Density:
     nodes = A.A.scale[..., None, None] * values.cpu().sort(-1).values.unsqueeze(-2)
     rule = Rule(nodes, torch.full_like(nodes, 1 / n))
     return Density(*rule, *rule, nodes.new_zeros(*A.batch, 0), n, part, "exact", n, A.count, eps=A.eps)
-
-
-def _sampled(
-    A: _Counted,
-    part: Part,
-    method: Method,
-    probes: int,
-    steps: int,
-    values: Tensor,
-    vectors: Tensor,
-    seed: int,
-) -> Density:
-    """By probes."""
-    n, draw = A.shape[1], sampler(A, "gaussian", seed)
-
-    def starts(m: int, of: Deflated) -> Tensor:
-        V = of.without(of.without(draw(m).to(vectors.dtype)))
-        return V / of.domain.norms(V).unsqueeze(-1)
-
-    left = n - values.shape[-1]
-    rest = Deflated(_symmetric(A, part), vectors)
-    found = leading_pairs(rest, starts(1, rest), min(steps, left), left - 1)
-    scale = A.A.scale.to(values)[..., None]
-    vectors = torch.cat([vectors, found.vectors], -2)
-    top = found.values.clamp(min=0).sqrt() if part == "singular" else found.values
-    values = torch.cat([values, scale * top], -1)
-    steps = min(steps, n - values.shape[-1])
-    A.total = A.count + probes * _a_probe(A, part, method, steps)
-    if method == "kpm":
-        rest = Deflated(_symmetric(A, part), vectors)
-        full, half = _kpm(rest, part, starts(probes, rest), steps, found)
-    else:
-        rest = Deflated(A if part == "singular" else A.symmetric_part(), vectors)
-        full, half = _slq(rest, part, lambda m: starts(m, rest), probes, steps)
-    # On the host, where questions are asked of it.
-    full, half = (
-        Rule(scale.cpu()[..., None] * rule.nodes.cpu(), rule.weights.cpu()) for rule in (full, half)
-    )
-    return Density(*full, *half, values.cpu(), n, part, method, steps, A.count)
 
 
 class _Counted(Derived):
