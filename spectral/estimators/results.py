@@ -156,8 +156,8 @@ def plain(x: Tensor) -> Number:
 class Density(Result):
     """The distribution of n eigenvalues (or singular values): a few known, the rest as p random measures.
 
-    By "exact" the one measure puts 1/n at each value, and standard errors are what a move of all values by
-    ten times the rounding of a product, relative to the largest, can change.
+    By "exact" the one measure puts 1/n at each value, which rounding has moved by at most ten times that of a
+    product, relative to the largest: standard errors are what such moves, each by itself, can change.
 
     Otherwise a probe's measure puts `weights` at `nodes` and has mass one; their mean stands for the n - k
     unknown values.  Every standard error is the root of the sum of two squares: the spread between probes,
@@ -263,21 +263,22 @@ class Density(Result):
         least = 0.0 if self.part == "singular" else -math.inf
         moved = [(self.nodes + side * self._rounding).clamp(min=least) for side in (-1, 1)]
         changes = torch.stack([(f(nodes) - f(self.nodes)).abs() for nodes in moved])
-        return self._mean(full, changes.amax(0).sum((-2, -1)))
+        moves = changes.amax(0).square().sum((-2, -1)).sqrt()
+        return self._mean(full, torch.hypot(moves, self.eps * full.squeeze(-1).abs()))
 
     def curve(self, grid: Tensor, width: float | None = None) -> Estimate:
         """The density of the unknown values on a grid (q,), smoothed by a Gaussian of deviation `width`.
 
         (*batch, q), with integral (n - k)/n; its error is the spread between probes, none by "exact".  By
         default width is range/steps, a quarter of that for "kpm", whose nodes are smooth already, and
-        range/sqrt(n) for "exact".
+        range/sqrt(12 n) for "exact", the deviation of one of sqrt(n) bins.
 
         Raises:
             OptionError: width is not positive.
         """
         low, high = self.ends
         if width is None:
-            points = {"exact": math.sqrt(self.n), "slq": self.steps, "kpm": 4 * self.steps}[self.method]
+            points = {"exact": math.sqrt(12 * self.n), "slq": self.steps, "kpm": 4 * self.steps}[self.method]
             width = max((high - low) / points, 1e-9)
         if not width > 0:
             raise OptionError(f"width is a standard deviation, positive; got {width}")
