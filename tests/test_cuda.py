@@ -341,7 +341,7 @@ def test_estimates_hold_the_truth():
     largest = spectral.schatten_norm(model, y, p=float("inf"))
     assert abs(float(largest.value) - float(torch.linalg.svdvals(J)[0])) < 1e-4
     values = torch.linalg.eigvalsh(part(J))
-    for method in ("slq", "kpm"):
+    for method in ("exact", "slq", "kpm"):
         density = spectral.spectral_density(model, y, probes=6, steps=30, method=method)
         holds(density.total(lambda x: x), values.sum())
         assert density.curve(torch.linspace(0, 1, 5)) is not None

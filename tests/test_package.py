@@ -1,10 +1,13 @@
 """The distribution: what it says of itself, what it holds, under which licence, and its help."""
 
 import fnmatch
+import importlib
 import json
+import os
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -30,6 +33,32 @@ def test_one_version():
     assert "version" not in PROJECT["project"]
     assert read_configuration(ROOT / "pyproject.toml")["project"]["version"] == spectral.__version__
     assert not re.search(r"^version:", (ROOT / "CITATION.cff").read_text(), re.M)
+
+
+@pytest.mark.parametrize("command", PROJECT["project"]["scripts"])
+def test_ctrl_c_while_a_command_imports_is_no_traceback(tmp_path, command):
+    """A torch that is interrupted in the middle."""
+    (tmp_path / "torch.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    module, function = PROJECT["project"]["scripts"][command].split(":")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {module}; {module}.{function}()", "--help"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("command", PROJECT["project"]["scripts"])
+def test_a_command_shows_its_help(command, monkeypatch, capsys):
+    module, function = PROJECT["project"]["scripts"][command].split(":")
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        getattr(importlib.import_module(module), function)()
+    shown = {"spectral": "eigs", "denoisers": "sample"}[command]
+    assert ended.value.code == 0 and shown in capsys.readouterr().out
 
 
 def releases(name):

@@ -2,15 +2,21 @@
 
 import copy
 import multiprocessing
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import spectral
+from spectral.jacobians.cpu import openmp
 from spectral.jacobians.lock import ALONE
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -60,6 +66,35 @@ def test_threads_share_a_model(model, method):
     assert all(m.training for m in model.modules())
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert torch.backends.cuda.math_sdp_enabled() == flags and torch.backends.cuda.flash_sdp_enabled()
+
+
+REFUSED = """
+import os, signal, torch, spectral
+torch.set_num_threads(2)
+model, y = torch.nn.Conv2d(1, 8, 3, padding=1), torch.rand(1, 1, 64, 64)
+J = spectral.jacobian(model, y)
+product = lambda: J @ torch.ones(4096)
+if os.fork() == 0:
+    signal.alarm(60)
+    for call in (product, lambda: spectral.top_svd(J), lambda: spectral.jacobian(model, y)):
+        try:
+            call()
+        except spectral.errors.SpectralError as told:
+            print(told, flush=True)
+    os._exit(0)
+os.wait()
+assert torch.isfinite(product()).all()  # the parent goes on
+"""
+
+
+@pytest.mark.skipif(not openmp.at_hand(), reason="another OpenMP, which may outlive a fork")
+def test_a_forked_process_is_told_that_threads_stayed_behind():
+    """Where it would wait for them, without end."""
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert len(told := done.stdout.splitlines()) == 3
+    assert all("was forked" in line and "torch.set_num_threads(1)" in line for line in told)
 
 
 def in_a_child(model, y, queue):

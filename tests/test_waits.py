@@ -107,7 +107,7 @@ def test_the_answer_of_the_cpu(name):
     torch.testing.assert_close(there.residuals, here.residuals, rtol=0.1, atol=1e-11)
 
 
-@pytest.mark.parametrize("method", ["slq", "kpm"])
+@pytest.mark.parametrize("method", ["exact", "slq", "kpm"])
 @pytest.mark.parametrize("part", ["symmetric", "singular"])
 def test_the_density_of_the_cpu(method, part):
     """Its rules are small, and on the host, as are the values that other results tell."""

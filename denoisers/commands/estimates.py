@@ -161,8 +161,9 @@ def density(
         typer.Option(help="eigenvalues of (J + J')/2, or singular values of J"),
     ] = "symmetric",
     method: Annotated[
-        Literal["slq", "kpm"], typer.Option(help="Lanczos quadrature, or Chebyshev moments")
-    ] = "slq",
+        Literal["auto", "exact", "slq", "kpm"],
+        typer.Option(help="all values, Lanczos quadrature, or Chebyshev moments; auto: what takes less"),
+    ] = "auto",
     probes: Annotated[int, typer.Option(help="random vectors")] = 10,
     steps: Annotated[int, typer.Option(help="products per probe")] = 60,
     threshold: Annotated[float, typer.Option(help="count the values above it")] = 0.5,
@@ -221,7 +222,7 @@ def density(
         "n": found.n,
         "deflated": found.deflated.tolist(),
         "part": part,
-        "method": method,
+        "method": found.method,
     }
     rows = [
         (f"values above {threshold:g}", f"{_interval(count)} of {found.n}"),

@@ -34,7 +34,7 @@ from denoisers.evaluation import Comparison, add_noise, homogeneity, psnr_curve,
 from denoisers.evaluation import compare as compare_networks
 from denoisers.evaluation.homogeneity import Homogeneity
 from denoisers.evaluation.psnr import PSNRCurve, rows_of
-from denoisers.evaluation.spread import parts, told
+from denoisers.evaluation.spread import FEWEST, parts, told
 from denoisers.evaluation.surecheck import SureCheck
 from denoisers.images.calpha import synthesize
 from denoisers.images.stack import pictures_at
@@ -54,7 +54,7 @@ Network = Annotated[str, typer.Argument(help=NETWORK)]
 def evaluate(
     denoiser: Network,
     image: Picture = None,
-    patches: Annotated[
+    patch_size: Annotated[
         int | None, typer.Option(help="cut the picture into squares of this side, an image each")
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="C^alpha images instead: their exponent")] = None,
@@ -90,8 +90,8 @@ def evaluate(
 ) -> None:
     """PSNR before and after denoising, in dB with peak 1, mean over the images; and more where it is asked.
 
-    Errors are 95 % intervals over images. The JSON is a list with a row for each noise level; where more is
-    asked for, an object that has this list as "psnr".
+    Errors are 95 % intervals over images, and told of three at least. The JSON is a list with a row for each
+    noise level; where more is asked for, an object that has this list as "psnr".
     """
     with one_line_errors():
         if out is not None and not (curve or sure):
@@ -102,7 +102,7 @@ def evaluate(
         model = denoisers.load(denoiser)
         if count < 1:
             raise OptionError(f"--count must be >= 1, got {count}")
-        images, about = _images(model, image, patches, alpha, data, count, size, seed)
+        images, about = _images(model, image, patch_size, alpha, data, count, size, seed)
         levels = sigma or (CURVE_LEVELS if curve else LEVELS)
         device = device_at_hand()
         model, images = model.to(device), images.to(device)
@@ -217,7 +217,7 @@ def compare(
 def _images(
     model: Denoiser,
     image: Path | None,
-    patches: int | None,
+    patch_size: int | None,
     alpha: float | None,
     data: Path | None,
     count: int,
@@ -227,8 +227,8 @@ def _images(
     """The images (N, C, H, W), and what they are in words."""
     if sum(given is not None for given in (image, alpha, data)) > 1:
         raise OptionError("give --image, --alpha or --data, not both")
-    if patches is not None and (alpha is not None or data is not None):
-        raise OptionError("--patches is for one picture: give no --alpha and no --data")
+    if patch_size is not None and (alpha is not None or data is not None):
+        raise OptionError("--patch-size is for one picture: give no --alpha and no --data")
     colour = model.channels == 3
     found: NDArray[np.float32]
     if alpha is not None:
@@ -243,7 +243,7 @@ def _images(
     whole = picture_of(image, model.channels)
     name = "the shipped photograph" if image is None else image.name
     height, width = whole.shape[2:]
-    if patches is None:
+    if patch_size is None:
         rows, columns = (side // model.side_multiple * model.side_multiple for side in (height, width))
         if not rows * columns:
             raise OptionError(f"{name} is {height}x{width}, and sides are multiples of {model.side_multiple}")
@@ -251,11 +251,11 @@ def _images(
             name = f"{rows}x{columns} pixels in the middle of {name}"
         top, left = (height - rows) // 2, (width - columns) // 2
         return whole[:, :, top : top + rows, left : left + columns].contiguous(), name
-    if not 1 <= patches <= min(height, width):
-        raise OptionError(f"--patches lies between 1 and the sides of the {height}x{width} picture")
-    squares = whole[0].unfold(1, patches, patches).unfold(2, patches, patches)
-    squares = squares.permute(1, 2, 0, 3, 4).reshape(-1, len(squares), patches, patches)
-    return squares.contiguous(), f"{len(squares)} patches of {patches}x{patches} of {name}"
+    if not 1 <= patch_size <= min(height, width):
+        raise OptionError(f"--patch-size lies between 1 and the sides of the {height}x{width} picture")
+    squares = whole[0].unfold(1, patch_size, patch_size).unfold(2, patch_size, patch_size)
+    squares = squares.permute(1, 2, 0, 3, 4).reshape(-1, len(squares), patch_size, patch_size)
+    return squares.contiguous(), f"{len(squares)} patches of {patch_size}x{patch_size} of {name}"
 
 
 def _print(
@@ -281,8 +281,9 @@ def _print(
             f"s = {s:g}: {e:.0e}" for s, e in zip(scaled.scales.tolist(), scaled.each.tolist(), strict=True)
         )
         lines.append(("homogeneity", f"|f(s y) - s f(y)| / |s f(y)| at most {scaled.worst:.1e} ({each})"))
-    if found.noisy.shape[1] == 1:
-        lines.append(("note", "one image tells no error over images: give --patches, --alpha or --data"))
+    if (count := found.noisy.shape[1]) < FEWEST:
+        more = "give --patch-size, --alpha, or --data and --count"
+        lines.append(("note", f"errors over images take {FEWEST} of them at least, got {count}: {more}"))
     tell(lines)
     if checked is not None:
         console.print(_sure_table(checked))
@@ -379,5 +380,7 @@ def _print_comparison(
     words = {"between": "A to B", "first": "A to nearest", "second": "B to nearest"}
     means, of_centred = found.mean(), found.mean(centred=True)
     tell((text, f"{told(means[key])}; centred {told(of_centred[key])}") for key, text in words.items())
+    if (count := len(found.between)) < FEWEST:
+        tell([("note", f"errors over samples take {FEWEST} of them at least, got {count}: give --count")])
     for samples, name in ((found.first, "A"), (found.second, "B")):
         tell((f"note, {name}", note) for note in samples.notes)

@@ -30,7 +30,7 @@ EXAMPLES = {
         "denoisers solve --measurement inpaint --crop 60 180 40 --count 2",
         "denoisers solve --denoiser photos-colour --noise 0.05 --crop 60 80 40 --count 2 --out out",
     ],
-    "denoisers evaluate": ["denoisers evaluate photos --patches 40 --curve --out out"],
+    "denoisers evaluate": ["denoisers evaluate photos --patch-size 40 --curve --out out"],
     "denoisers train": [
         "spectral synth --size 64 -n 4 --out pictures",
         "denoisers train mine --data pictures --size 32 --batch 4 --steps 20 "

@@ -46,7 +46,7 @@ from denoisers.sampling import (
 )
 from spectral.errors import OptionError
 
-ASCENT = {"--constant": False, "--h0": 0.01, "--beta": 0.1, "--max-steps": 5000}  # its own options
+ASCENT = ("--constant", "--h0", "--beta", "--max-steps")  # its own options
 
 METHODS: dict[str, Callable[..., Samples]] = {
     "ascent": denoisers.sample,
@@ -69,6 +69,7 @@ MaxSteps = Annotated[int, typer.Option(help="a bound on the steps of each image"
 
 
 def sample(
+    context: typer.Context,
     denoiser: Denoiser = "photos",
     size: Annotated[int, typer.Option(help="side of the images")] = 64,
     count: Count = 9,
@@ -107,8 +108,7 @@ def sample(
         if method == "ascent" and steps is not None:
             raise OptionError("--steps is for the other methods: the ascent takes --max-steps")
         if method != "ascent":
-            own = {"--constant": constant, "--h0": h0, "--beta": beta, "--max-steps": max_steps}
-            given = [name for name, value in own.items() if value != ASCENT[name]]
+            given = [option for option in ASCENT if _given(context, option)]
             if given:
                 raise OptionError(f"of the ascent alone: {', '.join(given)}; {method} takes --steps")
         check_writable(out)
@@ -255,6 +255,12 @@ def blind(denoiser: str, model: Network) -> Network:
         f"{denoiser} is told the noise level, and the ascent is of denoisers that are not, such as photos; "
         f"denoisers sample takes it with --method {others}"
     )
+
+
+def _given(context: typer.Context, option: str) -> bool:
+    """Whether an option is in the command line, be it with its default."""
+    source = context.get_parameter_source(option.removeprefix("--").replace("-", "_"))
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _model(denoiser: str) -> Network:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MultipleLocator, NullLocator
 
-from denoisers.evaluation.spread import told
+from denoisers.evaluation.spread import FEWEST, told
 from spectral.errors import OptionError
 from spectral.plots.spectra import picture
 from spectral.plots.style import BLUE, COLOURS, DOTS, INK, MARKERS, STYLE, WIDTH, Drawing, plain
@@ -60,7 +60,7 @@ def curves_on(axis: Axes, found: Mapping[str, PSNRCurve], window: tuple[float, f
         order = curve.sigmas.argsort(descending=True)
         x, y = curve.noisy.mean(1)[order], curve.denoised.mean(1)[order]
         mean = curve.mean()
-        if curve.noisy.shape[1] > 1:
+        if curve.noisy.shape[1] >= FEWEST:
             low, high = (torch.as_tensor(end)[order] for end in mean.interval(0.95))
             axis.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
         axis.plot(x, y, marker, ls="-", ms=3.5, lw=1, color=colour, label=name, zorder=3)
@@ -78,7 +78,7 @@ def curves_on(axis: Axes, found: Mapping[str, PSNRCurve], window: tuple[float, f
         side.set_major_locator(MultipleLocator(5 if most - least > 12 else 2))
     axis.grid(color="#eeeeee", lw=0.6)
     axis.set_axisbelow(True)
-    bands = all(curve.noisy.shape[1] > 1 for curve in found.values())
+    bands = all(curve.noisy.shape[1] >= FEWEST for curve in found.values())
     axis.legend(
         fontsize=7,
         frameon=False,

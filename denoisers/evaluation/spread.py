@@ -10,6 +10,9 @@ from torch import Tensor
 from spectral.estimators import Estimate
 from spectral.estimators.results import plain, with_error
 
+FEWEST = 3
+"""Images whose spread is told: of two, Student's interval at 95 % is 13 standard errors to either side."""
+
 
 def over_images(each: Tensor, method: str = "images") -> Estimate:
     """The mean over the last axis of (..., N), with stderr = std / sqrt(N) and N - 1 degrees of freedom.
@@ -24,9 +27,10 @@ def over_images(each: Tensor, method: str = "images") -> Estimate:
 
 
 def told(estimate: Estimate, digits: int = 3) -> str:
-    """`value +- half of the 95 % interval`, or the value alone where its error is not known."""
+    """`value +- half of the 95 % interval`, or the value alone of fewer than `FEWEST`, or equal, images."""
     half = float(estimate.halfwidth())
-    return with_error(float(estimate), half) if half > 0 else f"{float(estimate):.{digits}f}"
+    known = half > 0 and estimate.dof >= FEWEST - 1
+    return with_error(float(estimate), half) if known else f"{float(estimate):.{digits}f}"
 
 
 def parts(estimate: Estimate) -> list[Estimate]:

@@ -1,4 +1,4 @@
-"""The density of a whole spectrum, by stochastic Lanczos quadrature or the kernel polynomial method."""
+"""The density of a whole spectrum: exact, by Lanczos quadrature, or by the kernel polynomial method."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from spectral.ambient import front_door
 from spectral.errors import NotFiniteError, OptionError, ShapeError
@@ -24,6 +25,7 @@ from spectral.estimators.quadrature import (
     leading_pairs,
 )
 from spectral.estimators.results import Density, Estimate, plain, student_t
+from spectral.estimators.sampling import finite
 from spectral.jacobians.subject import operator_of
 from spectral.operators import LinearOperator
 from spectral.operators.base import Derived, UnitScale, unit_scale
@@ -31,9 +33,10 @@ from spectral.options import choice, number, whole
 from spectral.progress import counting
 from spectral.solvers import Control, GolubKahan, Target
 from spectral.solvers.certificate import certify_triplets
+from spectral.solvers.dense import DENSE_AT_MOST
 
 Part = Literal["symmetric", "singular"]
-Method = Literal["slq", "kpm"]
+Method = Literal["auto", "exact", "slq", "kpm"]
 
 _HELD = 1 << 26  # entries of a Lanczos basis held at a time
 
@@ -44,7 +47,7 @@ def spectral_density(
     y: Tensor | None = None,
     *,
     part: Part = "symmetric",
-    method: Method = "slq",
+    method: Method = "auto",
     probes: int = 10,
     steps: int = 60,
     deflate: Any = None,
@@ -62,8 +65,12 @@ def spectral_density(
     (Weisse et al. 2006), smooth, with memory of three.  Errors come from the spread between probes (a count
     of c values has variance near 2c/probes) and from what the second half of the steps changed.
 
-    One more Lanczos run goes ahead: top pairs that it resolves, and those given as `deflate`, are taken out
-    of the probes and put back exactly, which makes outliers sharp and counts among them exact.
+    "exact" forms the matrix, from n + 1 products, and finds all values, without probes, steps or `deflate`:
+    the errors left are the rounding of products.  "auto" is "exact" where "slq" would spend as many products
+    and n <= 8192, else "slq".
+
+    One more Lanczos run goes ahead of the probes: top pairs that it resolves, and those given as `deflate`,
+    are taken out of them and put back exactly, which makes outliers sharp and counts among them exact.
 
     Args:
         model_or_operator: an operator or matrix, or a model together with y.
@@ -93,7 +100,7 @@ def spectral_density(
     """
     A = unit_scale(operator_of(model_or_operator, y, batched, model_kwargs))
     choice("part", part, ("symmetric", "singular"))
-    choice("method", method, ("slq", "kpm"))
+    choice("method", method, ("auto", "exact", "slq", "kpm"))
     probes, steps = whole("probes", probes), whole("steps", steps)
     if probes < 2 or steps < 1:
         raise OptionError(f"an error bar takes probes >= 2 and steps >= 1; got {probes} and {steps}")
@@ -115,24 +122,28 @@ def _density(
     seed: int,
 ) -> Density:
     """The density from what is known of it, values (*batch, k) and vectors (*batch, k, n)."""
-    n, draw = A.shape[1], sampler(A, "gaussian", seed)
+    n = A.shape[1]
+    left = n - values.shape[-1]
+    first = min(steps, left)
+    A.total = _a_probe(A, part, "kpm", first) + probes * _a_probe(A, part, method, first)
+    cheap = n < A.total and math.prod(A.batch) * n**2 <= DENSE_AT_MOST**2
+    if method == "exact" or (method == "auto" and cheap):
+        return _exact(A, part)
+    method = "slq" if method == "auto" else method
+    draw = sampler(A, "gaussian", seed)
 
     def starts(m: int, of: Deflated) -> Tensor:
         V = of.without(of.without(draw(m).to(vectors.dtype)))
         return V / of.domain.norms(V).unsqueeze(-1)
 
-    left = n - values.shape[-1]
-    each = 1 if A.symmetric and part == "symmetric" else 2
-    last = part == "singular" and method == "slq"  # of its two products is not formed
-    A.total = each * min(steps, left) + probes * (each * min(steps, left) - last)
     rest = Deflated(_symmetric(A, part), vectors)
-    found = leading_pairs(rest, starts(1, rest), min(steps, left), left - 1)
+    found = leading_pairs(rest, starts(1, rest), first, left - 1)
     scale = A.A.scale.to(values)[..., None]
     vectors = torch.cat([vectors, found.vectors], -2)
     top = found.values.clamp(min=0).sqrt() if part == "singular" else found.values
     values = torch.cat([values, scale * top], -1)
     steps = min(steps, n - values.shape[-1])
-    A.total = A.count + probes * (each * steps - last)
+    A.total = A.count + probes * _a_probe(A, part, method, steps)
     if method == "kpm":
         rest = Deflated(_symmetric(A, part), vectors)
         full, half = _kpm(rest, part, starts(probes, rest), steps, found)
@@ -144,6 +155,30 @@ def _density(
         Rule(scale.cpu()[..., None] * rule.nodes.cpu(), rule.weights.cpu()) for rule in (full, half)
     )
     return Density(*full, *half, values.cpu(), n, part, method, steps, A.count)
+
+
+def _a_probe(A: LinearOperator, part: Part, method: Method, steps: int) -> int:
+    """Products with A and A' that a probe takes; the run that looks for leading pairs as many as by "kpm"."""
+    if part == "singular":
+        return 2 * steps - (method != "kpm")  # one of the last two is not formed
+    return steps if A.symmetric else 2 * steps
+
+
+def _exact(A: _Counted, part: Part) -> Density:
+    """All n values, each with the weight 1/n: of A (r, n), r < n, n - r singular values are zero."""
+    n = A.shape[1]
+    A.total = n + 1
+    if part == "symmetric":
+        A.symmetric_part()  # raises where there is none
+    A.apply(sampler(A, "gaussian", 0)(1))  # tells the scale: first columns may be of another size
+    M = finite(A.to(torch.promote_types(A.dtype, torch.float32)).dense().double())
+    if part == "singular":
+        values = pad(torch.linalg.svdvals(M), (0, max(0, n - A.shape[0])))
+    else:
+        values = torch.linalg.eigvalsh((M + M.mT) / 2)
+    nodes = A.A.scale[..., None, None] * values.cpu().sort(-1).values.unsqueeze(-2)
+    rule = Rule(nodes, torch.full_like(nodes, 1 / n))
+    return Density(*rule, *rule, nodes.new_zeros(*A.batch, 0), n, part, "exact", n, A.count, eps=A.eps)
 
 
 class _Counted(Derived):
@@ -185,9 +220,10 @@ def schatten_norm(
 ) -> Estimate:
     """(sum_i sigma_i^p)^(1/p) over the singular values: p = 1 the nuclear norm, p = 2 Frobenius' norm.
 
-    By stochastic Lanczos quadrature; two products per step.  Arguments as of `spectral_density`.  p = inf,
-    the spectral norm max sigma_i, is no mean over the spectrum: it is solved for by `GolubKahan`, in as many
-    products at most, and its interval reaches what may have been missed.
+    Of `spectral_density` by "auto", whose arguments these are: of all values where that takes fewer products
+    than stochastic Lanczos quadrature, two a step.  p = inf, the spectral norm max sigma_i, is no mean over
+    the spectrum: it is solved for by `GolubKahan`, in as many products at most, and its interval reaches what
+    may have been missed.
 
     Raises:
         OptionError: p is no number, or not positive.
@@ -218,8 +254,7 @@ def schatten_norm(
     value, error = (torch.as_tensor(x, dtype=torch.float64) for x in (total.value, total.stderr))
     norm = value ** (1 / p)
     slope = torch.where(value > 0, norm / (p * torch.where(value > 0, value, 1.0)), 0.0)
-    found = Estimate(plain(norm), plain(slope * error), total.samples, total.products, "slq", total.dof)
-    return found.times(largest)
+    return replace(total, value=plain(norm), stderr=plain(slope * error)).times(largest)
 
 
 def _spectral_norm(A: LinearOperator, products: int, seed: int) -> Estimate:

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from spectral.base import Result
 from spectral.errors import OptionError
+from spectral.linalg.unseen import rounding
 from spectral.options import number
 from spectral.plots import inline
 
@@ -155,11 +156,14 @@ def plain(x: Tensor) -> Number:
 class Density(Result):
     """The distribution of n eigenvalues (or singular values): a few known, the rest as p random measures.
 
-    A probe's measure puts `weights` at `nodes` and has mass one; their mean stands for the n - k unknown
-    values.  Every standard error is the root of the sum of two squares: the spread between probes, and what
-    the second half of the steps changed, which stands for what more of them would change (scaled so that
-    Student's factor for p - 1 degrees of freedom leaves it 1.96 at 95 %); for a distribution by "kpm" the
-    most that they changed within half of its resolution, range/steps, to either side.
+    By "exact" the one measure puts 1/n at each value, which rounding has moved by at most ten times that of a
+    product, relative to the largest: standard errors are what such moves, each by itself, can change.
+
+    Otherwise a probe's measure puts `weights` at `nodes` and has mass one; their mean stands for the n - k
+    unknown values.  Every standard error is the root of the sum of two squares: the spread between probes,
+    and what the second half of the steps changed, which stands for what more of them would change (scaled so
+    that Student's factor for p - 1 degrees of freedom leaves it 1.96 at 95 %); for a distribution by "kpm"
+    the most that they changed within half of its resolution, range/steps, to either side.
 
     Attributes:
         nodes, weights: (*batch, p, m) float64, nodes ascending.
@@ -167,9 +171,10 @@ class Density(Result):
         deflated: (*batch, k), values found exactly and taken out of the measures.
         n: how many values in all.
         part: "symmetric" or "singular", whose values.
-        method: "slq" or "kpm".
-        steps: products per probe, of the operator whose values these are.
+        method: "exact", "slq" or "kpm".
+        steps: products per probe, of the operator whose values these are; n by "exact".
         products: products with A and A' that were spent, for each problem.
+        eps: relative rounding of a product.
         notes: what the reader should know of the model.
     """
 
@@ -183,6 +188,7 @@ class Density(Result):
     method: str
     steps: int
     products: int
+    eps: float = field(default=0.0, kw_only=True)
     notes: list[str] = field(default_factory=list, kw_only=True)
 
     @property
@@ -202,19 +208,40 @@ class Density(Result):
         At a node half of its mass lies below; between nodes the function is a monotone cubic, so that it is
         smooth where the spectrum is.  But mass goes no farther than range/steps, since nodes leave gaps
         beyond twice that only where the spectrum has them, and nowhere where the rule ended early, which
-        makes it exact.
+        makes it exact.  By "exact" it steps at each value, and its error is the share of values within
+        rounding of `at`.
         """
+        below = self._count_below(at)
+        return replace(below, value=below.value / self.n, stderr=below.stderr / self.n)
+
+    def count_above(self, threshold: float | Tensor) -> Estimate:
+        """How many values exceed a threshold: n (1 - distribution)."""
+        below = self._count_below(threshold)
+        return replace(below, value=self.n - below.value)
+
+    def _count_below(self, at: float | Tensor) -> Estimate:
         t = torch.as_tensor(at, dtype=torch.float64, device=self.nodes.device)
         if t.isnan().any():
             raise OptionError(f"the distribution is asked for at numbers, got {at}")
-        share = (self.n - self.deflated.shape[-1]) / self.n
-        known = (self.deflated.unsqueeze(-1) <= t.reshape(-1)).double().sum(-2, keepdim=True) / self.n
+        count, doubt = self._counts(t.reshape(-1)) if self.method == "exact" else self._masses(t.reshape(-1))
+        shape = self.nodes.shape[:-1]
+        return self._mean(count.reshape(shape + t.shape), doubt.reshape(shape[:-1] + t.shape))
+
+    def _counts(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """How many values are <= t (q,), and how many within rounding of it."""
+        nodes, close = self.nodes.unsqueeze(-2), self._rounding.unsqueeze(-1)
+        below = _in_chunks(lambda t: (nodes <= t.unsqueeze(-1)).double().sum(-1), t)
+        return below, _in_chunks(lambda t: ((nodes - t.unsqueeze(-1)).abs() <= close).double().sum(-1), t)
+
+    def _masses(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each probe how many values are <= t (q,), and what the second half of the steps changed."""
+        unknown = self.n - self.deflated.shape[-1]
+        known = (self.deflated.unsqueeze(-1) <= t).double().sum(-2, keepdim=True)
 
         def below(shift: float) -> tuple[Tensor, Tensor]:
-            moved = t.reshape(-1) + shift
-            full = _mass_below(self.nodes, self.weights, moved, self.steps)
-            half = _mass_below(self.half_nodes, self.half_weights, moved, (self.steps + 1) // 2)
-            return share * full, share * (full - half).mean(-2).abs()
+            full = _mass_below(self.nodes, self.weights, t + shift, self.steps)
+            half = _mass_below(self.half_nodes, self.half_weights, t + shift, (self.steps + 1) // 2)
+            return unknown * full, unknown * (full - half).mean(-2).abs()
 
         mass, change = below(0.0)
         if self.method == "kpm":
@@ -222,13 +249,7 @@ class Density(Result):
             low, high = self.ends
             for shift in (-0.5, 0.5):
                 change = torch.maximum(change, below(shift * (high - low) / self.steps)[1])
-        shape = self.nodes.shape[:-1]
-        return self._mean((mass + known).reshape(shape + t.shape), change.reshape(shape[:-1] + t.shape))
-
-    def count_above(self, threshold: float | Tensor) -> Estimate:
-        """How many values exceed a threshold: n (1 - distribution)."""
-        below = self.distribution(threshold)
-        return replace(below, value=self.n * (1 - below.value), stderr=self.n * below.stderr)
+        return mass + known, change
 
     def total(self, f: Callable[[Tensor], Tensor]) -> Estimate:
         """sum_i f(lambda_i) = tr f(S), f elementwise; for polynomials of degree < 2 steps unbiased (slq)."""
@@ -237,20 +258,28 @@ class Density(Result):
             unknown * (weights * f(nodes)).sum(-1) + known
             for nodes, weights in ((self.nodes, self.weights), (self.half_nodes, self.half_weights))
         )
-        return self._mean(full, (full - half).mean(-1).abs())
+        if self.method != "exact":
+            return self._mean(full, (full - half).mean(-1).abs())
+        least = 0.0 if self.part == "singular" else -math.inf
+        moved = [(self.nodes + side * self._rounding).clamp(min=least) for side in (-1, 1)]
+        changes = torch.stack([(f(nodes) - f(self.nodes)).abs() for nodes in moved])
+        moves = changes.amax(0).square().sum((-2, -1)).sqrt()
+        return self._mean(full, torch.hypot(moves, self.eps * full.squeeze(-1).abs()))
 
     def curve(self, grid: Tensor, width: float | None = None) -> Estimate:
         """The density of the unknown values on a grid (q,), smoothed by a Gaussian of deviation `width`.
 
-        (*batch, q), with integral (n - k)/n; its error is the spread between probes.  By default width is
-        range/steps, and a quarter of that for "kpm", whose nodes are smooth already.
+        (*batch, q), with integral (n - k)/n; its error is the spread between probes, none by "exact".  By
+        default width is range/steps, a quarter of that for "kpm", whose nodes are smooth already, and
+        range/sqrt(12 n) for "exact", the deviation of one of sqrt(n) bins.
 
         Raises:
             OptionError: width is not positive.
         """
         low, high = self.ends
         if width is None:
-            width = max((high - low) / self.steps, 1e-9) * (1.0 if self.method == "slq" else 0.25)
+            points = {"exact": math.sqrt(12 * self.n), "slq": self.steps, "kpm": 4 * self.steps}[self.method]
+            width = max((high - low) / points, 1e-9)
         if not width > 0:
             raise OptionError(f"width is a standard deviation, positive; got {width}")
         share = (self.n - self.deflated.shape[-1]) / self.n / (width * math.sqrt(2 * math.pi))
@@ -296,16 +325,27 @@ class Density(Result):
         low, high = self.ends
         batch = f"{len(self.nodes)} x " if self.nodes.ndim == 3 else ""
         known = f"{self.deflated.shape[-1]} known, " if self.deflated.shape[-1] else ""
-        spent = f"{self.probes} probes of {self.steps} steps, {self.products} products"
+        spent = f"{self.products} products"
+        if self.method != "exact":
+            spent = f"{self.probes} probes of {self.steps} steps, {spent}"
         spent = "; ".join([spent, *self.notes])
         return (
             f"Density({batch}{self.n} {self.part} values from {low:.4g} to {high:.4g}; {known}{self.method}, "
             f"{spent})"
         )
 
+    @property
+    def _rounding(self) -> Tensor:
+        """How far rounding of products may move a value, (*batch, 1, 1)."""
+        return rounding(self.eps, 1.0) * self.nodes.abs().amax((-2, -1), keepdim=True)
+
     def _mean(self, each: Tensor, change: Tensor | None = None) -> Estimate:
         """The mean over probes of (*batch, p, ...); its standard error contains the change that is given."""
         axis = self.nodes.ndim - 2
+        if self.method == "exact":
+            value = each.squeeze(axis)
+            error = torch.zeros_like(value) if change is None else change
+            return Estimate(plain(value), plain(error), self.n, self.products, "exact", math.inf)
         mean, stderr = each.mean(axis), each.std(axis) / math.sqrt(self.probes)
         if change is not None:
             # Student's factor is for the spread between few probes, and this change is no such spread.

@@ -103,8 +103,8 @@ def jacobian(
     return J if precision is None else J.at_precision(precision)
 
 
-def check_asked(model: Any, y: Any, batched: bool = False) -> None:
-    """That a model can be called, on an input that has a Jacobian.
+def check_asked(model: Any, y: Any, batched: bool = False, name: str = "y") -> None:
+    """That a model can be called, on an input, of this name, that has a Jacobian.
 
     Raises:
         OptionError, ShapeError: see `jacobian`.
@@ -113,12 +113,14 @@ def check_asked(model: Any, y: Any, batched: bool = False) -> None:
         raise OptionError(f"a model is called on y, and a {type(model).__name__} cannot be")
     if not isinstance(y, Tensor) or y.dtype not in _INPUTS:
         kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
-        raise OptionError(f"y must be a floating-point tensor, got {kind}: images are floats in [0, 1]")
+        raise OptionError(f"{name} must be a floating-point tensor, got {kind}: images are floats in [0, 1]")
     if y.layout is not torch.strided or y.device.type == "meta":
         what = "holds no numbers" if y.device.type == "meta" else f"has the layout {y.layout}"
-        raise OptionError(f"y must be a dense tensor, and this one {what}")
+        raise OptionError(f"{name} must be a dense tensor, and this one {what}")
     if y.numel() == 0 or (batched and y.ndim < 2):
-        raise ShapeError(f"y has shape {tuple(y.shape)}: expected at least one entry and, batched, two axes")
+        raise ShapeError(
+            f"{name} has shape {tuple(y.shape)}: expected at least one entry and, batched, two axes"
+        )
 
 
 class WrongProductsError(SpectralError):

@@ -28,6 +28,7 @@ from torch.overrides import TorchFunctionMode
 from spectral.ambient import apart, as_outside
 from spectral.errors import ModelOutputError, NotDeterministicError, OptionError
 from spectral.jacobians.autograd import plain_attention
+from spectral.jacobians.cpu import openmp
 from spectral.jacobians.draws import CALLS, GENERATORS, restore, state_of, states
 from spectral.jacobians.kept import Kept
 from spectral.jacobians.lock import ALONE
@@ -152,6 +153,7 @@ class Model:
             )
 
     def _called(self, y: Tensor) -> Any:
+        openmp.check_fork()
         self.plain.inside = True
         self.plain.own = self.graph or not torch.is_grad_enabled()
         try:

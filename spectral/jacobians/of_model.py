@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import NoReturn, Self
 
 from torch import Tensor
 
-from spectral.errors import ShapeError
+from spectral.errors import ShapeError, SpectralError
 from spectral.jacobians.precision import Precision
 from spectral.operators.base import LinearOperator
 
@@ -24,6 +25,22 @@ class OfModel(LinearOperator):
     output_shape: tuple[int, ...]
     notes: list[str]
     strip: tuple[int, int, int] | None = None
+
+    def __copy__(self) -> Self:
+        twin = type(self).__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
+    def __reduce__(self) -> NoReturn:
+        """None: what was recorded holds addresses of this process's memory and code.
+
+        Raises:
+            SpectralError: always.
+        """
+        raise SpectralError(
+            f"the Jacobian of {self.name} belongs to this process and cannot be pickled: pickle the model "
+            "and y, and make it anew where they are loaded"
+        )
 
     @property
     @abstractmethod

@@ -52,7 +52,8 @@ def _density(canvas: Canvas, result: Density, threshold: float | None, title: st
         left.plot(_array(result.deflated), ticks, "|", color=ORANGE, ms=8, label="taken out, and exact")
         left.legend(fontsize=7, frameon=False)
     left.set_yscale("log")
-    left.set_title("bands: 95 %", loc="left", **STYLE)
+    if result.method != "exact":
+        left.set_title("bands: 95 %", loc="left", **STYLE)
     left.set_ylim(floor, None)
     left.set_ylabel(f"density, per unit of ${name}$", **STYLE)
 

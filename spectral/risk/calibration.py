@@ -115,7 +115,8 @@ def risk_curve(
         ShapeError: images without a batch axis, or the model changes their shape.
         NotFiniteError: the model returned NaN or infinity.
     """
-    sigmas, seed = _levels(images, sigmas), whole("seed", seed)
+    check_asked(model, images, True, "images")
+    sigmas, seed = _levels(sigmas), whole("seed", seed)
     rows: list[tuple[Tensor, ...]] = []
     spent = 0
     for index, sigma in enumerate(sigmas):
@@ -203,7 +204,9 @@ def kl_bound(
         ShapeError: images without a batch axis, or a denoiser changes their shape.
         NotFiniteError: a denoiser returned NaN or infinity.
     """
-    sigmas, seed = _levels(images, sigmas), whole("seed", seed)
+    for f in (model, reference):
+        check_asked(f, images, True, "images")
+    sigmas, seed = _levels(sigmas), whole("seed", seed)
     levels = torch.tensor(sigmas, dtype=torch.float64)
     if len(levels) < 3 or len(images) < 2 or not bool((levels.diff() > 0).all()):
         raise OptionError("the integral takes at least 3 increasing noise levels and 2 images")
@@ -234,7 +237,6 @@ def kl_bound(
 
 
 def _denoised(model: Callable[..., Any], y: Tensor, keywords: dict[str, Any]) -> Tensor:
-    check_asked(model, y, batched=True)
     f = Model(model, keywords)
     _, _, output = called(f, y, tell, recorded=False)
     if f.switched:
@@ -251,15 +253,8 @@ def _noise(images: Tensor, seed: int) -> Tensor:
     return torch.randn(images.shape, generator=generator, dtype=images.dtype).to(images.device)
 
 
-def _levels(images: Tensor, sigmas: Sequence[float]) -> list[float]:
-    """The noise levels, once they and the images are what they should be."""
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise OptionError(f"images must be a floating-point tensor, got {kind}")
-    if images.layout is not torch.strided:
-        raise OptionError(f"images must be a dense tensor, and this one has the layout {images.layout}")
-    if images.ndim < 2:
-        raise ShapeError(f"images have a leading axis that counts them, got shape {tuple(images.shape)}")
+def _levels(sigmas: Sequence[float]) -> list[float]:
+    """The noise levels, once they are what they should be."""
     try:
         levels = [number("sigmas", sigma) for sigma in sigmas]
     except TypeError:  # of what is no sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -62,12 +62,11 @@ class Images:
             raise NotFiniteError(f"{name} holds NaN or infinity")
         return image.detach().cpu()
 
-    def first_shape(self) -> torch.Size:
-        """The shape of the first image that can be read; () where none of the first few can."""
+    def first_shapes(self) -> Iterator[torch.Size]:
+        """The shapes of those of the first few images that can be read."""
         for name in self.names[:8]:
             with contextlib.suppress(Exception):  # told when it is the image's turn
-                return self.read(name).shape
-        return torch.Size()
+                yield self.read(name).shape
 
 
 def noise(name: str, seed: int, shape: torch.Size) -> Tensor:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from spectral.errors import OptionError
 from spectral.options import number, seed_of, variable, whole
 from spectral.progress import counting
@@ -106,6 +108,7 @@ def survey(
         raise OptionError(f"rank_products is 0 or at least 4, of two probes; got {rank_products}")
     rank, processes = _share(share)
     held = Images(images)
+    _check_room(held, k)
     files = {file_name(name) + RESULT: name for name in held.names}
     solver = Solver(model, part, k, seed, full, batch, rank_products, sigma_keyword, model_kwargs)
     solver.keywords(levels[0])
@@ -130,9 +133,25 @@ def survey(
     return found
 
 
+def _check_room(images: Images, k: int) -> None:
+    """That one of the first few images has k entries: those that have not are failures, and all that is left.
+
+    Raises:
+        OptionError: none has.
+    """
+    most = 0
+    for shape in images.first_shapes():
+        most = max(most, math.prod(shape))
+        if k <= most:
+            return
+    if most:
+        raise OptionError(f"k must be from 1 to d = {most}, the number of entries of an image; got {k}")
+
+
 def _units(images: Images, solver: Solver) -> list[list[str]]:
     """Parts of the images in their order, the same for any number of processes."""
-    size = solver.batch or min(solver.useful(images.first_shape()), math.ceil(len(images.names) / SHARES))
+    first = next(images.first_shapes(), torch.Size())
+    size = solver.batch or min(solver.useful(first), math.ceil(len(images.names) / SHARES))
     return [images.names[i : i + size] for i in range(0, len(images.names), size)]
 
 

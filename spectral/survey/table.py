@@ -242,7 +242,8 @@ class Survey:
         The columns of `Row`, its values apart as lambda_1, ... (sv_1, ... of singular values), and `error`.
         """
         path = self._folder.table if path is None else Path(path)
-        symbol, k = SYMBOLS[self.request["part"]], int(self.request["k"])
+        # Not the k of the request, which no image may have had room for.
+        symbol, k = SYMBOLS[self.request["part"]], max((len(row.values) for row in self.rows), default=0)
         names = [f"{symbol}_{i + 1}" for i in range(k)]
         plain = [name for name in Row.__dataclass_fields__ if name != "values"]
         lines: list[dict[str, Any]] = []

@@ -74,12 +74,12 @@ def test_chebyshev_moments_and_jackson_are_the_naive_sum():
 
 def test_rule_that_ends_early_is_exact():
     values = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64).repeat_interleave(10)
-    density = spectral_density(torch.diag(values), probes=200, steps=12)
+    density = spectral_density(torch.diag(values), method="slq", probes=200, steps=12)
     for threshold, count in ((-2.0, 30), (0.0, 20), (1.0, 10), (3.0, 0)):
         estimate = density.count_above(threshold)
         assert abs(estimate.value - count) <= 4 * estimate.stderr + 1e-9
     assert density.ends == pytest.approx((-1.0, 2.0))
-    identity = spectral_density(torch.eye(40), probes=3, steps=10)
+    identity = spectral_density(torch.eye(40), method="slq", probes=3, steps=10)
     assert identity.count_above(0.5).value == pytest.approx(40)
     assert identity.count_above(1.1).value == pytest.approx(0, abs=1e-6)
 
@@ -131,7 +131,7 @@ def test_published_spectrum(published):
     values, vectors = torch.linalg.eigh(S)
     width = (values[-1] - values[0]).item()
     A = as_operator(published)
-    slq = spectral_density(A, probes=30, steps=60)
+    slq = spectral_density(A, method="slq", probes=30, steps=60)
     assert slq.distance(values) < 2e-3 * width
     assert abs(slq.count_above(0.5).value - 106) < 4 * slq.count_above(0.5).stderr
     total = slq.total(lambda x: x)
@@ -145,7 +145,7 @@ def test_published_spectrum(published):
         assert sharp.distance(values) < 1.5e-3 * width
         assert abs(sharp.count_above(0.5).value - 106) < 0.5
         assert sharp.count_above(1.0).value == pytest.approx((values > 1).sum().item())
-    singular = spectral_density(A, part="singular", probes=10, steps=60)
+    singular = spectral_density(A, part="singular", method="slq", probes=10, steps=60)
     assert singular.distance(torch.linalg.svdvals(published)) < 5e-3 * width
 
 
@@ -192,6 +192,59 @@ def test_total_of_a_polynomial_is_the_trace_on_the_same_probes():
     estimate = density.total(lambda x: x**3)
     assert estimate.value == pytest.approx(forms.mean().item())
     assert estimate.stderr == pytest.approx(forms.std().item() / math.sqrt(5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("part", "shape"), [("symmetric", (n, n)), ("singular", (150, n)), ("singular", (n, 60))]
+)
+def test_exact_is_every_value(part, shape, dtype):
+    M = torch.stack([matrix(seed, shape) for seed in range(2)]).to(dtype)
+    density = spectral_density(M, part=part)
+    if part == "symmetric":
+        truth = torch.linalg.eigvalsh((M + M.mT).double() / 2)
+    else:
+        truth = torch.zeros(2, shape[1], dtype=torch.float64)
+        truth[:, -min(shape) :] = torch.linalg.svdvals(M.double()).flip(-1)
+    assert density.method == "exact" and density.products == shape[1] + 1 and density.probes == 1
+    reach = 10 * torch.finfo(dtype).eps * truth.abs().amax()
+    assert (density.nodes[:, 0] - truth).abs().max() <= reach and density.deflated.numel() == 0
+    between = (truth[0, -4] + truth[0, -3]).item() / 2
+    count = density.image(0).count_above(between)
+    assert (count.value, count.stderr, count.products) == (3, 0, shape[1] + 1)
+    assert density.image(0).distribution(between).value == 1 - 3 / shape[1]
+    assert density.image(0).distance(truth[0]) < 1e-6
+    for f in (torch.exp, torch.square):
+        total = density.total(f)
+        assert ((total.value - f(truth).sum(-1)).abs() <= 2 * total.stderr).all() and total.dof == math.inf
+    grid = torch.linspace(-6, 6, 4001)
+    curve = density.curve(grid)
+    assert torch.trapezoid(curve.value, grid) == pytest.approx([1, 1], rel=1e-6) and not curve.stderr.any()
+
+
+def test_exact_counts_tell_of_values_within_rounding():
+    frame = torch.linalg.qr(torch.randn(40, 40, generator=torch.Generator().manual_seed(0))).Q
+    values = torch.tensor([0.5] * 10 + [0.25] * 30)
+    density = spectral_density(frame @ torch.diag(values) @ frame.T)
+    at = density.count_above(torch.tensor([0.3, 0.5]))
+    assert at.value[0] == 10 and at.stderr.tolist() == [0, 10]
+
+
+def test_auto_is_what_takes_fewer_products(monkeypatch):
+    A = as_operator(matrix())
+    few = spectral_density(A, probes=2, steps=30)
+    assert few.method == "slq" and few.products == 180 < n
+    assert spectral_density(A, probes=2, steps=34).method == "exact"
+    assert spectral_density(A.symmetric_part(), probes=5, steps=30).method == "slq"
+    assert spectral_density(A, method="exact", probes=2, steps=3).products == n + 1
+    monkeypatch.setattr("spectral.estimators.density.DENSE_AT_MOST", 150)
+    assert spectral_density(A).method == "slq"
+
+
+def test_exact_does_not_depend_on_what_the_first_columns_hold():
+    values = torch.tensor([1e-30] * 100 + [1.0] * 28)
+    density = spectral_density(torch.diag(values))
+    assert density.count_above(0.5).value == 28 and density.total(torch.square).value == pytest.approx(28)
 
 
 def test_curve_integrates_to_the_unknown_share():
@@ -253,17 +306,23 @@ def test_tiny(size, dtype):
 
 
 def test_schatten_norms(published):
-    nuclear = schatten_norm(published, probes=20, steps=40)
+    nuclear = schatten_norm(published, probes=6, steps=40)
+    assert nuclear.method == "slq"
     exact = torch.linalg.svdvals(published).sum().item()
     assert abs(nuclear.value - exact) < 4 * nuclear.stderr < 0.1 * exact
-    frobenius = schatten_norm(published, p=2, probes=20, steps=40)
+    frobenius = schatten_norm(published, p=2, probes=6, steps=40)
     assert abs(frobenius.value - 10.4077) < 4 * frobenius.stderr
+    for p in (1, 2):
+        every = schatten_norm(published, p=p)
+        assert every.method == "exact" and every.products == 901
+        assert abs(every.value - torch.linalg.svdvals(published).pow(p).sum() ** (1 / p)) <= every.stderr
     assert schatten_norm(torch.zeros(20, 20)).value == 0
 
 
 @pytest.mark.parametrize("shape", [(60, 60), (60, 45), (200, 200)])
 @pytest.mark.parametrize("p", [30.0, 1000.0, float("inf")])
-def test_schatten_norms_of_high_powers(shape, p):
+@pytest.mark.parametrize("steps", [3, 60])
+def test_schatten_norms_of_high_powers(shape, p, steps):
     M = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     M = M @ torch.diag(1 / (1 + torch.arange(shape[1], dtype=torch.float64)))
     sigma = torch.linalg.svdvals(M)
@@ -280,24 +339,28 @@ def test_spectral_norms_of_a_batch_and_of_zero():
     assert schatten_norm(torch.zeros(20, 20), p=float("inf")).value == 0
 
 
-def test_save_load(tmp_path):
-    density = spectral_density(matrix(), probes=3, steps=5)
+@pytest.mark.parametrize("method", ["exact", "slq"])
+def test_save_load(tmp_path, method):
+    density = spectral_density(matrix(), method=method, probes=3, steps=5)
     again = Density.load(density.save(tmp_path / "density.safetensors"))
-    assert repr(again) == repr(density)
+    assert repr(again) == repr(density) and ("probes" in repr(again)) == (method == "slq")
     assert torch.equal(again.weights, density.weights)
+    assert again.count_above(0.1) == density.count_above(0.1)
     with pytest.raises(FileContentError, match="Density, not Estimate"):
         Estimate.load(tmp_path / "density.safetensors")
 
 
 @pytest.mark.parametrize(
-    ("part", "method"), [("symmetric", "slq"), ("singular", "slq"), ("symmetric", "kpm")]
+    ("part", "method"),
+    [("symmetric", "slq"), ("singular", "slq"), ("symmetric", "kpm"), ("symmetric", "exact")],
 )
 def test_progress_tells_products_to_their_total(monkeypatch, part, method):
     told = []
     monkeypatch.setattr(progress, "_console", lambda shown: None)
     monkeypatch.setattr(progress, "_now_and_then", lambda what: told.append)
     found = spectral_density(matrix(), part=part, method=method, probes=3, steps=5, progress=True)
-    assert told[-1] == f"{found.products}/{found.products}, products" and len(told) >= 10
+    assert told[-1] == f"{found.products}/{found.products}, products"
+    assert len(told) >= (5 if method == "exact" else 10)
     done = [int(line.split("/")[0]) for line in told]
     assert done == sorted(done) and done[0] == 1
 
@@ -307,8 +370,9 @@ def test_refusals():
         spectral_density(matrix(), probes=1)
     with pytest.raises(OptionError, match="part is one of"):
         spectral_density(matrix(), part="full")
-    with pytest.raises(ShapeError, match="no symmetric part"):
-        spectral_density(matrix(shape=(20, 30)))
+    for method in ("auto", "slq", "kpm"):
+        with pytest.raises(ShapeError, match="no symmetric part"):
+            spectral_density(matrix(shape=(20, 30)), method=method)
     with pytest.raises(ShapeError, match="known pairs"):
         spectral_density(matrix(), deflate=(torch.ones(2), torch.ones(3, n)))
     with pytest.raises(OptionError, match="known already"):

@@ -251,7 +251,7 @@ def test_refusals(rotated):
     for method in ("hutchinson", "xdiag"):
         with pytest.raises(NotFiniteError):
             diagonal(broken, method=method, products=40)
-    for method in ("slq", "kpm"):
+    for method in ("exact", "slq", "kpm"):
         with pytest.raises(NotFiniteError):
             spectral_density(broken, method=method, probes=2, steps=5)
 

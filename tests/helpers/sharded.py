@@ -115,6 +115,7 @@ def answers(A: LinearOperator) -> dict[str, Any]:
         "precision": spectral.top_eigs(A, k=3, precision="float32").values,
         "asymmetry": spectral.asymmetry(A).value,
         "density": spectral.spectral_density(A, probes=2, steps=10).nodes,
+        "density, exact": spectral.spectral_density(A, method="exact").nodes,
         "kpm": spectral.spectral_density(A, probes=2, steps=10, method="kpm").weights,
     }
 

@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import io
+import pickle
 from collections import namedtuple
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -669,6 +671,15 @@ def test_a_deep_copy_is_the_same_map_with_a_count_of_its_own(method):
         next(iter(net.parameters())).mul_(2)
     with pytest.raises(SpectralError, match="have changed"):
         twin @ v
+
+
+@pytest.mark.parametrize("method", ["frozen", "jvp"])
+@pytest.mark.parametrize("save", [pickle.dumps, lambda A: torch.save(A, io.BytesIO())])
+def test_a_pickle_is_refused(method, save):
+    J = spectral.jacobian(BFCNN(5, 32), torch.rand(1, 1, 12, 12), method=method)
+    for A in (J, J.T, J.symmetric_part(), J.at_precision("tf32")):
+        with pytest.raises(SpectralError, match="of BFCNN belongs to this process and cannot be pickled"):
+            save(A)
 
 
 def test_a_jacobian_that_is_zero():

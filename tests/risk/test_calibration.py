@@ -66,7 +66,7 @@ def test_save_load(tmp_path):
 
 
 def test_refusals():
-    with pytest.raises(ShapeError, match="leading axis"):
+    with pytest.raises(ShapeError, match="images has shape"):
         risk_curve(lambda y: y, torch.zeros(5), [0.1])
     with pytest.raises(OptionError, match="noise levels"):
         risk_curve(lambda y: y, torch.zeros(2, 5), [])

@@ -297,6 +297,18 @@ def test_a_misspelt_option_is_an_error(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_more_values_than_an_image_has_are_refused(tmp_path):
+    for part in ("symmetric", "svd"):
+        with pytest.raises(OptionError, match=r"k must be from 1 to d = 144, .*; got 1000000"):
+            survey(tmp_path, pictures(2), k=10**30, part=part)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_has_columns_for_what_was_found(tmp_path):
+    nothing = survey(tmp_path, {"broken": unreadable}, [0.1], k=10**30)
+    assert nothing.failures and "lambda" not in (tmp_path / "out" / "table.csv").read_text()
+
+
 def test_another_request_is_refused(tmp_path):
     survey(tmp_path, pictures(1))
     before = states(tmp_path)

@@ -1,6 +1,8 @@
 """Work for torch's own threads: two pools side by side would take each other's cores."""
 
 import ctypes
+import os
+import threading
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -10,11 +12,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectral.errors import OptionError
+from spectral.errors import OptionError, SpectralError
 from spectral.kernels import cpu
 
 REAL = {torch.float32: np.float32, torch.float64: np.float64}
 """What kernels here work on."""
+
+_team = threading.local()
+"""`process`: the one in which others worked beside this thread, or may have."""
+
+
+def check_fork(threads: int | None = None) -> None:
+    """That so many threads of torch's, by default all, are in this process; asked before they work.
+
+    A forked one has none but the one that forked, and GNU's OpenMP waits for those of the parent for ever:
+    here and in torch's own operations, which DataLoader's workers therefore have one thread for.
+
+    Raises SpectralError where they are not.
+    """
+    if (threads or torch.get_num_threads()) == 1 or not at_hand():
+        return
+    process = os.getpid()
+    if getattr(_team, "process", process) != process:
+        raise SpectralError(
+            "this process was forked from one whose torch had threads at work, which are not here: call "
+            "torch.set_num_threads(1) in it first, or start processes by multiprocessing's spawn"
+        )
+    _team.process = process
 
 
 @cache
@@ -80,9 +104,10 @@ def region(
     C, in which Python takes no signals, and holds on to `task`.  With `more` arguments, as of an __exit__, no
     notice is taken of them.
 
-    Raises OptionError where torch's threads are not `at_hand`.
+    Raises OptionError where torch's threads are not `at_hand`; SpectralError as `check_fork`.
     """
     start = _start(more)
     if start is None:
         raise OptionError("this torch brings no GNU OpenMP library: ask at_hand() first")
+    check_fork(threads)
     return partial(start, work, task, threads, 0)

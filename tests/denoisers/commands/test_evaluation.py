@@ -65,6 +65,12 @@ def test_a_curve_its_slope_and_a_figure(run, net, tmp_path):
     assert f"{told_in_words(slope)} from 12 to 26 dB" in text
 
 
+def test_two_images_tell_no_error(run, net):
+    text = run("evaluate", net, *SQUARES[:-1], 2, "--sigma", 0.1).stdout
+    assert "+-" not in text and "errors over images take 3 of them at least, got 2" in text
+    assert "+-" in run("evaluate", net, *SQUARES, "--sigma", 0.1).stdout
+
+
 def test_homogeneity_and_sure(run, net):
     more = (*SQUARES, "--sigma", 0.1, "--sigma", 0.3, "--homogeneity", "--sure")
     told = json.loads(run("evaluate", net, *more, "--json", "--out", "figures").stdout)
@@ -87,7 +93,7 @@ def test_folders_and_patches_are_the_images(run, net, folders):
     assert [row["denoised"] for row in rows] == pytest.approx(expected.denoised.mean(1).tolist())
     picture = np.arange(12 * 20, dtype=np.uint8).reshape(12, 20)
     Image.fromarray(picture).save("picture.png")
-    patches = ("evaluate", net, "--image", "picture.png", "--patches", 6, "--sigma", 0.2)
+    patches = ("evaluate", net, "--image", "picture.png", "--patch-size", 6, "--sigma", 0.2)
     told = json.loads(run(*patches, "--homogeneity", "--json").stdout)
     assert told["count"] == 6 and told["images"] == "6 patches of 6x6 of picture.png"
     cut = [picture[r : r + 6, c : c + 6] for r in (0, 6) for c in (0, 6, 12)]
@@ -129,6 +135,7 @@ def test_compare_tells_what_it_draws(run, net, folders):
     assert min(Image.open("figures/compare.png").size) > 300
     text = run("compare", net, net, *folders, "--size", 8, *QUICK).stdout
     assert "A to its nearest" in text and "1.000 (1.000)" in text
+    assert "+-" not in text and "errors over samples take 3 of them at least, got 2" in text
 
 
 @pytest.mark.parametrize(
@@ -138,8 +145,11 @@ def test_compare_tells_what_it_draws(run, net, folders):
         (["evaluate", "net.safetensors", "--window", 1, 2], "--window is for --curve"),
         (["evaluate", "net.safetensors", "--curve", "--window", 1, 2, *SQUARES], "at least two noise levels"),
         (["evaluate", "net.safetensors", "--data", "even", "--alpha", 2], "not both"),
-        (["evaluate", "net.safetensors", "--data", "even", "--patches", 2], "--patches is for one picture"),
-        (["evaluate", "net.safetensors", "--patches", 0], "--patches lies between"),
+        (
+            ["evaluate", "net.safetensors", "--data", "even", "--patch-size", 2],
+            "--patch-size is for one picture",
+        ),
+        (["evaluate", "net.safetensors", "--patch-size", 0], "--patch-size lies between"),
         (["evaluate", "net.safetensors", "--data", "absent"], "no pictures"),
         (["compare", "net.safetensors", "net.safetensors", "--data", "even"], "--data is given twice"),
         (["compare", "net.safetensors", "absent", "--data", "even", "--data", "odd"], "no denoiser named"),

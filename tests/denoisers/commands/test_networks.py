@@ -133,7 +133,10 @@ def test_evaluate_takes_the_middle_of_a_picture_whose_sides_do_not_fit(run):
         (["evaluate", "net.safetensors", "--sigma", 0], "sigma must be positive"),
         (["evaluate", "net.safetensors", "--image", "absent.png"], "no picture at absent.png"),
         (["evaluate", "net.safetensors", "--image", "colour.png"], "is a colour picture"),
-        (["evaluate", "net.safetensors", "--image", "odd.png", "--patches", 7], "multiples of 2, got 7 x 7"),
+        (
+            ["evaluate", "net.safetensors", "--image", "odd.png", "--patch-size", 7],
+            "multiples of 2, got 7 x 7",
+        ),
         (["evaluate", "net.safetensors", "--image", "thin.png"], "thin.png is 1x8"),
         (["evaluate", "net.safetensors", "--alpha", 2, "--count", 0], "--count must be >= 1"),
         (["evaluate", "nan.safetensors"], "nan.safetensors holds NaN or infinity, in encoder.0.0.weight"),

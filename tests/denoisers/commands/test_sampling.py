@@ -141,6 +141,7 @@ def test_stopped_short_is_exit_code_3():
         (("sample", "--beta", 2), "h0 and beta lie in"),
         (("sample", "--method", "heun", "--constant"), "of the ascent alone: --constant; heun takes --steps"),
         (("sample", "--method", "ddim", "--h0", 0.5, "--max-steps", 3), "alone: --h0, --max-steps"),
+        (("sample", "--method", "heun", "--beta", 0.1), "alone: --beta; heun"),
         (("sample", "--denoiser", "consistency"), "with --method consistency"),
         (("sample", "--denoiser", "consistency", "--method", "consistency", "--steps", 0), "--steps is >= 1"),
         (

@@ -25,5 +25,12 @@ def test_of_one_image_there_is_a_mean_and_no_error(recwarn):
     assert told(found, 2) == "2.00" and not recwarn
 
 
+def test_two_images_tell_no_error():
+    """A PSNR of 30 dB +- 91 says nothing, and looks like a fault."""
+    two = over_images(torch.tensor([23.0, 37.0]))
+    assert two.halfwidth() > 88 and told(two, 2) == "30.00"
+    assert "+-" in told(over_images(torch.tensor([23.0, 37.0, 30.0])))
+
+
 def test_words_have_the_errors_second_digit():
     assert told(over_images(torch.tensor([1.0, 1.1, 1.2]))) == "1.10 +- 0.25"
