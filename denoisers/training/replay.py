@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
+
+from spectral.jacobians.program.cuda_graphs import end_of_capture
 
 Update = Callable[..., Tensor]
 """Tensors of a batch -> its loss; what else it changes stays where it is in memory."""
@@ -17,8 +19,10 @@ FIRST = 3  # updates as they are: libraries set up what cannot be captured, and 
 class Replay:
     """update(*batch): the first few times as it is, then by a graph; the loss is the caller's own.
 
+    Where no graph can be made of an update, one that asks the device for a value, all go as they are.
+
     Args:
-        update: the same kernels in the same order each time, which asks the device for nothing.
+        update: the same kernels in the same order each time.
         device: a GPU.
     """
 
@@ -28,28 +32,34 @@ class Replay:
         self._side = torch.cuda.Stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._held: list[Tensor] = []
-        self._loss: Tensor | None = None
+        self._loss = torch.empty(0)
 
     def __call__(self, *batch: Tensor) -> Tensor:
         """The update of a batch, of one shape at all times, on the device or in pinned memory."""
-        if self._done < FIRST:
-            self._done += 1
+        if self._done == FIRST:
+            with suppress(RuntimeError):
+                self._capture(batch)
+        self._done += 1
+        if self._graph is None:
             with self._aside():
                 return self.update(*(part.to(self.device, non_blocking=True) for part in batch))
-        if self._graph is None or self._loss is None:
-            self._graph, self._loss = self._captured(batch)
         for held, part in zip(self._held, batch, strict=True):
             held.copy_(part, non_blocking=True)
         self._graph.replay()
         return self._loss.clone()
 
-    def _captured(self, batch: tuple[Tensor, ...]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    def _capture(self, batch: tuple[Tensor, ...]) -> None:
         graph = torch.cuda.CUDAGraph()
         self._held = [torch.empty_like(part, device=self.device) for part in batch]
-        # Other threads go on meanwhile: the one that pins batches, for one.
-        with self._aside(), torch.cuda.graph(graph, stream=self._side, capture_error_mode="thread_local"):
-            loss = self.update(*self._held)
-        return graph, loss
+        with self._aside():
+            try:
+                # Other threads go on meanwhile: the one that pins batches, for one.
+                with torch.cuda.graph(graph, stream=self._side, capture_error_mode="thread_local"):
+                    self._loss = self.update(*self._held)
+            except RuntimeError:
+                end_of_capture(self._held[0])
+                raise
+        self._graph = graph
 
     @contextmanager
     def _aside(self) -> Iterator[None]:

@@ -40,7 +40,7 @@ def captured(product: Product, V: Tensor) -> Product:
                 with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                     out = product(held)
             except Exception:
-                _end_of_capture(held)
+                end_of_capture(held)
                 raise
         torch.cuda.current_stream().wait_stream(side)
 
@@ -56,7 +56,7 @@ def captured(product: Product, V: Tensor) -> Product:
     return replay
 
 
-def _end_of_capture(V: Tensor) -> None:
+def end_of_capture(V: Tensor) -> None:
     """Capture something that can be captured.
 
     Where that failed, releases of torch leave the device's generator capturing: `torch.randn` raises from

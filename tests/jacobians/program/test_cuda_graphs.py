@@ -1,9 +1,6 @@
 """Graphs of products: measured, checked, kept or dropped; with a stand-in for CUDA where no GPU is."""
 
 import functools
-from contextlib import contextmanager, nullcontext
-from types import SimpleNamespace
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,54 +10,14 @@ import spectral
 from spectral.jacobians import jacobian
 from spectral.jacobians.program import Replayed, cuda_graphs, record
 from spectral.jacobians.program.cuda_graphs import KEPT, PATIENCE, captured
+from tests.helpers.graphs import CAPTURING, DRAWING, Torch
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-CAPTURING: list["Recorded"] = []
-DRAWING = {"captured": False}  # whether the stand-in's generator takes a graph to be captured, as CUDA's does
-
-
-class Recorded:
-    """A graph of the stand-in for CUDA: it repeats what was computed while it was captured."""
-
-    def __init__(self) -> None:
-        self.work = []
-
-    def replay(self) -> None:
-        for repeat in self.work:
-            repeat()
-
-
-@contextmanager
-def capturing(graph, **_):
-    CAPTURING.append(graph)
-    DRAWING["captured"] = True
-    try:
-        yield
-        DRAWING["captured"] = False  # of a capture that fails torch does not come so far
-    finally:
-        CAPTURING.pop()
 
 
 @pytest.fixture
 def cuda(monkeypatch):
     """What `captured` needs of torch.cuda, on the CPU."""
-
-    class Torch:
-        cuda = SimpleNamespace(
-            CUDAGraph=Recorded,
-            graph=capturing,
-            device=nullcontext,
-            stream=nullcontext,
-            Stream=Mock,
-            Event=Mock,
-            current_stream=Mock(),
-        )
-
-        def __getattr__(self, name):
-            return getattr(torch, name)
-
     monkeypatch.setattr(cuda_graphs, "torch", Torch())
 
 
