@@ -30,7 +30,7 @@ from denoisers.training.run import WORKERS, Run
 
 ON_CPU = {
     "calpha": RECIPES["calpha"],
-    "photos, its network": replace(RECIPES["photos"], data="disks"),
+    "photos, its network": replace(RECIPES["photos"], data="disks", zoom=1),
     "unet": replace(RECIPES["unet"], data="disks"),
     "edm": RECIPES["edm"],
 }

@@ -93,7 +93,7 @@ class TrainConfig:
             or min(self.halvings, self.warmup, self.images) < 0
         ):
             raise OptionError(
-                "size, batch, steps and zoom must be >= 1, and halvings, warmup and images >= 0"
+                "size, batch, zoom and steps must be >= 1, and halvings, warmup and images >= 0"
             )
         if self.zoom > 1 and (self.images or self.data in GENERATED):
             raise OptionError("zoom is of patches: of photos, or a folder of pictures without `images`")
