@@ -33,6 +33,7 @@ from spectral.options import choice, number, whole
 from spectral.progress import counting
 from spectral.solvers import Control, GolubKahan, Target
 from spectral.solvers.certificate import certify_triplets
+from spectral.solvers.checks import check_matrix
 from spectral.solvers.dense import DENSE_AT_MOST
 
 Part = Literal["symmetric", "singular"]
@@ -90,6 +91,8 @@ def spectral_density(
     Raises:
         OptionError: probes, steps or a name out of range.
         ShapeError: A is not square where its symmetric part is asked for, or `deflate` does not fit.
+        NotLinearError, NotSymmetricError: products contradict each other, or the symmetry that A is told to
+            have.
 
     Example:
         >>> A = torch.diag(torch.cat([torch.full((600,), 0.1), torch.full((400,), 0.9)]))
@@ -170,15 +173,19 @@ def _exact(A: _Counted, part: Part) -> Density:
     A.total = n + 1
     if part == "symmetric":
         A.symmetric_part()  # raises where there is none
-    A.apply(sampler(A, "gaussian", 0)(1))  # tells the scale: first columns may be of another size
+    x = sampler(A, "gaussian", 0)(1)
+    Ax = finite(A.codomain.whole(A.apply(x)))  # tells the scale: first columns may be of another size
     M = finite(A.to(torch.promote_types(A.dtype, torch.float32)).dense().double())
+    check_matrix(A, M, A.domain.whole(x).double(), Ax.double())
     if part == "singular":
         values = pad(torch.linalg.svdvals(M), (0, max(0, n - A.shape[0])))
     else:
         values = torch.linalg.eigvalsh((M + M.mT) / 2)
-    nodes = A.A.scale[..., None, None] * values.cpu().sort(-1).values.unsqueeze(-2)
-    rule = Rule(nodes, torch.full_like(nodes, 1 / n))
-    return Density(*rule, *rule, nodes.new_zeros(*A.batch, 0), n, part, "exact", n, A.count, eps=A.eps)
+    largest = values.abs() if A.symmetric or part == "singular" else torch.linalg.svdvals(M)
+    scale = A.A.scale
+    nodes, norm = scale[..., None, None] * values.cpu().sort(-1).values.unsqueeze(-2), largest.amax(-1).cpu()
+    rule, none = Rule(nodes, torch.full_like(nodes, 1 / n)), nodes.new_zeros(*A.batch, 0)
+    return Density(*rule, *rule, none, n, part, "exact", n, A.count, eps=A.eps, norm=scale * norm)
 
 
 class _Counted(Derived):
@@ -199,6 +206,9 @@ class _Counted(Derived):
 
     def _apply_transpose(self, V: Tensor) -> Tensor:
         return self._reported(self.A.apply_transpose(V))
+
+    def __repr__(self) -> str:
+        return repr(self.A)
 
     def _reported(self, W: Tensor) -> Tensor:
         if self.report is not None:
@@ -249,7 +259,8 @@ def schatten_norm(
     largest = torch.cat([density.nodes.flatten(-2), density.deflated], -1).amax(-1)
     largest = torch.where(largest > 0, largest, 1.0)
     nodes, half = (x / largest[..., None, None] for x in (density.nodes, density.half_nodes))
-    over = replace(density, nodes=nodes, half_nodes=half, deflated=density.deflated / largest[..., None])
+    known, norm = density.deflated / largest[..., None], density.norm / largest
+    over = replace(density, nodes=nodes, half_nodes=half, deflated=known, norm=norm)
     total = over.total(lambda sigma: sigma**p)
     value, error = (torch.as_tensor(x, dtype=torch.float64) for x in (total.value, total.stderr))
     norm = value ** (1 / p)

@@ -157,7 +157,7 @@ class Density(Result):
     """The distribution of n eigenvalues (or singular values): a few known, the rest as p random measures.
 
     By "exact" the one measure puts 1/n at each value, which rounding has moved by at most ten times that of a
-    product, relative to the largest: standard errors are what such moves, each by itself, can change.
+    product, 10 eps |A|: standard errors are what such moves, each by itself, can change.
 
     Otherwise a probe's measure puts `weights` at `nodes` and has mass one; their mean stands for the n - k
     unknown values.  Every standard error is the root of the sum of two squares: the spread between probes,
@@ -175,6 +175,7 @@ class Density(Result):
         steps: products per probe, of the operator whose values these are; n by "exact".
         products: products with A and A' that were spent, for each problem.
         eps: relative rounding of a product.
+        norm: |A| by "exact", (*batch,): far above |(A + A')/2| where A is nearly skew.
         notes: what the reader should know of the model.
     """
 
@@ -189,6 +190,7 @@ class Density(Result):
     steps: int
     products: int
     eps: float = field(default=0.0, kw_only=True)
+    norm: Number = field(default=0.0, kw_only=True)
     notes: list[str] = field(default_factory=list, kw_only=True)
 
     @property
@@ -201,6 +203,12 @@ class Density(Result):
         """The least and the greatest value that carry weight."""
         seen = torch.cat([self.nodes[self.weights > 1e-12], self.deflated.flatten()])
         return seen.min().item(), seen.max().item()
+
+    @property
+    def span(self) -> float:
+        """The range of the values, what is drawn by it; a billionth of the largest where all are equal."""
+        low, high = self.ends
+        return max(high - low, 1e-9 * max(abs(low), abs(high))) or 1e-9
 
     def distribution(self, at: float | Tensor) -> Estimate:
         """The fraction of values <= `at`, a number or (q,): (*batch,) or (*batch, q).
@@ -276,10 +284,9 @@ class Density(Result):
         Raises:
             OptionError: width is not positive.
         """
-        low, high = self.ends
         if width is None:
             points = {"exact": math.sqrt(12 * self.n), "slq": self.steps, "kpm": 4 * self.steps}[self.method]
-            width = max((high - low) / points, 1e-9)
+            width = self.span / points
         if not width > 0:
             raise OptionError(f"width is a standard deviation, positive; got {width}")
         share = (self.n - self.deflated.shape[-1]) / self.n / (width * math.sqrt(2 * math.pi))
@@ -317,7 +324,7 @@ class Density(Result):
         low, high = self.ends
         grid = torch.linspace(low, high, 160, dtype=torch.float64)
         values = torch.as_tensor(self.curve(grid).value).reshape(-1, len(grid))[0].cpu()
-        floor = 0.2 / self.n / max(high - low, 1e-30)
+        floor = 0.2 / self.n / self.span
         drawn = values.clamp(min=floor).tolist()
         return inline.lines(grid.tolist(), [("", drawn)], "density per unit of value", log=True)
 
@@ -337,7 +344,7 @@ class Density(Result):
     @property
     def _rounding(self) -> Tensor:
         """How far rounding of products may move a value, (*batch, 1, 1)."""
-        return rounding(self.eps, 1.0) * self.nodes.abs().amax((-2, -1), keepdim=True)
+        return rounding(self.eps, 1.0) * torch.as_tensor(self.norm)[..., None, None]
 
     def _mean(self, each: Tensor, change: Tensor | None = None) -> Estimate:
         """The mean over probes of (*batch, p, ...); its standard error contains the change that is given."""

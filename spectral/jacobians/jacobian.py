@@ -26,6 +26,7 @@ from spectral.errors import (
     ShapeError,
     SpectralError,
 )
+from spectral.jacobians.cpu import openmp
 from spectral.jacobians.cpu.denormals import flushed
 from spectral.jacobians.draws import CALLS
 from spectral.jacobians.evidence import Evidence, aside, distance
@@ -373,8 +374,10 @@ class Jacobian(OfModel):
     def check_current(self) -> None:
         """That the weights, to the last of them, are those that J was made of; see `check_weights`.
 
-        The model is called where anything else that it holds by name is another.
+        The model is called where anything else that it holds by name is another.  In a forked process see
+        `openmp.check_fork`.
         """
+        openmp.check_fork()
         if self._weights is None:
             return
         self._raise_if(self._weights.changed(True))

@@ -38,13 +38,13 @@ def density(result: Density, threshold: float | None = None, title: str = "") ->
 
 def _density(canvas: Canvas, result: Density, threshold: float | None, title: str) -> Size:
     low, high = result.ends
-    pad = 0.04 * (high - low) + 1e-9
+    pad = max(0.04 * (high - low), result.span - (high - low))
     grid = torch.linspace(low - pad, high + pad, 600, dtype=torch.float64)
     name = "\\lambda" if result.part == "symmetric" else "\\sigma"
     left, right = canvas.subplots(1, 2)
     titled(canvas, title)
 
-    floor = 0.2 / result.n / (high - low)  # a fifth of one value spread over the range
+    floor = 0.2 / result.n / result.span  # a fifth of one value spread over the range
     _band(left, grid, *_interval(result.curve(grid)), floor=floor)
     left.plot(grid.numpy(), _array(result.curve(grid).value).clip(min=floor), color=BLUE, lw=1.2)
     if result.deflated.numel():

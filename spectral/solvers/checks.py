@@ -51,5 +51,21 @@ def check_operator(A: LinearOperator, *, transpose: bool = True) -> int:
     return spent
 
 
+def check_matrix(A: LinearOperator, M: Tensor, x: Tensor, Ax: Tensor) -> None:
+    """That A's columns M (*batch, r, n) are those of a linear map, by one product Ax (*batch, 1, r) with
+    x (*batch, 1, n), and symmetric where A is told to be; all whole and float64, as strict as above.
+
+    Raises:
+        NotLinearError, NotSymmetricError: they are not.
+    """
+    fault, summed = max(FAULT, 10 * A.eps), x @ M.mT
+    if ((summed - Ax).norm(dim=-1) > fault * (summed.norm(dim=-1) + Ax.norm(dim=-1))).any():
+        raise NotLinearError(
+            f"{A!r} is not linear: A x is not the sum of x_j A e_j; of a network pass (model, y)"
+        )
+    if A.symmetric and ((M - M.mT).norm(dim=(-2, -1)) > 2 * fault * M.norm(dim=(-2, -1))).any():
+        raise NotSymmetricError(f"{A!r} is not symmetric: its matrix is not; correct its products")
+
+
 def _random(A: LinearOperator, space: Space, generator: torch.Generator) -> Tensor:
     return space.normal(*(A.batch or (1,)), 1, generator=generator).to(A.device, A.dtype)

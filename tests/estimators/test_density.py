@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import PchipInterpolator
 
 from spectral import progress
-from spectral.errors import FileContentError, OptionError, ShapeError
+from spectral.errors import FileContentError, NotLinearError, NotSymmetricError, OptionError, ShapeError
 from spectral.estimators import Density, Estimate, schatten_norm, spectral_density
 from spectral.estimators.quadrature import chebyshev_rule, golub_kahan_rule, lanczos_rule
 from spectral.estimators.results import _mass_below
@@ -228,6 +228,45 @@ def test_exact_counts_tell_of_values_within_rounding():
     density = spectral_density(frame @ torch.diag(values) @ frame.T)
     at = density.count_above(torch.tensor([0.3, 0.5]))
     assert at.value[0] == 10 and at.stderr.tolist() == [0, 10]
+
+
+def test_exact_errors_are_of_the_norm_of_the_operator_where_its_symmetric_part_is_smaller():
+    A, B = matrix(0), matrix(1)
+    M = A + A.T + 1e4 * (B - B.T)
+    thin = torch.randn(n, n, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    left = M @ torch.linalg.inv(thin)
+    network = torch.nn.Sequential(*(torch.nn.Linear(n, n, bias=False) for _ in range(2)))
+    for layer, weight in zip(network, (thin, left), strict=True):
+        layer.weight.data = weight.float()
+    exact = network[1].weight.detach().double() @ network[0].weight.detach().double()
+    truth = torch.linalg.eigvalsh((exact + exact.T) / 2)
+    total = spectral_density(network, torch.zeros(n)).total(torch.abs)
+    off = abs(total.value - truth.abs().sum().item())
+    assert 1e-5 * truth.abs().max() < off < 2 * total.stderr
+
+
+@pytest.mark.parametrize("part", ["symmetric", "singular"])
+def test_exact_refuses_products_that_contradict_each_other(part):
+    M = matrix()
+    for product in (lambda V: V @ M.T + 1, lambda V: (V @ M.T).abs()):
+        A = from_functions(product, lambda U: U @ M, n, dtype=torch.float64)
+        with pytest.raises(NotLinearError, match="sum of x_j A e_j"):
+            spectral_density(A, part=part)
+    A = from_functions(lambda V: V @ M.T, n=n, dtype=torch.float64, symmetric=True)
+    with pytest.raises(NotSymmetricError, match="its matrix is not"):
+        spectral_density(A, part=part)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("values", [torch.zeros(9), torch.ones(9), torch.arange(9.0)])
+def test_values_of_any_size_are_drawn_over_their_span(values, scale):
+    for method in ("exact", "slq"):
+        density = spectral_density(torch.diag(scale * values), method=method)
+        (low, high), span = density.ends, density.span
+        grid = torch.linspace(low - 6 * span, high + 6 * span, 4001, dtype=torch.float64)
+        share = 1 - density.deflated.shape[-1] / 9
+        assert torch.trapezoid(density.curve(grid).value, grid).item() == pytest.approx(share, abs=0.02)
+        assert density.plot(threshold=scale) and "svg" in density._repr_html_()
 
 
 def test_auto_is_what_takes_fewer_products(monkeypatch):
