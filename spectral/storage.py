@@ -67,7 +67,6 @@ def write(
             digest, _, place = _checksum(file)
             file.seek(place)
             file.write(digest)
-        partial.chmod(0o644)
     return path
 
 
@@ -83,6 +82,7 @@ def replacing(path: Path, first: bool = False) -> Iterator[Path]:
     ) as folder:
         partial = Path(folder) / path.name
         yield partial
+        partial.chmod(0o644)  # safetensors' own files are their owner's alone
         if first:
             try:
                 os.link(partial, path)

@@ -12,7 +12,9 @@ CELLS = {
     "given": """
         import time
         import torch, spectral, denoisers
-        model, y = denoisers.load("photos"), torch.rand(1, 1, 24, 24)
+        from denoisers.images import photograph
+        model, x = denoisers.load("photos"), torch.from_numpy(photograph())[..., 60:84, 180:204]
+        y = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
         pairs = spectral.top_eigs(model, y, k=4)""",
     "table": "pairs",
     "figure": "pairs.plot()",

@@ -168,7 +168,7 @@ def solve(
 ) -> None:
     """A picture from linear measurements of it, drawn several times, beside the truth.
 
-    The mean of the draws is nearer to the truth than any of them. Exit codes as of sample.
+    The mean of the draws errs by less than they do on average. Exit codes as of sample.
     """
     with one_line_errors():
         check_writable(out)

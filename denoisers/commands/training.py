@@ -16,6 +16,7 @@ from denoisers.card import write_card
 from denoisers.commands.console import check_writable, one_line_errors
 from denoisers.training import RECIPES, TrainConfig, train
 from denoisers.training.config import GENERATED
+from denoisers.training.run import WORKERS
 from spectral.errors import OptionError
 from spectral.options import variable
 
@@ -89,7 +90,8 @@ def train_command(
         Path | None, typer.Option(help="file for a folder's pictures, with --images: read once")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="processes that make the next batches", show_default="4 beside a GPU")
+        int | None,
+        typer.Option(help="processes that make the next batches", show_default=f"{WORKERS} beside a GPU"),
     ] = None,
     checkpoint_every: Annotated[int, typer.Option(help="in steps")] = 200,
     validate_every: Annotated[int, typer.Option(help="in steps")] = 500,
@@ -109,7 +111,7 @@ def train_command(
             raise OptionError(f"--workers must be >= 0, got {workers}")
         if "network_config" in chosen:
             chosen["network_config"] = _json_object(chosen["network_config"])
-        config = _recipe(name, chosen)
+        config = _recipe(name, chosen, path if resume else None)
         check_writable(path.parent)
         first = variable("RANK", 0) == 0
         try:
@@ -138,7 +140,11 @@ def train_command(
             console.print(f"wrote {path / 'weights.safetensors'} and {write_card(path)}")
 
 
-def _recipe(name: str, chosen: dict[str, Any]) -> TrainConfig:
+def _recipe(name: str, chosen: dict[str, Any], begun: Path | None) -> TrainConfig:
+    """What is chosen, and besides what the folder of a run that goes on says, or the recipe of that name."""
+    if begun is not None and (begun / "config.json").is_file():
+        kept = TrainConfig.from_json((begun / "config.json").read_text(), str(begun / "config.json"))
+        return replace(kept, **chosen)
     if name in RECIPES:
         return replace(RECIPES[name], **chosen)
     if "data" not in chosen:

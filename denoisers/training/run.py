@@ -211,7 +211,9 @@ class Run:
         if not resume:
             return
         if not self.file.exists():
-            raise FileNotFoundError(f"no checkpoint at {self.file}: start without resume (--resume)")
+            ended = where(self.file.parent).exists()
+            way = "the run has ended" if ended else "start without resume (--resume)"
+            raise FileNotFoundError(f"no checkpoint at {self.file}: {way}")
         state = checkpoint.read(self.file)
         # What a later version can be told besides is as it was.
         if TrainConfig.from_json(json.dumps(state["config"]), str(self.file)) != self.config:

@@ -78,9 +78,12 @@ def test_interrupted_training_resumes(run, monkeypatch):
         result = run(*TRAIN)
     assert result.exit_code == 130
     assert "stopped at step 3" in result.stdout
-    result = run(*TRAIN, "--resume")
+    result = run("train", "tiny", "--resume", "--steps", 5)
+    assert result.exit_code == 2 and "another configuration" in result.stderr
+    result = run("train", "tiny", "--resume")  # the run's folder knows the rest
     assert result.exit_code == 0, result.output
     resumed = denoisers.load("runs/tiny").state_dict()
+    assert "the run has ended" in run("train", "tiny", "--resume").stderr
     assert run(*TRAIN, "--overwrite").exit_code == 0
     whole = denoisers.load("runs/tiny").state_dict()
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
