@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
-from spectral.jacobians.program.cuda_graphs import end_of_capture
+from spectral.jacobians.program.cuda_graphs import beside, capturing
 
 Update = Callable[..., Tensor]
-"""Tensors of a batch -> its loss; what else it changes stays where it is in memory."""
+"""Tensors of a batch, wherever they are, -> its loss; what else it changes stays where it is in memory."""
 
 FIRST = 3  # updates as they are: libraries set up what cannot be captured, and optimisers their moments
 
@@ -41,8 +41,8 @@ class Replay:
                 self._capture(batch)
         self._done += 1
         if self._graph is None:
-            with self._aside():
-                return self.update(*(part.to(self.device, non_blocking=True) for part in batch))
+            with beside(self._side):
+                return self.update(*batch)
         for held, part in zip(self._held, batch, strict=True):
             held.copy_(part, non_blocking=True)
         self._graph.replay()
@@ -51,20 +51,6 @@ class Replay:
     def _capture(self, batch: tuple[Tensor, ...]) -> None:
         graph = torch.cuda.CUDAGraph()
         self._held = [torch.empty_like(part, device=self.device) for part in batch]
-        with self._aside():
-            try:
-                # Other threads go on meanwhile: the one that pins batches, for one.
-                with torch.cuda.graph(graph, stream=self._side, capture_error_mode="thread_local"):
-                    self._loss = self.update(*self._held)
-            except RuntimeError:
-                end_of_capture(self._held[0])
-                raise
+        with beside(self._side), capturing(graph, self._side, self._held[0]):
+            self._loss = self.update(*self._held)
         self._graph = graph
-
-    @contextmanager
-    def _aside(self) -> Iterator[None]:
-        now = torch.cuda.current_stream(self.device)
-        self._side.wait_stream(now)
-        with torch.cuda.stream(self._side):
-            yield
-        now.wait_stream(self._side)

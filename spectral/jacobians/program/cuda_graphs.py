@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -32,17 +32,10 @@ def captured(product: Product, V: Tensor) -> Product:
     graph, done, held = torch.cuda.CUDAGraph(), torch.cuda.Event(), V.clone()
     with torch.cuda.device(V.device):
         side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        # torch.cuda.graph leaves the side stream current where it fails; this does not.
-        with torch.cuda.stream(side):
+        with beside(side):
             product(held)  # what libraries set up for a stream cannot be captured
-            try:
-                with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-                    out = product(held)
-            except Exception:
-                end_of_capture(held)
-                raise
-        torch.cuda.current_stream().wait_stream(side)
+            with capturing(graph, side, held):
+                out = product(held)
 
     def replay(V: Tensor) -> Tensor:
         stream = torch.cuda.current_stream(V.device)
@@ -56,19 +49,34 @@ def captured(product: Product, V: Tensor) -> Product:
     return replay
 
 
-def end_of_capture(V: Tensor) -> None:
-    """Capture something that can be captured.
+@contextlib.contextmanager
+def beside(side: torch.cuda.Stream) -> Iterator[None]:
+    """On a stream, after what the current one has begun; the current one then goes on after it."""
+    now = torch.cuda.current_stream(side.device)
+    side.wait_stream(now)
+    with torch.cuda.stream(side):
+        yield
+    now.wait_stream(side)
 
-    Where that failed, releases of torch leave the device's generator capturing: `torch.randn` raises from
-    then on.
+
+@contextlib.contextmanager
+def capturing(graph: torch.cuda.CUDAGraph, side: torch.cuda.Stream, V: Tensor) -> Iterator[None]:
+    """Into a graph, `beside`, which puts the current stream back where this fails; other threads go on.
+
+    Releases of torch leave the device's generator capturing then, so that `torch.randn` raises from then on:
+    a copy of V, which can be captured, ends that.
     """
-    with (
-        contextlib.suppress(RuntimeError),
-        torch.cuda.graph(
-            torch.cuda.CUDAGraph(), stream=torch.cuda.Stream(), capture_error_mode="thread_local"
-        ),
-    ):
-        V.clone()
+    try:
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+            yield
+    except Exception:
+        another, alone = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        with (
+            contextlib.suppress(RuntimeError),
+            torch.cuda.graph(another, stream=alone, capture_error_mode="thread_local"),
+        ):
+            V.clone()
+        raise
 
 
 def device_seconds(product: Product, V: Tensor) -> float:
