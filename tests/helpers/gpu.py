@@ -41,18 +41,9 @@ from torch import Tensor  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
-aten = torch.ops.aten
+from tests.helpers.waiting import WAITING  # noqa: E402
 
-# What cannot go on before the host has seen the device's numbers.
-WAITING = (
-    aten._local_scalar_dense,
-    aten.equal,
-    aten.nonzero,
-    aten.masked_select,
-    aten._unique2,
-    aten._linalg_check_errors,
-    aten._linalg_svd,
-)
+aten = torch.ops.aten
 
 
 class Graph:

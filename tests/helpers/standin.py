@@ -21,21 +21,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from spectral.jacobians.program.steps import Operation
+from tests.helpers.waiting import WAITING
 
 DEVICE = torch.device("meta")  # torch indexes tensors of "cuda" itself, and fails without its hardware
 
 aten = torch.ops.aten
 INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
-# What cannot go on before the host has seen the device's numbers.
-WAITING = (
-    aten._local_scalar_dense,
-    aten.equal,
-    aten.nonzero,
-    aten.masked_select,
-    aten._unique2,
-    aten._linalg_check_errors,
-    aten._linalg_svd,
-)
 
 
 class OnDevice(Tensor):
