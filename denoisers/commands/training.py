@@ -142,9 +142,8 @@ def train_command(
 
 def _recipe(name: str, chosen: dict[str, Any], begun: Path | None) -> TrainConfig:
     """What is chosen, and besides what the folder of a run that goes on says, or the recipe of that name."""
-    if begun is not None and (begun / "config.json").is_file():
-        kept = TrainConfig.from_json((begun / "config.json").read_text(), str(begun / "config.json"))
-        return replace(kept, **chosen)
+    if begun is not None and (file := begun / "config.json").is_file():
+        return replace(TrainConfig.from_json(file.read_text(), str(file)), **chosen)
     if name in RECIPES:
         return replace(RECIPES[name], **chosen)
     if "data" not in chosen:

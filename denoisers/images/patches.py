@@ -40,8 +40,11 @@ class Patches:
                 raise ShapeError(
                     f"{name} is {height}x{width}, and patches have {size}: leave it out, or take smaller ones"
                 )
-        self._averaged = [[_average(picture, r) for r in range(1, zoom + 1)] for picture in self.pictures]
-        self._averaged = [[one for one in all_ if min(one.shape[1:]) >= size] for all_ in self._averaged]
+        most = (min(zoom, min(picture.shape[1:]) // size) for picture in self.pictures)
+        self._averaged = [
+            [_average(picture, r) for r in range(1, top + 1)]
+            for picture, top in zip(self.pictures, most, strict=True)
+        ]
 
     @classmethod
     def at(cls, path: str | Path, size: int, *, colour: bool = False, zoom: int = 1) -> Patches:

@@ -110,9 +110,8 @@ class ByFabric:
 
     def setup(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
         """Both on the device; gradients are averaged over the processes."""
-        if self.device.type == "cuda" and not any(
-            isinstance(part, nn.GroupNorm) for part in network.modules()
-        ):
+        grouped = any(isinstance(part, nn.GroupNorm) for part in network.modules())
+        if self.device.type == "cuda" and not grouped:
             # As tensor cores read convolutions; group norm's kernels would turn each map round and back.
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._fabric.setup(network, optimizer)
