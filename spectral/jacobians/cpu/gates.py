@@ -69,9 +69,9 @@ def times(x: Tensor, bits: Tensor, out: Tensor) -> Tensor:
 
 
 def _compiled(x: Tensor) -> bool:
-    """Whether there is a kernel for images like x: whole bytes a vector, whole vectors of channels."""
+    """Whether there is a kernel for images like x: whole bytes a vector, whole vectors an image."""
     lanes = openmp.lanes(x)
-    whole = lanes >= 8 and x.shape[1] % lanes == 0 and x.numel() > 0
+    whole = lanes >= 8 and x.shape[1] % 8 == 0 and x.numel() > 0 and x[0].numel() % lanes == 0
     return whole and x.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -140,13 +140,18 @@ def load_wide(context, source, at):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def gated(context, lanes, gate, at):  # type: ignore[no-untyped-def]
-    """The lanes times gate[at], gate[at + 1], ...: numbers of their dtype, or bits, eight to a uint8."""
+    """The lanes times gate[at], gate[at + 1], ...: numbers of that dtype, int8, or bits, eight to a uint8."""
 
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         value, base, at = args
         vector, count = _vector(lanes.dtype), _vector(lanes.dtype).count
         if gate.dtype == lanes.dtype:
             return builder.fmul(value, _read(builder, builder.gep(base, [at]), vector, lanes.dtype))
+        if gate.dtype == types.int8:
+            bytes_of = ir.VectorType(ir.IntType(8), count)
+            opened = _read(builder, builder.gep(base, [at]), bytes_of, gate.dtype)
+            mask = builder.icmp_signed("!=", opened, ir.Constant(bytes_of, None))
+            return builder.select(mask, value, ir.Constant(vector, None))
         # The lowest bit of a byte is the first; lanes begin at a multiple of their number.
         place = builder.gep(base, [builder.lshr(at, ir.Constant(at.type, 3))])
         bits = _read(builder, place, ir.IntType(max(count, 8)), gate.dtype)

@@ -17,6 +17,7 @@ from spectral.jacobians.cpu.simd import (
     load,
     load_six,
     load_wide,
+    narrow,
     panel,
     pointer,
     store,
@@ -24,6 +25,9 @@ from spectral.jacobians.cpu.simd import (
 )
 from spectral.jacobians.cpu.winograd import AA, BB, FORMED, PRODUCT, RUN, SUM, TASK, WEIGHTS, A, B, G
 from spectral.kernels.compiled import cfunc, njit
+
+GATE = REAL | {torch.uint8: np.uint8, torch.int8: np.int8}
+"""What gates are kept as: numbers, bits, zeros and ones."""
 
 _AAA, _BBB, _ABB, _BAA = A**3, B**3, A * BB, B * AA
 
@@ -59,7 +63,7 @@ def _behind(m):  # type: ignore[no-untyped-def]
 def transformer(dtype: torch.dtype) -> Any:
     """The C function, void (*)(void *task), that forms G g G' in float64, a group of filters at a time.
 
-    The task is a `WEIGHTS`: (K, C, 3, 3) of any strides into (36, K / group, C, group).
+    The task is a `WEIGHTS`: (K, C, 3, 3) of any strides into what `_transformed` says.
     """
     real = REAL[dtype]
     group, lanes = 2 * BYTES // dtype.itemsize, BYTES // 8
@@ -72,15 +76,17 @@ def transformer(dtype: torch.dtype) -> Any:
         whole = 9 * group
         i = claim(address, 0)
         while i < task.groups:
+            wide = min(group, task.columns - i * group)
             for first in range(0, task.channels, RUN):
                 run = min(RUN, task.channels - first)
                 for c in range(run):
                     for k in range(group):
+                        inside = i * group + k < task.filters
                         at = (i * group + k) * task.filter_step + (first + c) * task.channel_step
                         for m in range(3):
                             for n in range(3):
-                                tap = weight[at + m * task.row_step + n * task.column_step]
-                                taps[(3 * m + n) * group + k] = tap
+                                tap = at + m * task.row_step + n * task.column_step
+                                taps[(3 * m + n) * group + k] = weight[tap] if inside else real(0)
                     for k in range(0, group, lanes):
                         left = _by_points(_taps(taps, k, 3 * group))
                         middle = _by_points(_taps(taps, k + group, 3 * group))
@@ -93,9 +99,10 @@ def transformer(dtype: torch.dtype) -> Any:
                         store_all(taps, at + 24 * step, step, _by_points((left[4], middle[4], right[4])))
                         store_all(taps, at + 30 * step, step, _by_points((left[5], middle[5], right[5])))
                 for entry in range(36):
-                    at = ((entry * task.groups + i) * task.channels + first) * group
-                    for k in range(run * group):
-                        out[at + k] = taps[whole + entry * RUN * group + k]
+                    at = (entry * task.columns + i * group) * task.channels + first * wide
+                    for c in range(run):
+                        for k in range(wide):
+                            out[at + c * wide + k] = taps[whole + (entry * RUN + c) * group + k]
             i = claim(address, 0)
 
     return work
@@ -116,10 +123,10 @@ def _by_points(g):  # type: ignore[no-untyped-def]
 
 
 @cache
-def worker(dtype: torch.dtype, gate_dtype: torch.dtype) -> Any:
+def worker(dtype: torch.dtype, gate_in: torch.dtype, gate_out: torch.dtype) -> Any:
     """The C function, void (*)(void *task), that takes blocks of tiles until none are left."""
     real = REAL[dtype]
-    slope = np.uint8 if gate_dtype == torch.uint8 else real
+    before_is, behind_is = GATE[gate_in], GATE[gate_out]
     size = dtype.itemsize
 
     @cfunc(types.void(types.voidptr))
@@ -129,15 +136,15 @@ def worker(dtype: torch.dtype, gate_dtype: torch.dtype) -> Any:
         mine = claim(address, 1) * workspace(task.block, task.channels, task.filters, size)
         space = task.workspace + mine
         after = space + 36 * _plane(task.block, task.channels, size) * size
-        scratch = after + 36 * _plane(task.block, task.filters, size) * size
+        scratch = after + 36 * _plane(task.block, whole(task.filters, size), size) * size
         before, behind, tile = pointer(space, real), pointer(after, real), pointer(scratch, real)
         taken = claim(address, 0)
         while taken < task.blocks:
             first = panels * taken // task.blocks * ROWS
             count = min(panels * (taken + 1) // task.blocks * ROWS, task.tiles) - first
-            _tiles_in(task, first, count, before, tile, real, slope)
+            _tiles_in(task, first, count, before, tile, real, before_is)
             _products(task, count, before, behind, real)
-            _tiles_out(task, first, count, behind, tile, real, slope)
+            _tiles_out(task, first, count, behind, tile, real, behind_is)
             taken = claim(address, 0)
 
     return work
@@ -156,9 +163,16 @@ def _plane(block, channels, size):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
+def whole(filters, size):  # type: ignore[no-untyped-def]
+    """The number of filters, up to whole vectors."""
+    lanes = BYTES // size
+    return -(-filters // lanes) * lanes
+
+
+@register_jitable
 def workspace(block, channels, filters, size):  # type: ignore[no-untyped-def]
     """Bytes that a worker needs: transformed inputs, their products, and one tile of one vector."""
-    return 36 * ((_plane(block, channels, size) + _plane(block, filters, size)) * size + BYTES)
+    return 36 * ((_plane(block, channels, size) + _plane(block, whole(filters, size), size)) * size + BYTES)
 
 
 @njit(inline="always")
@@ -197,7 +211,8 @@ def _tiles_in(task, first, count, before, tile, real, slope):  # type: ignore[no
     at, gate_at = np.empty(36, np.intp), np.empty(36, np.intp)
     for t in range(-(-count // ROWS) * ROWS):
         _places(first + t, task.tiles, height, width, channels, gates, outside, at, gate_at)
-        for c in range(0, channels, lanes):
+        for begin in range(0, channels, lanes):
+            c = min(begin, channels - lanes)  # of the last vector, which may begin within the one before
             _columns_in(x, at, gate, gate_at, gates, c, tile, lanes)
             for i in range(6):
                 d = load_six(tile, 6 * i * lanes, lanes)
@@ -233,15 +248,18 @@ def _gated(d, gate, at, j, c):  # type: ignore[no-untyped-def]
 @njit()
 def _products(task, count, before, behind, real):  # type: ignore[no-untyped-def]
     """The sums over channels, one matrix product for each of the 36 entries."""
-    channels, filters, lanes = task.channels, task.filters, BYTES // task.size
+    channels, width, lanes = task.channels, whole(task.filters, task.size), BYTES // task.size
     weight = pointer(task.weight, real)
-    plane_in, plane_out = _plane(task.block, channels, task.size), _plane(task.block, filters, task.size)
+    plane_in, plane_out = _plane(task.block, channels, task.size), _plane(task.block, width, task.size)
     for entry in range(36):
-        for k in range(0, filters, 2 * lanes):
-            columns = (entry * filters + k) * channels
+        for k in range(0, width, 2 * lanes):
+            columns = (entry * width + k) * channels
             for t in range(0, count, ROWS):
-                source, target = entry * plane_in + t * channels, entry * plane_out + t * filters + k
-                panel(before, source, channels, weight, columns, behind, target, channels, filters)
+                source, target = entry * plane_in + t * channels, entry * plane_out + t * width + k
+                if k + lanes < width:
+                    panel(before, source, channels, weight, columns, behind, target, channels, width)
+                else:
+                    narrow(before, source, channels, weight, columns, behind, target, channels, width)
 
 
 @njit()
@@ -250,15 +268,19 @@ def _tiles_out(task, first, count, behind, tile, real, slope):  # type: ignore[n
     height, width, filters, lanes = task.height, task.width, task.filters, BYTES // task.size
     out, gate = pointer(task.out, real), pointer(task.gate_out, slope)
     gates = task.gates_out
-    plane = _plane(task.block, filters, task.size)
+    wide = whole(filters, task.size)
+    plane = _plane(task.block, wide, task.size)
+    ones = pointer(task.ones, real)
     across = -(-width // 4)
     for t in range(count):
         image, place = divmod(first + t, per_image(height, width))
         top, left = 4 * (place // across), 4 * (place % across)
         gate_image = image % gates if gates else 0
-        for k in range(0, filters, lanes):
+        for begin in range(0, filters, lanes):
+            k = min(begin, filters - lanes)
+            new = load(ones, k - begin)  # zero where the vector before has been added
             for j in range(6):
-                m = load_six(behind, j * plane + t * filters + k, 6 * plane)
+                m = load_six(behind, j * plane + t * wide + k, 6 * plane)
                 store_all(tile, j * lanes, 6 * lanes, _behind(m))
             for i in range(min(4, height - top)):
                 y = _behind(load_six(tile, 6 * i * lanes, lanes))
@@ -271,5 +293,5 @@ def _tiles_out(task, first, count, behind, tile, real, slope):  # type: ignore[n
                         if gates:
                             value = gated(value, gate, gate_at + j * filters)
                         if task.adds:
-                            value = load(out, at + j * filters) + value
+                            value = load(out, at + j * filters) + new * value
                         store(out, at + j * filters, value)

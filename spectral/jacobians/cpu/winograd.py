@@ -30,33 +30,33 @@ _CACHE = 2**19  # bytes of transformed tiles at a time: they and the weights sta
 _MOST = 36 * 256**2 * 4  # bytes of transformed weights: four times what they come from
 
 TASK = openmp.layout(
-    "taken workers tiles blocks block size x gate_in gate_out out weight zeros workspace "
+    "taken workers tiles blocks block size x gate_in gate_out out weight zeros ones workspace "
     "images height width channels filters adds gates_in gates_out"
 )
 
 RUN = 8  # channels, whose 36 entries each are written in one go: their places lie powers of two apart
 FORMED = 9 + 36 * RUN  # numbers, for each filter, on the way from g to G g G'
 WEIGHTS = openmp.layout(
-    "taken workers groups channels filter_step channel_step row_step column_step weight out workspace"
+    "taken workers groups channels filters columns filter_step channel_step row_step column_step "
+    "weight out workspace"
 )
 
 
 def offered(weight: Tensor, size: torch.Size) -> bool:
     """Whether `Winograd(weight)` is at hand for inputs of about that size (m, C, H, W), and faster.
 
-    It takes weights (K, C, 3, 3) of float32 or float64 on an x86 CPU with AVX2 or AVX-512, C and K multiples
-    of two vectors (32 float32 with AVX-512), C K at most 256^2 in float32, and tiles enough to fill the
-    registers.
+    It takes weights (K, C, 3, 3) of float32 or float64 on an x86 CPU with AVX2 or AVX-512, C and K at least a
+    vector (16 float32 with AVX-512), C K at most 256^2 in float32, and tiles enough to fill the registers.
     """
     filters, channels, *taps = weight.shape
     lanes = openmp.lanes(weight) if taps == [3, 3] else 0
     if not lanes:
         return False
     images, _, height, width = size
-    step, rows = 2 * lanes, _kernels().ROWS
-    filled = -(-images * -(-height // 4) * -(-width // 4) // rows) * rows
+    kernels = _kernels()
+    filled = -(-images * kernels.per_image(height, width) // kernels.ROWS) * kernels.ROWS
     saved = 9 * images * height * width / (36 * max(filled, 1))
-    wide = channels % step == 0 and filters % step == 0
+    wide = min(channels, filters) >= lanes
     wide = wide and 36 * channels * filters * weight.itemsize <= _MOST
     return wide and saved > 2
 
@@ -81,6 +81,8 @@ class Winograd:
         self.dtype = weight.dtype
         self.weight = _transformed(weight.detach(), turned)
         self.zeros = weight.new_zeros(self.channels)
+        lanes = openmp.lanes(weight)
+        self.ones = torch.cat([weight.new_zeros(lanes), weight.new_ones(lanes)])[lanes:]
         self._pool = memory.shared()
 
     def apply(
@@ -95,7 +97,8 @@ class Winograd:
         It is added to `onto`, in place, where that is given.
 
         Gates are (g, C, H, W) before and (g, K, H, W) behind, g a divisor of m: image i has gate i mod g.
-        They are of x's dtype or, both of them, bits (`gates`).  Tensors in another memory format are copied.
+        They are of x's dtype, int8, zeros and ones, or bits (`gates`).  Tensors in another memory format are
+        copied.
 
         Raises ShapeError for x, gates or `onto` of another size, dtype or layout.
         """
@@ -106,9 +109,7 @@ class Winograd:
             )
         before = self._gate(gate_in, x, self.channels)
         behind = self._gate(gate_out, x, self.filters)
-        kinds = {gate.dtype for gate in (before, behind) if gate is not None} or {x.dtype}
-        if len(kinds) > 1:
-            raise ShapeError(f"both gates must have one dtype, got {kinds}")
+        kinds = [gate.dtype for gate in (before, behind) if gate is not None] or [x.dtype]
         x = x.contiguous(memory_format=torch.channels_last)
         if onto is None:
             out = self._pool.empty((images, height, width, self.filters), x.dtype).permute(0, 3, 1, 2)
@@ -130,11 +131,11 @@ class Winograd:
         task = openmp.task(
             *(0, 0, tiles, blocks, block, x.itemsize, x.data_ptr()),
             *(0 if gate is None else gate.data_ptr() for gate in (before, behind)),
-            *(t.data_ptr() for t in (out, self.weight, self.zeros, workspace)),
+            *(t.data_ptr() for t in (out, self.weight, self.zeros, self.ones, workspace)),
             *(images, height, width, self.channels, self.filters, int(onto is not None)),
             *(0 if gate is None else len(gate) for gate in (before, behind)),
         )
-        openmp.region(kernels.worker(x.dtype, kinds.pop()).address, task, threads)()
+        openmp.region(kernels.worker(x.dtype, kinds[0], kinds[-1]).address, task, threads)()
         return out
 
     def _target(self, onto: Tensor, size: torch.Size) -> Tensor:
@@ -153,9 +154,9 @@ class Winograd:
         bits = gate.dtype == torch.uint8
         size = (height, width, channels // 8) if bits else (channels, height, width)
         fits = gate.shape[1:] == size and len(gate) > 0 and images % len(gate) == 0
-        if not fits or not (bits or gate.dtype == x.dtype):
+        if not fits or gate.dtype not in (x.dtype, torch.int8, torch.uint8):
             raise ShapeError(
-                f"gates must be (g, {channels}, {height}, {width}) of {x.dtype}, or packed bits, and "
+                f"gates must be (g, {channels}, {height}, {width}) of {x.dtype} or int8, or packed bits, and "
                 f"g divide {images}, got {tuple(gate.shape)} of {gate.dtype}"
             )
         return gate.contiguous() if bits else gate.contiguous(memory_format=torch.channels_last)
@@ -169,7 +170,9 @@ def _kernels() -> ModuleType:
 
 
 def _transformed(weight: Tensor, turned: bool) -> Tensor:
-    """G g G' as 36 matrices (C, K), their columns in groups of two vectors: (36, K / group, C, group).
+    """G g G' as 36 matrices (C, K), K up to whole vectors by zeros.
+
+    Their columns lie in groups (C, two vectors), the last one (C, one vector) where their number is odd.
 
     `turned`: of the taps in reverse, filters and channels exchanged, as the strides say.
     """
@@ -180,11 +183,12 @@ def _transformed(weight: Tensor, turned: bool) -> Tensor:
         place += 2 * (strides[2] + strides[3]) * weight.itemsize  # of the last tap
         strides = (strides[1], strides[0], -strides[2], -strides[3])
     group = 2 * _kernels().BYTES // weight.itemsize
-    groups = filters // group
-    matrices = weight.new_empty(36, groups, channels, group)
+    columns = _kernels().whole(filters, weight.itemsize)
+    groups = -(-columns // group)
+    matrices = weight.new_empty(36, channels * columns)
     threads = max(1, min(torch.get_num_threads(), groups))
     workspace = weight.new_empty(threads * FORMED * group)
     places = place, matrices.data_ptr(), workspace.data_ptr()
-    task = openmp.task(0, 0, groups, channels, *strides, *places)
+    task = openmp.task(0, 0, groups, channels, filters, columns, *strides, *places)
     openmp.region(_kernels().transformer(weight.dtype).address, task, threads)()
     return matrices

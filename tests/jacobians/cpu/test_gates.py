@@ -5,7 +5,8 @@ import torch
 
 from spectral.jacobians.cpu import gates
 
-SIZES = [(2, 1, 8, 5, 3), (3, 3, 48, 7, 1), (4, 2, 16, 60, 70), (1, 1, 64, 40, 33)]  # images, gates, C, H, W
+# images, gates, C, H, W
+SIZES = [(2, 1, 8, 5, 3), (3, 3, 48, 7, 1), (4, 2, 16, 60, 70), (1, 1, 64, 40, 33), (4, 2, 40, 9, 6)]
 
 
 def drawn(seed, size, dtype, channels_last):

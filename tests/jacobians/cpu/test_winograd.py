@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import conv2d
@@ -55,38 +55,43 @@ def error(
 
 @given(
     st.sampled_from([torch.float32, torch.float64]),
-    st.integers(1, 3),
-    st.integers(1, 2),
+    st.tuples(st.integers(0, 40), st.integers(0, 40)),
     st.tuples(st.integers(1, 3), st.integers(1, 19), st.integers(1, 19)),
-    st.sampled_from(["", "in", "out", "in out"]),
-    st.booleans(),
+    st.tuples(*2 * [st.sampled_from(["", "numbers", "zeros and ones", "bits"])]),
     st.integers(1, 3),
     st.integers(0, 99),
 )
+@example(torch.float32, (0, 16), (1, 9, 9), ("bits", "bits"), 1, 0)
+@example(torch.float32, (4, 24), (2, 9, 9), ("zeros and ones", "bits"), 1, 0)
 @settings(max_examples=200, deadline=None)
 def test_it_is_the_convolution(
     dtype: torch.dtype,
-    channels: int,
-    filters: int,
+    more: tuple[int, int],
     size: tuple[int, int, int],
-    sides: str,
-    bitwise: bool,
+    kinds: tuple[str, str],
     blocks: int,
     seed: int,
 ) -> None:
     gates, height, width = size
-    images = blocks * gates
-    channels, filters = channels * step(dtype), filters * step(dtype)
+    channels, filters = (step(dtype) // 2 + n for n in more)
     weight = normal(filters, channels, 3, 3, dtype=dtype, seed=seed)
-    x = normal(images, channels, height, width, dtype=dtype, seed=seed + 1).to(memory_format=LAYOUT)
+    x = normal(blocks * gates, channels, height, width, dtype=dtype, seed=seed + 1).to(memory_format=LAYOUT)
 
-    def gate(side: str, many: int) -> Tensor | None:
-        if side not in sides:
-            return None
+    def gate(kind: str, many: int) -> Tensor | None:
         slopes = normal(gates, many, height, width, dtype=dtype, seed=seed + 2)
-        return packed(slopes > 0) if bitwise else slopes
+        if kind in ("", "numbers"):
+            return slopes if kind else None
+        return packed(slopes) if kind == "bits" and many % 8 == 0 else (slopes > 0).to(torch.int8)
 
-    assert error(weight, x, gate("in", channels), gate("out", filters)) < ERROR[dtype]
+    before, behind = gate(kinds[0], channels), gate(kinds[1], filters)
+    assert error(weight, x, before, behind) < ERROR[dtype]
+    kernel = Winograd(weight)
+    there = normal(blocks * gates, filters, height, width, dtype=dtype, seed=seed + 3)
+    onto = there.to(memory_format=LAYOUT, copy=True)
+    found = kernel.apply(x, before, behind)
+    assert torch.equal(kernel.apply(x, before, behind, onto=onto), there + found)
+    turned = Winograd(weight.transpose(0, 1).flip(2, 3), turned=True)
+    torch.testing.assert_close(turned.apply(x, before, behind), found)
 
 
 @pytest.mark.parametrize("dtype", ERROR)
@@ -180,15 +185,13 @@ def test_bad_arguments_are_refused() -> None:
     for bad in (
         x[:, :, 1:],
         x.double(),
-        x.to(torch.int8),
+        x.to(torch.int32),
         torch.zeros(3, wide, 5, 5),
         x[:0],
         packed(x)[1:, 1:],
     ):
         with pytest.raises(ShapeError, match="gates must be"):
             kernel.apply(x, gate_out=bad)
-    with pytest.raises(ShapeError, match="one dtype"):
-        kernel.apply(x, x, packed(x))
 
 
 def test_without_torchs_threads_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
