@@ -2,6 +2,7 @@
 
     python -m benchmarks.products [--quick] [--sides 80 256 512] [--networks UNet] [--device cuda] [--write]
                                   [--rows runs/products.json] [--recording] [--reuse]
+                                  [--widths]
 
 Times are medians of interleaved runs; a forward pass is the model in eval mode, as it was built, without
 gradient.  Each row is measured in a process of its own; with --rows it is kept in that file, and one that is
@@ -14,7 +15,8 @@ to twice what torch.func in float32 does (a unit near zero switches with the las
 column of J with it), and likewise with the same program, its gates too, in float64 arithmetic; a float64
 program must agree to 1e-12.  --quick takes three networks at 80 and 256 pixels, and the memory of one at 512;
 all of it takes an hour on two cores.  --recording measures what recording and checking costs, and nothing
-else; --reuse what it saves that large results take memory that was used before.  --write puts the tables
+else; --reuse what it saves that large results take memory that was used before; --widths products of UNets
+of widths that fill vectors and of some that do not.  --write puts the tables
 into docs/products.md.
 """
 
@@ -50,6 +52,7 @@ LARGEST = {
 }
 BLOCKS_UP_TO = 256  # pixels a side; above, eight vectors take a minute and, by vmap, ten gigabytes
 MEMORY_WAYS = ("forward", "frozen", "vjp", "linearize", "jvp")
+WIDTHS = (16, 20, 24, 32, 40, 48, 60, 64)
 RECORDED_AT = (80, 512)  # pixels a side
 
 
@@ -275,6 +278,32 @@ def reused(name: str, side: int = 512) -> dict[str, str]:
     }
 
 
+def of_width(width: int, side: int = 80) -> dict[str, str]:
+    """Products of a UNet of two blocks in forward passes, by all kernels and by torch's, interleaved."""
+    torch.manual_seed(0)
+    model = _lively(UNet(2, width)).eval().requires_grad_(False)
+    y = image(side)
+    V = torch.randn(BLOCK, y.numel(), generator=torch.Generator().manual_seed(1))
+    J, plain = spectral.jacobian(model, y, method="frozen"), without_kernels(model, y, V)
+    error = (J.apply(V) - plain.apply(V)).norm() / plain.apply(V).norm()
+    products: dict[str, tuple[int, Callable[[], Tensor]]] = {
+        "**J v**": (1, lambda: J.apply(V[:1])),
+        "by torch's kernels": (1, lambda: plain.apply(V[:1])),
+        "**J' u**": (1, lambda: J.apply_transpose(V[:1])),
+        " by torch's kernels": (1, lambda: plain.apply_transpose(V[:1])),
+        "**J v, 8**": (BLOCK, lambda: J.apply(V)),
+        "  by torch's kernels": (BLOCK, lambda: plain.apply(V)),
+    }
+    with torch.no_grad():
+        forward, *taken = medians([lambda: model(y), *(call for _, call in products.values())], 20)
+    told = zip(products.items(), taken, strict=True)
+    return (
+        {"UNet, 2 blocks, width": str(width), "forward, ms": f"{1e3 * forward:.1f}"}
+        | {name: f"{seconds / count / forward:.2f}" for (name, (count, _)), seconds in told}
+        | {"difference": f"{error:.0e}"}
+    )
+
+
 def peak_here(name: str, side: int, way: str) -> float:
     """MB that this process holds at most, above those with the model loaded, to build and apply (Linux).
 
@@ -405,6 +434,7 @@ if __name__ == "__main__":
         peak="",
         recording=False,
         reuse=False,
+        widths=False,
         row=False,
     )
     options = page.options
@@ -417,6 +447,8 @@ if __name__ == "__main__":
         page.tell("recording", recorded(Rows(options.rows)))
     elif options.reuse:
         page.tell("reuse", records([reused(name) for name in QUICK]))
+    elif options.widths:
+        page.tell("widths", records([of_width(width) for width in WIDTHS]))
     else:
         sides = options.sides
         of = [(name, side) for side in sides for name in names if side > 80 and name in QUICK]
