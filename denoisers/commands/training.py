@@ -105,10 +105,6 @@ def train_command(
     path = out or Path("runs") / name
     console = Console(soft_wrap=True)
     with one_line_errors():
-        if min(checkpoint_every, validate_every) < 1:
-            raise OptionError("--checkpoint-every and --validate-every must be >= 1")
-        if workers is not None and workers < 0:
-            raise OptionError(f"--workers must be >= 0, got {workers}")
         if "network_config" in chosen:
             chosen["network_config"] = _json_object(chosen["network_config"])
         config = _recipe(name, chosen, path if resume else None)

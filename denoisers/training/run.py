@@ -36,6 +36,7 @@ from denoisers.training.validation import held_out, validated
 from denoisers.weights import build, read, save, where
 from spectral import storage
 from spectral.errors import CheckpointError, NotFiniteError, OptionError
+from spectral.options import whole
 from spectral.progress import counting
 
 CALIBRATION_BATCHES = 100
@@ -95,6 +96,13 @@ def train(
         NotFiniteError: the loss or a weight is NaN or infinite; no weights are written.
         RankError: another process ended, or fell silent.
     """
+    for name, value, least in (
+        ("checkpoint_every", checkpoint_every, 1),
+        ("validate_every", validate_every, 1),
+        ("workers", workers or 0, 0),
+    ):
+        if whole(name, value) < least:
+            raise OptionError(f"{name} must be >= {least}, got {value}")
     folder = Path(folder)
     if folder.suffix == ".safetensors" or folder.is_file():
         raise OptionError(f"a run is a folder, and its weights a file in it: name {folder.with_suffix('')}")

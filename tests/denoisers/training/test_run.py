@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -21,7 +23,7 @@ from denoisers.networks import BiasFreeNorm, UNet
 from denoisers.training import TrainConfig, calibrate, checkpoint, data, learning_rate, run, train
 from denoisers.training.run import Run
 from spectral import storage
-from spectral.errors import CheckpointError, OptionError
+from spectral.errors import CheckpointError, FileContentError, OptionError
 
 TINY = TrainConfig(
     data="calpha", network_config={"blocks": 1, "width": 4}, size=8, batch=4, steps=12, halvings=2
@@ -289,11 +291,41 @@ def test_calibration_is_the_mean_of_the_batches_deviations():
         {"precision": "float16"},
         {"half": "third"},
         {"emphasis": 0.5},
+        {"zoom": 1.5},
+        {"steps": "10"},
+        {"batch": 2.0},
+        {"seed": None},
+        {"clip": None},
+        {"sigma_max": "1"},
+        {"learning_rate": float("nan")},
+        {"noise": 3},
+        {"shuffled": "no"},
+        {"start": None},
+        {"data": Path("pictures")},
+        {"network_config": []},
+        {"network_config": {"width": torch.tensor(4)}},
     ],
 )
 def test_configurations_that_make_no_sense_are_refused(bad):
     with pytest.raises(OptionError, match=next(iter(bad))):
         replace(TINY, **bad)
+
+
+def test_every_field_of_a_configuration_is_of_its_type():
+    for field in fields(TrainConfig):
+        with pytest.raises(OptionError, match=f"^{field.name} is "):
+            replace(TINY, **{field.name: object()})
+    numpys = replace(TINY, steps=np.int64(3), clip=np.float32(0.5))
+    assert TrainConfig.from_json(numpys.to_json(), "it") == numpys
+    with pytest.raises(FileContentError, match="it holds no training configuration: batch is a whole number"):
+        TrainConfig.from_json('{"data": "calpha", "batch": 2.5}', "it")
+
+
+@pytest.mark.parametrize("bad", [{"checkpoint_every": 0}, {"validate_every": 2.5}, {"workers": -1}])
+def test_a_run_is_not_begun_with_what_makes_no_sense(tmp_path, bad):
+    with pytest.raises(OptionError, match=next(iter(bad))):
+        train(TINY, tmp_path / "a", **bad)
+    assert not (tmp_path / "a").exists()
 
 
 def test_unknown_networks_are_refused(tmp_path):
