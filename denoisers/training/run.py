@@ -224,8 +224,13 @@ class Run:
             raise FileNotFoundError(f"no checkpoint at {self.file}: {way}")
         state = checkpoint.read(self.file)
         # What a later version can be told besides is as it was.
-        if TrainConfig.from_json(json.dumps(state["config"]), str(self.file)) != self.config:
-            raise CheckpointError(f"{self.file} was written by another configuration: {state['config']}")
+        begun = asdict(TrainConfig.from_json(json.dumps(state["config"]), str(self.file)))
+        asked = asdict(self.config)
+        others = [
+            f"{name}={begun[name]!r}, not {asked[name]!r}" for name in asked if begun[name] != asked[name]
+        ]
+        if others:
+            raise CheckpointError(f"{self.file} was written by another configuration: {'; '.join(others)}")
         self.model.load_state_dict(state["model"])
         own = [{name: group[name] for name in DEVICES} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
@@ -343,8 +348,15 @@ def _start_from(path: str, model: Denoiser) -> None:
             model.load_state_dict(other.state_dict())
         else:
             model.body.load_state_dict(other.body.state_dict())  # type: ignore[union-attr]
-    except (AttributeError, RuntimeError) as error:
-        raise OptionError(f"the weights of {path} do not fit {type(model).__name__}: {error}") from error
+    except (AttributeError, RuntimeError) as error:  # which names each tensor
+        raise OptionError(
+            f"the weights of {path} are of {_in_words(other)}, and do not fit {_in_words(model)}: ask for "
+            "the first, or start from others"
+        ) from error
+
+
+def _in_words(model: Denoiser) -> str:
+    return f"{type(model).__name__} {json.dumps(model.config)}"
 
 
 class _StopAsked:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -199,8 +200,9 @@ def test_resuming_asks_for_the_same_configuration(tmp_path, monkeypatch):
             train(TINY, tmp_path / "a")
     with pytest.raises(FileExistsError, match="unfinished run"):
         train(TINY, tmp_path / "a")
-    with pytest.raises(CheckpointError, match="another configuration"):
-        train(replace(TINY, batch=5), tmp_path / "a", resume=True)
+    told = "was written by another configuration: batch=4, not 5; noise='squared', not 'uniform'$"
+    with pytest.raises(CheckpointError, match=told):
+        train(replace(TINY, batch=5, noise="uniform"), tmp_path / "a", resume=True)
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         train(TINY, tmp_path / "b", resume=True)
     # One of a version that knew fewer options.
@@ -241,8 +243,11 @@ def test_weights_to_start_from(tmp_path):
     assert same_bits(begun(tuned).body, first.body)
     assert same_bits(begun(replace(edm, start=str(tmp_path / "edm"))), first)
     assert not same_bits(train(tuned, tmp_path / "tuned").body, first.body)
-    with pytest.raises(OptionError, match="do not fit UNet"):
-        train(replace(TINY, start=str(tmp_path / "edm")), tmp_path / "b")
+    for other in (TINY, replace(tuned, network_config={"width": 16, "scales": 1})):
+        with pytest.raises(OptionError) as refused:
+            train(replace(other, start=str(tmp_path / "edm")), tmp_path / "b")
+        told = rf"the weights of \S+ are of EDM {{.*}}, and do not fit {other.network} {{[^\n]*"
+        assert re.fullmatch(told + ": ask for the first, or start from others", str(refused.value))
     with pytest.raises(FileNotFoundError, match="no weights to start from"):
         train(replace(TINY, start=str(tmp_path / "nothing")), tmp_path / "b")
 
