@@ -43,7 +43,10 @@ Version = Annotated[bool, typer.Option("--version", help="print it", is_eager=Tr
 Denoiser = Annotated[str, typer.Option(help="a shipped network's name, a run's folder, or a weights file")]
 Picture = Annotated[
     Path | None,
-    typer.Option(help="a picture, in the network's colours", show_default="the shipped photograph"),
+    typer.Option(
+        help="a picture; of one in colour the luminance for a grey network",
+        show_default="the shipped photograph",
+    ),
 ]
 Crop = Annotated[
     tuple[int, int, int] | None, typer.Option(metavar="TOP LEFT SIDE", help="a square of the picture")
@@ -117,7 +120,7 @@ def load_problem(
 
     Args:
         denoiser: a shipped network's name, a run's folder, or a weights file.
-        image: a picture, in the network's colours; None for the shipped photograph.
+        image: a picture, turned grey for a grey network; None for the shipped photograph.
         sigma: standard deviation of the noise, images being in [0, 1].
         seed: of the noise.
         crop: (top, left, side) of the square to use.
@@ -177,7 +180,15 @@ def picture_of(image: Path | None, channels: int) -> Tensor:
     """
     if image is None:
         return torch.from_numpy(folder.photograph(colour=channels > 1))
-    return torch.from_numpy(folder.read_grey(image) if channels == 1 else read_colour(image))
+    return _grey(image) if channels == 1 else torch.from_numpy(read_colour(image))
+
+
+def _grey(path: Path) -> Tensor:
+    """A picture as (1, 1, H, W); of one in colour the luminance, as of a folder's pictures, which is told."""
+    found = folder.read_grey(path, convert=True)
+    if folder.in_colour(folder.opened(path)):
+        typer.echo(f"{path} is in colour: its luminance is taken", err=True)
+    return torch.from_numpy(found)
 
 
 def continued(x: Tensor, multiple: int) -> Tensor:
@@ -208,7 +219,7 @@ def region(told: str | None, problem: Problem) -> Tensor | None:
             raise OptionError(
                 f"--mask is a picture, or a box TOP,LEFT,HEIGHT,WIDTH of whole numbers; got {told}"
             )
-        mask = torch.from_numpy(folder.read_grey(Path(told)))[0, 0] > 0.5
+        mask = _grey(Path(told))[0, 0] > 0.5
         if mask.shape != (rows, columns):
             raise OptionError(
                 f"{told} has {mask.shape[0]}x{mask.shape[1]} pixels, the picture {rows}x{columns}: a mask is "

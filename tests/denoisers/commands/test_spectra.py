@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from denoisers import weights
 from denoisers.commands import console, spectra
 from denoisers.commands.spectra import app
+from denoisers.images.folder import read_grey
 from denoisers.networks import BFCNN, UNet
 from spectral import eigs as symmetric
 from spectral import eigs_full, storage, svd
@@ -164,6 +165,19 @@ def test_masks(files, tmp_path):
     assert json.loads(result.stdout)["restriction"] == "inputs 120 of 560 entries: dimension 120"
 
 
+def test_a_colour_picture_is_turned_grey_for_a_grey_network(files, tmp_path):
+    """As pictures of a folder are; and so is a mask."""
+    grey = read_grey(files / "colour.png", convert=True)[0, 0]
+    result = eigs(files, "-k", "2", "--json", image="colour.png")
+    assert result.exit_code == 0
+    assert result.stderr == f"{files / 'colour.png'} is in colour: its luminance is taken\n"
+    problem = console.load_problem(str(files / "unet.safetensors"), files / "colour.png", 0.15, 0)
+    assert torch.equal(problem.clean[0, 0], torch.from_numpy(grey))
+    masked = eigs(files, "-k", "2", "--json", "--mask", str(files / "colour.png"), "--crop", "0", "0", "16")
+    assert masked.stderr == result.stderr
+    assert f"{int((grey > 0.5).sum())} of" in json.loads(masked.stdout)["restriction"]
+
+
 def test_checkpoint(files, tmp_path):
     options = ["-k", "4", "--json", "--checkpoint", str(tmp_path / "solve")]
     first, second = (json.loads(eigs(files, *options).stdout) for _ in range(2))
@@ -200,7 +214,6 @@ def test_bad_options_are_one_line_and_code_2(files, options, says):
     ("image", "denoiser", "says"),
     [
         ("text.png", "unet.safetensors", "not a picture"),
-        ("colour.png", "unet.safetensors", "colour picture"),
         ("tiny.png", "unet.safetensors", "too small"),
         ("grey.png", "other.safetensors", "other.safetensors"),
         ("grey.png", "text.png", "text.png"),
