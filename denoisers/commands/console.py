@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -62,6 +63,31 @@ Sigma = Annotated[float, typer.Option(help="noise level, the picture being in [0
 Seed = Annotated[int, typer.Option(help="of the noise, and of the random vectors")]
 Out = Annotated[Path | None, typer.Option(help="folder for the figure and the saved result")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+_flags: ContextVar[dict[str, str]] = ContextVar("flags")
+
+
+def name_flags(context: typer.Context) -> None:
+    """Let `in_flags` know those of the command that is called; of an app's callback."""
+    app: Any = context.command
+    parameters = app.commands[context.invoked_subcommand].params
+    _flags.set({p.name: p.opts[0] for p in parameters if p.opts[0].startswith("-")})
+
+
+def in_flags(text: str) -> str:
+    """What the library says of its keywords, of the command's flags: `name=value` and names_of_words."""
+    flags = _flags.get({})
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"]
+        if name not in flags or (value is None and "_" not in name):
+            return found[0]
+        quoted = value and value[0] in "'\"" and value[-1] == value[0]
+        value = value[1:-1] if quoted else value
+        return flags[name] if value in (None, "", "True") else f"{flags[name]} {value}"
+
+    return re.sub(r"(?<![\w./-])(?P<name>[a-z]\w*)(?:=(?P<value>[^\s,;:)]*))?(?![\w/])", flag, text)
 
 
 def device_at_hand() -> str:
@@ -250,9 +276,9 @@ def forward_seconds(model: Callable[[Tensor], Tensor], y: Tensor, repeats: int =
 
 
 def tell(lines: Iterable[tuple[str, str]]) -> None:
-    """Lines with a word in front of each."""
+    """Lines with a word in front of each, of the command's flags where the library speaks of keywords."""
     for name, text in lines:
-        Console().print(f"{name:13} {text}", highlight=False, markup=False, soft_wrap=True)
+        Console().print(f"{name:13} {in_flags(text)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -269,7 +295,8 @@ def one_line_errors() -> Iterator[None]:
         typer.echo("interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except (SpectralError, OSError, ImportError, MemoryError, torch.OutOfMemoryError) as failure:
-        typer.echo(f"error: {' '.join(str(failure).split()) or 'out of memory'}", err=True)
+        told = in_flags(" ".join(str(failure).split()))
+        typer.echo(f"error: {told or 'out of memory'}", err=True)
         raise typer.Exit(2) from None
     except RuntimeError as failure:
         if "DefaultCPUAllocator" not in str(failure):  # torch has no type of its own for the CPU's memory

@@ -36,6 +36,7 @@ from spectral.estimators import spectral_density as estimate_density
 from spectral.estimators import trace as estimate_trace
 from spectral.estimators.results import Estimate, with_error
 from spectral.estimators.trace import METHODS
+from spectral.options import choice
 from spectral.progress import working
 from spectral.risk import risk_curve
 from spectral.risk import sure as estimate_sure
@@ -61,6 +62,7 @@ def trace(
 ) -> None:
     """The trace of a denoiser's Jacobian at a noisy picture, with its error; with --out its diagonal."""
     with one_line_errors():
+        choice("--method", method, OF_MODELS)
         check_writable(out)
         problem = load_problem(denoiser, image, sigma, seed, crop, timed=True)
         began = time.perf_counter()
@@ -105,6 +107,7 @@ def sure(
 ) -> None:
     """A denoiser's error from the noisy picture alone, beside the true one; with --out over noise levels."""
     with one_line_errors():
+        choice("--method", method, [*OF_MODELS, FINITE_DIFFERENCE])
         check_writable(out)
         problem = load_problem(denoiser, image, sigma, seed, crop, timed=True)
         began = time.perf_counter()

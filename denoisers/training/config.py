@@ -100,7 +100,7 @@ class TrainConfig:
                 "size, batch, zoom and steps must be >= 1, and halvings, warmup and images >= 0"
             )
         if self.zoom > 1 and (self.images or self.data in GENERATED):
-            raise OptionError("zoom is of patches: of photos, or a folder of pictures without `images`")
+            raise OptionError("zoom is of patches: of photos, or a folder of pictures without images=")
         if not (self.sigma_max > 0 and self.learning_rate > 0):
             raise OptionError("sigma_max and learning_rate must be positive")
         if self.emphasis and (self.objective != "denoise" or self.noise in ("uniform", "squared")):

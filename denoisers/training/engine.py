@@ -145,7 +145,7 @@ class ByFabric:
             raise RankError(
                 f"process {self.rank} of {self.world} has lost another, which ended or did not answer "
                 f"({first_line(failure)}): look at what that one said last, and start all again with "
-                "torchrun and --resume, which goes on from the checkpoint, with any number of processes"
+                "torchrun and resume=True, which goes on from the checkpoint, with any number of processes"
             ) from failure
 
     def leave(self) -> None:

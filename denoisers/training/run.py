@@ -108,7 +108,7 @@ def train(
         raise OptionError(f"a run is a folder, and its weights a file in it: name {folder.with_suffix('')}")
     if where(folder).exists() and folder.is_dir() and not (resume or overwrite):
         raise FileExistsError(
-            f"{where(folder)} exists: give overwrite (--overwrite), or another folder (--out)"
+            f"{where(folder)} exists: overwrite=True trains it anew, and another folder leaves it"
         )
     engine = engine_of(config, device)
     folder.mkdir(parents=True, exist_ok=True)
@@ -215,12 +215,12 @@ class Run:
         if self.engine.rank == 0:
             storage.sweep(self.file)
         if not resume and self.file.exists():
-            raise FileExistsError(f"{self.file} holds an unfinished run: resume it, or delete it")
+            raise FileExistsError(f"{self.file} holds an unfinished run: resume=True goes on, or delete it")
         if not resume:
             return
         if not self.file.exists():
             ended = where(self.file.parent).exists()
-            way = "the run has ended" if ended else "start without resume (--resume)"
+            way = "the run has ended" if ended else "start without resume=True"
             raise FileNotFoundError(f"no checkpoint at {self.file}: {way}")
         state = checkpoint.read(self.file)
         # What a later version can be told besides is as it was.

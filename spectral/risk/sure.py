@@ -122,7 +122,7 @@ def sure(
     """
     choice("method", method, (*METHODS, FINITE_DIFFERENCE))
     if isinstance(sigma, str) and sigma == "residual" and sigma_keyword is not None:
-        raise OptionError('the residual tells the level of a blind denoiser: pass sigma itself, or "median"')
+        raise OptionError('the residual tells the level of a blind denoiser: give sigma itself, or "median"')
     if isinstance(model, ShardedJacobian):
         options = (isinstance(sigma, str), method == FINITE_DIFFERENCE, batched, sigma_keyword, model_kwargs)
         model.domain.together(lambda: _check_shared(model, y, any(options)))

@@ -1,6 +1,7 @@
 """The command line: what it prints, and one clear line with exit code 2 on bad input."""
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from denoisers.commands.spectra import app as spectra
 from denoisers.training import data
 from denoisers.training.run import Run
 
+PYTHON = re.compile(r"\b[a-z_]+=|\w\.\w+\(|\b(torch|denoisers|spectral)\.\w|\b[a-z]+_[a-z]+ (is|must)\b")
 TRAIN = [
     *("train", "tiny", "--data", "calpha", "--network-config", '{"blocks": 1, "width": 2}'),
     *("--size", "8", "--batch", "2", "--steps", "6", "--noise", "uniform"),
@@ -148,13 +150,16 @@ def test_evaluate_takes_the_middle_of_a_picture_whose_sides_do_not_fit(run):
         (["train", "other"], "no recipe named 'other'"),
         (["train", "other", "--data", "absent-folder"], "in absent-folder: no such folder"),
         (["train", "other", "--data", "odd.png"], "in odd.png, a file"),
-        (["train", "other", "--data", "disks", "--log-mean", "nan"], "log_mean is a finite number"),
+        (["train", "other", "--data", "disks", "--log-mean", "nan"], "--log-mean is a finite number"),
+        (["train", "other", "--data", "disks", "--sigma-min", 2], "--sigma-min must lie in (0, 1), got 2"),
         ([*TRAIN, "--start", "nan.safetensors"], "nan.safetensors holds NaN"),
         (["train", "calpha", "--steps", 0], "steps must be >= 1"),
-        (["train", "calpha", "--zoom", 2], "zoom is of patches"),
+        (["train", "calpha", "--zoom", 2], "a folder of pictures without --images"),
         (["train", "calpha", "--out", "w.safetensors"], "a run is a folder"),
         (["train", "calpha", "--out", "odd.png"], "a run is a folder"),
-        (["train", "calpha", "--out", "run"], "exists: give overwrite"),
+        (["train", "calpha", "--out", "run"], "exists: --overwrite trains it anew"),
+        (["train", "calpha", "--checkpoint-every", 0], "--checkpoint-every must be >= 1, got 0"),
+        (["train", "calpha", "--cache", "c"], "--cache is for a folder of pictures, of which --images"),
         (["train", "calpha", "--device", "tpu"], "device is 'auto'"),
         (["train", "consistency", "--start", "absent"], "no weights to start from at absent"),
         ([*TRAIN, "--learning-rate", 1e30], "lower the learning rate"),
@@ -179,6 +184,7 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, arguments, message
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ")
     assert message in line
+    assert not PYTHON.search(line)
 
 
 @pytest.mark.parametrize(

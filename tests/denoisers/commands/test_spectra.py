@@ -202,6 +202,11 @@ def test_checkpoint(files, tmp_path):
         (["--mask", "nowhere.png"], "no picture at nowhere.png"),
         (["--image", "missing.png"], "no picture at missing.png"),
         (["--denoiser", "nobody"], "no denoiser named 'nobody'"),
+        (["--method", "power"], "--method is one of auto, lanczos, lobpcg, chebyshev, dense; got 'power'"),
+        (["--above", "1", "--between", "0", "1"], "--above and --between exclude each other"),
+        (["--between", "0", "1", "--method", "lanczos"], "--between is for --method chebyshev"),
+        (["--method", "dense", "--checkpoint", "c"], "--checkpoint is for Krylov solves"),
+        (["--method", "lanczos", "--max-products", "1"], "got --max-products 1"),
     ],
 )
 def test_bad_options_are_one_line_and_code_2(files, options, says):
