@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,11 @@ import denoisers.evaluation
 import denoisers.images.calpha
 import denoisers.networks
 import denoisers.weights
+from denoisers.card import command
+from denoisers.commands import training
 from denoisers.commands.networks import app
 from denoisers.commands.spectra import app as spectra
-from denoisers.training import data
+from denoisers.training import RECIPES, TrainConfig, data
 from denoisers.training.run import Run
 
 PYTHON = re.compile(r"\b[a-z_]+=|\w\.\w+\(|\b(torch|denoisers|spectral)\.\w|\b[a-z]+_[a-z]+ (is|must)\b")
@@ -60,6 +64,18 @@ def test_train_writes_weights_and_a_card_that_repeats_the_command(run):
     text = Path("runs/tiny/card.md").read_text()
     assert "denoisers train tiny --data calpha" in text
     assert "--noise uniform" in text
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_the_command_on_a_card_trains_its_configuration(monkeypatch, shuffled):
+    """Also where it differs from the recipe of its name by a flag that has no value."""
+    monkeypatch.setitem(RECIPES, "mine", TrainConfig(data="disks", shuffled=not shuffled))
+    config = replace(RECIPES["mine"], shuffled=shuffled, network_config={"width": 8}, clip=0.5)
+    asked = []
+    monkeypatch.setattr(training, "train", lambda config, *_, **__: asked.append(config))
+    monkeypatch.setattr(training, "write_card", lambda path: path)
+    assert CliRunner().invoke(app, shlex.split(command("mine", config))[1:]).exit_code == 0
+    assert asked == [config]
 
 
 def test_interrupted_training_resumes(run, monkeypatch):
