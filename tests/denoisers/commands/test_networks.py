@@ -22,6 +22,7 @@ from denoisers.card import command
 from denoisers.commands import training
 from denoisers.commands.networks import app
 from denoisers.commands.spectra import app as spectra
+from denoisers.commands.training import HELP
 from denoisers.training import RECIPES, TrainConfig, data
 from denoisers.training.run import Run
 
@@ -64,6 +65,24 @@ def test_train_writes_weights_and_a_card_that_repeats_the_command(run):
     text = Path("runs/tiny/card.md").read_text()
     assert "denoisers train tiny --data calpha" in text
     assert "--noise uniform" in text
+
+
+def test_help_of_train_tells_each_default(run):
+    """What a recipe leaves alone is the same for all; else the recipe's may be another."""
+    told = " ".join(run("train", "--help").stdout.replace("│", " ").split())
+    defaults = {
+        "data": "the recipe's",
+        "network": "UNet, or the recipe's",
+        "network_config": "the network's own, or the recipe's",
+        "start": "none, or the recipe's",
+        "images": "0",
+        "steps": "4000, or the recipe's",
+        "shuffled": "no",
+        "log_sd": "1.2",
+    }
+    for name, default in defaults.items():
+        assert f"{HELP[name]} [default: ({default})]" in told
+    assert told.count("[default: (") > len(HELP)
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
