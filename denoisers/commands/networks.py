@@ -59,3 +59,7 @@ for command in (sample, solve, evaluate, compare):
     app.command(epilog=epilog(f"denoisers {command.__name__}"))(command)
 
 app.command("train", epilog=epilog("denoisers train"))(train_command)
+
+
+if __name__ == "__main__":
+    app()

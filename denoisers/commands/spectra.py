@@ -360,3 +360,7 @@ def _plain(values: Tensor) -> list[Any]:
     """Numbers for JSON, complex ones as [real, imaginary]."""
     plain: list[Any] = torch.view_as_real(values).tolist() if values.is_complex() else values.tolist()
     return plain
+
+
+if __name__ == "__main__":
+    app()

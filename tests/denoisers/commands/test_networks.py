@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +20,10 @@ import denoisers.evaluation
 import denoisers.images.calpha
 import denoisers.networks
 import denoisers.weights
+import spectral
 from denoisers.card import command
-from denoisers.commands import training
+from denoisers.commands import networks, training
+from denoisers.commands import spectra as spectra_module
 from denoisers.commands.networks import app
 from denoisers.commands.spectra import app as spectra
 from denoisers.commands.training import HELP
@@ -230,3 +234,13 @@ def test_spectra_of_a_network_that_is_told_the_level(options, tmp_path):
     result = CliRunner().invoke(spectra, [options[0], *crop, *options[1:], "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize("module", [networks, spectra_module])
+def test_a_module_that_holds_a_command_line_runs_as_one(module):
+    """As `torchrun -m` starts it."""
+    words = [sys.executable, "-m", module.__name__, "--version"]
+    assert (
+        subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+        == spectral.__version__
+    )

@@ -318,20 +318,10 @@ def test_help_shows_choices_and_what_stands_for_nothing():
 @pytest.mark.slow
 def test_sharded_over_processes(tmp_path):
     """One table, one file of whole vectors: those of one process."""
-    call = "from denoisers.commands.spectra import app; app()"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words = ["eigs", "--crop", "60", "180", "40", "-k", "4", "--json", "--out"]
     around = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    command = [
-        *torchrun,
-        "--no-python",
-        sys.executable,
-        "-c",
-        call,
-        *words,
-        str(tmp_path / "two"),
-        "--sharded",
-    ]
+    command = [*torchrun, "-m", spectra.__name__, *words, str(tmp_path / "two"), "--sharded"]
     told = subprocess.run(command, check=True, capture_output=True, env=around, text=True).stdout
     alone = CliRunner().invoke(app, [*words, str(tmp_path / "one")])
     two, one = json.loads(told), json.loads(alone.stdout)
