@@ -140,8 +140,11 @@ def command(name: str, config: TrainConfig) -> str:
     words = ["denoisers", "train", name]
     for field, value in asdict(config).items():
         if value != usual[field]:
-            text = json.dumps(value) if isinstance(value, dict) else str(value)
-            words += [f"--{field.replace('_', '-')}", text]
+            flag = field.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                words += [f"--{flag}", json.dumps(value) if isinstance(value, dict) else str(value)]
     return shlex.join(words)
 
 

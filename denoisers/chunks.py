@@ -5,11 +5,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from spectral.jacobians.model import Model
+
 CHUNK_PIXELS = 1 << 20  # pixels denoised at a time
 
 
 @torch.no_grad()
 def denoise(model: Callable[[Tensor], Tensor], noisy: Tensor) -> Tensor:
-    """model(noisy), in chunks of images that bound the memory."""
+    """model(noisy), in chunks of images that bound the memory.
+
+    A chunk goes to the device and the precision of the model's weights; what comes is where `noisy` is.
+    """
     count = max(1, CHUNK_PIXELS // noisy[0].numel())
-    return torch.cat([model(chunk) for chunk in noisy.split(count)])
+    taken = Model(model, {}).taken
+    return torch.cat([model(taken(chunk)).to(noisy) for chunk in noisy.split(count)])

@@ -16,6 +16,7 @@ from torch import nn
 
 import denoisers
 import spectral
+from denoisers import evaluation
 from denoisers.networks import BFCNN, BiasFreeNorm, ConditionalUNet, UNet
 from denoisers.training import TrainConfig, replay, run, train
 from spectral.ambient import float32_as, float32_settings
@@ -492,6 +493,33 @@ def test_a_survey_and_samples_on_the_device(tmp_path):
         drawn = denoisers.sample(shipped, (1, 16, 16), 2, seed=0, max_steps=5)
     here = denoisers.sample(denoisers.load("calpha"), (1, 16, 16), 2, seed=0, max_steps=5)
     torch.testing.assert_close(drawn.images.cpu(), here.images, rtol=0, atol=1e-3)
+
+
+def test_evaluations_take_images_that_lie_elsewhere():
+    """A model on the device and images on the CPU, and the other way round."""
+    here, there = denoisers.load("calpha"), denoisers.load("calpha").to(DEVICE)
+    x = image(torch.float32)[..., :8, :8].repeat(3, 1, 1, 1)
+
+    def told(model, x):
+        with float32_as():
+            return (
+                evaluation.psnr_curve(model, x, [0.1, 0.2]).denoised,
+                evaluation.psnr_gap(model, x, x, [0.1]).difference.value,
+                torch.tensor(evaluation.psnr_table(model, x, [0.1])[0].denoised),
+                evaluation.sure_check(model, x, [0.1]).curve.mse,
+                evaluation.sure_check(model, x, [0.1]).curve.sure,
+                evaluation.homogeneity(model, x, [0.5]).errors + 1,
+            )
+
+    plain = told(here, x)
+    for model, images in ((there, x), (here, x.to(DEVICE)), (functools.partial(there), x.double())):
+        for one, other in zip(plain, told(model, images), strict=True):
+            assert other.device.type == "cpu"
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        assert evaluation.denoise(model, images).device == images.device
+    torch.testing.assert_close(evaluation.psnr(x, x.to(DEVICE) + 0.1), torch.full((3,), 20.0).double())
+    drawn = evaluation.compare(here, there, x, x.to(DEVICE), count=2, max_steps=3)
+    assert (drawn.between > 0.99).all() and drawn.plot()
 
 
 TINY = TrainConfig(

@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -43,7 +44,10 @@ Version = Annotated[bool, typer.Option("--version", help="print it", is_eager=Tr
 Denoiser = Annotated[str, typer.Option(help="a shipped network's name, a run's folder, or a weights file")]
 Picture = Annotated[
     Path | None,
-    typer.Option(help="a picture, in the network's colours", show_default="the shipped photograph"),
+    typer.Option(
+        help="a picture; of one in colour the luminance for a grey network",
+        show_default="the shipped photograph",
+    ),
 ]
 Crop = Annotated[
     tuple[int, int, int] | None, typer.Option(metavar="TOP LEFT SIDE", help="a square of the picture")
@@ -59,6 +63,31 @@ Sigma = Annotated[float, typer.Option(help="noise level, the picture being in [0
 Seed = Annotated[int, typer.Option(help="of the noise, and of the random vectors")]
 Out = Annotated[Path | None, typer.Option(help="folder for the figure and the saved result")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+_flags: ContextVar[dict[str, str]] = ContextVar("flags")
+
+
+def name_flags(context: typer.Context) -> None:
+    """Let `in_flags` know those of the command that is called; of an app's callback."""
+    app: Any = context.command
+    parameters = app.commands[context.invoked_subcommand].params
+    _flags.set({p.name: p.opts[0] for p in parameters if p.opts[0].startswith("-")})
+
+
+def in_flags(text: str) -> str:
+    """What the library says of its keywords, of the command's flags: `name=value` and names_of_words."""
+    flags = _flags.get({})
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"]
+        if name not in flags or (value is None and "_" not in name):
+            return found[0]
+        quoted = value and value[0] in "'\"" and value[-1] == value[0]
+        value = value[1:-1] if quoted else value
+        return flags[name] if value in (None, "", "True") else f"{flags[name]} {value}"
+
+    return re.sub(r"(?<![\w./-])(?P<name>[a-z]\w*)(?:=(?P<value>[^\s,;:)]*))?(?![\w/])", flag, text)
 
 
 def device_at_hand() -> str:
@@ -117,7 +146,7 @@ def load_problem(
 
     Args:
         denoiser: a shipped network's name, a run's folder, or a weights file.
-        image: a picture, in the network's colours; None for the shipped photograph.
+        image: a picture, turned grey for a grey network; None for the shipped photograph.
         sigma: standard deviation of the noise, images being in [0, 1].
         seed: of the noise.
         crop: (top, left, side) of the square to use.
@@ -177,7 +206,15 @@ def picture_of(image: Path | None, channels: int) -> Tensor:
     """
     if image is None:
         return torch.from_numpy(folder.photograph(colour=channels > 1))
-    return torch.from_numpy(folder.read_grey(image) if channels == 1 else read_colour(image))
+    return _grey(image) if channels == 1 else torch.from_numpy(read_colour(image))
+
+
+def _grey(path: Path) -> Tensor:
+    """A picture as (1, 1, H, W); of one in colour the luminance, as of a folder's pictures, which is told."""
+    found = folder.read_grey(path, convert=True)
+    if folder.in_colour(folder.opened(path)):
+        typer.echo(f"{path} is in colour: its luminance is taken", err=True)
+    return torch.from_numpy(found)
 
 
 def continued(x: Tensor, multiple: int) -> Tensor:
@@ -208,7 +245,7 @@ def region(told: str | None, problem: Problem) -> Tensor | None:
             raise OptionError(
                 f"--mask is a picture, or a box TOP,LEFT,HEIGHT,WIDTH of whole numbers; got {told}"
             )
-        mask = torch.from_numpy(folder.read_grey(Path(told)))[0, 0] > 0.5
+        mask = _grey(Path(told))[0, 0] > 0.5
         if mask.shape != (rows, columns):
             raise OptionError(
                 f"{told} has {mask.shape[0]}x{mask.shape[1]} pixels, the picture {rows}x{columns}: a mask is "
@@ -239,9 +276,9 @@ def forward_seconds(model: Callable[[Tensor], Tensor], y: Tensor, repeats: int =
 
 
 def tell(lines: Iterable[tuple[str, str]]) -> None:
-    """Lines with a word in front of each."""
+    """Lines with a word in front of each, of the command's flags where the library speaks of keywords."""
     for name, text in lines:
-        Console().print(f"{name:13} {text}", highlight=False, markup=False, soft_wrap=True)
+        Console().print(f"{name:13} {in_flags(text)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -258,7 +295,8 @@ def one_line_errors() -> Iterator[None]:
         typer.echo("interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except (SpectralError, OSError, ImportError, MemoryError, torch.OutOfMemoryError) as failure:
-        typer.echo(f"error: {' '.join(str(failure).split()) or 'out of memory'}", err=True)
+        told = in_flags(" ".join(str(failure).split()))
+        typer.echo(f"error: {told or 'out of memory'}", err=True)
         raise typer.Exit(2) from None
     except RuntimeError as failure:
         if "DefaultCPUAllocator" not in str(failure):  # torch has no type of its own for the CPU's memory

@@ -36,6 +36,7 @@ from spectral.estimators import spectral_density as estimate_density
 from spectral.estimators import trace as estimate_trace
 from spectral.estimators.results import Estimate, with_error
 from spectral.estimators.trace import METHODS
+from spectral.options import choice
 from spectral.progress import working
 from spectral.risk import risk_curve
 from spectral.risk import sure as estimate_sure
@@ -61,6 +62,7 @@ def trace(
 ) -> None:
     """The trace of a denoiser's Jacobian at a noisy picture, with its error; with --out its diagonal."""
     with one_line_errors():
+        choice("--method", method, OF_MODELS)
         check_writable(out)
         problem = load_problem(denoiser, image, sigma, seed, crop, timed=True)
         began = time.perf_counter()
@@ -79,7 +81,7 @@ def trace(
     d = problem.noisy.numel()
     summary = {"trace": _numbers(found), "d": d}
     rows = [("tr J", _interval(found)), ("tr J / d", f"{float(found) / d:.4f}")]
-    _print("trace of J", rows, summary, found, seconds, problem, files, as_json)
+    _print("trace of J", rows, summary, found, found.notes, seconds, problem, files, as_json)
     write_files(files, as_json, lambda: _write_diagonal(problem, products, seed, *files))
     if rtol is not None and float(found.halfwidth()) > rtol * abs(float(found)):
         raise typer.Exit(ABOVE_TOLERANCE)
@@ -105,6 +107,7 @@ def sure(
 ) -> None:
     """A denoiser's error from the noisy picture alone, beside the true one; with --out over noise levels."""
     with one_line_errors():
+        choice("--method", method, [*OF_MODELS, FINITE_DIFFERENCE])
         check_writable(out)
         problem = load_problem(denoiser, image, sigma, seed, crop, timed=True)
         began = time.perf_counter()
@@ -144,7 +147,8 @@ def sure(
         (f"sigma ({found.rule})", with_error(float(found.sigma), 1.96 * float(found.sigma_error))),
         ("tr J", _interval(found.divergence)),
     ]
-    _print("SURE", rows, summary, found, seconds, problem, files, as_json)
+    notes = [*found.notes, *found.divergence.notes]
+    _print("SURE", rows, summary, found, notes, seconds, problem, files, as_json)
     write_files(files, as_json, lambda: _write_risk(problem, products, seed, *files))
     divergence = found.divergence
     if rtol is not None and float(divergence.halfwidth()) > rtol * abs(float(divergence)):
@@ -230,7 +234,7 @@ def density(
         ("from / to", f"{low:.4f} / {high:.4f}"),
     ]
     name = "eigenvalues of (J + J')/2" if part == "symmetric" else "singular values of J"
-    _print(name, rows, summary, count, seconds, problem, files, as_json)
+    _print(name, rows, summary, count, found.notes, seconds, problem, files, as_json)
     title = f"{part} part, {problem.title}"
     write_files(files, as_json, lambda: _write_density(found, threshold, title, *files))
 
@@ -292,15 +296,17 @@ def _print(
     rows: list[tuple[str, str]],
     summary: dict[str, Any],
     estimate: Estimate,
+    notes: list[str],
     seconds: float,
     problem: Problem,
     files: list[Path],
     as_json: bool,
 ) -> None:
     """The rows as a table with what they took, or the summary as JSON."""
+    notes = [*problem.notes, *notes]
     if as_json:
         took = {"seconds": seconds, "forward_seconds": problem.unit}
-        written = {"notes": problem.notes, "files": [str(path) for path in files]}
+        written = {"notes": notes, "files": [str(path) for path in files]}
         print_json(problem.asked | summary | took | written)
         return
     table = Table(title=f"{what}, {problem.title}", show_header=False, title_justify="left")
@@ -311,9 +317,9 @@ def _print(
     Console(soft_wrap=True).print(table)
     tell(
         [
-            ("errors", f"95 % intervals; {estimate.method}, {estimate.samples} samples"),
+            ("errors", f"95 % intervals; {estimate.sampling_text()}"),
             ("products", f"{estimate.products} with J and J'"),
             problem.passes(seconds),
-            *(("note", note) for note in problem.notes),
+            *(("note", note) for note in notes),
         ]
     )

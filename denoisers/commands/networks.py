@@ -8,7 +8,7 @@ from rich.table import Table
 
 from denoisers import zoo
 from denoisers.card import describe
-from denoisers.commands.console import Json, Version, print_json
+from denoisers.commands.console import Json, Version, name_flags, print_json
 from denoisers.commands.evaluation import compare, evaluate
 from denoisers.commands.examples import epilog
 from denoisers.commands.sampling import sample, solve
@@ -23,8 +23,9 @@ app = typer.Typer(
 
 
 @app.callback()
-def main(version: Version = False) -> None:
+def main(context: typer.Context, version: Version = False) -> None:
     """Denoisers: those that ship, training, evaluation, sampling and inverse problems."""
+    name_flags(context)
 
 
 @app.command("list", epilog=epilog("denoisers list"))
@@ -58,3 +59,7 @@ for command in (sample, solve, evaluate, compare):
     app.command(epilog=epilog(f"denoisers {command.__name__}"))(command)
 
 app.command("train", epilog=epilog("denoisers train"))(train_command)
+
+
+if __name__ == "__main__":
+    app()

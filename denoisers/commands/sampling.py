@@ -24,6 +24,7 @@ from denoisers.commands.console import (
     check_writable,
     device_at_hand,
     end,
+    in_flags,
     one_line_errors,
     picture_of,
     print_json,
@@ -333,7 +334,7 @@ def _finish(
     else:
         console = Console()
         for line in (*repr(found).splitlines(), *(f"  {label:12} {text}" for label, text in lines)):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(in_flags(line), highlight=False, markup=False, soft_wrap=True)
 
     def write_all() -> None:
         for draw, file in zip(pictures.values(), files, strict=False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +30,7 @@ from denoisers.commands.console import (
     check_writable,
     end,
     load_problem,
+    name_flags,
     one_line_errors,
     print_json,
     region,
@@ -42,10 +43,18 @@ from spectral import eigs as symmetric
 from spectral import eigs_full as full
 from spectral import svd as singular
 from spectral.errors import OptionError
+from spectral.options import choice
 from spectral.results import EigenPairs, FullEigenPairs, SingularTriplets, number
 from spectral.solvers.control import PRODUCTS
 
 Result = EigenPairs | FullEigenPairs | SingularTriplets
+
+# Methods by name: a command line has no objects with settings.
+OFFERED: dict[Callable[..., Result], Collection[str]] = {
+    symmetric.top_eigs: symmetric.METHODS,
+    full.top_eigs_full: full.METHODS,
+    singular.top_svd: singular.METHODS,
+}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,10 +66,12 @@ app = typer.Typer(
 
 @app.callback()
 def main(
+    context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log what was decided on the way")] = False,
     version: Version = False,
 ) -> None:
     """Certified spectra of neural denoisers' Jacobians."""
+    name_flags(context)
     if verbose:
         handler = RichHandler(console=Console(stderr=True), show_path=False)
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
@@ -220,6 +231,7 @@ def _solve(
     output_mask: str | None = None,
 ) -> None:
     with one_line_errors():
+        choice("--method", options["method"], ["auto", *OFFERED[solver]])
         check_writable(out)
         problem = load_problem(denoiser, image, sigma, seed, crop, timed=True)
         regions = {"mask": region(mask, problem), "output_mask": region(output_mask, problem)}
@@ -348,3 +360,7 @@ def _plain(values: Tensor) -> list[Any]:
     """Numbers for JSON, complex ones as [real, imaginary]."""
     plain: list[Any] = torch.view_as_real(values).tolist() if values.is_complex() else values.tolist()
     return plain
+
+
+if __name__ == "__main__":
+    app()

@@ -31,11 +31,13 @@ from denoisers.commands.console import (
 from denoisers.images.folder import pictures_in, read_grey, size_of
 from denoisers.images.pictures import read_colour
 from denoisers.networks import Denoiser as Network
+from spectral.eigs import METHODS as OF_EIGS
 from spectral.errors import OptionError
-from spectral.options import variable
+from spectral.options import choice, variable
 from spectral.solvers.search import interrupted
 from spectral.survey import Survey
 from spectral.survey import survey as run_survey
+from spectral.svd import METHODS as OF_SVD
 
 LISTED = 10  # failures printed
 
@@ -76,6 +78,7 @@ def survey(
     with one_line_errors():
         main = variable("RANK", 0) == 0
         levels = _levels(sigmas)
+        choice("--method", method, ["auto", *(OF_EIGS if part == "symmetric" else OF_SVD)])
         model = denoisers.load(denoiser)
         if model.channels not in (1, 3):
             raise OptionError(f"{denoiser} takes {model.channels} channels, and pictures have 1 or 3")

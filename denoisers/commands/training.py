@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -53,6 +53,17 @@ HELP = {
 }
 
 
+def _default(field: Field[Any]) -> str:
+    """What a field is where no option names it."""
+    if field.default is MISSING:
+        return "the recipe's"
+    told = {"None": "the network's own", "": "none", "False": "no"}.get(
+        str(field.default), str(field.default)
+    )
+    of_recipes = all(getattr(recipe, field.name) == field.default for recipe in RECIPES.values())
+    return told if of_recipes else f"{told}, or the recipe's"
+
+
 def _with_fields(function: Callable[..., None]) -> Callable[..., None]:
     """A command with an option for each field of `TrainConfig` in the place of **chosen."""
     hints = get_type_hints(TrainConfig) | {"network_config": str}
@@ -61,7 +72,9 @@ def _with_fields(function: Callable[..., None]) -> Callable[..., None]:
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[hints[field.name] | None, typer.Option(help=HELP[field.name])],
+            annotation=Annotated[
+                hints[field.name] | None, typer.Option(help=HELP[field.name], show_default=_default(field))
+            ],
         )
         for field in fields(TrainConfig)
     ]
@@ -97,7 +110,7 @@ def train_command(
     validate_every: Annotated[int, typer.Option(help="in steps")] = 500,
     **chosen: Any,
 ) -> None:
-    """Train a network; Ctrl-C stops it with a checkpoint, --resume goes on.
+    """Train a network; Ctrl-C stops it with a checkpoint, --resume goes on with the run's own options.
 
     Several processes: torchrun --nproc-per-node 2 -m denoisers train NAME ...
     """
@@ -105,10 +118,6 @@ def train_command(
     path = out or Path("runs") / name
     console = Console(soft_wrap=True)
     with one_line_errors():
-        if min(checkpoint_every, validate_every) < 1:
-            raise OptionError("--checkpoint-every and --validate-every must be >= 1")
-        if workers is not None and workers < 0:
-            raise OptionError(f"--workers must be >= 0, got {workers}")
         if "network_config" in chosen:
             chosen["network_config"] = _json_object(chosen["network_config"])
         config = _recipe(name, chosen, path if resume else None)

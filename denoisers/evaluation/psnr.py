@@ -116,24 +116,27 @@ class PSNRCurve(Result):
 def psnr(x: Tensor, xhat: Tensor) -> Tensor:
     """-10 log10 of the mean squared error of each image: dB with peak 1, nothing clipped.
 
-    x and xhat: (N, ...), the same shape, images in [0, 1]. Returns float64 (N,), infinite where they agree.
+    x and xhat: (N, ...), the same shape, images in [0, 1]. Returns float64 (N,) where x lies, infinite where
+    they agree.
     Raises ShapeError where the shapes differ.
     """
     if x.shape != xhat.shape:
         raise ShapeError(
             f"images and estimates must have the same shape, got {tuple(x.shape)}, {tuple(xhat.shape)}"
         )
-    error = (x.double() - xhat.double()).square().flatten(1).mean(1)
+    error = (x.double() - xhat.to(x.device, torch.float64)).square().flatten(1).mean(1)
     return -10 * error.log10()
 
 
 def add_noise(images: Tensor, sigma: float, seed: int) -> Tensor:
     """images + sigma z, where z depends on the seed and the shape alone: the same at every sigma.
 
-    Raises OptionError for sigma <= 0.
+    Raises OptionError for sigma <= 0, and for images of whole numbers.
     """
     if not sigma > 0:
         raise OptionError(f"sigma must be positive, got {sigma}")
+    if not images.is_floating_point():
+        raise OptionError(f"images are floats in [0, 1], got {images.dtype}: divide them by their white")
     z = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     return images + sigma * z.to(images)
 
@@ -166,10 +169,10 @@ def psnr_curve(
 ) -> PSNRCurve:
     """PSNR of each image before and after denoising, at each noise level, with the same z at all of them.
 
-    model: noisy (N, C, H, W) -> denoised, in evaluation mode if it is a module. images: (N, C, H, W) in
-    [0, 1], independent draws if the errors are to be believed. sigma_keyword: the model's keyword for the
-    noise level; None for "sigma" where it has a parameter of that name, and for a blind denoiser otherwise.
-    Raises OptionError for no image, no sigma, or sigma <= 0.
+    model: noisy (N, C, H, W) -> denoised, in evaluation mode if it is a module, on any device. images:
+    (N, C, H, W) in [0, 1], independent draws if the errors are to be believed. sigma_keyword: the model's
+    keyword for the noise level; None for "sigma" where it has a parameter of that name, and for a blind
+    denoiser otherwise. Raises OptionError for no image, images of whole numbers, no sigma, or sigma <= 0.
     """
     if not len(sigmas):
         raise OptionError("a curve takes at least one noise level, got none")

@@ -15,6 +15,7 @@ from denoisers.evaluation.spread import over_images, parts, told
 from spectral.base import Result
 from spectral.errors import OptionError
 from spectral.estimators import Estimate
+from spectral.jacobians.model import Model
 from spectral.risk import RiskCurve, risk_curve
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def sure_check(
     """Add noise of each level to each image, and hold `spectral.sure` against |f(y) - x|^2 / d.
 
     Args:
-        model: the denoiser, (N, C, H, W) -> the same.
+        model: the denoiser, (N, C, H, W) -> the same, on any device.
         images: clean images (N, C, H, W).
         sigmas: noise levels.
         products: for each trace; by default as `spectral.sure` chooses.
@@ -120,10 +121,11 @@ def sure_check(
     if not len(images):
         raise OptionError("SURE is checked on at least one image, got none")
     count = max(1, CHUNK_PIXELS // (PROBED * images[0].numel()))
+    taken = Model(model, {}).taken
     curves = [
         risk_curve(
             model,
-            some,
+            taken(some),
             sigmas,
             products=products,
             seed=seed + i * len(sigmas),

@@ -71,6 +71,14 @@ def size_of(path: str | Path) -> tuple[int, int]:
         return 0, 0
 
 
+def in_colour(picture: Image.Image) -> bool:
+    """Whether red, green and blue differ in some pixel."""
+    if picture.mode in ("1", "L", "F") or picture.mode.startswith("I"):
+        return False
+    rgb = np.asarray(picture.convert("RGB"))
+    return bool((rgb != rgb[..., :1]).any())
+
+
 def check_opaque(picture: Image.Image, name: str) -> None:
     """Raises FileContentError for a picture that is transparent in part."""
     if picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
@@ -137,11 +145,8 @@ def _grey(picture: Image.Image, name: str, convert: bool) -> Grey:
             raise FileContentError(f"{name} has pixels outside [0, {top}], where grey is: scale it")
         return pixels
     check_opaque(picture, name)
-    if picture.mode not in ("1", "L"):
-        rgb = np.asarray(picture.convert("RGB"))
-        if not convert and (rgb != rgb[..., :1]).any():
-            raise FileContentError(
-                f"{name} is a colour picture and a grey one is needed: save it as grey, or read it "
-                "with convert=True"
-            )
+    if not convert and in_colour(picture):
+        raise FileContentError(
+            f"{name} is a colour picture and a grey one is needed: convert=True turns it grey"
+        )
     return np.asarray(picture.convert("L"), dtype=np.float32) / np.float32(255)

@@ -47,7 +47,7 @@ class Denoiser(nn.Module):
         if y.shape[2] % self.side_multiple or y.shape[3] % self.side_multiple:
             raise ShapeError(
                 f"{name} takes sides that are multiples of {self.side_multiple}, got "
-                f"{y.shape[2]} x {y.shape[3]}: crop the image, or pad it with torch.nn.functional.pad"
+                f"{y.shape[2]} x {y.shape[3]}: crop the image, or pad it"
             )
 
 

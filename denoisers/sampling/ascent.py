@@ -224,8 +224,8 @@ class _State:
         sigma = _level(d)
         if not sigma.isfinite().all():
             raise NotFiniteError(
-                f"the noise grew without bound by step {self.t + 1}: start from a lower sigma_start, or take "
-                "a smaller h0"
+                f"the noise grew without bound by step {self.t + 1}: start from a lower sigma_start=, or "
+                "take a smaller h0="
             )
         h, now = run.step(self.t + 1), self.images.copy()
         better, fallen = sigma < now.lowest[active], sigma < FALLEN * now.mark[active]
@@ -263,13 +263,13 @@ class _State:
             self.notes.insert(
                 0,
                 f"{int(stalled.sum())} of {count} stalled at sigma up to {images.lowest[stalled].max():.2g}: "
-                f"the denoiser's own error is above sigma_end = {run.sigma_end:g}; raise it",
+                f"the denoiser's own error is above sigma_end={run.sigma_end:g}; raise it",
             )
         if going.any() and self.t >= run.max_steps:
             self.notes.insert(
                 0,
-                f"{int(going.sum())} of {count} stopped at max_steps = {run.max_steps}, sigma up to "
-                f"{images.lowest[going].max():.2g}: raise max_steps, beta or sigma_end",
+                f"{int(going.sum())} of {count} stopped at max_steps={run.max_steps}, sigma up to "
+                f"{images.lowest[going].max():.2g}: raise max_steps=, beta= or sigma_end=",
             )
         if run.every:
             # The last frame is what is returned, also where that is of an earlier step.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from spectral.errors import FileContentError, OptionError
-from spectral.options import choice
+from spectral.options import choice, number, whole
 
 Law = Literal["uniform", "squared", "log-uniform", "log-normal", "fixed"]
 Schedule = Literal["halvings", "cosine", "constant"]
@@ -55,6 +54,9 @@ class TrainConfig:
             same.
         precision: of the network's arithmetic: "bfloat16" by autocast.
         seed: of weights, order and noise; data_seed: of the images.
+
+    Raises:
+        OptionError: a field is of another type, or out of range; two contradict each other.
     """
 
     data: str
@@ -88,6 +90,8 @@ class TrainConfig:
     data_seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(TrainConfig).items():
+            object.__setattr__(self, name, _read(name, getattr(self, name), kind))
         if (
             min(self.size, self.batch, self.steps, self.zoom) < 1
             or min(self.halvings, self.warmup, self.images) < 0
@@ -96,16 +100,7 @@ class TrainConfig:
                 "size, batch, zoom and steps must be >= 1, and halvings, warmup and images >= 0"
             )
         if self.zoom > 1 and (self.images or self.data in GENERATED):
-            raise OptionError("zoom is of patches: of photos, or a folder of pictures without `images`")
-        choice("noise", self.noise, get_args(Law))
-        choice("schedule", self.schedule, get_args(Schedule))
-        choice("objective", self.objective, get_args(Objective))
-        choice("precision", self.precision, get_args(Precision))
-        choice("half", self.half, ("first", "second"))
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise OptionError(f"{field.name} is a finite number, got {value}")
+            raise OptionError("zoom is of patches: of photos, or a folder of pictures without images=")
         if not (self.sigma_max > 0 and self.learning_rate > 0):
             raise OptionError("sigma_max and learning_rate must be positive")
         if self.emphasis and (self.objective != "denoise" or self.noise in ("uniform", "squared")):
@@ -143,6 +138,34 @@ class TrainConfig:
             return cls(**{key: values[key] for key in values if key in {f.name for f in fields(cls)}})
         except (ValueError, TypeError, KeyError) as error:
             raise FileContentError(f"{name} holds no training configuration: {error}") from error
+
+
+def _read(name: str, value: Any, kind: Any) -> Any:
+    """A field's value as its annotation says, numbers as Python's own, which JSON takes.
+
+    Raises:
+        OptionError: it is of another type.
+    """
+    if kind is int:
+        return whole(name, value)
+    if kind is float:
+        return number(name, value)
+    if get_origin(kind) is Literal:
+        choice(name, value, get_args(kind))
+    elif kind in (str, bool):
+        if not isinstance(value, kind):
+            raise OptionError(f"{name} is {'text' if kind is str else 'True or False'}, got {value!r}")
+    elif not (value is None or (isinstance(value, dict) and _in_json(value))):
+        raise OptionError(f"{name} is a dictionary of what JSON can hold, or None; got {value!r}")
+    return value
+
+
+def _in_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 # The networks that ship: a few minutes of a GPU with --precision bfloat16, days of two CPU cores.

@@ -60,7 +60,7 @@ def source_of(config: TrainConfig, cache: str | Path | None = None) -> Source:
         "photos": lambda: Patches(training_photographs(colour), size, zoom=config.zoom),
     }
     if cache is not None and (config.data in made or not config.images):
-        raise OptionError("only a folder of pictures, of which `images` are trained on, is cached")
+        raise OptionError("cache= is for a folder of pictures, of which images= are trained on")
     if config.data in made:
         if colour and config.data != "photos":
             raise OptionError(

@@ -8,6 +8,7 @@ huggingface_hub nor a configuration file.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -104,7 +105,8 @@ class ByFabric:
             precision="bf16-mixed" if config.precision == "bfloat16" else "32-true",
         )
         self._connects = not (distributed.is_available() and distributed.is_initialized())
-        self._fabric.launch()
+        with _without_hint():
+            self._fabric.launch()
         self.device = self._fabric.device
         self.rank, self.world = self._fabric.global_rank, self._fabric.world_size
 
@@ -143,7 +145,7 @@ class ByFabric:
             raise RankError(
                 f"process {self.rank} of {self.world} has lost another, which ended or did not answer "
                 f"({first_line(failure)}): look at what that one said last, and start all again with "
-                "torchrun and --resume, which goes on from the checkpoint, with any number of processes"
+                "torchrun and resume=True, which goes on from the checkpoint, with any number of processes"
             ) from failure
 
     def leave(self) -> None:
@@ -152,6 +154,21 @@ class ByFabric:
             distributed.barrier()
             if self._connects:
                 distributed.destroy_process_group()
+
+
+@contextmanager
+def _without_hint() -> Iterator[None]:
+    """Fabric advises TensorFloat-32 for matrices: these networks convolve, where torch has it by default."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return "set_float32_matmul_precision" not in record.getMessage()
+
+    log = logging.getLogger("lightning_fabric.utilities.rank_zero")
+    log.addFilter(others)
+    try:
+        yield
+    finally:
+        log.removeFilter(others)
 
 
 def engine_of(config: TrainConfig, device: str) -> Engine:

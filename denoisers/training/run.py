@@ -36,6 +36,7 @@ from denoisers.training.validation import held_out, validated
 from denoisers.weights import build, read, save, where
 from spectral import storage
 from spectral.errors import CheckpointError, NotFiniteError, OptionError
+from spectral.options import whole
 from spectral.progress import counting
 
 CALIBRATION_BATCHES = 100
@@ -95,12 +96,19 @@ def train(
         NotFiniteError: the loss or a weight is NaN or infinite; no weights are written.
         RankError: another process ended, or fell silent.
     """
+    for name, value, least in (
+        ("checkpoint_every", checkpoint_every, 1),
+        ("validate_every", validate_every, 1),
+        ("workers", workers or 0, 0),
+    ):
+        if whole(name, value) < least:
+            raise OptionError(f"{name} must be >= {least}, got {value}")
     folder = Path(folder)
     if folder.suffix == ".safetensors" or folder.is_file():
         raise OptionError(f"a run is a folder, and its weights a file in it: name {folder.with_suffix('')}")
     if where(folder).exists() and folder.is_dir() and not (resume or overwrite):
         raise FileExistsError(
-            f"{where(folder)} exists: give overwrite (--overwrite), or another folder (--out)"
+            f"{where(folder)} exists: overwrite=True trains it anew, and another folder leaves it"
         )
     engine = engine_of(config, device)
     folder.mkdir(parents=True, exist_ok=True)
@@ -207,17 +215,22 @@ class Run:
         if self.engine.rank == 0:
             storage.sweep(self.file)
         if not resume and self.file.exists():
-            raise FileExistsError(f"{self.file} holds an unfinished run: resume it, or delete it")
+            raise FileExistsError(f"{self.file} holds an unfinished run: resume=True goes on, or delete it")
         if not resume:
             return
         if not self.file.exists():
             ended = where(self.file.parent).exists()
-            way = "the run has ended" if ended else "start without resume (--resume)"
+            way = "the run has ended" if ended else "start without resume=True"
             raise FileNotFoundError(f"no checkpoint at {self.file}: {way}")
         state = checkpoint.read(self.file)
         # What a later version can be told besides is as it was.
-        if TrainConfig.from_json(json.dumps(state["config"]), str(self.file)) != self.config:
-            raise CheckpointError(f"{self.file} was written by another configuration: {state['config']}")
+        begun = asdict(TrainConfig.from_json(json.dumps(state["config"]), str(self.file)))
+        asked = asdict(self.config)
+        others = [
+            f"{name}={begun[name]!r}, not {asked[name]!r}" for name in asked if begun[name] != asked[name]
+        ]
+        if others:
+            raise CheckpointError(f"{self.file} was written by another configuration: {'; '.join(others)}")
         self.model.load_state_dict(state["model"])
         own = [{name: group[name] for name in DEVICES} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
@@ -335,8 +348,15 @@ def _start_from(path: str, model: Denoiser) -> None:
             model.load_state_dict(other.state_dict())
         else:
             model.body.load_state_dict(other.body.state_dict())  # type: ignore[union-attr]
-    except (AttributeError, RuntimeError) as error:
-        raise OptionError(f"the weights of {path} do not fit {type(model).__name__}: {error}") from error
+    except (AttributeError, RuntimeError) as error:  # which names each tensor
+        raise OptionError(
+            f"the weights of {path} are of {_in_words(other)}, and do not fit {_in_words(model)}: ask for "
+            "the first, or start from others"
+        ) from error
+
+
+def _in_words(model: Denoiser) -> str:
+    return f"{type(model).__name__} {json.dumps(model.config)}"
 
 
 class _StopAsked:

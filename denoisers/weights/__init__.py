@@ -70,8 +70,11 @@ def read(path: Path) -> tuple[Denoiser, dict[str, str]]:
     model = build(metadata["network"], json.loads(metadata["config"]))
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:
-        raise FileContentError(f"{path} does not fit the network that it names: {error}") from error
+    except RuntimeError as error:  # which names each tensor
+        raise FileContentError(
+            f"{path} does not fit the network that it names, {metadata['network']} {metadata['config']}: its "
+            "tensors are others"
+        ) from error
     check_finite(model, path)
     return model, metadata
 

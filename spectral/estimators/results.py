@@ -31,7 +31,7 @@ class Estimate(Result):
     Attributes:
         value: the estimate; a float, or a float64 tensor with one entry a problem, pixel or threshold.
         stderr: its standard error, of the same shape; rounding alone where the value is exact.
-        samples: independent samples (probes) averaged.
+        samples: independent samples (probes) averaged; of "exact" the terms of a sum, none of them random.
         products: products with A and A' that were spent, for each problem.
         method: the estimator's name.
         dof: degrees of freedom of `stderr`, for Student's t.
@@ -105,13 +105,15 @@ class Estimate(Result):
         error = torch.as_tensor(self.stderr).expand_as(self.value)
         return inline.images([("value", self.value, bool((self.value < 0).any())), ("stderr", error, False)])
 
+    def sampling_text(self) -> str:
+        """What the error is that of: the samples, or, of what is exact, rounding."""
+        return "exact to rounding" if self.method == "exact" else f"{self.method}, {self.samples} samples"
+
     def __float__(self) -> float:
         return float(self.value)
 
     def __repr__(self) -> str:
-        spent = (
-            f"{100 * self.confidence:g} %, {self.method}, {self.samples} samples, {self.products} products"
-        )
+        spent = f"{100 * self.confidence:g} %, {self.sampling_text()}, {self.products} products"
         spent = "; ".join([spent, *self.notes])
         if isinstance(self.value, Tensor):
             v = self.value

@@ -188,6 +188,12 @@ class Model:
         found = {t.dtype for t in tensors if t is not None and t.is_floating_point()}
         return found.pop() if len(found) == 1 else None
 
+    def taken(self, x: Tensor) -> Tensor:
+        """x where its weights lie, in their precision where they have one; as it is where there are none."""
+        places = [p.device for p in parameters_of(self.modules)]
+        here = not places or x.device in places
+        return x.to(x.device if here else places[0], self.precision() or x.dtype)
+
     def widened(self, dtype: torch.dtype) -> Model:
         """A copy with parameters, buffers and what it closes over in another precision, the same numbers.
 

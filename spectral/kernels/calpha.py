@@ -57,9 +57,9 @@ def synthesize(
     """
     beta = alpha if beta is None else beta
     if n < 0 or first < 0 or size < 2:
-        raise OptionError(f"n and first must be >= 0 and size >= 2, got n={n}, first={first}, size={size}")
+        raise OptionError(f"n and first must be >= 0 and size >= 2, got {n}, {first} and {size}")
     if not (alpha >= 0 and beta >= 0):
-        raise OptionError(f"alpha and beta must be >= 0, got alpha={alpha}, beta={beta}")
+        raise OptionError(f"alpha and beta must be >= 0, got {alpha} and {beta}")
     if kind not in SUBCOLUMNS:
         raise OptionError(f"kind must be 'released' or 'exact', got {kind!r}")
     if not 0 <= seed < 2**64:

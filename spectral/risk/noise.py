@@ -99,7 +99,9 @@ def sigma_by_residual(
     value, error = (torch.as_tensor(x, dtype=torch.float64) for x in (divergence.value, divergence.stderr))
     freedom = A.shape[1] - value
     if bool((freedom <= 0).any()):
-        raise OptionError("tr J exceeds d: the residual of this denoiser says nothing of sigma; pass sigma")
+        raise OptionError(
+            "tr J exceeds d: the residual of this denoiser says nothing of sigma; give sigma itself"
+        )
     residual = (y - A.output).double().reshape(*A.batch, -1).square().sum(-1)
     sigma = (residual / freedom).sqrt()
     relative = (2 / freedom + (error / freedom).square()).sqrt() / 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -53,13 +53,18 @@ class Sure(Estimate):
         value = torch.as_tensor(self.value, dtype=torch.float64)
         return plain(-10 * torch.where(value > 0, value, math.nan).log10())
 
+    def sampling_text(self) -> str:
+        """How tr J was had: the other error is that of the noise."""
+        return f"tr J {self.divergence.sampling_text()}"
+
     def __repr__(self) -> str:
         if isinstance(self.value, Tensor):
             return f"Sure({super().__repr__()}, divergence {self.divergence!r})"
         error = float(self.halfwidth())
+        spent = "; ".join([f"{self.products} products", *self.notes])
         return (
             f"Sure(MSE {with_error(self.value, error)} (95 %), PSNR {float(self.psnr):.2f} dB; sigma "
-            f"{float(self.sigma):.4g} {self.rule}; divergence {self.divergence!r}; {self.products} products)"
+            f"{float(self.sigma):.4g} {self.rule}; divergence {self.divergence!r}; {spent})"
         )
 
 
@@ -105,7 +110,8 @@ def sure(
         model_kwargs: keywords for the model, {name: value}: label, ...
 
     Returns:
-        The mean squared error of each image, (B,) where batched.
+        The mean squared error of each image, (B,) where batched; noted where it is negative, by chance, or
+        since the noise in y is not of this sigma.
 
     Raises:
         ShapeError: f changes the shape.
@@ -122,7 +128,7 @@ def sure(
     """
     choice("method", method, (*METHODS, FINITE_DIFFERENCE))
     if isinstance(sigma, str) and sigma == "residual" and sigma_keyword is not None:
-        raise OptionError('the residual tells the level of a blind denoiser: pass sigma itself, or "median"')
+        raise OptionError('the residual tells the level of a blind denoiser: give sigma itself, or "median"')
     if isinstance(model, ShardedJacobian):
         options = (isinstance(sigma, str), method == FINITE_DIFFERENCE, batched, sigma_keyword, model_kwargs)
         model.domain.together(lambda: _check_shared(model, y, any(options)))
@@ -156,7 +162,7 @@ def sure(
     value = (residual + level**2 * (2 * tr - d)) / d
     slope = 2 * level * (2 * tr - d) / d
     error = (noise**2 + (2 * level**2 * tr_error / d) ** 2 + (slope * level_error) ** 2).sqrt()
-    return Sure(
+    found = Sure(
         value=plain(value),
         stderr=plain(error),
         samples=divergence.samples,
@@ -169,6 +175,22 @@ def sure(
         sigma_error=plain(level_error),
         rule=rule,
     )
+    return replace(found, notes=_negative(found))
+
+
+def _negative(found: Sure) -> list[str]:
+    """What it means where no squared error could be what is estimated."""
+    value, half = (torch.as_tensor(x, dtype=torch.float64) for x in (found.value, found.halfwidth(0.999)))
+    which = f"{{}} of {len(value)} estimates are" if value.ndim else "the estimate is"
+    beyond, within = int((value + half < 0).sum()), int(((value < 0) & (value + half >= 0)).sum())
+    notes = []
+    if beyond:
+        notes.append(
+            f"{which.format(beyond)} negative, beyond its 99.9 % error: the noise in y is not of this sigma"
+        )
+    if within:
+        notes.append(f"{which.format(within)} negative, within the error of a small one")
+    return notes
 
 
 def _check_shared(A: ShardedJacobian, y: Tensor, others: bool) -> None:

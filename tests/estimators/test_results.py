@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectral.estimators import Estimate
+from spectral.estimators import Estimate, trace
 from spectral.estimators.results import student_t
 from spectral.estimators.sampling import skewness, summary
 
@@ -61,3 +61,9 @@ def test_tensors_keep_their_shape(tmp_path):
     low, high = both.interval()
     assert high.shape == (2,) and high[0] > high[1] and low[0] == low[1]
     assert torch.equal(Estimate.load(both.save(tmp_path / "e.safetensors")).interval()[1], high)
+
+
+def test_what_is_exact_has_no_samples():
+    told = repr(trace(torch.diag(torch.arange(5.0)), method="exact"))
+    assert "exact to rounding, 5 products" in told and "samples" not in told
+    assert "hutchinson, 9 samples" in repr(Estimate(1.0, 1.0, 9, 9, "hutchinson", 8))

@@ -47,6 +47,22 @@ def test_interval_covers_the_true_error(method, skew):
     assert abs(deviations.mean()) * math.sqrt(repeats) < 4  # unbiased
 
 
+def test_a_negative_estimate_says_what_it_means():
+    """Of a picture without noise, beyond the error; where the true error is small, by chance."""
+    model, x, _ = problem()
+    clean = sure(model, x, sigma)
+    assert float(clean.interval()[1]) < 0 and math.isnan(clean.psnr)
+    told = "the estimate is negative, beyond its 99.9 % error: the noise in y is not of this sigma"
+    assert clean.notes == [told] and repr(clean).endswith(f"products; {told})")
+    assert not sure(model, noisy(x, 0), sigma).notes
+    zeros = torch.stack([noisy(torch.zeros(d, dtype=torch.float64), seed) for seed in range(20)])
+    chance = sure(lambda y: 0 * y, zeros, sigma, batched=True)  # whose error is 0
+    below = int((chance.value < 0).sum())
+    assert below and chance.notes == [
+        f"{below} of 20 estimates are negative, within the error of a small one"
+    ]
+
+
 def test_soft_threshold_in_closed_form():
     """SURE of soft thresholding (Donoho, Johnstone 1995): sum min(y^2, t^2) + 2 s^2 #(|y| > t) - s^2 d."""
     t = 0.5

@@ -2,18 +2,14 @@ import json
 
 import pytest
 import torch
-import typer
 from typer.testing import CliRunner
 
 import denoisers
-from denoisers.commands import estimates
+from denoisers.commands.spectra import app
 from spectral.estimators import Density, Estimate, spectral_density
 from spectral.plots import estimates as figures
 from spectral.risk import risk_curve
 
-app = typer.Typer()
-for command in (estimates.trace, estimates.sure, estimates.density):
-    app.command()(command)
 CROP = ["--crop", "200", "200", "16"]
 
 
@@ -36,6 +32,24 @@ def test_json_agrees_with_the_exact_trace():
     found = json.loads(run("trace", *CROP, "--products", "100", "--json").stdout)["trace"]
     assert 0 < exact["stderr"] < 1e-6 * abs(exact["value"]) and exact["products"] == 16 * 16
     assert abs(found["value"] - exact["value"]) < 5 * found["stderr"]
+
+
+def test_what_is_exact_is_told_as_no_samples():
+    exact = ("--method", "exact")
+    assert "errors        95 % intervals; exact to rounding" in run("trace", *CROP, *exact).output
+    assert "errors        95 % intervals; tr J exact to rounding" in run("sure", *CROP, *exact).output
+    assert "errors        95 % intervals; exact to rounding" in run("density", *CROP, *exact).output
+    assert (
+        "intervals; hutchinson, 10 samples"
+        in run("trace", *CROP, "--method", "hutchinson", "--products", "10").output
+    )
+
+
+def test_notes_of_the_estimate_are_told(tmp_path):
+    words = ("trace", *CROP, "--rtol", "1e-9", "--products", "20", "--method", "hutchinson")
+    told = run(*words)
+    assert "note          --products 20 did not reach the target" in told.output and told.exit_code == 3
+    assert "did not reach the target" in json.loads(run(*words, "--json").stdout)["notes"][0]
 
 
 def test_sure_states_truth_beside_the_estimate():

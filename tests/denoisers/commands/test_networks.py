@@ -1,7 +1,12 @@
 """The command line: what it prints, and one clear line with exit code 2 on bad input."""
 
 import json
+import re
+import shlex
 import signal
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +20,17 @@ import denoisers.evaluation
 import denoisers.images.calpha
 import denoisers.networks
 import denoisers.weights
+import spectral
+from denoisers.card import command
+from denoisers.commands import networks, training
+from denoisers.commands import spectra as spectra_module
 from denoisers.commands.networks import app
 from denoisers.commands.spectra import app as spectra
-from denoisers.training import data
+from denoisers.commands.training import HELP
+from denoisers.training import RECIPES, TrainConfig, data
 from denoisers.training.run import Run
 
+PYTHON = re.compile(r"\b[a-z_]+=|\w\.\w+\(|\b(torch|denoisers|spectral)\.\w|\b[a-z]+_[a-z]+ (is|must)\b")
 TRAIN = [
     *("train", "tiny", "--data", "calpha", "--network-config", '{"blocks": 1, "width": 2}'),
     *("--size", "8", "--batch", "2", "--steps", "6", "--noise", "uniform"),
@@ -58,6 +69,36 @@ def test_train_writes_weights_and_a_card_that_repeats_the_command(run):
     text = Path("runs/tiny/card.md").read_text()
     assert "denoisers train tiny --data calpha" in text
     assert "--noise uniform" in text
+
+
+def test_help_of_train_tells_each_default(run):
+    """What a recipe leaves alone is the same for all; else the recipe's may be another."""
+    told = " ".join(run("train", "--help").stdout.replace("│", " ").split())
+    defaults = {
+        "data": "the recipe's",
+        "network": "UNet, or the recipe's",
+        "network_config": "the network's own, or the recipe's",
+        "start": "none, or the recipe's",
+        "images": "0",
+        "steps": "4000, or the recipe's",
+        "shuffled": "no",
+        "log_sd": "1.2",
+    }
+    for name, default in defaults.items():
+        assert f"{HELP[name]} [default: ({default})]" in told
+    assert told.count("[default: (") > len(HELP)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_the_command_on_a_card_trains_its_configuration(monkeypatch, shuffled):
+    """Also where it differs from the recipe of its name by a flag that has no value."""
+    monkeypatch.setitem(RECIPES, "mine", TrainConfig(data="disks", shuffled=not shuffled))
+    config = replace(RECIPES["mine"], shuffled=shuffled, network_config={"width": 8}, clip=0.5)
+    asked = []
+    monkeypatch.setattr(training, "train", lambda config, *_, **__: asked.append(config))
+    monkeypatch.setattr(training, "write_card", lambda path: path)
+    assert CliRunner().invoke(app, shlex.split(command("mine", config))[1:]).exit_code == 0
+    assert asked == [config]
 
 
 def test_interrupted_training_resumes(run, monkeypatch):
@@ -135,7 +176,6 @@ def test_evaluate_takes_the_middle_of_a_picture_whose_sides_do_not_fit(run):
         (["evaluate", "absent"], "no denoiser named 'absent'"),
         (["evaluate", "net.safetensors", "--sigma", 0], "sigma must be positive"),
         (["evaluate", "net.safetensors", "--image", "absent.png"], "no picture at absent.png"),
-        (["evaluate", "net.safetensors", "--image", "colour.png"], "is a colour picture"),
         (
             ["evaluate", "net.safetensors", "--image", "odd.png", "--patch-size", 7],
             "multiples of 2, got 7 x 7",
@@ -149,13 +189,16 @@ def test_evaluate_takes_the_middle_of_a_picture_whose_sides_do_not_fit(run):
         (["train", "other"], "no recipe named 'other'"),
         (["train", "other", "--data", "absent-folder"], "in absent-folder: no such folder"),
         (["train", "other", "--data", "odd.png"], "in odd.png, a file"),
-        (["train", "other", "--data", "disks", "--log-mean", "nan"], "log_mean is a finite number"),
+        (["train", "other", "--data", "disks", "--log-mean", "nan"], "--log-mean is a finite number"),
+        (["train", "other", "--data", "disks", "--sigma-min", 2], "--sigma-min must lie in (0, 1), got 2"),
         ([*TRAIN, "--start", "nan.safetensors"], "nan.safetensors holds NaN"),
         (["train", "calpha", "--steps", 0], "steps must be >= 1"),
-        (["train", "calpha", "--zoom", 2], "zoom is of patches"),
+        (["train", "calpha", "--zoom", 2], "a folder of pictures without --images"),
         (["train", "calpha", "--out", "w.safetensors"], "a run is a folder"),
         (["train", "calpha", "--out", "odd.png"], "a run is a folder"),
-        (["train", "calpha", "--out", "run"], "exists: give overwrite"),
+        (["train", "calpha", "--out", "run"], "exists: --overwrite trains it anew"),
+        (["train", "calpha", "--checkpoint-every", 0], "--checkpoint-every must be >= 1, got 0"),
+        (["train", "calpha", "--cache", "c"], "--cache is for a folder of pictures, of which --images"),
         (["train", "calpha", "--device", "tpu"], "device is 'auto'"),
         (["train", "consistency", "--start", "absent"], "no weights to start from at absent"),
         ([*TRAIN, "--learning-rate", 1e30], "lower the learning rate"),
@@ -180,6 +223,7 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, arguments, message
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ")
     assert message in line
+    assert not PYTHON.search(line)
 
 
 @pytest.mark.parametrize(
@@ -190,3 +234,13 @@ def test_spectra_of_a_network_that_is_told_the_level(options, tmp_path):
     result = CliRunner().invoke(spectra, [options[0], *crop, *options[1:], "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize("module", [networks, spectra_module])
+def test_a_module_that_holds_a_command_line_runs_as_one(module):
+    """As `torchrun -m` starts it."""
+    words = [sys.executable, "-m", module.__name__, "--version"]
+    assert (
+        subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+        == spectral.__version__
+    )

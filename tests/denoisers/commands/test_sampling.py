@@ -120,7 +120,7 @@ def test_what_cannot_be_written_is_named_after_the_answer(tmp_path, monkeypatch)
 
     monkeypatch.setattr(Samples, "save_png", full)
     result = run(*("sample", "--size", 8, "--count", 1, "--max-steps", 2, "--out", tmp_path))
-    assert result.exit_code == 2 and "max_steps = 2" in result.stdout
+    assert result.exit_code == 2 and "stopped at --max-steps 2," in result.stdout
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: not all of sample.png, sample.safetensors could be written to")
     assert "No space left" in line
@@ -128,7 +128,7 @@ def test_what_cannot_be_written_is_named_after_the_answer(tmp_path, monkeypatch)
 
 def test_stopped_short_is_exit_code_3():
     result = run("sample", "--size", 8, "--count", 1, "--max-steps", 2)
-    assert result.exit_code == 3 and "max_steps = 2" in result.output
+    assert result.exit_code == 3 and "raise --max-steps, --beta or --sigma-end" in result.output
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from denoisers import weights
 from denoisers.commands import console, spectra
 from denoisers.commands.spectra import app
+from denoisers.images.folder import read_grey
 from denoisers.networks import BFCNN, UNet
 from spectral import eigs as symmetric
 from spectral import eigs_full, storage, svd
@@ -164,6 +165,19 @@ def test_masks(files, tmp_path):
     assert json.loads(result.stdout)["restriction"] == "inputs 120 of 560 entries: dimension 120"
 
 
+def test_a_colour_picture_is_turned_grey_for_a_grey_network(files, tmp_path):
+    """As pictures of a folder are; and so is a mask."""
+    grey = read_grey(files / "colour.png", convert=True)[0, 0]
+    result = eigs(files, "-k", "2", "--json", image="colour.png")
+    assert result.exit_code == 0
+    assert result.stderr == f"{files / 'colour.png'} is in colour: its luminance is taken\n"
+    problem = console.load_problem(str(files / "unet.safetensors"), files / "colour.png", 0.15, 0)
+    assert torch.equal(problem.clean[0, 0], torch.from_numpy(grey))
+    masked = eigs(files, "-k", "2", "--json", "--mask", str(files / "colour.png"), "--crop", "0", "0", "16")
+    assert masked.stderr == result.stderr
+    assert f"{int((grey > 0.5).sum())} of" in json.loads(masked.stdout)["restriction"]
+
+
 def test_checkpoint(files, tmp_path):
     options = ["-k", "4", "--json", "--checkpoint", str(tmp_path / "solve")]
     first, second = (json.loads(eigs(files, *options).stdout) for _ in range(2))
@@ -188,6 +202,11 @@ def test_checkpoint(files, tmp_path):
         (["--mask", "nowhere.png"], "no picture at nowhere.png"),
         (["--image", "missing.png"], "no picture at missing.png"),
         (["--denoiser", "nobody"], "no denoiser named 'nobody'"),
+        (["--method", "power"], "--method is one of auto, lanczos, lobpcg, chebyshev, dense; got 'power'"),
+        (["--above", "1", "--between", "0", "1"], "--above and --between exclude each other"),
+        (["--between", "0", "1", "--method", "lanczos"], "--between is for --method chebyshev"),
+        (["--method", "dense", "--checkpoint", "c"], "--checkpoint is for Krylov solves"),
+        (["--method", "lanczos", "--max-products", "1"], "got --max-products 1"),
     ],
 )
 def test_bad_options_are_one_line_and_code_2(files, options, says):
@@ -200,7 +219,6 @@ def test_bad_options_are_one_line_and_code_2(files, options, says):
     ("image", "denoiser", "says"),
     [
         ("text.png", "unet.safetensors", "not a picture"),
-        ("colour.png", "unet.safetensors", "colour picture"),
         ("tiny.png", "unet.safetensors", "too small"),
         ("grey.png", "other.safetensors", "other.safetensors"),
         ("grey.png", "text.png", "text.png"),
@@ -300,20 +318,10 @@ def test_help_shows_choices_and_what_stands_for_nothing():
 @pytest.mark.slow
 def test_sharded_over_processes(tmp_path):
     """One table, one file of whole vectors: those of one process."""
-    call = "from denoisers.commands.spectra import app; app()"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words = ["eigs", "--crop", "60", "180", "40", "-k", "4", "--json", "--out"]
     around = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    command = [
-        *torchrun,
-        "--no-python",
-        sys.executable,
-        "-c",
-        call,
-        *words,
-        str(tmp_path / "two"),
-        "--sharded",
-    ]
+    command = [*torchrun, "-m", spectra.__name__, *words, str(tmp_path / "two"), "--sharded"]
     told = subprocess.run(command, check=True, capture_output=True, env=around, text=True).stdout
     alone = CliRunner().invoke(app, [*words, str(tmp_path / "one")])
     two, one = json.loads(told), json.loads(alone.stdout)

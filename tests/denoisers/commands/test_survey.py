@@ -127,10 +127,12 @@ def test_interrupted(files, tmp_path, monkeypatch):
         ({"pictures": "nowhere"}, "no pictures"),
         ({"denoiser": "two.safetensors"}, "2 channels"),
         ({"denoiser": "none.safetensors"}, "no denoiser named"),
+        ({"method": "power"}, "--method is one of auto, lanczos, lobpcg, chebyshev, dense; got 'power'"),
     ],
 )
 def test_bad_input(files, tmp_path, more, text):
-    result = survey(files, tmp_path / "out", **more)
+    method = ["--method", more.pop("method")] if "method" in more else []
+    result = survey(files, tmp_path / "out", *method, **more)
     assert result.exit_code == 2 and result.stdout == ""
     assert text in result.stderr and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()

@@ -38,6 +38,8 @@ def test_noise_has_the_level_asked_and_is_the_same_at_every_level():
     assert not torch.equal(small, add_noise(clean, 0.1, seed=4) - clean)
     with pytest.raises(ValueError, match="sigma must be positive"):
         add_noise(clean, 0, seed=0)
+    with pytest.raises(ValueError, match=r"images are floats in \[0, 1\], got torch.uint8"):
+        add_noise((255 * clean).byte(), 0.1, seed=0)
 
 
 def test_table_of_shrinkage_has_its_closed_form():

@@ -152,7 +152,7 @@ def test_a_stalled_image_is_the_least_noisy_one():
 def test_a_bound_on_steps_is_told():
     draws = denoisers.sample(FixedPrior(0.04), SHAPE, 2, max_steps=3)
     assert draws.steps.tolist() == [3, 3] and not draws.converged.any()
-    assert "2 of 2 stopped at max_steps = 3" in draws.notes[0]
+    assert "2 of 2 stopped at max_steps=3" in draws.notes[0]
     assert "max_steps" in repr(draws)
 
 

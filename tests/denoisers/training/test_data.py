@@ -119,5 +119,5 @@ def test_a_folder_is_read_from_its_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("denoisers.images.pictures.read_grey", None)
     np.testing.assert_array_equal(clean_batches(config, kept)(0), batch)
     for endless in (TrainConfig(data="disks"), TrainConfig(data=str(tmp_path))):
-        with pytest.raises(OptionError, match="is cached"):
+        with pytest.raises(OptionError, match=r"^cache= is for a folder"):
             clean_batches(endless, kept)

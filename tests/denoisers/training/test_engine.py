@@ -68,6 +68,30 @@ def test_a_batch_is_shared_out_evenly(monkeypatch):
         engine_of(TrainConfig(data="calpha", batch=4), "cpu")
 
 
+def test_of_what_fabric_says_the_hint_at_tensorfloat32_alone_is_left_out(monkeypatch, caplog):
+    fabric = pytest.importorskip("lightning_fabric")
+    from lightning_fabric.accelerators import cuda
+    from lightning_fabric.utilities.rank_zero import rank_zero_info
+
+    launch = fabric.Fabric.launch
+
+    def launched_on_a_gpu(self, *given):
+        cuda._check_cuda_matmul_precision.__wrapped__(torch.device("cuda"))
+        rank_zero_info("something else")
+        return launch(self, *given)
+
+    monkeypatch.setattr(cuda, "_is_ampere_or_later", lambda device: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H100")
+    monkeypatch.setattr(fabric.Fabric, "launch", launched_on_a_gpu)
+    caplog.set_level("INFO")
+    engine_of(TrainConfig(data="calpha", precision="bfloat16"), "cpu")
+    said = [record.getMessage() for record in caplog.records]
+    assert "something else" in said and not any("Tensor Cores" in line for line in said)
+    cuda._check_cuda_matmul_precision.__wrapped__(torch.device("cuda"))  # of others, as it was
+    assert "Tensor Cores" in caplog.records[-1].getMessage()
+
+
 def test_two_processes_train_as_one_does(tmp_path):
     pytest.importorskip("lightning_fabric")
     trained(tmp_path / "one")

@@ -4,12 +4,15 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -21,7 +24,7 @@ from denoisers.networks import BiasFreeNorm, UNet
 from denoisers.training import TrainConfig, calibrate, checkpoint, data, learning_rate, run, train
 from denoisers.training.run import Run
 from spectral import storage
-from spectral.errors import CheckpointError, OptionError
+from spectral.errors import CheckpointError, FileContentError, OptionError
 
 TINY = TrainConfig(
     data="calpha", network_config={"blocks": 1, "width": 4}, size=8, batch=4, steps=12, halvings=2
@@ -197,8 +200,9 @@ def test_resuming_asks_for_the_same_configuration(tmp_path, monkeypatch):
             train(TINY, tmp_path / "a")
     with pytest.raises(FileExistsError, match="unfinished run"):
         train(TINY, tmp_path / "a")
-    with pytest.raises(CheckpointError, match="another configuration"):
-        train(replace(TINY, batch=5), tmp_path / "a", resume=True)
+    told = "was written by another configuration: batch=4, not 5; noise='squared', not 'uniform'$"
+    with pytest.raises(CheckpointError, match=told):
+        train(replace(TINY, batch=5, noise="uniform"), tmp_path / "a", resume=True)
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         train(TINY, tmp_path / "b", resume=True)
     # One of a version that knew fewer options.
@@ -239,8 +243,11 @@ def test_weights_to_start_from(tmp_path):
     assert same_bits(begun(tuned).body, first.body)
     assert same_bits(begun(replace(edm, start=str(tmp_path / "edm"))), first)
     assert not same_bits(train(tuned, tmp_path / "tuned").body, first.body)
-    with pytest.raises(OptionError, match="do not fit UNet"):
-        train(replace(TINY, start=str(tmp_path / "edm")), tmp_path / "b")
+    for other in (TINY, replace(tuned, network_config={"width": 16, "scales": 1})):
+        with pytest.raises(OptionError) as refused:
+            train(replace(other, start=str(tmp_path / "edm")), tmp_path / "b")
+        told = rf"the weights of \S+ are of EDM {{.*}}, and do not fit {other.network} {{[^\n]*"
+        assert re.fullmatch(told + ": ask for the first, or start from others", str(refused.value))
     with pytest.raises(FileNotFoundError, match="no weights to start from"):
         train(replace(TINY, start=str(tmp_path / "nothing")), tmp_path / "b")
 
@@ -289,11 +296,41 @@ def test_calibration_is_the_mean_of_the_batches_deviations():
         {"precision": "float16"},
         {"half": "third"},
         {"emphasis": 0.5},
+        {"zoom": 1.5},
+        {"steps": "10"},
+        {"batch": 2.0},
+        {"seed": None},
+        {"clip": None},
+        {"sigma_max": "1"},
+        {"learning_rate": float("nan")},
+        {"noise": 3},
+        {"shuffled": "no"},
+        {"start": None},
+        {"data": Path("pictures")},
+        {"network_config": []},
+        {"network_config": {"width": torch.tensor(4)}},
     ],
 )
 def test_configurations_that_make_no_sense_are_refused(bad):
     with pytest.raises(OptionError, match=next(iter(bad))):
         replace(TINY, **bad)
+
+
+def test_every_field_of_a_configuration_is_of_its_type():
+    for field in fields(TrainConfig):
+        with pytest.raises(OptionError, match=f"^{field.name} is "):
+            replace(TINY, **{field.name: object()})
+    numpys = replace(TINY, steps=np.int64(3), clip=np.float32(0.5))
+    assert TrainConfig.from_json(numpys.to_json(), "it") == numpys
+    with pytest.raises(FileContentError, match="it holds no training configuration: batch is a whole number"):
+        TrainConfig.from_json('{"data": "calpha", "batch": 2.5}', "it")
+
+
+@pytest.mark.parametrize("bad", [{"checkpoint_every": 0}, {"validate_every": 2.5}, {"workers": -1}])
+def test_a_run_is_not_begun_with_what_makes_no_sense(tmp_path, bad):
+    with pytest.raises(OptionError, match=next(iter(bad))):
+        train(TINY, tmp_path / "a", **bad)
+    assert not (tmp_path / "a").exists()
 
 
 def test_unknown_networks_are_refused(tmp_path):
@@ -332,7 +369,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
 
 def test_weights_are_not_overwritten_unasked(tmp_path):
     train(TINY, tmp_path / "a")
-    with pytest.raises(FileExistsError, match=r"--overwrite.*--out"):
+    with pytest.raises(FileExistsError, match="overwrite=True"):
         train(TINY, tmp_path / "a")
     train(replace(TINY, seed=2), tmp_path / "a", overwrite=True)
     with pytest.raises(OptionError, match="a run is a folder"):
