@@ -9,6 +9,7 @@ differences        central differences of the model
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -359,9 +360,10 @@ def _right_when_wider(J: Jacobian, method: Method, v: Tensor) -> bool:
     at, wide = J._evidence, torch.float32 if J._evidence.y.dtype.itemsize < 4 else torch.float64
     if at.y.dtype == torch.float64:
         return False
-    # A unit that switches within a step hides errors as large as its own: few do within a short one, in which
-    # what is float32 inside may stand still, and contradicts nothing.
+    # A unit that switches within a step hides errors as large as its own: few do within a short one.  There
+    # what is float32 inside may stand still, which is off by more than it was, and contradicts nothing.
     least, steps = (1e-5, (1e-5, 1e-6, 1e-7)) if wide == torch.float64 else (CLOSE, (2e-3,))
+    nearest = math.inf
     try:
         y, v = at.y.to(wide), v.to(wide)
         model = at.model.widened(wide)
@@ -375,8 +377,9 @@ def _right_when_wider(J: Jacobian, method: Method, v: Tensor) -> bool:
                 off, kinks = size_of(Jv - found.value) / size, 2 * size_of(found.kinks) / size
                 if off <= least:
                     return True
-                if step > 1e-7 and off > max(5 * found.apart / size, kinks):
+                if 2 * nearest >= off > max(5 * found.apart / size, kinks):
                     break
+                nearest = min(nearest, off)
             else:
                 return False
     except Exception:  # of the model's own, in a precision that it was not made for
