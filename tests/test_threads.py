@@ -71,28 +71,42 @@ def test_threads_share_a_model(model, method):
 REFUSED = """
 import os, signal, torch, spectral
 torch.set_num_threads(2)
-model, y = torch.nn.Conv2d(1, 8, 3, padding=1), torch.rand(1, 1, 64, 64)
-J = spectral.jacobian(model, y)
-product = lambda: J @ torch.ones(4096)
+{before}
 if os.fork() == 0:
     signal.alarm(60)
-    for call in (product, J.dense, lambda: spectral.top_svd(J), lambda: spectral.jacobian(model, y)):
+    for call in ({calls}):
         try:
             call()
         except spectral.errors.SpectralError as told:
             print(told, flush=True)
     os._exit(0)
 os.wait()
-assert torch.isfinite(product()).all()  # the parent goes on
+{after}  # the parent goes on
 """
+OF_A_MODEL = {
+    "before": """
+model, y = torch.nn.Conv2d(1, 8, 3, padding=1), torch.rand(1, 1, 64, 64)
+J = spectral.jacobian(model, y)
+product = lambda: J @ torch.ones(4096)""",
+    "calls": "product, J.dense, lambda: spectral.top_svd(J), lambda: spectral.jacobian(model, y)",
+    "after": "assert torch.isfinite(product()).all()",
+}
+OF_A_MATRIX = {
+    "before": """
+A = torch.diag(torch.arange(1.0, 201.0))
+solve = lambda: spectral.top_eigs(A, k=2)
+solve()""",
+    "calls": "solve, *(lambda d=d: d(A) for d in (spectral.top_svd, spectral.trace, spectral.schatten_norm))",
+    "after": "assert solve().converged.all()",
+}
 
 
 @pytest.mark.skipif(not openmp.at_hand(), reason="another OpenMP, which may outlive a fork")
-def test_a_forked_process_is_told_that_threads_stayed_behind():
+@pytest.mark.parametrize("of", [OF_A_MODEL, OF_A_MATRIX], ids=["model", "matrix"])
+def test_a_forked_process_is_told_that_threads_stayed_behind(of):
     """Where it would wait for them, without end."""
-    done = subprocess.run(
-        [sys.executable, "-c", REFUSED], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
-    )
+    script = [sys.executable, "-c", REFUSED.format(**of)]
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
     assert len(told := done.stdout.splitlines()) == 4
     assert all("was forked" in line and "torch.set_num_threads(1)" in line for line in told)
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from spectral.errors import OptionError
+from spectral.jacobians.cpu import openmp
 from spectral.jacobians.jacobian import jacobian
 from spectral.jacobians.keywords import keywords_of
 from spectral.jacobians.of_model import OfModel
@@ -24,6 +25,7 @@ def operator_of(
 
     Raises:
         OptionError: a model came without y, an operator with one, or keywords or a batch without a model.
+        SpectralError: the weights of a Jacobian have changed; or as `openmp.check_fork`.
     """
     if y is None:
         given = {"model_kwargs": bool(keywords_of(model_kwargs)), "batched": batched}
@@ -36,6 +38,7 @@ def operator_of(
             subject.check_weights()
         elif isinstance(subject, LinearOperator):
             subject.check_current()
+        openmp.check_fork()  # solvers work on vectors in torch's threads, whatever forms the products
         return as_operator(subject)
     if not isinstance(y, Tensor):
         raise OptionError(

@@ -9,6 +9,7 @@ differences        central differences of the model
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -121,7 +122,7 @@ def first_right(
                 J._adopt(program)
                 J._evidence.check_differences(Jv)
             else:
-                _differentiate(J, method)
+                _differentiate(J, method, record)
         except (NotFiniteError, NotDeterministicError, AmbiguousError):
             raise
         except Exception as failure:
@@ -238,8 +239,8 @@ def _hold_against_differences(J: Jacobian, program: Program, pull: autograd.Func
     J._note(f"differences of the model contradict the derivative that {by} declares: not used")
 
 
-def _differentiate(J: Jacobian, method: Method) -> None:
-    """Set up J v and J' u by torch, checked by each other and by differences of the model."""
+def _differentiate(J: Jacobian, method: Method, record: Recorder | SpectralError) -> None:
+    """Set up J v and J' u by torch, checked by each other, by differences of the model, and by its record."""
     at = J._evidence
 
     def see(value: Tensor) -> None:
@@ -287,10 +288,13 @@ def _differentiate(J: Jacobian, method: Method) -> None:
     elif not rough:
         with at.model.ready():
             Jv = pair.push(v)
-        off = at.off_differences(v, Jv, size_of(Jv), min(at.finest, CLOSE))
-        if off or (off is None and not at.jumps):
+        finest = min(at.finest, CLOSE)
+        off = at.off_differences(v, Jv, size_of(Jv), finest)
+        # Where kinks or rounding leave differences little to tell, the record does.  "auto" has given it up.
+        confirmed = not off and len(J._ways) == 1 and _is_as_recorded(J, record, v, Jv, finest)
+        if off or (off is None and not at.jumps and not confirmed):
             raise SpectralError(
-                "differences of the model are too rough to confirm J v"
+                "differences of the model are too rough to confirm J v: give model and y in float64"
                 if off is None
                 else f"J v is off by {off:.1e} |J v| from differences of the model"
             )
@@ -356,22 +360,58 @@ def _right_when_wider(J: Jacobian, method: Method, v: Tensor) -> bool:
     at, wide = J._evidence, torch.float32 if J._evidence.y.dtype.itemsize < 4 else torch.float64
     if at.y.dtype == torch.float64:
         return False
-    least, step = (1e-5, 1e-5) if wide == torch.float64 else (CLOSE, 2e-3)
+    # A unit that switches within a step hides errors as large as its own: few do within a short one.  There
+    # what is float32 inside may stand still, which is off by more than it was, and contradicts nothing.
+    least, steps = (1e-5, (1e-5, 1e-6, 1e-7)) if wide == torch.float64 else (CLOSE, (2e-3,))
+    nearest = math.inf
     try:
         y, v = at.y.to(wide), v.to(wide)
         model = at.model.widened(wide)
         with model.ready():
             Jv, output = _PAIRS[method](model, y).push(v), model(y)
-            found = autograd.slopes(model, y, v, output, step)
+            if output.dtype != wide:
+                return False
+            for step in steps:
+                found = autograd.slopes(model, y, v, output, step)
+                size = max(size_of(Jv), size_of(found.value), 1e-300)
+                off, kinks = size_of(Jv - found.value) / size, 2 * size_of(found.kinks) / size
+                if off <= least:
+                    return True
+                if 2 * nearest >= off > max(5 * found.apart / size, kinks):
+                    break
+                nearest = min(nearest, off)
+            else:
+                return False
     except Exception:  # of the model's own, in a precision that it was not made for
         return False
-    size = max(size_of(Jv), size_of(found.value), 1e-300)
-    off, kinks = size_of(Jv - found.value) / size, 2 * size_of(found.kinks) / size
-    if output.dtype != wide or off <= least:
-        return output.dtype == wide
-    if off > max(5 * found.apart / size, kinks):
-        raise SpectralError(f"J v is off by {off:.1e} |J v| from differences of the model in {wide}")
-    return False
+    raise SpectralError(f"J v is off by {off:.1e} |J v| from differences of the model in {wide}")
+
+
+def _is_as_recorded(
+    J: Jacobian, record: Recorder | SpectralError, v: Tensor, Jv: Tensor, within: float
+) -> bool:
+    """Whether products are, within so much, those of the record's program, which is confirmed as ever.
+
+    False where there is no such program.
+
+    Raises:
+        SpectralError: they are others.
+    """
+    at = J._evidence
+    if isinstance(record, SpectralError) or record.integers or at.trial is None:
+        return False
+    try:
+        program, along = record.program(at.trial.shift)
+        at.check_differences(along)
+    except SpectralError:
+        return False
+    u = J._random(J.shape[0], seed=1).reshape(at.output.shape)
+    pairs = [(program.apply(v.unsqueeze(0))[0], Jv)]
+    pairs += [(program.transpose(u.unsqueeze(0)), J._pull(u.unsqueeze(0)))]
+    off = max(size_of(one - other) / max(size_of(one), size_of(other), 1e-300) for one, other in pairs)
+    if off > within:
+        raise SpectralError(f"its products are off by {off:.1e} from those of the operations recorded")
+    return True
 
 
 def _check_back_when_wider(J: Jacobian) -> None:

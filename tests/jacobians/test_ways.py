@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import denoisers
 import spectral
 from spectral.errors import NotDeterministicError, SpectralError
 
@@ -271,3 +272,54 @@ def test_differences_whose_way_back_is_right_stay():
     exact = torch.autograd.functional.jacobian(model, y).reshape(64, 64)
     torch.testing.assert_close(J.dense(), exact, rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(J.T.dense().mT, exact, rtol=1e-4, atol=1e-4)
+
+
+def times(x, slope):
+    """x, with `slope` declared for its derivative both ways."""
+
+    class Declared(torch.autograd.Function):
+        @staticmethod
+        def forward(x):
+            return x.clone()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            pass
+
+        @staticmethod
+        def backward(ctx, g):
+            return slope * g
+
+        @staticmethod
+        def jvp(ctx, t):
+            return slope * t
+
+    return Declared.apply(x)
+
+
+NETWORK = denoisers.load("photos")  # what is found in globals is taken to no other precision
+
+
+def of_globals(slope):
+    return lambda y: times(NETWORK(y), slope)
+
+
+def of_its_own(slope):
+    network = NETWORK
+    return lambda y: times(network(y), slope)
+
+
+@pytest.mark.parametrize("made", [of_globals, of_its_own])
+@pytest.mark.parametrize("method", ["jvp", "double-backward"])
+def test_noise_in_float32_at_which_many_units_switch(method, made):
+    """Within the step of a difference, by as much as an error of 5 %: the record tells, or a shorter step."""
+    fine = denoisers.load("photos").double()
+    for seed in (0, 4):
+        y = torch.rand(1, 1, 48, 48, generator=torch.Generator().manual_seed(seed))
+        J, v = spectral.jacobian(made(1.0), y, method=method), drawn(48 * 48, torch.float32)
+        exact = spectral.jacobian(fine, y.double())
+        torch.testing.assert_close((J @ v).double(), exact @ v.double(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close((J.T @ v).double(), exact.T @ v.double(), rtol=1e-4, atol=1e-4)
+        for slope in (1.05, 1.01, 1.004):
+            with pytest.raises(SpectralError, match="off by"):
+                spectral.jacobian(made(slope), y, method=method)
