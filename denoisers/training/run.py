@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import math
 import os
@@ -172,6 +173,11 @@ def train(
         run.file.unlink(missing_ok=True)
     with engine.reaching():
         engine.leave()
+    if engine.world > 1:
+        # What averages gradients holds itself in circles, and with them the threads that connect processes:
+        # one that is met by the interpreter's end may abort it.
+        del run, engine
+        gc.collect()
     return model
 
 

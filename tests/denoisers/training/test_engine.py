@@ -102,6 +102,30 @@ def test_two_processes_train_as_one_does(tmp_path):
     torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-5)
 
 
+ENDS = """
+import os, sys
+from denoisers.training import TrainConfig, train
+config = TrainConfig(data="calpha", network_config={"blocks": 1, "width": 4}, size=8, batch=4, steps=2)
+train(config, sys.argv[1], device="cpu")
+tasks = "/proc/self/task"
+names = [open(f"{tasks}/{task}/comm").read() for task in os.listdir(tasks)]
+assert not any("gloo" in name for name in names), names
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are told by /proc")
+def test_no_thread_that_connects_processes_outlives_their_training(tmp_path):
+    """Such a thread aborted, once in a while, a process that ended."""
+    pytest.importorskip("lightning_fabric")
+    script = tmp_path / "ends.py"
+    script.write_text(ENDS)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*start, script, tmp_path / "run"], check=False, capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+
+
 @pytest.mark.slow
 def test_one_process_goes_on_from_two_that_were_stopped(tmp_path):
     """They leave the loop at one step, and what is left is whole."""
