@@ -61,8 +61,12 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option(help="the pictures of a folder or an .npz file instead")
     ] = None,
-    count: Annotated[int, typer.Option(help="how many C^alpha images, or pictures of --data")] = 64,
-    size: Annotated[int, typer.Option(help="their side; pictures are averaged down to it")] = 48,
+    count: Annotated[
+        int | None, typer.Option(help="how many C^alpha images, or pictures of --data", show_default="64")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="their side; pictures are averaged down to it", show_default="48")
+    ] = None,
     sigma: Annotated[
         list[float] | None,
         typer.Option(
@@ -100,6 +104,9 @@ def evaluate(
             raise OptionError("--window is for --curve, in which a slope is fitted")
         check_writable(out)
         model = denoisers.load(denoiser)
+        if alpha is None and data is None and (count is not None or size is not None):
+            raise OptionError("--count and --size are of the images of --alpha or --data: give one of them")
+        count, size = 64 if count is None else count, 48 if size is None else size
         if count < 1:
             raise OptionError(f"--count must be >= 1, got {count}")
         images, about = _images(model, image, patch_size, alpha, data, count, size, seed)
@@ -226,7 +233,7 @@ def _images(
 ) -> tuple[Tensor, str]:
     """The images (N, C, H, W), and what they are in words."""
     if sum(given is not None for given in (image, alpha, data)) > 1:
-        raise OptionError("give --image, --alpha or --data, not both")
+        raise OptionError("give one of --image, --alpha and --data")
     if patch_size is not None and (alpha is not None or data is not None):
         raise OptionError("--patch-size is for one picture: give no --alpha and no --data")
     colour = model.channels == 3

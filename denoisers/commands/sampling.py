@@ -113,6 +113,8 @@ def sample(
             if given:
                 raise OptionError(f"of the ascent alone: {', '.join(given)}; {method} takes --steps")
         check_writable(out)
+        if size < 1:
+            raise OptionError(f"--size must be >= 1, got {size}")
         model = _model(denoiser) if method != "ascent" else blind(denoiser, _model(denoiser))
         shape = (model.channels, size, size)
         if method == "consistency":

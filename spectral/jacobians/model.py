@@ -62,6 +62,7 @@ class Model:
         plain = hasattr(owner, "__dict__") and not isinstance(owner, (nn.Module, types.ModuleType, type))
         self.owner = owner if plain and not inspect.isroutine(owner) else None
         self._holders = [*self.modules, *([] if self.owner is None else [self.owner])]
+        self._met: set[torch.dtype] = set()
         self.graph = self.switched = self.draws = False
         self.plain = _Plain()
 
@@ -183,10 +184,12 @@ class Model:
             raise OptionError(f"the weights of {self.name} are on the meta device: load them first")
 
     def precision(self) -> torch.dtype | None:
-        """The one floating-point dtype of all parameters and buffers, or None."""
-        tensors = (t for m in self.modules for t in (*m._parameters.values(), *m._buffers.values()))
-        found = {t.dtype for t in tensors if t is not None and t.is_floating_point()}
-        return found.pop() if len(found) == 1 else None
+        """The one floating-point dtype of all parameters and buffers, or None.
+
+        Where no module is seen that has any, that of the first that was met in a call.
+        """
+        found = _precisions(self.modules) or self._met
+        return next(iter(found)) if len(found) == 1 else None
 
     def taken(self, x: Tensor) -> Tensor:
         """x where its weights lie, in their precision where they have one; as it is where there are none."""
@@ -219,7 +222,11 @@ class Model:
         thread, flags = threading.get_ident(), list[tuple[nn.Module, bool]]()
 
         def meet(module: nn.Module, args: Any) -> None:
-            if threading.get_ident() == thread and getattr(module, "training", False):
+            if threading.get_ident() != thread:
+                return
+            if not self._met:
+                self._met |= _precisions([module])
+            if getattr(module, "training", False):
                 flags.append((module, True))
                 module.training = False
                 self.switched = self.switched or _looks_at_mode(module)
@@ -285,6 +292,12 @@ def _copied(thing: Any, dtype: torch.dtype) -> Any:
             _copied(thing.func, dtype), *(_copied(x, dtype) for x in thing.args), **given
         )
     return copy.deepcopy(thing)
+
+
+def _precisions(modules: list[nn.Module]) -> set[torch.dtype]:
+    """The floating-point dtypes of their own parameters and buffers."""
+    tensors = (t for m in modules for t in (*m._parameters.values(), *m._buffers.values()))
+    return {t.dtype for t in tensors if t is not None and t.is_floating_point()}
 
 
 def parameters_of(modules: list[nn.Module]) -> list[Tensor]:

@@ -53,9 +53,10 @@ def called(
     failure: Exception | None = None
     told: Exception | None = None
     try:
-        for precision in (None, model.precision()):
-            if precision is not None:
-                if failure is None or precision == y.dtype:
+        for refused in (False, True):
+            if refused:
+                precision = model.precision()  # also of modules that were met in the call
+                if precision in (None, y.dtype):
                     break
                 y = y.to(precision)
             for each in (True, False)[not recorded :]:
@@ -64,7 +65,7 @@ def called(
                 except Exception as reason:
                     failure = failure if isinstance(failure, SpectralError) else reason
                     continue
-                if precision is not None:
+                if refused:
                     note(f"y was taken to {precision}, the precision of {model.name}")
                 if model.label is not None:
                     note(model.label)
@@ -134,7 +135,10 @@ def first_right(
             for reason in reasons:
                 J._note(reason)
             return method
-    raise SpectralError(f"no derivative of {J.name} is to be had: {'; '.join(reasons)}")
+    why = "; ".join(reasons)
+    if J._ways == (method,):
+        raise SpectralError(f'method="{method}" alone gives no derivative of {J.name}, "auto" may: {why}')
+    raise SpectralError(f"no derivative of {J.name} is to be had: {why}")
 
 
 def _recorded(J: Jacobian, record: Recorder | SpectralError) -> tuple[Program, Tensor]:

@@ -56,8 +56,10 @@ def synthesize(
     [0, 2^64), or a device that is not there.
     """
     beta = alpha if beta is None else beta
-    if n < 0 or first < 0 or size < 2:
-        raise OptionError(f"n and first must be >= 0 and size >= 2, got {n}, {first} and {size}")
+    if n < 0 or first < 0:
+        raise OptionError(f"n and first must be >= 0, got {n} and {first}")
+    if size < 2:
+        raise OptionError(f"size must be >= 2, got {size}")
     if not (alpha >= 0 and beta >= 0):
         raise OptionError(f"alpha and beta must be >= 0, got {alpha} and {beta}")
     if kind not in SUBCOLUMNS:

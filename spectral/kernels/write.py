@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from spectral.kernels.calpha import stream
+from spectral.errors import OptionError
+from spectral.kernels.calpha import stream, synthesize
 from spectral.kernels.smoothness import Kind
 
 
@@ -23,7 +24,12 @@ def write_calpha(
 
     images.npy holds float32 (n, size, size) in full precision, written as it is made, whatever n; the others
     are 8-bit grey PNG pictures of each image, 0 black and 1 white.
+
+    Raises OptionError, before anything is written, for n < 1 and as `synthesize`.
     """
+    if n < 1:
+        raise OptionError(f"n must be >= 1, got {n}")
+    synthesize(0, size=size, alpha=alpha, beta=beta, kind=kind, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     arrays = out / "images.npy"
     stored = np.lib.format.open_memmap(arrays, mode="w+", dtype=np.float32, shape=(n, size, size))
@@ -33,7 +39,7 @@ def write_calpha(
         start = len(paths) - 1
         stored[start : start + len(images)] = images
         for i, image in enumerate(images, start=start):
-            path = out / f"{i:0{len(str(max(n - 1, 0)))}d}.png"
+            path = out / f"{i:0{len(str(n - 1))}d}.png"
             Image.fromarray(np.rint(255 * image.clip(0, 1)).astype(np.uint8)).save(path)
             paths.append(path)
     stored.flush()

@@ -312,6 +312,21 @@ def test_an_input_of_another_precision_than_the_model():
         assert truth.error(J.dense().double()) <= 2e-5
 
 
+def test_an_input_of_another_precision_than_a_network_out_of_sight():
+    """A network that a method closes over is met when it is called, and tells the precision then."""
+    net = CASES["plain_convolutions"].make(torch.float32)
+    y = CASES["plain_convolutions"].y()
+    truth = differences.dense(CASES["plain_convolutions"].make(F64), y)
+
+    class Pipeline:
+        def __call__(self, y):
+            return net(y)
+
+    J = spectral.jacobian(Pipeline(), y)
+    assert truth.error(J.dense().double()) <= 2e-5
+    assert J.notes == ["y was taken to torch.float32, the precision of Pipeline"]
+
+
 @pytest.mark.parametrize(
     "kind", ["requires_grad", "of a graph", "expanded", "transposed", "inference", "conjugated"]
 )
@@ -994,6 +1009,17 @@ def test_whole_answers(name):
     pairs = spectral.top_eigs(case.make(F64), y, 3)
     torch.testing.assert_close(pairs.values.double(), values[:3], rtol=1e-4, atol=1e-6)
     assert abs(spectral.trace(case.make(F64), y).value - J.trace().item()) <= 1e-5 * J.norm()
+
+
+@pytest.mark.parametrize("method", ["jvp", "double-backward"])
+def test_a_way_that_is_asked_for_and_fails_is_no_word_on_the_others(method):
+    def model(y):
+        with torch.inference_mode():
+            return y.sin()
+
+    with pytest.raises(SpectralError, match=f'^method="{method}" alone gives no derivative .*"auto" may'):
+        spectral.jacobian(model, image(4), method=method)
+    assert spectral.jacobian(model, image(4)).method == "frozen"
 
 
 def test_errors_say_why_each_way_failed():

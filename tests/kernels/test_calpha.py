@@ -1,6 +1,7 @@
 """The kernels against a NumPy definition written out in full, and what a sequence of images promises."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from spectral.errors import OptionError
 from spectral.kernels import calpha
 from spectral.kernels.calpha import Kind, stream, synthesize
 from spectral.kernels.write import write_calpha
@@ -105,6 +107,15 @@ def test_written_images_are_read_back(tmp_path: Path) -> None:
     picture = np.asarray(Image.open(paths[5]))
     assert picture.dtype == np.uint8
     np.testing.assert_allclose(picture / 255, images[4], atol=0.5001 / 255)
+
+
+@pytest.mark.parametrize("arguments", [{"n": 0}, {"n": -1}, {"size": 0}, {"size": 1}, {"alpha": -0.5}])
+def test_bad_arguments_leave_written_images_alone(tmp_path: Path, arguments: Any) -> None:
+    paths = write_calpha(tmp_path, n=2, size=8)
+    before = [p.read_bytes() for p in paths]
+    with pytest.raises(OptionError, match=rf"{next(iter(arguments))}.* must be >= "):
+        write_calpha(tmp_path, **{"n": 2, "size": 8, **arguments})
+    assert [p.read_bytes() for p in paths] == before and len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_compare_tells_what_it_draws(run, net, folders):
         (["evaluate", "net.safetensors", "--out", "x"], "figures of --curve and --sure"),
         (["evaluate", "net.safetensors", "--window", 1, 2], "--window is for --curve"),
         (["evaluate", "net.safetensors", "--curve", "--window", 1, 2, *SQUARES], "at least two noise levels"),
-        (["evaluate", "net.safetensors", "--data", "even", "--alpha", 2], "not both"),
+        (["evaluate", "net.safetensors", "--data", "even", "--alpha", 2], "give one of --image"),
         (
             ["evaluate", "net.safetensors", "--data", "even", "--patch-size", 2],
             "--patch-size is for one picture",

@@ -136,6 +136,7 @@ def test_stopped_short_is_exit_code_3():
     [
         (("sample", "--denoiser", "absent"), "no denoiser named"),
         (("sample", "--size", 9), "multiples of 4"),
+        (("sample", "--size", 0), "--size must be >= 1, got 0"),
         (("sample", "--count", 0), "count must be >= 1"),
         (("sample", "--steps", 9), "--steps is for"),
         (("sample", "--beta", 2), "h0 and beta lie in"),
