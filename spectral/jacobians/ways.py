@@ -36,6 +36,7 @@ _CUT = (
     "a part is detached or under no_grad, which autograd leaves out, and nothing finer than the model's own "
     "differences tells how much that is: give model and y in float64"
 )
+_LONG = 0.1  # a step, of y's size, over which numbers of half precision move
 _PAIRS: dict[str, Callable[..., autograd.Pair]] = {
     "jvp": autograd.forward,
     "double-backward": autograd.reverse,
@@ -365,7 +366,8 @@ def _right_when_wider(J: Jacobian, method: Method, v: Tensor) -> bool:
     if at.y.dtype == torch.float64:
         return False
     # A unit that switches within a step hides errors as large as its own: few do within a short one.  There
-    # what is float32 inside may stand still, which is off by more than it was, and contradicts nothing.
+    # what is rounded inside may stand still: J v is further off than it was, or is over a long step, and
+    # nothing is contradicted.
     least, steps = (1e-5, (1e-5, 1e-6, 1e-7)) if wide == torch.float64 else (CLOSE, (2e-3,))
     nearest = math.inf
     try:
@@ -382,7 +384,9 @@ def _right_when_wider(J: Jacobian, method: Method, v: Tensor) -> bool:
                 if off <= least:
                     return True
                 if 2 * nearest >= off > max(5 * found.apart / size, kinks):
-                    break
+                    far = autograd.difference(model, y, v, _LONG)
+                    if 2 * size_of(Jv - far) / size >= off:
+                        break
                 nearest = min(nearest, off)
             else:
                 return False
