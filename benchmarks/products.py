@@ -1,8 +1,7 @@
 """What a product with J or J' costs, in forward passes and in memory, beside torch's own ways.
 
     python -m benchmarks.products [--quick] [--sides 80 256 512] [--networks UNet] [--device cuda] [--write]
-                                  [--rows runs/products.json] [--recording] [--reuse]
-                                  [--widths]
+                                  [--rows runs/products.json] [--recording] [--reuse] [--widths]
 
 Times are medians of interleaved runs; a forward pass is the model in eval mode, as it was built, without
 gradient.  Each row is measured in a process of its own; with --rows it is kept in that file, and one that is
@@ -16,8 +15,7 @@ column of J with it), and likewise with the same program, its gates too, in floa
 program must agree to 1e-12.  --quick takes three networks at 80 and 256 pixels, and the memory of one at 512;
 all of it takes an hour on two cores.  --recording measures what recording and checking costs, and nothing
 else; --reuse what it saves that large results take memory that was used before; --widths products of UNets
-of widths that fill vectors and of some that do not.  --write puts the tables
-into docs/products.md.
+of widths that fill vectors and of some that do not.  --write puts the tables into docs/products.md.
 """
 
 import functools
@@ -285,14 +283,15 @@ def of_width(width: int, side: int = 80) -> dict[str, str]:
     y = image(side)
     V = torch.randn(BLOCK, y.numel(), generator=torch.Generator().manual_seed(1))
     J, plain = spectral.jacobian(model, y, method="frozen"), without_kernels(model, y, V)
-    error = (J.apply(V) - plain.apply(V)).norm() / plain.apply(V).norm()
+    theirs = plain.apply(V)
+    error = (J.apply(V) - theirs).norm() / theirs.norm()
     products: dict[str, tuple[int, Callable[[], Tensor]]] = {
         "**J v**": (1, lambda: J.apply(V[:1])),
-        "by torch's kernels": (1, lambda: plain.apply(V[:1])),
+        "J v by torch's kernels": (1, lambda: plain.apply(V[:1])),
         "**J' u**": (1, lambda: J.apply_transpose(V[:1])),
-        " by torch's kernels": (1, lambda: plain.apply_transpose(V[:1])),
+        "J' u by torch's kernels": (1, lambda: plain.apply_transpose(V[:1])),
         "**J v, 8**": (BLOCK, lambda: J.apply(V)),
-        "  by torch's kernels": (BLOCK, lambda: plain.apply(V)),
+        "J v, 8, by torch's kernels": (BLOCK, lambda: plain.apply(V)),
     }
     with torch.no_grad():
         forward, *taken = medians([lambda: model(y), *(call for _, call in products.values())], 20)

@@ -27,17 +27,12 @@ from spectral.jacobians.cpu.simd import (
     pointer,
     store,
     turn,
+    whole,
 )
 from spectral.kernels.compiled import cfunc, njit
 
 LANES = BYTES // 4
 WIDE = 2 * LANES  # queries at a time
-
-
-@register_jitable
-def whole(length, step):  # type: ignore[no-untyped-def]
-    """The length, up to a multiple of a step."""
-    return -(-length // step) * step
 
 
 @register_jitable

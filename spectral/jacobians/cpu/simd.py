@@ -9,7 +9,7 @@ from numba.core import cgutils, config, types
 from numba.core.imputils import lower_builtin
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic, models, register_jitable, register_model
 
 from spectral.kernels import cpu
 
@@ -25,6 +25,12 @@ ROWS = 12 if BYTES == 64 else 6
 """Rows of a `panel`: with its 2 columns of vectors, the sums that 32 (or 16) registers hold."""
 
 _FUSED = ("contract",)
+
+
+@register_jitable
+def whole(length, step):  # type: ignore[no-untyped-def]
+    """The length, up to a multiple of a step."""
+    return -(-length // step) * step
 
 
 class Lanes(types.Type):

@@ -22,6 +22,7 @@ from spectral.jacobians.cpu.simd import (
     pointer,
     store,
     store_all,
+    whole,
 )
 from spectral.jacobians.cpu.winograd import AA, BB, FORMED, PRODUCT, RUN, SUM, TASK, WEIGHTS, A, B, G
 from spectral.kernels.compiled import cfunc, njit
@@ -73,7 +74,7 @@ def transformer(dtype: torch.dtype) -> Any:
         task = carray(address, 1, WEIGHTS)[0]
         weight, out = pointer(task.weight, real), pointer(task.out, real)
         taps = pointer(task.workspace + claim(address, 1) * FORMED * 2 * BYTES, real)
-        whole = 9 * group
+        formed = 9 * group
         i = claim(address, 0)
         while i < task.groups:
             wide = min(group, task.columns - i * group)
@@ -91,7 +92,7 @@ def transformer(dtype: torch.dtype) -> Any:
                         left = _by_points(_taps(taps, k, 3 * group))
                         middle = _by_points(_taps(taps, k + group, 3 * group))
                         right = _by_points(_taps(taps, k + 2 * group, 3 * group))
-                        at, step = whole + c * group + k, RUN * group
+                        at, step = formed + c * group + k, RUN * group
                         store_all(taps, at, step, _by_points((left[0], middle[0], right[0])))
                         store_all(taps, at + 6 * step, step, _by_points((left[1], middle[1], right[1])))
                         store_all(taps, at + 12 * step, step, _by_points((left[2], middle[2], right[2])))
@@ -102,7 +103,7 @@ def transformer(dtype: torch.dtype) -> Any:
                     at = (entry * task.columns + i * group) * task.channels + first * wide
                     for c in range(run):
                         for k in range(wide):
-                            out[at + c * wide + k] = taps[whole + (entry * RUN + c) * group + k]
+                            out[at + c * wide + k] = taps[formed + (entry * RUN + c) * group + k]
             i = claim(address, 0)
 
     return work
@@ -136,7 +137,7 @@ def worker(dtype: torch.dtype, gate_in: torch.dtype, gate_out: torch.dtype) -> A
         mine = claim(address, 1) * workspace(task.block, task.channels, task.filters, size)
         space = task.workspace + mine
         after = space + 36 * _plane(task.block, task.channels, size) * size
-        scratch = after + 36 * _plane(task.block, whole(task.filters, size), size) * size
+        scratch = after + 36 * _plane(task.block, whole(task.filters, BYTES // size), size) * size
         before, behind, tile = pointer(space, real), pointer(after, real), pointer(scratch, real)
         taken = claim(address, 0)
         while taken < task.blocks:
@@ -163,16 +164,10 @@ def _plane(block, channels, size):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def whole(filters, size):  # type: ignore[no-untyped-def]
-    """The number of filters, up to whole vectors."""
-    lanes = BYTES // size
-    return -(-filters // lanes) * lanes
-
-
-@register_jitable
 def workspace(block, channels, filters, size):  # type: ignore[no-untyped-def]
     """Bytes that a worker needs: transformed inputs, their products, and one tile of one vector."""
-    return 36 * ((_plane(block, channels, size) + _plane(block, whole(filters, size), size)) * size + BYTES)
+    columns = whole(filters, BYTES // size)
+    return 36 * ((_plane(block, channels, size) + _plane(block, columns, size)) * size + BYTES)
 
 
 @njit(inline="always")
@@ -209,7 +204,7 @@ def _tiles_in(task, first, count, before, tile, real, slope):  # type: ignore[no
     outside = (task.zeros - task.x) // task.size  # zeros, wherever they lie
     plane = _plane(task.block, channels, task.size)
     at, gate_at = np.empty(36, np.intp), np.empty(36, np.intp)
-    for t in range(-(-count // ROWS) * ROWS):
+    for t in range(whole(count, ROWS)):
         _places(first + t, task.tiles, height, width, channels, gates, outside, at, gate_at)
         for begin in range(0, channels, lanes):
             c = min(begin, channels - lanes)  # of the last vector, which may begin within the one before
@@ -248,7 +243,8 @@ def _gated(d, gate, at, j, c):  # type: ignore[no-untyped-def]
 @njit()
 def _products(task, count, before, behind, real):  # type: ignore[no-untyped-def]
     """The sums over channels, one matrix product for each of the 36 entries."""
-    channels, width, lanes = task.channels, whole(task.filters, task.size), BYTES // task.size
+    lanes = BYTES // task.size
+    channels, width = task.channels, whole(task.filters, lanes)
     weight = pointer(task.weight, real)
     plane_in, plane_out = _plane(task.block, channels, task.size), _plane(task.block, width, task.size)
     for entry in range(36):
@@ -268,7 +264,7 @@ def _tiles_out(task, first, count, behind, tile, real, slope):  # type: ignore[n
     height, width, filters, lanes = task.height, task.width, task.filters, BYTES // task.size
     out, gate = pointer(task.out, real), pointer(task.gate_out, slope)
     gates = task.gates_out
-    wide = whole(filters, task.size)
+    wide = whole(filters, lanes)
     plane = _plane(task.block, wide, task.size)
     ones = pointer(task.ones, real)
     across = -(-width // 4)

@@ -54,7 +54,7 @@ def offered(weight: Tensor, size: torch.Size) -> bool:
         return False
     images, _, height, width = size
     kernels = _kernels()
-    filled = -(-images * kernels.per_image(height, width) // kernels.ROWS) * kernels.ROWS
+    filled = kernels.whole(images * kernels.per_image(height, width), kernels.ROWS)
     saved = 9 * images * height * width / (36 * max(filled, 1))
     wide = min(channels, filters) >= lanes
     wide = wide and 36 * channels * filters * weight.itemsize <= _MOST
@@ -183,7 +183,7 @@ def _transformed(weight: Tensor, turned: bool) -> Tensor:
         place += 2 * (strides[2] + strides[3]) * weight.itemsize  # of the last tap
         strides = (strides[1], strides[0], -strides[2], -strides[3])
     group = 2 * _kernels().BYTES // weight.itemsize
-    columns = _kernels().whole(filters, weight.itemsize)
+    columns = _kernels().whole(filters, group // 2)
     groups = -(-columns // group)
     matrices = weight.new_empty(36, channels * columns)
     threads = max(1, min(torch.get_num_threads(), groups))

@@ -23,16 +23,28 @@ WORDS = [
 ]
 
 
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+
 def command(folder, *words, processes=1):
     start = [sys.executable]
     if processes > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        start += [*TORCHRUN, str(processes)]
     return [*start, *WORDS, *words, "--out", folder]
 
 
 def environment():
     path = os.pathsep.join(p for p in sys.path if p)
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def run_by_two(folder, source):
+    """A script by two processes, which trains into the folder that it is given."""
+    script = folder / "script.py"
+    script.write_text(source)
+    words = [sys.executable, *TORCHRUN, "2", script, folder / "run"]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, env=environment(), timeout=500)
+    assert done.returncode == 0, done.stderr[-6000:]
 
 
 def trained(*given, **more):
@@ -117,13 +129,7 @@ assert not any("gloo" in name for name in names), names
 def test_no_thread_that_connects_processes_outlives_their_training(tmp_path):
     """Such a thread aborted, once in a while, a process that ended."""
     pytest.importorskip("lightning_fabric")
-    script = tmp_path / "ends.py"
-    script.write_text(ENDS)
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*start, script, tmp_path / "run"], check=False, capture_output=True, text=True, env=environment()
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
+    run_by_two(tmp_path, ENDS)
 
 
 @pytest.mark.slow
@@ -202,15 +208,4 @@ assert not distributed.is_initialized()
 
 def test_no_process_ends_before_the_weights_are_written(tmp_path):
     pytest.importorskip("lightning_fabric")
-    script = tmp_path / "late.py"
-    script.write_text(LATE)
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*start, script, tmp_path / "run"],
-        check=False,
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
+    run_by_two(tmp_path, LATE)
