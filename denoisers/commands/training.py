@@ -25,6 +25,7 @@ HELP = {
     "network": "UNet, BFCNN, ConditionalUNet, EDM or Consistency",
     "network_config": 'as JSON: {"blocks": 2, "width": 32}',
     "start": "weights, or a run's folder, to go on from",
+    "frozen": "norms divide by what they do in --start",
     "objective": "what is minimised",
     "alpha": "exponents of the calpha images",
     "beta": "of their backgrounds, where it is another",

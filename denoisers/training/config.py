@@ -38,6 +38,8 @@ class TrainConfig:
         network, network_config: the class and its keyword arguments; two or more channels read pictures in
             colour.
         start: a weights file to go on from, "" for new weights.
+        frozen: norms divide by what they divided by in `start`, in training too, and no calibration follows:
+            for a last tuning, in which the spread of each batch would be noise.
         objective: "denoise", weighted squared error at the noise levels of `noise`; "consistency", as
             `denoisers.training.objective.consistency_loss` says.
         size, batch: side of the images in pixels, and how many a step, over all processes.
@@ -63,6 +65,7 @@ class TrainConfig:
     network: str = "UNet"
     network_config: dict[str, Any] | None = None
     start: str = ""
+    frozen: bool = False
     objective: Objective = "denoise"
     alpha: float = 2.0
     beta: float = 0.0
@@ -99,6 +102,8 @@ class TrainConfig:
             raise OptionError(
                 "size, batch, zoom and steps must be >= 1, and halvings, warmup and images >= 0"
             )
+        if self.frozen and not self.start:
+            raise OptionError("frozen norms are those of weights to start from: name them by start")
         if self.zoom > 1 and (self.images or self.data in GENERATED):
             raise OptionError("zoom is of patches: of photos, or a folder of pictures without images=")
         if not (self.sigma_max > 0 and self.learning_rate > 0):
@@ -208,7 +213,12 @@ RECIPES = {
     ),
     # As sigma^-2 slope, PSNR out against PSNR in, so that each level counts about the same.
     "calpha-2": replace(OF_ONE_ALPHA, alpha=2.0, emphasis=1.2),
-    "calpha-3": replace(OF_ONE_ALPHA, alpha=3.0, emphasis=1.5),
+    "calpha-3": replace(
+        OF_ONE_ALPHA,
+        alpha=3.0,
+        emphasis=1.5,
+        network_config={"blocks": 3, "width": 20, "flips": True},
+    ),
     # The paper's network, 7.7 M parameters: too many to ship, a quarter of an hour to a denoiser of use.
     "unet": TrainConfig(
         data="photos",

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from denoisers.networks import BiasFreeNorm, Denoiser
+
+
+def freeze(model: Denoiser) -> None:
+    """Let norms divide by what they have, as in evaluation, while the rest of the model goes on training."""
+    for module in model.modules():
+        if isinstance(module, (BiasFreeNorm, nn.BatchNorm2d)):
+            module.eval()
 
 
 @torch.no_grad()

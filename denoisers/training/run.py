@@ -30,7 +30,7 @@ from denoisers.training.config import TrainConfig
 from denoisers.training.engine import Engine, engine_of
 from denoisers.training.log import Log
 from denoisers.training.memory import kept
-from denoisers.training.norms import calibrate
+from denoisers.training.norms import calibrate, freeze
 from denoisers.training.objective import loss_of
 from denoisers.training.replay import Replay
 from denoisers.training.validation import held_out, validated
@@ -65,9 +65,9 @@ def train(
     """Train a network into a folder of its own; returned in evaluation mode.
 
     Every batch is drawn from generators of its own, keyed by (seed, step), so a resumed run and an
-    uninterrupted one give the same bits (same machine, same number of threads).  At the end the norms are
-    calibrated (`calibrate`) on the batches that would have come next.  Under torchrun each process takes its
-    share of the same batches.
+    uninterrupted one give the same bits (same machine, same number of threads).  At the end the norms, unless
+    they are frozen, are calibrated (`calibrate`) on the batches that would have come next.  Under torchrun
+    each process takes its share of the same batches.
 
     The folder holds config.json, weights.safetensors (at the end), checkpoint.safetensors (until then; every
     `checkpoint_every` steps, and at Ctrl-C or SIGTERM, after which KeyboardInterrupt is raised), and, every
@@ -201,6 +201,8 @@ class Run:
             self.model = build(config.network, config.network_config or {}).train()
         if config.start:
             _start_from(config.start, self.model)
+        if config.frozen:
+            freeze(self.model)
         self.loss = loss_of(config, self.model)
         # The loss of consistency training changes with the step, and a graph is what it was.
         replayed = engine.device.type == "cuda" and engine.world == 1 and config.objective == "denoise"
@@ -321,9 +323,14 @@ class Run:
         return held_out(self.config, self.model.channels)[0]
 
     def _calibrated(self, batches: Callable[[int], data.Batch], step: int, count: int) -> Denoiser:
-        """A copy of the network, or of the mean of its weights, its norms set on batches from a step on."""
+        """A copy of the network, or of the mean of its weights, its norms set on batches from a step on.
+
+        Frozen norms are as they were.
+        """
         trained = self.model if self.mean is None else self.mean.module
         model = cast(Denoiser, copy.deepcopy(trained))
+        if self.config.frozen:
+            return model
         later = (data.noisy_batch(self.config, batches(s), s) for s in range(step, step + count))
         device = self.engine.device
         calibrate(model, ((x + by_image(sigma) * z).to(device) for x, sigma, z in later))

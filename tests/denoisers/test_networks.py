@@ -31,6 +31,25 @@ def randomised(model, seed=0):
     return model.double().eval()
 
 
+@given(UNETS, st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**31))
+@settings(max_examples=20)
+def test_the_mean_over_flips_is_equivariant_and_no_worse(one, height, width, seed):
+    averaged = UNet(**one.config, flips=True)
+    averaged.load_state_dict(randomised(one, seed).state_dict())
+    averaged.double().eval()
+    sides = (height * one.side_multiple, width * one.side_multiple)
+    x, y = torch.randn(2, 2, one.channels, *sides, dtype=torch.float64)
+    flipped = [lambda t, axes=axes: t.flip(axes) for axes in ((), (2,), (3,), (2, 3))]
+    with torch.no_grad():
+        f, singles = averaged(y), [flip(one(flip(y))) for flip in flipped]
+        torch.testing.assert_close(f, sum(singles) / 4)
+        for flip in flipped:
+            torch.testing.assert_close(averaged(flip(y)), flip(f))
+        # Jensen: over images and their flips alike, whatever the images are.
+        assert (f - x).square().sum() <= sum((s - x).square().sum() for s in singles) / 4 * (1 + 1e-12)
+        torch.testing.assert_close(averaged.train()(y), one.train()(y))
+
+
 def parameters(model):
     return sum(p.numel() for p in model.parameters())
 

@@ -252,6 +252,30 @@ def test_weights_to_start_from(tmp_path):
         train(replace(TINY, start=str(tmp_path / "nothing")), tmp_path / "b")
 
 
+def test_frozen_norms_divide_by_what_they_did(tmp_path, monkeypatch):
+    first = train(TINY, tmp_path / "first")
+    tuned = replace(TINY, start=str(tmp_path / "first"), frozen=True, ema=0.9, seed=2)
+    state, whole = first.state_dict(), train(tuned, tmp_path / "whole").state_dict()
+    spreads = {name for name in state if name.endswith("running_sd")}
+    assert spreads and spreads == {name for name in state if torch.equal(state[name], whole[name])}
+    thawed = train(replace(tuned, frozen=False), tmp_path / "thawed").state_dict()
+    assert not any(torch.equal(state[name], thawed[name]) for name in state)
+    with monkeypatch.context() as patch:
+        interrupted_at(6, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(tuned, tmp_path / "parts")
+    parts = train(tuned, tmp_path / "parts", resume=True).state_dict()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_frozen_batch_norms_are_as_they_were(tmp_path):
+    biased = replace(TINY, network="BFCNN", network_config=NETWORKS["BFCNN"])
+    first = train(biased, tmp_path / "first").state_dict()
+    tuned = train(replace(biased, start=str(tmp_path / "first"), frozen=True, seed=2), tmp_path / "b")
+    kept = {name for name, value in tuned.state_dict().items() if torch.equal(value, first[name])}
+    assert kept == {name for name in first if "running" in name or "tracked" in name}
+
+
 def test_the_learning_rate():
     config = replace(TINY, steps=12, halvings=2, learning_rate=1.0)
     assert [learning_rate(config, s) for s in range(12)] == [1.0] * 4 + [0.5] * 4 + [0.25] * 4
@@ -305,6 +329,7 @@ def test_calibration_is_the_mean_of_the_batches_deviations():
         {"learning_rate": float("nan")},
         {"noise": 3},
         {"shuffled": "no"},
+        {"frozen": True},
         {"start": None},
         {"data": Path("pictures")},
         {"network_config": []},
