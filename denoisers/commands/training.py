@@ -21,7 +21,7 @@ from spectral.errors import OptionError
 from spectral.options import variable
 
 HELP = {
-    "data": f"photos, {', '.join(GENERATED)}, or pictures: a folder, or an .npz file",
+    "data": f"photos, {', '.join(GENERATED)}, or pictures: a folder, an .npz file, or photos+FOLDER",
     "network": "UNet, BFCNN, ConditionalUNet, EDM or Consistency",
     "network_config": 'as JSON: {"blocks": 2, "width": 32}',
     "start": "weights, or a run's folder, to go on from",

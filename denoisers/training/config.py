@@ -24,11 +24,11 @@ class TrainConfig:
 
     Attributes:
         data: "photos" (patches of the training photographs), the path of a folder or an .npz file of
-            pictures (patches of them; `denoisers.images.pictures_at`), or one of GENERATED, images without
-            end: "calpha" (`released`, exponents alpha of the contour and beta of the backgrounds, 0: alpha as
-            well), "calpha-mixed" (alpha 1, 2, 3, 5 in turn), "disks", "waves", "sines" (one period a side
-            about 0, not in [0, 1]: through 0, as bias-free networks have it) and "ray" (the first "calpha"
-            image of seed 0, times s).
+            pictures (patches of them; `denoisers.images.pictures_at`), "photos+PATH", both, or one of
+            GENERATED, images without end: "calpha" (`released`, exponents alpha of the contour and beta of
+            the backgrounds, 0: alpha as well), "calpha-mixed" (alpha 1, 2, 3, 5 in turn), "disks", "waves",
+            "sines" (one period a side about 0, not in [0, 1]: through 0, as bias-free networks have it) and
+            "ray" (the first "calpha" image of seed 0, times s).
         zoom: patches of pictures averaged over r x r pixels too, r up to zoom (`denoisers.images.Patches`).
         shuffled: whether pixels are in another order, the same for all images (`denoisers.images.Shuffled`).
         images, half: with `images` = N the same N images again and again, of the two disjoint sets of N that

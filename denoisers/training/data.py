@@ -69,7 +69,11 @@ def source_of(config: TrainConfig, cache: str | Path | None = None) -> Source:
         return made[config.data]()
     if config.images:
         return pictures_at(config.data, size, colour=colour, cache=cache)
-    return Patches.at(config.data, size, colour=colour, zoom=config.zoom)
+    path = config.data.removeprefix("photos+")
+    found = Patches.at(path, size, colour=colour, zoom=config.zoom)
+    if path == config.data:
+        return found
+    return Patches([*training_photographs(colour), *found.pictures], size, zoom=config.zoom)
 
 
 def noisy_batch(config: TrainConfig, clean: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:
