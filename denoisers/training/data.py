@@ -59,7 +59,9 @@ def source_of(config: TrainConfig, cache: str | Path | None = None) -> Source:
         "ray": lambda: Ray(CAlpha(size, config.alpha)(1)[0]),
         "photos": lambda: Patches(training_photographs(colour), size, zoom=config.zoom),
     }
-    if cache is not None and (config.data in made or not config.images):
+    beside = config.data.removeprefix("photos+")
+    both = beside != config.data
+    if cache is not None and (config.data in made or both or not config.images):
         raise OptionError("cache= is for a folder of pictures, of which images= are trained on")
     if config.data in made:
         if colour and config.data != "photos":
@@ -67,13 +69,12 @@ def source_of(config: TrainConfig, cache: str | Path | None = None) -> Source:
                 f"{config.data} are grey images, and the network takes {config.channels} channels"
             )
         return made[config.data]()
+    if both:
+        pictures = Patches.at(beside, size, colour=colour).pictures
+        return Patches([*training_photographs(colour), *pictures], size, zoom=config.zoom)
     if config.images:
         return pictures_at(config.data, size, colour=colour, cache=cache)
-    path = config.data.removeprefix("photos+")
-    found = Patches.at(path, size, colour=colour, zoom=config.zoom)
-    if path == config.data:
-        return found
-    return Patches([*training_photographs(colour), *found.pictures], size, zoom=config.zoom)
+    return Patches.at(config.data, size, colour=colour, zoom=config.zoom)
 
 
 def noisy_batch(config: TrainConfig, clean: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:

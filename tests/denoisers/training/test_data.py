@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from denoisers.training import TrainConfig, clean_batches, noisy_batch
+from denoisers.training import TrainConfig, clean_batches, data, noisy_batch
 from denoisers.training.config import GENERATED
 from denoisers.training.data import generator
 from spectral.errors import FileContentError, OptionError, ShapeError
@@ -56,6 +56,24 @@ def test_patches_of_pictures(tmp_path):
     pixels = pictures(tmp_path)
     batch = clean_batches(replace(TINY, data=str(tmp_path)))(0)
     assert np.isin(np.rint(255 * batch), pixels).all()
+
+
+def test_patches_of_a_folder_beside_the_photographs(tmp_path, monkeypatch):
+    pixels = pictures(tmp_path)
+    outside = 2 + np.random.default_rng(1).random((1, 40, 50), np.float32)
+    monkeypatch.setattr(data, "training_photographs", lambda colour: [outside, outside, outside])
+    both = replace(TINY, data=f"photos+{tmp_path}", batch=400)
+    batch = clean_batches(both)(0)
+    of_the_folder = (batch < 2).all((1, 2, 3))
+    assert np.isin(np.rint(255 * batch[of_the_folder]), pixels).all() and (batch[~of_the_folder] >= 2).all()
+    assert 0.15 < of_the_folder.mean() < 0.35  # a quarter: each picture is as likely
+    once = clean_batches(replace(both, images=6, batch=6))
+    assert len({once(step).tobytes() for step in range(9)}) > 1
+    assert len({image.tobytes() for step in range(9) for image in once(step)}) == 6
+    with pytest.raises(OptionError, match="cache"):
+        clean_batches(replace(both, images=6), cache=tmp_path / "cache.npz")
+    with pytest.raises(FileNotFoundError, match="in nowhere: no such folder"):
+        clean_batches(replace(both, data="photos+nowhere"))
 
 
 def test_patches_of_colour_pictures(tmp_path):
