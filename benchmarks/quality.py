@@ -78,21 +78,29 @@ def of_calpha(size: int) -> str:
     return records(rows)
 
 
-def of_references(size: int = 80, sigma: float = 0.1, seed: int = 2026) -> str:
+def beside_reference(
+    alpha: float, size: int = 80, sigma: float = 0.1, seed: int = 2026
+) -> tuple[float, dict[str, PSNR]]:
+    """PSNR of the Gaussian reference on images of one smoothness, and of the networks that know it."""
+    clean = torch.from_numpy(synthesize(REFERENCES, size=size, alpha=alpha, seed=seed))
+    spectra = gaussian.spectra(REFERENCES, size=size, alpha=alpha, seed=seed)
+    least = np.array([gaussian.risk(s, np.array([sigma]))[0] for s in spectra]) / size**2
+    names = {"calpha", f"calpha-{alpha:g}"} & {*available()}
+    found = {name: psnr_table(load(name), clean, [sigma], seed)[0] for name in names}
+    return float(-10 * np.log10(least).mean()), found
+
+
+def of_references() -> str:
     """The networks of C^alpha images beside the Gaussian reference, for each smoothness of `calpha`."""
     rows = []
     for alpha in MIXED:
-        clean = torch.from_numpy(synthesize(REFERENCES, size=size, alpha=alpha, seed=seed))
-        spectra = gaussian.spectra(REFERENCES, size=size, alpha=alpha, seed=seed)
-        least = np.array([gaussian.risk(s, np.array([sigma]))[0] for s in spectra]) / size**2
-        reference = float(-10 * np.log10(least).mean())
-        row = {"alpha": f"{alpha:g}", "noisy": "", "Gaussian reference": f"{reference:.2f}"}
+        reference, found = beside_reference(alpha)
+        row = {"alpha": f"{alpha:g}", "noisy": f"{found['calpha'].noisy:.2f}"}
+        row["Gaussian reference"] = f"{reference:.2f}"
         for title, name in (("`calpha`", "calpha"), ("of this alpha alone", f"calpha-{alpha:g}")):
-            row |= {title: "", f"{title}, gain": ""}
-            if name in available():
-                (found,) = psnr_table(load(name), clean, [sigma], seed)
-                row |= {"noisy": f"{found.noisy:.2f}", title: f"{found.denoised:.2f}"}
-                row[f"{title}, gain"] = f"{found.denoised - reference:+.2f}"
+            psnr = found[name].denoised if name in found else None
+            row[title] = "" if psnr is None else f"{psnr:.2f}"
+            row[f"{title}, gain"] = "" if psnr is None else f"{psnr - reference:+.2f}"
         rows.append(row)
     return records(rows)
 
