@@ -174,7 +174,7 @@ def workspace(block, channels, filters, size):  # type: ignore[no-untyped-def]
 
 @njit(inline="always")
 def _places(tile, tiles, height, width, channels, gates, outside, beside, at, gate_at):  # type: ignore[no-untyped-def]
-    """Where the 6x6 pixels of a tile, and their gates, begin; `outside` and `beside` those beside the image."""
+    """Where the 6x6 pixels of a tile, and their gates, begin; `outside`, `beside` those beside the image."""
     image, place = divmod(tile, per_image(height, width))
     across = -(-width // 4)
     for i in range(6):
