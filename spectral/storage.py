@@ -52,7 +52,7 @@ def write(
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    held = {name: t.detach().cpu().resolve_conj().contiguous() for name, t in tensors.items()}
+    held = {name: t.detach().cpu().resolve_conj().resolve_neg().contiguous() for name, t in tensors.items()}
     pairs = [name for name, t in held.items() if t.is_complex()]
     held |= {name: torch.view_as_real(held[name]) for name in pairs}
     header = {"kind": kind, "meta": json.dumps(meta), "complex": json.dumps(pairs), "sha256": _BLANK.decode()}

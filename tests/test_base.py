@@ -155,6 +155,12 @@ def test_files_of_other_classes_are_refused(tmp_path):
                 cls.load(path)
 
 
+def test_tensors_that_torch_is_still_to_negate_are_kept_negated(tmp_path):
+    """A bit says so, which no file keeps."""
+    path = spectral.storage.write(tmp_path / "e", "E", {"t": torch._neg_view(torch.ones(3))}, {})
+    assert spectral.storage.read(path, "E")[0]["t"].tolist() == [-1.0, -1.0, -1.0]
+
+
 def test_files_with_other_fields_are_refused(tmp_path):
     path = spectral.storage.write(tmp_path / "e", "Estimate", {}, {"value": 1.0, "colour": "red"})
     with pytest.raises(FileContentError, match="another version"):

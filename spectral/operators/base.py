@@ -96,7 +96,7 @@ class LinearOperator(ABC):
             return self.apply(V[0])[None]
         self._check(V, self.domain.n)
         self._spend(V.shape[-2])
-        return self._apply(V) if V.shape[-2] else V.new_zeros(*V.shape[:-1], self.codomain.n)
+        return self._apply(_as_it_lies(V)) if V.shape[-2] else V.new_zeros(*V.shape[:-1], self.codomain.n)
 
     def apply_transpose(self, V: Tensor) -> Tensor:
         """A' u for each row: (B, m, r) -> (B, m, n); without a batch also (m, r) -> (m, n).  See `apply`.
@@ -110,6 +110,7 @@ class LinearOperator(ABC):
         self._spend(V.shape[-2])
         if not V.shape[-2]:
             return V.new_zeros(*V.shape[:-1], self.domain.n)
+        V = _as_it_lies(V)
         return self._apply(V) if self.symmetric else self._apply_transpose(V)
 
     def __matmul__(self, other: Any) -> Any:
@@ -277,6 +278,11 @@ class LinearOperator(ABC):
                 f"{self!r} takes {self.dtype} rows on {self.device}, got {V.dtype} on {V.device}: "
                 "convert them with V.to(...), or the operator with A.to(dtype)"
             )
+
+
+def _as_it_lies(V: Tensor) -> Tensor:
+    """V without torch's bits "to be negated" and "to be conjugated": kernels and messages read its memory."""
+    return V.resolve_conj().resolve_neg()
 
 
 class Derived(LinearOperator):

@@ -128,7 +128,7 @@ def worker(dtype: torch.dtype, gate_in: torch.dtype, gate_out: torch.dtype) -> A
     """The C function, void (*)(void *task), that takes blocks of tiles until none are left."""
     real = REAL[dtype]
     before_is, behind_is = GATE[gate_in], GATE[gate_out]
-    size = dtype.itemsize
+    size, numbers = dtype.itemsize, gate_in == dtype
 
     @cfunc(types.void(types.voidptr))
     def work(address):  # type: ignore[no-untyped-def]
@@ -143,7 +143,9 @@ def worker(dtype: torch.dtype, gate_in: torch.dtype, gate_out: torch.dtype) -> A
         while taken < task.blocks:
             first = panels * taken // task.blocks * ROWS
             count = min(panels * (taken + 1) // task.blocks * ROWS, task.tiles) - first
-            _tiles_in(task, first, count, before, tile, real, before_is)
+            # Beside the image zeros, and slopes of zero: any other may be infinite.
+            beside = (task.zeros - task.gate_in) // size if numbers else 0
+            _tiles_in(task, first, count, before, tile, real, before_is, beside)
             _products(task, count, before, behind, real)
             _tiles_out(task, first, count, behind, tile, real, behind_is)
             taken = claim(address, 0)
@@ -171,8 +173,8 @@ def workspace(block, channels, filters, size):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _places(tile, tiles, height, width, channels, gates, outside, at, gate_at):  # type: ignore[no-untyped-def]
-    """Where the 6x6 pixels of a tile, and their gates, begin; `outside` what lies beside the image."""
+def _places(tile, tiles, height, width, channels, gates, outside, beside, at, gate_at):  # type: ignore[no-untyped-def]
+    """Where the 6x6 pixels of a tile, and their gates, begin; `outside`, `beside` those beside the image."""
     image, place = divmod(tile, per_image(height, width))
     across = -(-width // 4)
     for i in range(6):
@@ -183,7 +185,7 @@ def _places(tile, tiles, height, width, channels, gates, outside, at, gate_at): 
             at[6 * i + j] = (image * height * width + pixel) * channels if inside else outside
             if gates:
                 own = image % gates * height * width + pixel
-                gate_at[6 * i + j] = own * channels if inside else 0
+                gate_at[6 * i + j] = own * channels if inside else beside
 
 
 @njit(inline="always")
@@ -197,7 +199,7 @@ def _columns_in(x, at, gate, gate_at, gates, c, tile, lanes):  # type: ignore[no
 
 
 @njit()
-def _tiles_in(task, first, count, before, tile, real, slope):  # type: ignore[no-untyped-def]
+def _tiles_in(task, first, count, before, tile, real, slope, beside):  # type: ignore[no-untyped-def]
     """B' d B of `count` tiles, and of zeros up to a multiple of ROWS."""
     height, width, channels, lanes = task.height, task.width, task.channels, BYTES // task.size
     x, gate, gates = pointer(task.x, real), pointer(task.gate_in, slope), task.gates_in
@@ -205,7 +207,7 @@ def _tiles_in(task, first, count, before, tile, real, slope):  # type: ignore[no
     plane = _plane(task.block, channels, task.size)
     at, gate_at = np.empty(36, np.intp), np.empty(36, np.intp)
     for t in range(whole(count, ROWS)):
-        _places(first + t, task.tiles, height, width, channels, gates, outside, at, gate_at)
+        _places(first + t, task.tiles, height, width, channels, gates, outside, beside, at, gate_at)
         for begin in range(0, channels, lanes):
             c = min(begin, channels - lanes)  # of the last vector, which may begin within the one before
             _columns_in(x, at, gate, gate_at, gates, c, tile, lanes)
@@ -266,7 +268,7 @@ def _tiles_out(task, first, count, behind, tile, real, slope):  # type: ignore[n
     gates = task.gates_out
     wide = whole(filters, lanes)
     plane = _plane(task.block, wide, task.size)
-    ones = pointer(task.ones, real)
+    ones = pointer(task.ones, np.int8)
     across = -(-width // 4)
     for t in range(count):
         image, place = divmod(first + t, per_image(height, width))
@@ -274,7 +276,6 @@ def _tiles_out(task, first, count, behind, tile, real, slope):  # type: ignore[n
         gate_image = image % gates if gates else 0
         for begin in range(0, filters, lanes):
             k = min(begin, filters - lanes)
-            new = load(ones, k - begin)  # zero where the vector before has been added
             for j in range(6):
                 m = load_six(behind, j * plane + t * wide + k, 6 * plane)
                 store_all(tile, j * lanes, 6 * lanes, _behind(m))
@@ -289,5 +290,7 @@ def _tiles_out(task, first, count, behind, tile, real, slope):  # type: ignore[n
                         if gates:
                             value = gated(value, gate, gate_at + j * filters)
                         if task.adds:
-                            value = load(out, at + j * filters) + new * value
+                            if k < begin:  # where the vector before has been added, nothing is
+                                value = gated(value, ones, k - begin)
+                            value = load(out, at + j * filters) + value
                         store(out, at + j * filters, value)

@@ -82,7 +82,7 @@ class Winograd:
         self.weight = _transformed(weight.detach(), turned)
         self.zeros = weight.new_zeros(self.channels)
         lanes = openmp.lanes(weight)
-        self.ones = torch.cat([weight.new_zeros(lanes), weight.new_ones(lanes)])[lanes:]
+        self.ones = (torch.arange(-lanes, lanes) >= 0).to(torch.int8)[lanes:]
         self._pool = memory.shared()
 
     def apply(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import spectral
 from spectral.jacobians.cpu import direct, openmp
 
 pytestmark = pytest.mark.skipif(not openmp.vector_bytes(), reason="the kernels are for x86 CPUs with AVX2")
@@ -47,3 +48,12 @@ def test_what_is_not_offered():
     assert not direct.offered(torch.ones(1, 4, 3))  # fewer filters than half a vector
     assert not direct.offered(torch.ones(64, 4, 3).half())
     assert not direct.offered(torch.ones(64, 0, 3))
+
+
+def test_vectors_that_torch_is_still_to_negate() -> None:
+    """A bit says so, which code that reads memory does not see."""
+    model = torch.nn.Conv2d(1, 16, 3, padding=1, bias=False).double()
+    J = spectral.jacobian(model, torch.zeros(1, 1, 9, 8, dtype=torch.float64))
+    for A in (J, J.T):
+        v = torch.randn(A.shape[1], dtype=torch.float64)
+        torch.testing.assert_close(A @ torch._neg_view(v), -(A @ v))

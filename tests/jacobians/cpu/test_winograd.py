@@ -130,6 +130,22 @@ def test_nothing_beside_an_image_is_read() -> None:
     assert not found[[0, 2]].isnan().any()
 
 
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+def test_a_slope_that_is_no_number_stays_in_its_tile(bad: float) -> None:
+    dtype, width = torch.float32, step(torch.float32)
+    weight, x, slope = (
+        normal(*size, dtype=dtype, seed=0)
+        for size in ((width, width, 3, 3), (2, width, 9, 9), (2, width, 9, 9))
+    )
+    slope[0, :, 0, 0] = bad  # the first place in memory
+    found = Winograd(weight).apply(x, gate_in=slope)
+    assert not found[0, :, :2, :2].isfinite().any()
+    assert found[0, :, 4:].isfinite().all()
+    assert found[0, :, :, 4:].isfinite().all()
+    alone = Winograd(weight).apply(x[1:], gate_in=slope[1:])
+    assert torch.equal(found[1:], alone)
+
+
 def test_rounding_stays_within_three_times_the_definitions() -> None:
     width = 2 * step(torch.float32)
     weight = normal(width, width, 3, 3, dtype=torch.float32, seed=0)
@@ -150,6 +166,20 @@ def test_a_product_added_to_what_is_there() -> None:
     for wrong in (before[:1], before.double(), before.contiguous()):
         with pytest.raises(ShapeError, match="onto must be"):
             kernel.apply(x, onto=wrong)
+
+
+def test_what_is_infinite_is_added_once() -> None:
+    """Where the last vector of filters begins within the one before, too."""
+    dtype, channels = torch.float32, step(torch.float32)
+    filters = channels + 3
+    weight, x = (
+        normal(*size, dtype=dtype, seed=0) for size in ((filters, channels, 3, 3), (1, channels, 9, 6))
+    )
+    slope = torch.full((1, filters, 9, 6), torch.inf)
+    kernel, onto = Winograd(weight), torch.zeros(1, filters, 9, 6).to(memory_format=LAYOUT)
+    expected = kernel.apply(x, gate_out=slope)
+    assert expected.isinf().all()
+    assert torch.equal(kernel.apply(x, gate_out=slope, onto=onto), expected)
 
 
 def test_more_weights_than_the_cache_holds() -> None:
