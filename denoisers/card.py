@@ -32,7 +32,8 @@ SOURCES = {
 BESIDE = {
     "runs/wallpapers": "And, averaged down by tools/wallpapers.py, of nine photographs of Debian's "
     "lomiri-wallpapers-16.04: aitzgorri, friends, life, picosdeeuropa and sunset by Aitzol Berasategi, "
-    "Picture_0B and Picture_1A by Trevor (Freespace), and Wine by Jakub Mede (CC BY 4.0), and seeding by Clemens Engelhardt (CC0)."
+    "Picture_0B and Picture_1A by Trevor (Freespace), and Wine by Jakub Mede (CC BY 4.0), and seeding by "
+    "Clemens Engelhardt (CC0)."
 }
 
 COLOUR = (
