@@ -29,11 +29,12 @@ SOURCES = {
     "(by danielbuechele) and flower (by vultilion) of scikit-learn (CC BY 2.0). The test image, camera of "
     "scikit-image (CC0, by Lav Varshney), is not among them.",
 }
-SOURCES["photos+runs/wallpapers"] = SOURCES["photos"] + (
-    " And, averaged down by tools/wallpapers.py, of nine photographs of Debian's lomiri-wallpapers-16.04: "
-    "aitzgorri, friends, life, picosdeeuropa and sunset by Aitzol Berasategi, Picture_0B and Picture_1A by "
-    "Trevor (Freespace), and Wine by Jakub Mede (CC BY 4.0), and seeding by Clemens Engelhardt (CC0)."
-)
+BESIDE = {
+    "runs/wallpapers": "And, averaged down by tools/wallpapers.py, of nine photographs of Debian's "
+    "lomiri-wallpapers-16.04: aitzgorri, friends, life, picosdeeuropa and sunset by Aitzol Berasategi, "
+    "Picture_0B and Picture_1A by Trevor (Freespace), and Wine by Jakub Mede (CC BY 4.0), and seeding by "
+    "Clemens Engelhardt (CC0)."
+}
 
 COLOUR = (
     "Random patches, turned and reflected, of 44 photographs in colour: 39 interiors of the PyPI package "
@@ -90,9 +91,12 @@ OBJECTIVES = {"denoise": "squared error", "consistency": "easy consistency tunin
 
 
 def _source(config: TrainConfig) -> str:
-    if config.data == "photos" and config.channels == 3:
-        return COLOUR
-    return SOURCES.get(config.data, f"pictures of {config.data}")
+    name, plus, beside = config.data.partition("+")
+    if name != "photos":
+        return SOURCES.get(config.data, f"pictures of {config.data}.")
+    photographs = COLOUR if config.channels == 3 else SOURCES["photos"]
+    more = BESIDE.get(Path(beside).as_posix(), f"And pictures of {beside}.")
+    return f"{photographs} {more}" if plus else photographs
 
 
 def _does(model: Denoiser) -> str:

@@ -36,7 +36,7 @@ def clean_batches(config: TrainConfig, cache: str | Path | None = None) -> Batch
         FileContentError: a picture, or such a file, cannot be read.
         ShapeError: one is smaller than the patches.
         OptionError: a finite set is asked for of more images than there are; grey images for a network of
-            several channels; a cache for images that are made, or drawn without end.
+            several channels; a cache for images that are made, or drawn without end; no data named.
     """
     source = source_of(config, cache)
     if config.shuffled:
@@ -61,6 +61,8 @@ def source_of(config: TrainConfig, cache: str | Path | None = None) -> Source:
     }
     beside = config.data.removeprefix("photos+")
     both = beside != config.data
+    if not beside:  # which as a path would be the folder at hand
+        raise OptionError(f"data names no pictures, {config.data!r}: photos, a folder, or photos+FOLDER")
     if cache is not None and (config.data in made or both or not config.images):
         raise OptionError("cache= is for a folder of pictures, of which images= are trained on")
     if config.data in made:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from denoisers.networks import BiasFreeNorm, Denoiser
+from spectral.errors import OptionError
 
 
 def freeze(model: Denoiser) -> None:
-    """Let norms divide by what they have, as in evaluation, while the rest of the model goes on training."""
-    for module in model.modules():
-        if isinstance(module, (BiasFreeNorm, nn.BatchNorm2d)):
-            module.eval()
+    """Let norms divide by what they have, as in evaluation, while the rest of the model goes on training.
+
+    Raises:
+        OptionError: no norm of the model keeps what it divides by.
+    """
+    norms = [module for module in model.modules() if isinstance(module, (BiasFreeNorm, nn.BatchNorm2d))]
+    if not norms:
+        raise OptionError(
+            f"no norm of {type(model).__name__} {json.dumps(model.config)} keeps what it divides by, so that "
+            "there is nothing to freeze: leave frozen out"
+        )
+    for norm in norms:
+        norm.eval()
 
 
 @torch.no_grad()

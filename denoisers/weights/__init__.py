@@ -6,7 +6,7 @@ and its keyword arguments ("config", JSON), so that it loads without anything el
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from denoisers.networks import Denoiser
 from spectral.errors import FileContentError, OptionError
+from spectral.options import number, whole
 from spectral.storage import replacing
 
 FOLDER = Path(__file__).parent
@@ -34,6 +35,15 @@ def build(network: str, config: dict[str, Any]) -> Denoiser:
     classes = Denoiser.registry
     if network not in classes:
         raise OptionError(f"no network class {network!r}; there are: {', '.join(sorted(classes))}")
+    kinds = get_type_hints(classes[network].__init__)
+    for name, value in config.items():
+        kind = kinds.get(name)
+        if kind is bool and not isinstance(value, bool):  # else "no" is taken for yes
+            raise OptionError(f"{network} takes true or false as {name}, got {value!r}")
+        if kind in (int, float):
+            (whole if kind is int else number)(f"{network}'s {name}", value)
+        elif kind is not bool and name in kinds:
+            raise OptionError(f"{network} in a file has no {name}: leave it out")
     try:
         model = classes[network](**config)
     except TypeError as error:

@@ -90,6 +90,24 @@ def test_photos_gain_on_the_photograph_at_every_level(name, colour):
         assert row.denoised > row.noisy + 5.5
 
 
+@pytest.mark.parametrize(
+    ("data", "channels", "begins", "ends"),
+    [
+        ("photos+runs/wallpapers", 1, "Random patches, turned and reflected, of 50", "Engelhardt (CC0)."),
+        ("photos+runs/wallpapers/", 3, "Random patches, turned and reflected, of 44", "Engelhardt (CC0)."),
+        ("photos+a+b", 1, "Random patches, turned and reflected, of 50", "them. And pictures of a+b."),
+        ("pictures", 1, "pictures of pictures.", "pictures of pictures."),
+    ],
+)
+def test_a_card_credits_all_pictures(tmp_path, data, channels, begins, ends):
+    given = {"blocks": 1, "width": 1, "channels": channels}
+    config = TrainConfig(data, network_config=given)
+    told = {"training": config.to_json(), "training_seconds": "0"}
+    weights.save(weights.build("UNet", given), tmp_path / "weights.safetensors", told)
+    (line,) = (line for line in write_card(tmp_path).read_text().splitlines() if "- Data" in line)
+    assert line.startswith(f"- Data: {begins}") and line.endswith(ends)
+
+
 @pytest.mark.parametrize("name", denoisers.available())
 def test_a_card_says_what_its_weights_record(name, tmp_path):
     """As `write_card` would write it today; another CPU may round the last digit of a decibel otherwise."""

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -74,6 +75,15 @@ def test_patches_of_a_folder_beside_the_photographs(tmp_path, monkeypatch):
         clean_batches(replace(both, images=6), cache=tmp_path / "cache.npz")
     with pytest.raises(FileNotFoundError, match="in nowhere: no such folder"):
         clean_batches(replace(both, data="photos+nowhere"))
+
+
+@pytest.mark.parametrize("name", ["", "photos+"])
+def test_no_name_is_not_the_folder_at_hand(tmp_path, monkeypatch, name):
+    pictures(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "training_photographs", lambda colour: [np.zeros((1, 40, 50), np.float32)])
+    with pytest.raises(OptionError, match=f"names no pictures, '{re.escape(name)}'"):
+        clean_batches(replace(TINY, data=name))
 
 
 def test_patches_of_colour_pictures(tmp_path):

@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 
 import denoisers
+from denoisers import weights
 from denoisers.evaluation import psnr_table
 from denoisers.images.calpha import synthesize
 from denoisers.networks import BiasFreeNorm, UNet
@@ -276,6 +277,16 @@ def test_frozen_batch_norms_are_as_they_were(tmp_path):
     assert kept == {name for name in first if "running" in name or "tracked" in name}
 
 
+@pytest.mark.parametrize(
+    ("network", "given"), [("EDM", NETWORKS["EDM"]), ("BFCNN", {"layers": 2, "width": 4})]
+)
+def test_what_has_no_norms_to_freeze_says_so(tmp_path, network, given):
+    config = replace(TINY, network=network, network_config=given)
+    train(config, tmp_path / "first")
+    with pytest.raises(OptionError, match=f"no norm of {network} .* nothing to freeze: leave frozen out"):
+        train(replace(config, start=str(tmp_path / "first"), frozen=True), tmp_path / "tuned")
+
+
 def test_the_learning_rate():
     config = replace(TINY, steps=12, halvings=2, learning_rate=1.0)
     assert [learning_rate(config, s) for s in range(12)] == [1.0] * 4 + [0.5] * 4 + [0.25] * 4
@@ -363,6 +374,21 @@ def test_unknown_networks_are_refused(tmp_path):
         train(replace(TINY, network="ResNet"), tmp_path / "a")
     with pytest.raises(OptionError, match="UNet does not take"):
         train(replace(TINY, network_config={"depth": 3}), tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("network", "given", "told"),
+    [
+        ("UNet", {"flips": "no"}, "UNet takes true or false as flips, got 'no'"),
+        ("BFCNN", {"first_relu": 0}, "BFCNN takes true or false as first_relu, got 0"),
+        ("UNet", {"width": 8.0}, "UNet's width is a whole number, got 8.0"),
+        ("EDM", {"mean": "0"}, "EDM's mean is a finite number, got '0'"),
+        ("EDM", {"body": "mine"}, "EDM in a file has no body"),
+    ],
+)
+def test_a_network_is_not_built_of_what_its_arguments_are_not(network, given, told):
+    with pytest.raises(OptionError, match=re.escape(told)):
+        weights.build(network, given)
 
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch):
