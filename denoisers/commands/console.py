@@ -65,29 +65,41 @@ Out = Annotated[Path | None, typer.Option(help="folder for the figure and the sa
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
-_flags: ContextVar[dict[str, str]] = ContextVar("flags")
+_options: ContextVar[dict[str, Any]] = ContextVar("options")
 
 
 def name_flags(context: typer.Context) -> None:
-    """Let `in_flags` know those of the command that is called; of an app's callback."""
+    """Let `in_flags` know the options of the command that is called; of an app's callback."""
     app: Any = context.command
     parameters = app.commands[context.invoked_subcommand].params
-    _flags.set({p.name: p.opts[0] for p in parameters if p.opts[0].startswith("-")})
+    _options.set({p.name: p for p in parameters if p.opts[0].startswith("-")})
 
 
 def in_flags(text: str) -> str:
-    """What the library says of its keywords, of the command's flags: `name=value` and names_of_words."""
-    flags = _flags.get({})
+    """What the library says of its keywords, of the command's flags: `name=value` and names_of_words.
+
+    But for what is quoted, as keys of dictionaries are, and values that a command line does not take.
+    """
+    options = _options.get({})
 
     def flag(found: re.Match[str]) -> str:
         name, value = found["name"], found["value"]
-        if name not in flags or (value is None and "_" not in name):
+        option = options.get(name)
+        if option is None or (value is None and "_" not in name):
             return found[0]
-        quoted = value and value[0] in "'\"" and value[-1] == value[0]
-        value = value[1:-1] if quoted else value
-        return flags[name] if value in (None, "", "True") else f"{flags[name]} {value}"
+        on = option.opts[0]
+        if not value or (option.is_flag and value == "True"):
+            return on
+        if option.is_flag:
+            return option.secondary_opts[0] if option.secondary_opts else f"no {on}"
+        if value == "None" or value[0] in "{[(":
+            return found[0]
+        quoted = len(value) > 2 and value[0] in "'\"" and value[-1] == value[0]
+        return f"{on} {value[1:-1] if quoted else value}"
 
-    return re.sub(r"(?<![\w./-])(?P<name>[a-z]\w*)(?:=(?P<value>[^\s,;:)]*))?(?![\w/])", flag, text)
+    return re.sub(
+        r"(?<![\w./'\"-])(?P<name>[a-z]\w*)(?:=(?P<value>[^\s,;:)]*))?(?![\w/'\"]|\.\w)", flag, text
+    )
 
 
 def device_at_hand() -> str:
