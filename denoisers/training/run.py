@@ -100,7 +100,7 @@ def train(
     for name, value, least in (
         ("checkpoint_every", checkpoint_every, 1),
         ("validate_every", validate_every, 1),
-        ("workers", workers or 0, 0),
+        ("workers", 0 if workers is None else workers, 0),
     ):
         if whole(name, value) < least:
             raise OptionError(f"{name} must be >= {least}, got {value}")

@@ -324,6 +324,8 @@ def test_calibration_is_the_mean_of_the_batches_deviations():
         {"steps": "10"},
         {"batch": 2.0},
         {"seed": None},
+        {"steps": True},
+        {"ema": False},
         {"clip": None},
         {"sigma_max": "1"},
         {"learning_rate": float("nan")},
@@ -351,7 +353,9 @@ def test_every_field_of_a_configuration_is_of_its_type():
         TrainConfig.from_json('{"data": "calpha", "batch": 2.5}', "it")
 
 
-@pytest.mark.parametrize("bad", [{"checkpoint_every": 0}, {"validate_every": 2.5}, {"workers": -1}])
+@pytest.mark.parametrize(
+    "bad", [{"checkpoint_every": 0}, {"validate_every": 2.5}, {"workers": False}, {"workers": -1}]
+)
 def test_a_run_is_not_begun_with_what_makes_no_sense(tmp_path, bad):
     with pytest.raises(OptionError, match=next(iter(bad))):
         train(TINY, tmp_path / "a", **bad)
