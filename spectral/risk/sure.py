@@ -30,7 +30,7 @@ FINITE_DIFFERENCE = "finite-difference"  # beside the methods of `trace`
 _PROBES = 4  # for tr J^2, on which only the error bar rests
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sure(Estimate):
     """The mean squared error |f(y) - x|^2 / d of this y, estimated without x; `stderr` contains all sources.
 
