@@ -112,10 +112,10 @@ def train(
             f"{where(folder)} exists: overwrite=True trains it anew, and another folder leaves it"
         )
     engine = engine_of(config, device)
-    folder.mkdir(parents=True, exist_ok=True)
     run = Run(config, folder / "checkpoint.safetensors", engine, compile)
     run.start(resume)
     batches = data.clean_batches(config, cache)
+    folder.mkdir(parents=True, exist_ok=True)  # once all that was given is known to be of use
     first = engine.rank == 0
     if first:
         (folder / "config.json").write_text(config.to_json())
@@ -199,6 +199,11 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = build(config.network, config.network_config or {}).train()
+        if config.size % self.model.side_multiple:
+            raise OptionError(
+                f"size must be a multiple of {self.model.side_multiple}, as sides of images of this "
+                f"{config.network} are; got {config.size}"
+            )
         if config.start:
             _start_from(config.start, self.model)
         if config.frozen:

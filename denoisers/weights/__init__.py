@@ -4,6 +4,7 @@ A file is NAME.safetensors: the state of the network in float32, and metadata th
 and its keyword arguments ("config", JSON), so that it loads without anything else. NAME.md is its card.
 """
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 
 from denoisers.networks import Denoiser
 from spectral.errors import FileContentError, OptionError
+from spectral.options import number, whole
 from spectral.storage import replacing
 
 FOLDER = Path(__file__).parent
@@ -34,11 +36,27 @@ def build(network: str, config: dict[str, Any]) -> Denoiser:
     classes = Denoiser.registry
     if network not in classes:
         raise OptionError(f"no network class {network!r}; there are: {', '.join(sorted(classes))}")
+    parameters = inspect.signature(classes[network]).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not None}  # None: what no file can hold
+    for name, value in config.items():
+        if name not in defaults:
+            raise OptionError(f"{network} has no {name!r}: give some of {', '.join(defaults)}")
+        _check(name, value, type(defaults[name]))
     try:
         model = classes[network](**config)
     except TypeError as error:
         raise OptionError(f"{network} does not take this configuration: {error}") from error
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _check(name: str, value: Any, kind: type) -> None:
+    """That a keyword argument is of its default's type. Raises OptionError."""
+    if kind is int:
+        whole(name, value)
+    elif kind is float:
+        number(name, value)
+    elif kind is bool and not isinstance(value, bool):
+        raise OptionError(f"{name} is true or false, got {value!r}")
 
 
 def save(model: Denoiser, path: Path, metadata: dict[str, str]) -> None:

@@ -362,10 +362,19 @@ def test_a_run_is_not_begun_with_what_makes_no_sense(tmp_path, bad):
     assert not (tmp_path / "a").exists()
 
 
+def test_what_is_refused_leaves_no_folder(tmp_path):
+    for bad in ({"start": "absent"}, {"network": "ResNet"}, {"data": "absent"}, {"size": 7}):
+        with pytest.raises((OSError, OptionError), match=r"absent|ResNet|multiple of"):
+            train(replace(TINY, **bad), tmp_path / "a")
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        train(TINY, tmp_path / "a", resume=True)
+    assert not (tmp_path / "a").exists()
+
+
 def test_unknown_networks_are_refused(tmp_path):
     with pytest.raises(OptionError, match=r"no network class 'ResNet'; there are: BFCNN, .*UNet"):
         train(replace(TINY, network="ResNet"), tmp_path / "a")
-    with pytest.raises(OptionError, match="UNet does not take"):
+    with pytest.raises(OptionError, match="UNet has no 'depth'"):
         train(replace(TINY, network_config={"depth": 3}), tmp_path / "a")
 
 
