@@ -45,6 +45,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
             "no file 'sigma_min', data_seed.png or a/data_seed",
             "no file 'sigma_min', data_seed.png or a/data_seed",
         ),
+        ("steps must be >= 1, got 0", "--steps must be >= 1, got 0"),
         ("network_config=None", "network_config=None"),
     ],
 )
