@@ -19,7 +19,10 @@ OTHERS = {".npz", ".npy", ".pt", ".pth", ".pkl", ".json", ".csv", ".mat", ".h5",
 
 
 class Result:
-    """A frozen dataclass of tensors, numbers, words, lists, tuples, dicts and other results."""
+    """A frozen dataclass of tensors, numbers, words, lists, tuples, dicts and other results.
+
+    With eq=False: == is identity, since tensors compare entry by entry.
+    """
 
     kinds: ClassVar[dict[str, type[Result]]] = {}
 

@@ -17,9 +17,11 @@ def whole(name: str, value: Any) -> int:
     """`value` as a Python int.
 
     Raises:
-        OptionError: it is no whole number.
+        OptionError: it is no whole number; True and False are none.
     """
     try:
+        if _of_truth(value):
+            raise TypeError
         return operator.index(value)
     except TypeError:
         raise OptionError(f"{name} is a whole number, got {value!r}") from None
@@ -29,15 +31,20 @@ def number(name: str, value: Any) -> float:
     """`value` as a Python float, finite.
 
     Raises:
-        OptionError: it is no number, or not finite.
+        OptionError: it is no number, as True and False are none, or not finite.
     """
     try:
         converted = float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         converted = math.nan
-    if isinstance(value, str) or not math.isfinite(converted):
+    if isinstance(value, str) or _of_truth(value) or not math.isfinite(converted):
         raise OptionError(f"{name} is a finite number, got {value!r}")
     return converted
+
+
+def _of_truth(value: Any) -> bool:
+    """Whether it is True or False, Python's, NumPy's or torch's, which else are taken for 1 and 0."""
+    return isinstance(value, bool) or str(getattr(value, "dtype", None)).endswith("bool")
 
 
 def variable(name: str, default: int) -> int:

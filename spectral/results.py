@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NEAR = 0.01  # of a value, up to which a gap that may hold another is called one
 
 
-@dataclass(frozen=True, repr=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Spectrum(Result):
     """What eigenpairs and singular triplets have in common.
 
@@ -209,7 +209,7 @@ class Spectrum(Result):
         return [last, *(f"  note         {note}" for note in self.notes)]
 
 
-@dataclass(frozen=True, repr=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class EigenPairs(Spectrum):
     """Eigenpairs S e = lambda e of the symmetric part S = (J + J') / 2 of a Jacobian, or of a symmetric S.
 
@@ -283,7 +283,7 @@ class EigenPairs(Spectrum):
         return "\n".join([*lines, f"  asymmetry    {self.asymmetry_text()}", *self._last_lines()])
 
 
-@dataclass(frozen=True, repr=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class SingularTriplets(Spectrum):
     """Singular triplets J v = sigma u, J' u = sigma v of a Jacobian or operator.
 
@@ -317,7 +317,7 @@ class SingularTriplets(Spectrum):
         return "\n".join([*self._lines("singular triplets"), *self._last_lines()])
 
 
-@dataclass(frozen=True, repr=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class FullEigenPairs(Spectrum):
     """Eigenpairs J v = lambda v of a Jacobian or operator J itself, which need not be symmetric.
 

@@ -103,6 +103,11 @@ def test_loading_is_saving_undone(tmp_path, cls, data):
     path.unlink()
 
 
+@pytest.mark.parametrize("cls", Result.kinds.values(), ids=lambda c: c.__name__)
+def test_equal_is_identical(cls):
+    assert cls.__eq__ is object.__eq__ and cls.__hash__ is object.__hash__
+
+
 def test_fields_may_share_memory(tmp_path):
     t = torch.arange(6.0)
     again = Estimate.load(Estimate(t, t[:3], 1, 2, "", 3.0).save(tmp_path / "e"))

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,16 +22,19 @@ import torch
 import typer
 from rich.console import Console
 from torch import Tensor, nn
+from typer.core import TyperGroup
 
 import denoisers
 from denoisers.images import folder
 from denoisers.images.pictures import read_colour
+from denoisers.networks import Denoiser as Network
 from spectral.errors import OptionError, SpectralError
 from spectral.options import seed_of
 from spectral.progress import working
 from spectral.solvers.search import interrupted
 
 SIGMA_AT_MOST = 1e6  # beyond, float32 noise buries the picture
+USAGE: Any = typer.BadParameter.__base__  # what a parser raises, click's or typer's own
 INTERRUPTED, ABOVE_TOLERANCE = 130, 3  # exit codes
 
 
@@ -65,29 +69,61 @@ Out = Annotated[Path | None, typer.Option(help="folder for the figure and the sa
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
-_flags: ContextVar[dict[str, str]] = ContextVar("flags")
+_options: ContextVar[dict[str, Any]] = ContextVar("options")
+
+
+class Commands(TyperGroup):
+    """A command line whose parser, too, refuses in one line."""
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        """As a program: what is wrong on standard error, and the exit code."""
+        if not more.get("standalone_mode", True):
+            return super().main(*args, **more)
+        try:
+            code = super().main(*args, **more | {"standalone_mode": False})
+        except USAGE as refused:
+            if told := " ".join(refused.format_message().split()):  # nothing where help was printed instead
+                typer.echo(f"error: {told}", err=True)
+            code = refused.exit_code
+        sys.exit(code)
 
 
 def name_flags(context: typer.Context) -> None:
-    """Let `in_flags` know those of the command that is called; of an app's callback."""
+    """Let `in_flags` know the options of the command that is called; of an app's callback."""
     app: Any = context.command
     parameters = app.commands[context.invoked_subcommand].params
-    _flags.set({p.name: p.opts[0] for p in parameters if p.opts[0].startswith("-")})
+    _options.set({p.name: p for p in parameters if p.opts[0].startswith("-")})
 
 
 def in_flags(text: str) -> str:
-    """What the library says of its keywords, of the command's flags: `name=value` and names_of_words."""
-    flags = _flags.get({})
+    """What the library says of its keywords, of the command's flags: `name=value` and names_of_words.
+
+    And the keyword that a sentence begins with; but nothing that is quoted, as keys of dictionaries are, and
+    no values that a command line does not take.
+    """
+    options = _options.get({})
 
     def flag(found: re.Match[str]) -> str:
         name, value = found["name"], found["value"]
-        if name not in flags or (value is None and "_" not in name):
+        option = options.get(name)
+        if option is None:
             return found[0]
-        quoted = value and value[0] in "'\"" and value[-1] == value[0]
-        value = value[1:-1] if quoted else value
-        return flags[name] if value in (None, "", "True") else f"{flags[name]} {value}"
+        subject = found.start() == 0 and re.match(r" (is|must|lies) ", text[found.end() :])
+        if value is None and "_" not in name and not subject:
+            return found[0]
+        on = option.opts[0]
+        if not value or (option.is_flag and value == "True"):
+            return on
+        if option.is_flag:
+            return option.secondary_opts[0] if option.secondary_opts else f"no {on}"
+        if value == "None" or value[0] in "{[(":
+            return found[0]
+        quoted = len(value) > 2 and value[0] in "'\"" and value[-1] == value[0]
+        return f"{on} {value[1:-1] if quoted else value}"
 
-    return re.sub(r"(?<![\w./-])(?P<name>[a-z]\w*)(?:=(?P<value>[^\s,;:)]*))?(?![\w/])", flag, text)
+    return re.sub(
+        r"(?<![\w./'\"-])(?P<name>[a-z]\w*)(?:=(?P<value>[^\s,;:)]*))?(?![\w/'\"]|\.\w)", flag, text
+    )
 
 
 def device_at_hand() -> str:
@@ -211,10 +247,26 @@ def picture_of(image: Path | None, channels: int) -> Tensor:
 
 def _grey(path: Path) -> Tensor:
     """A picture as (1, 1, H, W); of one in colour the luminance, as of a folder's pictures, which is told."""
-    found = folder.read_grey(path, convert=True)
-    if folder.in_colour(folder.opened(path)):
+    picture = folder.opened(path)
+    found = folder.grey_of(picture, str(path), convert=True)
+    if folder.in_colour(picture):
         typer.echo(f"{path} is in colour: its luminance is taken", err=True)
     return torch.from_numpy(found)
+
+
+def check_side(option: str, side: int, model: Network) -> None:
+    """That an option names a side that a network takes.
+
+    Raises:
+        OptionError: it does not.
+    """
+    if side < 1:
+        raise OptionError(f"{option} must be >= 1, got {side}")
+    if side % model.side_multiple:
+        raise OptionError(
+            f"{option} must be a multiple of {model.side_multiple}, as sides of images of this "
+            f"{type(model).__name__} are; got {side}"
+        )
 
 
 def continued(x: Tensor, multiple: int) -> Tensor:
@@ -229,8 +281,8 @@ def continued(x: Tensor, multiple: int) -> Tensor:
     return torch.nn.functional.pad(x, (0, right, 0, down), mode="reflect") if down or right else x
 
 
-def region(told: str | None, problem: Problem) -> Tensor | None:
-    """The mask (H, W) that --mask names: white pixels of a picture, or a box TOP,LEFT,HEIGHT,WIDTH.
+def region(told: str | None, problem: Problem, option: str = "--mask") -> Tensor | None:
+    """The mask (H, W) that an option names: white pixels of a picture, or a box TOP,LEFT,HEIGHT,WIDTH.
 
     Raises:
         OptionError: the box leaves the picture, or the file is of another size.
@@ -243,7 +295,7 @@ def region(told: str | None, problem: Problem) -> Tensor | None:
     if box is None:
         if "," in told and not Path(told).exists():
             raise OptionError(
-                f"--mask is a picture, or a box TOP,LEFT,HEIGHT,WIDTH of whole numbers; got {told}"
+                f"{option} is a picture, or a box TOP,LEFT,HEIGHT,WIDTH of whole numbers; got {told}"
             )
         mask = _grey(Path(told))[0, 0] > 0.5
         if mask.shape != (rows, columns):
@@ -273,6 +325,12 @@ def forward_seconds(model: Callable[[Tensor], Tensor], y: Tensor, repeats: int =
     with torch.no_grad():
         once()
         return statistics.median(once() for _ in range(repeats))
+
+
+def given(context: typer.Context, option: str) -> bool:
+    """Whether an option is in the command line, be it with its default."""
+    source = context.get_parameter_source(option.lstrip("-").replace("-", "_"))
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def tell(lines: Iterable[tuple[str, str]]) -> None:

@@ -142,7 +142,7 @@ def sure(
     rows = [
         ("SURE, mean squared error", _interval(found)),
         ("true, from the clean picture", f"{truth:.3e}, {verdict} the interval"),
-        ("PSNR by SURE / true", f"{float(found.psnr):.2f} / {-10 * math.log10(truth):.2f} dB"),
+        ("PSNR by SURE / true", f"{_decibels(float(found.psnr))} / {_decibels(-10 * math.log10(truth))}"),
         ("error by the noise alone", f"{1.96 * float(found.noise_error):.1e}"),
         (f"sigma ({found.rule})", with_error(float(found.sigma), 1.96 * float(found.sigma_error))),
         ("tr J", _interval(found.divergence)),
@@ -188,6 +188,8 @@ def density(
             raise OptionError(f"--threshold is a finite number, got {threshold}")
         check_writable(out)
         problem = load_problem(denoiser, image, sigma, seed, crop, timed=True)
+        if not 0 <= deflate <= problem.noisy.numel():
+            raise OptionError(f"--deflate lies between 0 and d = {problem.noisy.numel()}, got {deflate}")
         began = time.perf_counter()
         pairs = (
             top_eigs(
@@ -272,6 +274,11 @@ def _write_density(found: Any, threshold: float, title: str, picture: Path, resu
 
     found.save(result)
     draw(found, threshold, title).savefig(picture)
+
+
+def _decibels(psnr: float) -> str:
+    """None where there is none, of a mean squared error that is estimated as negative."""
+    return "none" if math.isnan(psnr) else f"{psnr:.2f} dB"
 
 
 def _interval(estimate: Estimate) -> str:

@@ -20,6 +20,7 @@ from denoisers.commands.console import (
     Json,
     Out,
     Picture,
+    check_side,
     check_writable,
     device_at_hand,
     end,
@@ -180,6 +181,8 @@ def compare(
             raise OptionError(
                 f"A takes {models[0].channels} channels and B {models[1].channels}: they draw other images"
             )
+        for model in models:
+            check_side("--size", size, model)
         sets = [pictures_at(path, size, colour=models[0].channels == 3) for path in data]
         with working(not as_json, "reading"):
             training = [pictures(pictures.count) for pictures in sets]
@@ -236,6 +239,10 @@ def _images(
         raise OptionError("give one of --image, --alpha and --data")
     if patch_size is not None and (alpha is not None or data is not None):
         raise OptionError("--patch-size is for one picture: give no --alpha and no --data")
+    if alpha is not None or data is not None:
+        check_side("--size", size, model)
+    if patch_size is not None:
+        check_side("--patch-size", patch_size, model)
     colour = model.channels == 3
     found: NDArray[np.float32]
     if alpha is not None:
@@ -258,8 +265,8 @@ def _images(
             name = f"{rows}x{columns} pixels in the middle of {name}"
         top, left = (height - rows) // 2, (width - columns) // 2
         return whole[:, :, top : top + rows, left : left + columns].contiguous(), name
-    if not 1 <= patch_size <= min(height, width):
-        raise OptionError(f"--patch-size lies between 1 and the sides of the {height}x{width} picture")
+    if patch_size > min(height, width):
+        raise OptionError(f"--patch-size is at most a side of the {height}x{width} picture, got {patch_size}")
     squares = whole[0].unfold(1, patch_size, patch_size).unfold(2, patch_size, patch_size)
     squares = squares.permute(1, 2, 0, 3, 4).reshape(-1, len(squares), patch_size, patch_size)
     return squares.contiguous(), f"{len(squares)} patches of {patch_size}x{patch_size} of {name}"

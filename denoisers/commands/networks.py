@@ -8,7 +8,7 @@ from rich.table import Table
 
 from denoisers import zoo
 from denoisers.card import describe
-from denoisers.commands.console import Json, Version, name_flags, print_json
+from denoisers.commands.console import Commands, Json, Version, name_flags, print_json
 from denoisers.commands.evaluation import compare, evaluate
 from denoisers.commands.examples import epilog
 from denoisers.commands.sampling import sample, solve
@@ -16,6 +16,7 @@ from denoisers.commands.training import train_command
 from denoisers.networks import Denoiser
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     epilog=epilog("denoisers sample"),

@@ -21,9 +21,11 @@ from denoisers.commands.console import (
     Denoiser,
     Json,
     Out,
+    check_side,
     check_writable,
     device_at_hand,
     end,
+    given,
     in_flags,
     one_line_errors,
     picture_of,
@@ -109,13 +111,12 @@ def sample(
         if method == "ascent" and steps is not None:
             raise OptionError("--steps is for the other methods: the ascent takes --max-steps")
         if method != "ascent":
-            given = [option for option in ASCENT if _given(context, option)]
-            if given:
-                raise OptionError(f"of the ascent alone: {', '.join(given)}; {method} takes --steps")
+            told = [option for option in ASCENT if given(context, option)]
+            if told:
+                raise OptionError(f"of the ascent alone: {', '.join(told)}; {method} takes --steps")
         check_writable(out)
-        if size < 1:
-            raise OptionError(f"--size must be >= 1, got {size}")
         model = _model(denoiser) if method != "ascent" else blind(denoiser, _model(denoiser))
+        check_side("--size", size, model)
         shape = (model.channels, size, size)
         if method == "consistency":
             if not isinstance(model, Consistency):
@@ -258,12 +259,6 @@ def blind(denoiser: str, model: Network) -> Network:
         f"{denoiser} is told the noise level, and the ascent is of denoisers that are not, such as photos; "
         f"denoisers sample takes it with --method {others}"
     )
-
-
-def _given(context: typer.Context, option: str) -> bool:
-    """Whether an option is in the command line, be it with its default."""
-    source = context.get_parameter_source(option.removeprefix("--").replace("-", "_"))
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _model(denoiser: str) -> Network:

@@ -17,6 +17,7 @@ from torch import Tensor
 import spectral
 from denoisers.commands import estimates
 from denoisers.commands.console import (
+    Commands,
     Crop,
     Denoiser,
     Json,
@@ -29,6 +30,7 @@ from denoisers.commands.console import (
     Version,
     check_writable,
     end,
+    given,
     load_problem,
     name_flags,
     one_line_errors,
@@ -57,6 +59,7 @@ OFFERED: dict[Callable[..., Result], Collection[str]] = {
 }
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Certified spectra of neural denoisers' Jacobians.",
@@ -100,6 +103,7 @@ MaxProducts = Annotated[
 
 @app.command(epilog=epilog("spectral eigs"))
 def eigs(
+    context: typer.Context,
     denoiser: Denoiser = "photos",
     image: Picture = None,
     crop: Crop = None,
@@ -144,6 +148,7 @@ def eigs(
         "checkpoint": checkpoint,
     }
     with one_line_errors():
+        _check_sought(context, above, between)
         if part == "full" and between is not None:
             raise OptionError("--between is for the symmetric part: complex eigenvalues lie in no interval")
         if part == "symmetric" and left:
@@ -160,6 +165,7 @@ def eigs(
 
 @app.command(epilog=epilog("spectral svd"))
 def svd(
+    context: typer.Context,
     denoiser: Denoiser = "photos",
     image: Picture = None,
     crop: Crop = None,
@@ -179,7 +185,9 @@ def svd(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Certified singular triplets of a denoiser's Jacobian at a noisy picture; device, codes as of eigs."""
+    """Certified singular triplets of a denoiser's Jacobian at a noisy picture; exit codes as of eigs."""
+    with one_line_errors():
+        _check_sought(context, above)
     options = {
         "above": above,
         "method": method,
@@ -189,6 +197,20 @@ def svd(
     }
     request = denoiser, image, crop, sigma, k, seed, out, as_json, mask, sharded, options
     _solve(singular.top_svd, *request, output_mask)
+
+
+def _check_sought(
+    context: typer.Context, above: float | None, between: tuple[float, float] | None = None
+) -> None:
+    """That what the command line says of values is not set aside by what else it says.
+
+    Raises:
+        OptionError: it is.
+    """
+    if given(context, "-k") and (above is not None or between is not None):
+        raise OptionError("-k is a number of values, and --above and --between find all: leave one out")
+    if between is not None and given(context, "--which"):
+        raise OptionError("--which is for -k and --above: --between finds all values inside")
 
 
 def synth(
@@ -234,7 +256,10 @@ def _solve(
         choice("--method", options["method"], ["auto", *OFFERED[solver]])
         check_writable(out)
         problem = load_problem(denoiser, image, sigma, seed, crop, timed=True)
-        regions = {"mask": region(mask, problem), "output_mask": region(output_mask, problem)}
+        regions = {
+            "mask": region(mask, problem),
+            "output_mask": region(output_mask, problem, "--output-mask"),
+        }
         options |= {name: part for name, part in regions.items() if part is not None}
         if sharded:
             A = spectral.sharded(problem.model, problem.noisy, model_kwargs=problem.told)

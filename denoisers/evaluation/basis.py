@@ -17,7 +17,7 @@ from spectral.options import number
 from spectral.results import EigenPairs
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BasisAnalysis(Result):
     """lambda_k, <x, e_k> and the energy of x in e_1, ..., e_k; all float64.
 

@@ -17,7 +17,7 @@ from spectral.risk.level import takes_sigma
 SCALES = (0.01, 0.1, 0.3, 3.0, 10.0, 100.0)  # by powers of two rounding is the same, and none would be seen
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Homogeneity(Result):
     """|f(s y) - s f(y)| / |s f(y)|, scale by scale and image by image.
 

@@ -21,7 +21,7 @@ CONSTANT = 1e-12  # of an image's norm: a deviation from its mean that is roundi
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Nearest(Result):
     """The most similar training image of each of B images.
 

@@ -33,7 +33,7 @@ class PSNR:
     denoised: float
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PSNRCurve(Result):
     """Output PSNR against input PSNR, noise level by noise level and image by image.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PROBED = 8  # vectors a product carries through the model beside the image, or so
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SureCheck(Result):
     """Mean squared error per pixel, true and by SURE, with errors.
 

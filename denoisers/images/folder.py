@@ -35,7 +35,7 @@ def read_grey(path: str | Path, *, convert: bool = False) -> Grey:
     no picture, a colour picture without `convert`, one that is transparent, of several frames, or beyond
     that range.
     """
-    return _grey(opened(path), str(path), convert)[None, None]
+    return grey_of(opened(path), str(path), convert)[None, None]
 
 
 def opened(path: str | Path) -> Image.Image:
@@ -115,7 +115,7 @@ def training_photographs(colour: bool = False) -> list[Grey]:
             f"{error.name} carries training photographs and is missing: "
             "pip install 'jacobian-spectra[photographs]'"
         ) from error
-    mode, floats = ("RGB", planes_of) if colour else ("L", lambda picture: _grey(picture, "", True)[None])
+    mode, floats = ("RGB", planes_of) if colour else ("L", lambda picture: grey_of(picture, "", True)[None])
     pictures = [_reduced(file, mode) for file in interiors.get_all_photos()]
     arrays = [getattr(skimage_data, name)() for name in SCIKIT_IMAGE if not (colour and name == "chelsea")]
     arrays += [sklearn_data.load_sample_image(name) for name in SCIKIT_LEARN]
@@ -134,7 +134,7 @@ def planes_of(picture: Image.Image) -> Grey:
     return np.ascontiguousarray(rgb.transpose(2, 0, 1))
 
 
-def _grey(picture: Image.Image, name: str, convert: bool) -> Grey:
+def grey_of(picture: Image.Image, name: str, convert: bool) -> Grey:
     """A picture as float32 (H, W) in [0, 1]."""
     if picture.mode.startswith("I") or picture.mode == "F":
         top = 1 if picture.mode == "F" else 65535

@@ -40,9 +40,11 @@ class Denoiser(nn.Module):
     def _check(self, y: Tensor) -> None:
         name = type(self).__name__
         if y.ndim != 4 or y.shape[1] != self.channels:
+            lacks = {2: "y[None, None] adds the axes", 3: "y[None] adds the axis"}
+            way = "load a network with that many channels" if y.ndim == 4 else "merge axes with y.reshape"
             raise ShapeError(
                 f"{name} takes images of shape (N, {self.channels}, H, W), got {tuple(y.shape)}: "
-                "add or merge axes with y.reshape, or load a network with that many channels"
+                f"{lacks.get(y.ndim, way)}"
             )
         if y.shape[2] % self.side_multiple or y.shape[3] % self.side_multiple:
             raise ShapeError(

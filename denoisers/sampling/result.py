@@ -14,7 +14,7 @@ from spectral.errors import OptionError
 from spectral.plots import inline
 
 
-@dataclass(frozen=True, repr=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Samples(Result):
     """Images drawn with a denoiser as the prior; tensors are on the CPU.
 

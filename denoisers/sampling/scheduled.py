@@ -26,8 +26,10 @@ def levels_between(high: float, low: float, count: Any, rho: Any) -> list[float]
         OptionError: count < 2, or rho < 1.
     """
     n, power = whole("steps", count), number("rho", rho)
-    if n < 2 or power < 1:
-        raise OptionError(f"steps must be >= 2 and rho >= 1, got {n} and {power:g}")
+    if n < 2:
+        raise OptionError(f"steps must be >= 2, got {n}")
+    if power < 1:
+        raise OptionError(f"rho must be >= 1, got {power:g}")
     ends = high ** (1 / power), low ** (1 / power)
     return [(ends[0] + i / (n - 1) * (ends[1] - ends[0])) ** power for i in range(n)]
 

@@ -95,13 +95,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(TrainConfig).items():
             object.__setattr__(self, name, _read(name, getattr(self, name), kind))
-        if (
-            min(self.size, self.batch, self.steps, self.zoom) < 1
-            or min(self.halvings, self.warmup, self.images) < 0
-        ):
-            raise OptionError(
-                "size, batch, zoom and steps must be >= 1, and halvings, warmup and images >= 0"
-            )
+        least = dict.fromkeys(("size", "batch", "steps", "zoom"), 1)
+        least |= dict.fromkeys(("halvings", "warmup", "images"), 0)
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise OptionError(f"{name} must be >= {bound}, got {getattr(self, name)}")
         if self.frozen and not self.start:
             raise OptionError("frozen norms are those of weights to start from: name them by start")
         if self.zoom > 1 and (self.images or self.data in GENERATED):

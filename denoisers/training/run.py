@@ -100,7 +100,7 @@ def train(
     for name, value, least in (
         ("checkpoint_every", checkpoint_every, 1),
         ("validate_every", validate_every, 1),
-        ("workers", workers or 0, 0),
+        ("workers", 0 if workers is None else workers, 0),
     ):
         if whole(name, value) < least:
             raise OptionError(f"{name} must be >= {least}, got {value}")
@@ -112,10 +112,10 @@ def train(
             f"{where(folder)} exists: overwrite=True trains it anew, and another folder leaves it"
         )
     engine = engine_of(config, device)
-    folder.mkdir(parents=True, exist_ok=True)
     run = Run(config, folder / "checkpoint.safetensors", engine, compile)
     run.start(resume)
     batches = data.clean_batches(config, cache)
+    folder.mkdir(parents=True, exist_ok=True)  # once all that was given is known to be of use
     first = engine.rank == 0
     if first:
         (folder / "config.json").write_text(config.to_json())
@@ -199,6 +199,11 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = build(config.network, config.network_config or {}).train()
+        if config.size % self.model.side_multiple:
+            raise OptionError(
+                f"size must be a multiple of {self.model.side_multiple}, as sides of images of this "
+                f"{config.network} are; got {config.size}"
+            )
         if config.start:
             _start_from(config.start, self.model)
         if config.frozen:

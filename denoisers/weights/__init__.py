@@ -4,9 +4,10 @@ A file is NAME.safetensors: the state of the network in float32, and metadata th
 and its keyword arguments ("config", JSON), so that it loads without anything else. NAME.md is its card.
 """
 
+import inspect
 import json
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,20 +36,27 @@ def build(network: str, config: dict[str, Any]) -> Denoiser:
     classes = Denoiser.registry
     if network not in classes:
         raise OptionError(f"no network class {network!r}; there are: {', '.join(sorted(classes))}")
-    kinds = get_type_hints(classes[network].__init__)
+    parameters = inspect.signature(classes[network]).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not None}  # None: what no file can hold
     for name, value in config.items():
-        kind = kinds.get(name)
-        if kind is bool and not isinstance(value, bool):  # else "no" is taken for yes
-            raise OptionError(f"{network} takes true or false as {name}, got {value!r}")
-        if kind in (int, float):
-            (whole if kind is int else number)(f"{network}'s {name}", value)
-        elif kind is not bool and name in kinds:
-            raise OptionError(f"{network} in a file has no {name}: leave it out")
+        if name not in defaults:
+            raise OptionError(f"{network} has no {name!r}: give some of {', '.join(defaults)}")
+        _check(name, value, type(defaults[name]))
     try:
         model = classes[network](**config)
     except TypeError as error:
         raise OptionError(f"{network} does not take this configuration: {error}") from error
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _check(name: str, value: Any, kind: type) -> None:
+    """That a keyword argument is of its default's type. Raises OptionError."""
+    if kind is int:
+        whole(name, value)
+    elif kind is float:
+        number(name, value)
+    elif kind is bool and not isinstance(value, bool):
+        raise OptionError(f"{name} is true or false, got {value!r}")
 
 
 def save(model: Denoiser, path: Path, metadata: dict[str, str]) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Number = float | Tensor
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Estimate(Result):
     """A mean of samples and how far it may be from the truth.
 
@@ -154,7 +154,7 @@ def plain(x: Tensor) -> Number:
     return x.item() if x.ndim == 0 else x
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Density(Result):
     """The distribution of n eigenvalues (or singular values): a few known, the rest as p random measures.
 

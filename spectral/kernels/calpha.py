@@ -60,8 +60,9 @@ def synthesize(
         raise OptionError(f"n and first must be >= 0, got {n} and {first}")
     if size < 2:
         raise OptionError(f"size must be >= 2, got {size}")
-    if not (alpha >= 0 and beta >= 0):
-        raise OptionError(f"alpha and beta must be >= 0, got {alpha} and {beta}")
+    for name, exponent in (("alpha", alpha), ("beta", beta)):
+        if not exponent >= 0:
+            raise OptionError(f"{name} must be >= 0, got {exponent:g}")
     if kind not in SUBCOLUMNS:
         raise OptionError(f"kind must be 'released' or 'exact', got {kind!r}")
     if not 0 <= seed < 2**64:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RiskCurve(Result):
     """Three measures of the risk per entry, image by image and noise level by noise level.
 
@@ -146,7 +146,7 @@ def risk_curve(
     return RiskCurve(torch.tensor(sigmas, dtype=torch.float64), mse, values, errors, bayes, spent)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class KLBound(Estimate):
     """KL(p || p_theta) <= `value` nats, from the gap of two denoisers' errors.
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PosteriorComponents(Result):
     """Mean, principal components and pixel variances of x given y, as a denoiser's Jacobian states them.
 

@@ -30,7 +30,7 @@ FINITE_DIFFERENCE = "finite-difference"  # beside the methods of `trace`
 _PROBES = 4  # for tr J^2, on which only the error bar rests
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sure(Estimate):
     """The mean squared error |f(y) - x|^2 / d of this y, estimated without x; `stderr` contains all sources.
 
@@ -61,9 +61,10 @@ class Sure(Estimate):
         if isinstance(self.value, Tensor):
             return f"Sure({super().__repr__()}, divergence {self.divergence!r})"
         error = float(self.halfwidth())
+        told = f"PSNR {float(self.psnr):.2f} dB" if self.value > 0 else "no PSNR"
         spent = "; ".join([f"{self.products} products", *self.notes])
         return (
-            f"Sure(MSE {with_error(self.value, error)} (95 %), PSNR {float(self.psnr):.2f} dB; sigma "
+            f"Sure(MSE {with_error(self.value, error)} (95 %), {told}; sigma "
             f"{float(self.sigma):.4g} {self.rule}; divergence {self.divergence!r}; {spent})"
         )
 

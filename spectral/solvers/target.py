@@ -54,7 +54,9 @@ class Target:
                 raise OptionError(f"between is a pair of numbers, (low, high); got {between!r}")
             between = number("between", between[0]), number("between", between[1])
             if not between[0] < between[1]:
-                raise OptionError(f"between is (low, high), low < high; got {between}")
+                raise OptionError(
+                    "between= takes the lower end first, then the higher; got {:g} and {:g}".format(*between)
+                )
         return cls(whole("k", k), which, None if above is None else number("above", above), between, **more)
 
     @property

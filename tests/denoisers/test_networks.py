@@ -1,6 +1,7 @@
 """The networks against a naive forward pass written from the paper, and against its parameter counts."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -211,9 +212,17 @@ def test_unet_refuses_sides_it_cannot_halve(shape):
         UNet(2, 2)(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (1, 16, 16), (1, 3, 16, 16)])
-def test_networks_refuse_other_axes_and_channels(shape):
-    with pytest.raises(ValueError, match=r"shape \(N, 1, H, W\)"):
+@pytest.mark.parametrize(
+    ("shape", "way"),
+    [
+        ((16, 16), "y[None, None] adds the axes"),
+        ((1, 16, 16), "y[None] adds the axis"),
+        ((1, 3, 16, 16), "load a network with that many channels"),
+        ((1, 1, 1, 16, 16), "merge axes with y.reshape"),
+    ],
+)
+def test_networks_refuse_other_axes_and_channels(shape, way):
+    with pytest.raises(ValueError, match=rf"shape \(N, 1, H, W\), got .*: {re.escape(way)}"):
         BFCNN(3, 2)(torch.zeros(shape))
 
 

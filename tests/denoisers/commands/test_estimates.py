@@ -60,6 +60,11 @@ def test_sure_states_truth_beside_the_estimate():
     assert "the interval" in run("sure", *CROP).output
 
 
+def test_a_negative_error_has_no_psnr():
+    result = run("sure", "--crop", "60", "180", "8", "--level", "median")
+    assert "none / 29.65 dB" in result.output and "nan" not in result.output
+
+
 def test_sure_draws_its_check_over_noise_levels(tmp_path):
     files = json.loads(run("sure", *CROP, "--products", "8", "--json", "--out", str(tmp_path)).stdout)[
         "files"

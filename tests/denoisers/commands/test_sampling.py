@@ -135,14 +135,15 @@ def test_stopped_short_is_exit_code_3():
     ("arguments", "message"),
     [
         (("sample", "--denoiser", "absent"), "no denoiser named"),
-        (("sample", "--size", 9), "multiples of 4"),
+        (("sample", "--size", 9), "--size must be a multiple of 4"),
         (("sample", "--size", 0), "--size must be >= 1, got 0"),
-        (("sample", "--count", 0), "count must be >= 1"),
+        (("sample", "--count", 0), "--count must be >= 1"),
         (("sample", "--steps", 9), "--steps is for"),
         (("sample", "--beta", 2), "h0 and beta lie in"),
         (("sample", "--method", "heun", "--constant"), "of the ascent alone: --constant; heun takes --steps"),
         (("sample", "--method", "ddim", "--h0", 0.5, "--max-steps", 3), "alone: --h0, --max-steps"),
         (("sample", "--method", "heun", "--beta", 0.1), "alone: --beta; heun"),
+        (("sample", "--method", "heun", "--steps", 0), "--steps must be >= 2, got 0"),
         (("sample", "--denoiser", "consistency"), "with --method consistency"),
         (("sample", "--denoiser", "consistency", "--method", "consistency", "--steps", 0), "--steps is >= 1"),
         (

@@ -335,6 +335,8 @@ def test_calibration_is_the_mean_of_the_batches_deviations():
         {"steps": "10"},
         {"batch": 2.0},
         {"seed": None},
+        {"steps": True},
+        {"ema": False},
         {"clip": None},
         {"sigma_max": "1"},
         {"learning_rate": float("nan")},
@@ -362,28 +364,39 @@ def test_every_field_of_a_configuration_is_of_its_type():
         TrainConfig.from_json('{"data": "calpha", "batch": 2.5}', "it")
 
 
-@pytest.mark.parametrize("bad", [{"checkpoint_every": 0}, {"validate_every": 2.5}, {"workers": -1}])
+@pytest.mark.parametrize(
+    "bad", [{"checkpoint_every": 0}, {"validate_every": 2.5}, {"workers": False}, {"workers": -1}]
+)
 def test_a_run_is_not_begun_with_what_makes_no_sense(tmp_path, bad):
     with pytest.raises(OptionError, match=next(iter(bad))):
         train(TINY, tmp_path / "a", **bad)
     assert not (tmp_path / "a").exists()
 
 
+def test_what_is_refused_leaves_no_folder(tmp_path):
+    for bad in ({"start": "absent"}, {"network": "ResNet"}, {"data": "absent"}, {"size": 7}):
+        with pytest.raises((OSError, OptionError), match=r"absent|ResNet|multiple of"):
+            train(replace(TINY, **bad), tmp_path / "a")
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        train(TINY, tmp_path / "a", resume=True)
+    assert not (tmp_path / "a").exists()
+
+
 def test_unknown_networks_are_refused(tmp_path):
     with pytest.raises(OptionError, match=r"no network class 'ResNet'; there are: BFCNN, .*UNet"):
         train(replace(TINY, network="ResNet"), tmp_path / "a")
-    with pytest.raises(OptionError, match="UNet does not take"):
+    with pytest.raises(OptionError, match="UNet has no 'depth'"):
         train(replace(TINY, network_config={"depth": 3}), tmp_path / "a")
 
 
 @pytest.mark.parametrize(
     ("network", "given", "told"),
     [
-        ("UNet", {"flips": "no"}, "UNet takes true or false as flips, got 'no'"),
-        ("BFCNN", {"first_relu": 0}, "BFCNN takes true or false as first_relu, got 0"),
-        ("UNet", {"width": 8.0}, "UNet's width is a whole number, got 8.0"),
-        ("EDM", {"mean": "0"}, "EDM's mean is a finite number, got '0'"),
-        ("EDM", {"body": "mine"}, "EDM in a file has no body"),
+        ("UNet", {"flips": "no"}, "flips is true or false, got 'no'"),
+        ("BFCNN", {"first_relu": 0}, "first_relu is true or false, got 0"),
+        ("UNet", {"width": 8.0}, "width is a whole number, got 8.0"),
+        ("EDM", {"mean": "0"}, "mean is a finite number, got '0'"),
+        ("EDM", {"body": "mine"}, "EDM has no 'body': give some of "),
     ],
 )
 def test_a_network_is_not_built_of_what_its_arguments_are_not(network, given, told):
