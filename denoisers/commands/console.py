@@ -251,7 +251,7 @@ def _grey(path: Path) -> Tensor:
     found = folder.grey_of(picture, str(path), convert=True)
     if folder.in_colour(picture):
         typer.echo(f"{path} is in colour: its luminance is taken", err=True)
-    return torch.from_numpy(found)
+    return torch.from_numpy(found)[None, None]
 
 
 def check_side(option: str, side: int, model: Network) -> None:

@@ -24,7 +24,7 @@ HELP = {
     "data": f"photos, {', '.join(GENERATED)}, or pictures: a folder, an .npz file, or photos+FOLDER",
     "network": "UNet, BFCNN, ConditionalUNet, EDM or Consistency",
     "network_config": 'as JSON: {"blocks": 2, "width": 32}',
-    "start": "weights, or a run's folder, to go on from",
+    "start": "a run's folder, weights or a shipped network to go on from",
     "frozen": "norms divide by what they do in --start",
     "objective": "what is minimised",
     "alpha": "exponents of the calpha images",

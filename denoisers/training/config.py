@@ -37,7 +37,7 @@ class TrainConfig:
             set, and has its images more than once, each with noise of its own.
         network, network_config: the class and its keyword arguments; two or more channels read pictures in
             colour.
-        start: a weights file to go on from, "" for new weights.
+        start: what to go on from, as `denoisers.load` takes it, "" for new weights.
         frozen: norms divide by what they divided by in `start`, in training too, and no calibration follows:
             for a last tuning, in which the spread of each batch would be noise.
         objective: "denoise", weighted squared error at the noise levels of `noise`; "consistency", as

@@ -34,7 +34,8 @@ from denoisers.training.norms import calibrate, freeze
 from denoisers.training.objective import loss_of
 from denoisers.training.replay import Replay
 from denoisers.training.validation import held_out, validated
-from denoisers.weights import build, read, save, where
+from denoisers.weights import build, save, where
+from denoisers.zoo import load
 from spectral import storage
 from spectral.errors import CheckpointError, NotFiniteError, OptionError
 from spectral.options import whole
@@ -91,7 +92,7 @@ def train(
     Raises:
         FileExistsError: a checkpoint exists and `resume` is not set, or weights exist and neither it nor
             `overwrite` is.
-        FileNotFoundError: `resume` is set and there is no checkpoint; no pictures; no weights to start from.
+        FileNotFoundError: `resume` is set and there is no checkpoint; no pictures; nothing to start from.
         CheckpointError: it is of another configuration, or damaged.
         OptionError: a combination that cannot be; see `TrainConfig` and `engine_of`.
         NotFiniteError: the loss or a weight is NaN or infinite; no weights are written.
@@ -357,10 +358,7 @@ def _portable(state: dict[str, Any]) -> dict[str, Any]:
 
 def _start_from(path: str, model: Denoiser) -> None:
     """Copy weights: of a network of the same class, or the body F of another that is told the level."""
-    file = where(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"no weights to start from at {path}: train them first")
-    other, _ = read(file)
+    other = load(path)
     try:
         if type(other) is type(model):
             model.load_state_dict(other.state_dict())
@@ -369,7 +367,7 @@ def _start_from(path: str, model: Denoiser) -> None:
     except (AttributeError, RuntimeError) as error:  # which names each tensor
         raise OptionError(
             f"the weights of {path} are of {_in_words(other)}, and do not fit {_in_words(model)}: ask for "
-            "the first, or start from others"
+            "the first by network= and network_config=, or start from others"
         ) from error
 
 

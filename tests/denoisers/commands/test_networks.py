@@ -203,7 +203,7 @@ def test_evaluate_takes_the_middle_of_a_picture_whose_sides_do_not_fit(run):
         (["train", "calpha", "--checkpoint-every", 0], "--checkpoint-every must be >= 1, got 0"),
         (["train", "calpha", "--cache", "c"], "--cache is for a folder of pictures, of which --images"),
         (["train", "calpha", "--device", "tpu"], "device is 'auto'"),
-        (["train", "consistency", "--start", "absent"], "no weights to start from at absent"),
+        (["train", "consistency", "--start", "absent"], "no denoiser named 'absent', and no such file"),
         ([*TRAIN, "--learning-rate", 1e30], "lower the learning rate"),
         (["train", "calpha", "--resume"], "no checkpoint at"),
         (["train", "calpha", "--network-config", "{"], "--network-config is not JSON"),

@@ -242,14 +242,19 @@ def test_weights_to_start_from(tmp_path):
     first = train(edm, tmp_path / "edm")
     tuned = replace(edm, network="Consistency", objective="consistency", start=str(tmp_path / "edm"))
     assert same_bits(begun(tuned).body, first.body)
+    shipped = replace(TINY, network_config={"blocks": 2, "width": 32}, start="photos")
+    assert same_bits(begun(shipped), denoisers.load("photos"))
     assert same_bits(begun(replace(edm, start=str(tmp_path / "edm"))), first)
     assert not same_bits(train(tuned, tmp_path / "tuned").body, first.body)
     for other in (TINY, replace(tuned, network_config={"width": 16, "scales": 1})):
         with pytest.raises(OptionError) as refused:
             train(replace(other, start=str(tmp_path / "edm")), tmp_path / "b")
         told = rf"the weights of \S+ are of EDM {{.*}}, and do not fit {other.network} {{[^\n]*"
-        assert re.fullmatch(told + ": ask for the first, or start from others", str(refused.value))
-    with pytest.raises(FileNotFoundError, match="no weights to start from"):
+        assert re.fullmatch(
+            told + ": ask for the first by network= and network_config=, or start from others",
+            str(refused.value),
+        )
+    with pytest.raises(FileNotFoundError, match="no denoiser named"):
         train(replace(TINY, start=str(tmp_path / "nothing")), tmp_path / "b")
 
 
