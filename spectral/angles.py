@@ -82,7 +82,7 @@ def cluster_angles(
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Matching(Result):
     """Which vector of a second basis continues each vector of a first.
 

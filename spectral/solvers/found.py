@@ -10,7 +10,7 @@ from torch import Tensor
 from spectral.base import Result
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Completeness(Result):
     """With probability at least `confidence`, no eigenvalue outside those returned lies beyond `bound`.
 

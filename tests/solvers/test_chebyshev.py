@@ -181,7 +181,7 @@ def test_the_bounds_count():
 
 def test_bad_input_is_refused():
     A = diagonal(VALUES)
-    with pytest.raises(OptionError, match="lower end first"):
+    with pytest.raises(OptionError, match="low < high"):
         chebyshev(A, between=(0.3, 0.2))
     with pytest.raises(OptionError, match="degree"):
         chebyshev(A, between=(0.2, 0.3), degree=1)

@@ -113,7 +113,7 @@ def test_interrupted():
         (lambda: heun(told, SHAPE, levels=[]), "levels are positive and fall"),
         (lambda: heun(told, SHAPE, levels=[0.1, 0.2]), "levels are positive and fall"),
         (lambda: heun(told, SHAPE, steps=1), "steps must be >= 2"),
-        (lambda: ddim(told, SHAPE, rho=0), "rho >= 1"),
+        (lambda: ddim(told, SHAPE, rho=0), "rho must be >= 1"),
         (lambda: langevin(told, SHAPE, epsilon=2), "epsilon lie in"),
         (lambda: langevin(told, SHAPE, steps=1), "steps must be >= 2"),
         (lambda: consistency(lambda y: y, SHAPE), "name the keyword"),
