@@ -78,9 +78,8 @@ def test_density_prints_and_writes(tmp_path):
     result = run("density", *CROP, *options)
     assert result.exit_code == 0, result.output
     assert "values above 0.5" in result.output
-    assert (
-        Density.load(tmp_path / "density.safetensors").deflated.numel() >= 3
-    )  # and what the run ahead resolves
+    # Beside the three what a run ahead of the probes resolves.
+    assert Density.load(tmp_path / "density.safetensors").deflated.numel() >= 3
     assert (tmp_path / "density.png").stat().st_size > 5000
 
 
