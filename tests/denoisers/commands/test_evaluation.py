@@ -150,7 +150,7 @@ def test_compare_tells_what_it_draws(run, net, folders):
             "--patch-size is for one picture",
         ),
         (["evaluate", "net.safetensors", "--patch-size", 0], "--patch-size must be >= 1, got 0"),
-        (["evaluate", "net.safetensors", "--patch-size", 9999], "--patch-size is at most a side"),
+        (["evaluate", "net.safetensors", "--patch-size", 9998], "--patch-size is at most a side"),
         (["evaluate", "net.safetensors", "--alpha", 2, "--size", 7], "--size must be a multiple of 2"),
         (["evaluate", "net.safetensors", "--data", "absent"], "no pictures"),
         (["compare", "net.safetensors", "net.safetensors", "--data", "even"], "--data is given twice"),
