@@ -27,7 +27,6 @@ from typer.core import TyperGroup
 import denoisers
 from denoisers.images import folder
 from denoisers.images.pictures import read_colour
-from denoisers.networks import Denoiser as Network
 from spectral.errors import OptionError, SpectralError
 from spectral.options import seed_of
 from spectral.progress import working
@@ -252,21 +251,6 @@ def _grey(path: Path) -> Tensor:
     if folder.in_colour(picture):
         typer.echo(f"{path} is in colour: its luminance is taken", err=True)
     return torch.from_numpy(found)[None, None]
-
-
-def check_side(option: str, side: int, model: Network) -> None:
-    """That an option names a side that a network takes.
-
-    Raises:
-        OptionError: it does not.
-    """
-    if side < 1:
-        raise OptionError(f"{option} must be >= 1, got {side}")
-    if side % model.side_multiple:
-        raise OptionError(
-            f"{option} must be a multiple of {model.side_multiple}, as sides of images of this "
-            f"{type(model).__name__} are; got {side}"
-        )
 
 
 def continued(x: Tensor, multiple: int) -> Tensor:

@@ -20,7 +20,6 @@ from denoisers.commands.console import (
     Json,
     Out,
     Picture,
-    check_side,
     check_writable,
     device_at_hand,
     end,
@@ -182,7 +181,7 @@ def compare(
                 f"A takes {models[0].channels} channels and B {models[1].channels}: they draw other images"
             )
         for model in models:
-            check_side("--size", size, model)
+            model.check_side("--size", size)
         sets = [pictures_at(path, size, colour=models[0].channels == 3) for path in data]
         with working(not as_json, "reading"):
             training = [pictures(pictures.count) for pictures in sets]
@@ -240,9 +239,9 @@ def _images(
     if patch_size is not None and (alpha is not None or data is not None):
         raise OptionError("--patch-size is for one picture: give no --alpha and no --data")
     if alpha is not None or data is not None:
-        check_side("--size", size, model)
+        model.check_side("--size", size)
     if patch_size is not None:
-        check_side("--patch-size", patch_size, model)
+        model.check_side("--patch-size", patch_size)
     colour = model.channels == 3
     found: NDArray[np.float32]
     if alpha is not None:

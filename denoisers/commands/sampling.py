@@ -21,7 +21,6 @@ from denoisers.commands.console import (
     Denoiser,
     Json,
     Out,
-    check_side,
     check_writable,
     device_at_hand,
     end,
@@ -116,7 +115,7 @@ def sample(
                 raise OptionError(f"of the ascent alone: {', '.join(told)}; {method} takes --steps")
         check_writable(out)
         model = _model(denoiser) if method != "ascent" else blind(denoiser, _model(denoiser))
-        check_side("--size", size, model)
+        model.check_side("--size", size)
         shape = (model.channels, size, size)
         if method == "consistency":
             if not isinstance(model, Consistency):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +37,24 @@ class Denoiser(nn.Module):
     def weight(self, sigma: Tensor) -> Tensor:
         """What training multiplies the squared errors of images at noise levels (N,) by."""
         return torch.ones_like(sigma)
+
+    def in_words(self) -> str:
+        """Class and configuration."""
+        return f"{type(self).__name__} {json.dumps(self.config)}"
+
+    def check_side(self, name: str, side: int) -> None:
+        """That an option of this name is a side of images that the network takes.
+
+        Raises:
+            OptionError: it is not.
+        """
+        if side < 1:
+            raise OptionError(f"{name} must be >= 1, got {side}")
+        if side % self.side_multiple:
+            raise OptionError(
+                f"{name} must be a multiple of {self.side_multiple}, as sides of images of this "
+                f"{type(self).__name__} are; got {side}"
+            )
 
     def _check(self, y: Tensor) -> None:
         name = type(self).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 import torch
@@ -21,7 +20,7 @@ def freeze(model: Denoiser) -> None:
     norms = [module for module in model.modules() if isinstance(module, (BiasFreeNorm, nn.BatchNorm2d))]
     if not norms:
         raise OptionError(
-            f"no norm of {type(model).__name__} {json.dumps(model.config)} keeps what it divides by, so that "
+            f"no norm of {model.in_words()} keeps what it divides by, so that "
             "there is nothing to freeze: leave frozen out"
         )
     for norm in norms:

@@ -200,11 +200,7 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = build(config.network, config.network_config or {}).train()
-        if config.size % self.model.side_multiple:
-            raise OptionError(
-                f"size must be a multiple of {self.model.side_multiple}, as sides of images of this "
-                f"{config.network} are; got {config.size}"
-            )
+        self.model.check_side("size", config.size)
         if config.start:
             _start_from(config.start, self.model)
         if config.frozen:
@@ -366,13 +362,9 @@ def _start_from(path: str, model: Denoiser) -> None:
             model.body.load_state_dict(other.body.state_dict())  # type: ignore[union-attr]
     except (AttributeError, RuntimeError) as error:  # which names each tensor
         raise OptionError(
-            f"the weights of {path} are of {_in_words(other)}, and do not fit {_in_words(model)}: ask for "
+            f"the weights of {path} are of {other.in_words()}, and do not fit {model.in_words()}: ask for "
             "the first by network= and network_config=, or start from others"
         ) from error
-
-
-def _in_words(model: Denoiser) -> str:
-    return f"{type(model).__name__} {json.dumps(model.config)}"
 
 
 class _StopAsked:
