@@ -18,6 +18,7 @@ import denoisers
 import spectral
 from denoisers import evaluation
 from denoisers.networks import BFCNN, BiasFreeNorm, ConditionalUNet, UNet
+from denoisers.networks.layers import halved
 from denoisers.training import TrainConfig, replay, run, train
 from spectral.ambient import float32_as, float32_settings
 from spectral.errors import OptionError, SpectralError
@@ -592,6 +593,18 @@ def test_norms_in_training_are_those_of_autograd(dtype, layout):
     bound = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
     for right, here in zip(*found, strict=True):
         torch.testing.assert_close(here, right, rtol=bound, atol=bound * float(right.abs().max()))
+
+
+@gpu_alone
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_halving_in_training_is_pooling(dtype, layout):
+    x = torch.randn(3, 5, 8, 6, dtype=dtype, device=DEVICE).contiguous(memory_format=layout).requires_grad_()
+    ours, pooled = halved(x, training=True), nn.functional.avg_pool2d(x, 2)
+    assert "Halved" in type(ours.grad_fn).__name__ and ours.is_contiguous(memory_format=layout)
+    g = torch.randn_like(ours)
+    torch.testing.assert_close(ours, pooled)
+    torch.testing.assert_close(*(torch.autograd.grad(out, x, g)[0] for out in (ours, pooled)))
 
 
 @gpu_alone

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import avg_pool2d, interpolate
 
 _CHUNK = 2**18  # entries whose squares are summed at once: 1 MB in float32
 _EPSILON = 1e-5  # added to a variance
@@ -168,6 +169,29 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *g: Tensor) -> Tensor:
         return _Mean.forward(ctx, g[0])
+
+
+def halved(x: Tensor, training: bool) -> Tensor:
+    """Means over 2x2 squares, (N, C, H, W) -> (N, C, H / 2, W / 2) of even sides."""
+    if training and x.is_cuda and not torch.compiler.is_compiling():
+        return _Halved.apply(x)
+    return avg_pool2d(x, 2)
+
+
+class _Halved(torch.autograd.Function):
+    """`halved`, whose gradient is spread by the kernel that enlarges images.
+
+    That of pooling takes several times as long where channels are last.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return avg_pool2d(x, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return interpolate(g / 4, scale_factor=2)
 
 
 def conv_norm_relu(channels_in: int, channels_out: int, biased: bool = False) -> list[nn.Module]:

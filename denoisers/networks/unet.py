@@ -2,10 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
 from denoisers.networks.base import NoisePredictor
-from denoisers.networks.layers import conv_norm_relu, convolution
+from denoisers.networks.layers import conv_norm_relu, convolution, halved
 from spectral.errors import OptionError
 
 FLIPS = ((), (-1,), (-2,), (-2, -1))  # of an image's axes
@@ -68,7 +67,7 @@ class UNet(NoisePredictor):
         for block in self.encoder:
             x = block(x)
             skips.append(x)
-            x = avg_pool2d(x, 2)
+            x = halved(x, self.training)
         x = self.middle(x)
         for up, block in zip(self.up, self.decoder, strict=True):
             x = block(torch.cat([up(x), skips.pop()], dim=1))

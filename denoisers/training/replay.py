@@ -30,6 +30,7 @@ class Replay:
         self.update, self.device, self._done = update, device, 0
         # A graph is captured on a stream of its own, and autograd goes back on the one it went forwards on.
         self._side = torch.cuda.Stream(device)
+        self._copies = torch.cuda.Stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._held: list[Tensor] = []
         self._loss = torch.empty(0)
@@ -43,10 +44,20 @@ class Replay:
         if self._graph is None:
             with beside(self._side):
                 return self.update(*batch)
-        for held, part in zip(self._held, batch, strict=True):
+        for held, part in zip(self._held, self._arrived(batch), strict=True):
             held.copy_(part, non_blocking=True)
         self._graph.replay()
         return self._loss.clone()
+
+    def _arrived(self, batch: tuple[Tensor, ...]) -> list[Tensor]:
+        """The batch on the device, where it is copied to while the step before is at work."""
+        with torch.cuda.stream(self._copies):
+            there = [part.to(self.device, non_blocking=True) for part in batch]
+        now = torch.cuda.current_stream(self.device)
+        now.wait_stream(self._copies)
+        for part in there:
+            part.record_stream(now)  # which reads it later than its own would let others have its memory
+        return there
 
     def _capture(self, batch: tuple[Tensor, ...]) -> None:
         graph = torch.cuda.CUDAGraph()

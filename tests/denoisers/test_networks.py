@@ -65,6 +65,16 @@ def test_bfcnn_has_the_published_parameters():
     assert parameters(BFCNN()) == 702_784
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_halving_by_a_gradient_of_its_own_is_pooling(layout):
+    x = torch.randn(2, 3, 6, 8, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    ours, pooled = layers._Halved.apply(x), avg_pool2d(x, 2)
+    g = torch.randn_like(ours)
+    torch.testing.assert_close(ours, pooled)
+    (mine,), (theirs,) = (torch.autograd.grad(out, x, g) for out in (ours, pooled))
+    torch.testing.assert_close(mine, theirs)
+
+
 def test_norm_in_training_divides_by_the_biased_deviation_and_keeps_the_mean():
     norm = BiasFreeNorm(3).double().train()
     x = 5 + 2 * torch.randn(4, 3, 6, 5, dtype=torch.float64)

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
+import pytest
 import scipy.fft
 import scipy.special
 
@@ -112,5 +112,9 @@ def stand_in() -> Iterator[Any]:
         "cupyx.scipy.fft": _Library("cupyx.scipy.fft", scipy.fft),
         "cupyx.scipy.special": _Library("cupyx.scipy.special", scipy.special),
     }
-    with patch.dict(sys.modules, modules):
+    # Not by patch.dict(sys.modules), which forgets what was imported meanwhile: Numba's parts, imported
+    # again, refuse to register what they have registered.
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in modules.items():
+            patch.setitem(sys.modules, name, module)
         yield cupy

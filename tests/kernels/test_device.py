@@ -1,5 +1,7 @@
 """The whole-array kernels against the Numba ones: in NumPy, in a stand-in as strict as CuPy, on a GPU."""
 
+import importlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,6 +46,13 @@ def cupy(request: pytest.FixtureRequest) -> Iterator[Any]:
         pytest.skip(reason)
     else:
         yield device_module("cuda")
+
+
+def test_the_stand_in_leaves_what_was_imported_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    with stand_in():
+        importlib.import_module("colorsys")
+    assert "colorsys" in sys.modules
 
 
 @settings(deadline=None)

@@ -12,6 +12,7 @@ from tests.helpers.graphs import CAPTURING, DRAWING, Torch
 def cuda(monkeypatch):
     for module in (replay, cuda_graphs):
         monkeypatch.setattr(module, "torch", Torch())
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda part, stream: None)
 
 
 class Update:
