@@ -224,6 +224,7 @@ def test_it_learns(tmp_path):
     (row,) = psnr_table(model, synthesize(32, size=16, alpha=2), [0.2])
     assert row.denoised > row.noisy + 3
     assert (tmp_path / "a/psnr.png").stat().st_size > 5000
+    assert TrainConfig.from_json((tmp_path / "a/config.json").read_text(), "it") == config
 
 
 def test_the_figure_of_a_short_run_shows_its_one_row():
@@ -232,7 +233,6 @@ def test_the_figure_of_a_short_run_shows_its_one_row():
     for axes in (loss, psnr):
         (line,) = axes.lines
         assert line.get_marker() != "None" and line.get_markersize() > 0
-    assert TrainConfig.from_json((tmp_path / "a/config.json").read_text(), "it") == config
 
 
 def begun(config):
