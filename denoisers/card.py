@@ -54,7 +54,8 @@ def write_card(path: Path) -> Path:
     name = path.stem if path.suffix else path.name
     config = TrainConfig.from_json(metadata.get("training", ""), str(path))
     described, measured = measure(model, config)
-    minutes = float(metadata["training_seconds"]) / 60
+    seconds = float(metadata["training_seconds"])
+    took = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
     device = f" ({metadata['device']})" if "device" in metadata else ""
     lines = [
         f"# {name}",
@@ -67,7 +68,7 @@ def write_card(path: Path) -> Path:
         f"{f', alpha = {config.alpha:g}' if config.data == 'calpha' else ''}.",
         f"- Noise: Gaussian, of a standard deviation drawn for each image: {_law(config)}.",
         f"- Training: {config.steps} steps of Adam from {config.learning_rate:g}, {_schedule(config)}; "
-        f"{OBJECTIVES[config.objective]}{_weights(config)}; {minutes:.0f} minutes of wall clock{device}.",
+        f"{OBJECTIVES[config.objective]}{_weights(config)}; {took} of wall clock{device}.",
         *([f"- Start: the weights of `{config.start}`."] if config.start else []),
         f"- Command: `{command(name, config)}`",
         "",
@@ -148,7 +149,7 @@ def command(name: str, config: TrainConfig) -> str:
     usual = asdict(RECIPES.get(name, TrainConfig(data="")))
     words = ["denoisers", "train", name]
     for field, value in asdict(config).items():
-        if value != usual[field]:
+        if value != usual[field] and not config.unread(field):
             flag = field.replace("_", "-")
             if isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")

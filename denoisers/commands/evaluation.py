@@ -37,7 +37,8 @@ from denoisers.evaluation.psnr import PSNRCurve, rows_of
 from denoisers.evaluation.spread import FEWEST, parts, told
 from denoisers.evaluation.surecheck import SureCheck
 from denoisers.images.calpha import synthesize
-from denoisers.images.stack import pictures_at
+from denoisers.images.pictures import Folder
+from denoisers.images.stack import Stack, pictures_at
 from denoisers.networks import Denoiser
 from spectral.errors import OptionError
 from spectral.estimators import Estimate
@@ -184,7 +185,7 @@ def compare(
             model.check_side("--size", size)
         sets = [pictures_at(path, size, colour=models[0].channels == 3) for path in data]
         with working(not as_json, "reading"):
-            training = [pictures(pictures.count) for pictures in sets]
+            training = [_read(pictures, pictures.count, size) for pictures in sets]
         found = compare_networks(
             *models,
             *training,
@@ -251,7 +252,7 @@ def _images(
         return torch.from_numpy(found), f"{count} images of {size}x{size}, alpha = {alpha:g}"
     if data is not None:
         pictures = pictures_at(data, size, colour=colour)
-        found = pictures(min(count, pictures.count))
+        found = _read(pictures, min(count, pictures.count), size)
         return torch.from_numpy(found), f"{len(found)} pictures of {data}, {size}x{size}"
     whole = picture_of(image, model.channels)
     name = "the shipped photograph" if image is None else image.name
@@ -269,6 +270,21 @@ def _images(
     squares = whole[0].unfold(1, patch_size, patch_size).unfold(2, patch_size, patch_size)
     squares = squares.permute(1, 2, 0, 3, 4).reshape(-1, len(squares), patch_size, patch_size)
     return squares.contiguous(), f"{len(squares)} patches of {patch_size}x{patch_size} of {name}"
+
+
+def _read(pictures: Folder | Stack, count: int, size: int) -> NDArray[np.float32]:
+    """The first pictures, averaged down: those interpolated up would be smoother than what they are of.
+
+    Raises:
+        OptionError: one is smaller than size.
+    """
+    for i in range(count):
+        if 0 < (side := pictures.side(i)) < size:
+            raise OptionError(
+                f"{pictures.names[i]} is {side} pixels wide or high, and is not enlarged: --size {side} at "
+                f"most, got {size}; or leave that picture out"
+            )
+    return pictures(count)
 
 
 def _print(

@@ -49,6 +49,7 @@ from denoisers.sampling import (
 from spectral.errors import OptionError
 
 ASCENT = ("--constant", "--h0", "--beta", "--max-steps")  # its own options
+READ_BY = {"--factor": ("superres",), "--hole": ("inpaint",), "--keep": ("pixels", "random", "lowpass")}
 
 METHODS: dict[str, Callable[..., Samples]] = {
     "ascent": denoisers.sample,
@@ -120,8 +121,8 @@ def sample(
         if method == "consistency":
             if not isinstance(model, Consistency):
                 raise OptionError(
-                    f"{denoiser} is a {type(model).__name__}, and no consistency function: give one, such as "
-                    "--denoiser consistency"
+                    f"{denoiser} is of class {type(model).__name__}, and no consistency function: give one, "
+                    "such as --denoiser consistency"
                 )
             steps = 1 if steps is None else steps
             if not (math.inf > sigma_start > sigma_end > 0 and steps >= 1):
@@ -136,6 +137,7 @@ def sample(
 
 
 def solve(
+    context: typer.Context,
     denoiser: Denoiser = "photos",
     image: Annotated[
         Path | None, typer.Option(help="the truth, grey or colour", show_default="the shipped photograph")
@@ -177,6 +179,9 @@ def solve(
         check_writable(out)
         if count < 1:
             raise OptionError(f"--count must be >= 1, got {count}")
+        for option, kinds in READ_BY.items():
+            if given(context, option) and measurement not in kinds:
+                raise OptionError(f"{option} is for --measurement {' or '.join(kinds)}, not {measurement}")
         if not noise >= 0:
             raise OptionError(f"--noise must be >= 0, got {noise:g}")
         model = blind(denoiser, _model(denoiser))

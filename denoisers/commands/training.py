@@ -155,12 +155,19 @@ def _recipe(name: str, chosen: dict[str, Any], begun: Path | None) -> TrainConfi
     if begun is not None and (file := begun / "config.json").is_file():
         return replace(TrainConfig.from_json(file.read_text(), str(file)), **chosen)
     if name in RECIPES:
-        return replace(RECIPES[name], **chosen)
-    if "data" not in chosen:
+        config = replace(RECIPES[name], **chosen)
+    elif "data" in chosen:
+        config = TrainConfig(**chosen)
+    elif begun is not None:
+        raise OptionError(f"no run at {begun}: name its folder by --out, or start one without --resume")
+    else:
         raise OptionError(
             f"no recipe named {name!r}: give one of {', '.join(RECIPES)}, or --data for a new one"
         )
-    return TrainConfig(**chosen)
+    for field in chosen:
+        if why := config.unread(field):
+            raise OptionError(f"--{field.replace('_', '-')} would do nothing: {why}")
+    return config
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def homogeneity(
     if takes_sigma(model):
         raise OptionError(
             "homogeneity is that of blind denoisers, and this model is told sigma, which would have to be "
-            "scaled as well: fix it by functools.partial(model, sigma=...)"
+            "scaled as well: take a blind one, or fix its level"
         )
     f = Model(model, {})
     with f.ready():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from denoisers.images.folder import check_opaque, opened, pictures_in, planes_of, read_grey
+from denoisers.images.folder import check_opaque, opened, pictures_in, planes_of, read_grey, size_of
 from denoisers.images.source import Images, generators, side_of
 from spectral import storage
 from spectral.errors import OptionError, ShapeError
@@ -64,6 +64,10 @@ class Folder:
     def names(self) -> list[str]:
         """Of the pictures' files."""
         return [file.name for file in self.files]
+
+    def side(self, i: int) -> int:
+        """The shorter side of picture i's file, in pixels; 0 of what cannot be opened."""
+        return min(size_of(self.files[i]))
 
     def __call__(self, n: int, *, seed: int = 0, first: int = 0) -> Images:
         """Pictures first, ..., first + n - 1."""

@@ -52,6 +52,10 @@ class Stack:
         """Of the pictures, by their places."""
         return [f"{self.path.name}[{i}]" for i in range(self.count)]
 
+    def side(self, i: int) -> int:
+        """The shorter side of picture i as it lies in the file, in pixels."""
+        return min(self._pixels[i].shape[:2])
+
     def __call__(self, n: int, *, seed: int = 0, first: int = 0) -> Images:
         """Pictures first, ..., first + n - 1."""
         generators(n, seed, first)  # n, first and seed are what they are elsewhere

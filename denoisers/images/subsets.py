@@ -34,7 +34,7 @@ def disjoint(source: Source, count: int, seed: int = 0) -> Subsets:
         images = source(2 * n, seed=seed)
         return Subsets(images[::2], images[1::2])
     if available < 2 * n:
-        raise OptionError(f"two sets of {n} images need {2 * n}, and the source has {available}")
+        raise OptionError(f"two sets of {n} images need {2 * n}, the source has {available}: ask for fewer")
     places = order(available, seed)[: 2 * n]
     chosen = np.concatenate([source(1, first=int(i)) for i in places])
     return Subsets(chosen[::2], chosen[1::2])

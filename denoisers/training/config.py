@@ -17,6 +17,16 @@ Precision = Literal["float32", "bfloat16"]
 GENERATED = ("calpha", "calpha-mixed", "disks", "waves", "sines", "ray")
 MIXED = (1.0, 2.0, 3.0, 5.0)  # exponents of "calpha-mixed"
 
+# Fields that are read with some values of another alone.
+READ_WITH = {
+    "alpha": ("data", ("calpha", "ray")),
+    "beta": ("data", ("calpha",)),
+    "halvings": ("schedule", ("halvings",)),
+    "sigma_min": ("noise", ("log-uniform", "log-normal")),
+    "log_mean": ("noise", ("log-normal",)),
+    "log_sd": ("noise", ("log-normal",)),
+}
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -101,7 +111,7 @@ class TrainConfig:
             if getattr(self, name) < bound:
                 raise OptionError(f"{name} must be >= {bound}, got {getattr(self, name)}")
         if self.frozen and not self.start:
-            raise OptionError("frozen norms are those of weights to start from: name them by start")
+            raise OptionError("frozen norms are those of weights to start from: name them by start=")
         if self.zoom > 1 and (self.images or self.data in GENERATED):
             raise OptionError("zoom is of patches: of photos, or a folder of pictures without images=")
         if not (self.sigma_max > 0 and self.learning_rate > 0):
@@ -124,6 +134,14 @@ class TrainConfig:
     def channels(self) -> int:
         """Of the images."""
         return int((self.network_config or {}).get("channels", 1))
+
+    def unread(self, name: str) -> str:
+        """Why a field does nothing, beside the others as they are; "" where it does something."""
+        if name == "half":
+            return "" if self.images else "it is of the sets that images= makes"
+        other, values = READ_WITH.get(name, ("data", (self.data,)))
+        have = getattr(self, other)
+        return "" if have in values else f"it is for {other}={' or '.join(values)}, not {have}"
 
     def to_json(self) -> str:
         """As `from_json` reads it."""

@@ -67,7 +67,7 @@ def curve(rows: Sequence[Row]) -> Figure:
     figure = Drawing(figsize=(4.5, 4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
     steps = [row["step"] for row in rows]
-    above.plot(steps, [row["loss"] for row in rows], color=INK, lw=1)
+    above.plot(steps, [row["loss"] for row in rows], ".-", ms=3, color=INK, lw=1)  # of one row too
     above.set_yscale("log")
     above.set_ylabel("training loss", **STYLE)
     levels = [name for name in rows[-1] if name.startswith("psnr")]

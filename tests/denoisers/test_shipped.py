@@ -108,6 +108,19 @@ def test_a_card_credits_all_pictures(tmp_path, data, channels, begins, ends):
     assert line.startswith(f"- Data: {begins}") and line.endswith(ends)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"), [("17", "17 seconds"), ("89", "89 seconds"), ("600", "10 minutes")]
+)
+def test_a_card_tells_a_short_training_in_seconds_and_no_option_that_did_nothing(tmp_path, seconds, words):
+    given = {"blocks": 1, "width": 1}
+    config = TrainConfig("disks", network_config=given, alpha=3.0, log_sd=0.5)
+    told = {"training": config.to_json(), "training_seconds": seconds}
+    weights.save(weights.build("UNet", given), tmp_path / "weights.safetensors", told)
+    card = write_card(tmp_path).read_text()
+    assert f"; {words} of wall clock." in card
+    assert "--data disks" in card and "--alpha" not in card and "--log-sd" not in card
+
+
 @pytest.mark.parametrize("name", denoisers.available())
 def test_a_card_says_what_its_weights_record(name, tmp_path):
     """As `write_card` would write it today; another CPU may round the last digit of a decibel otherwise."""

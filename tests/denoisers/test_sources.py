@@ -213,7 +213,7 @@ def test_sets_of_shuffled_pictures_are_the_sets_shuffled(folder):
     assert moved.count == 9
     for plain, other in zip(disjoint(Folder(folder, 4), 4, 1), disjoint(moved, 4, 1), strict=True):
         np.testing.assert_array_equal(moved.restore(other), plain)
-    with pytest.raises(OptionError, match="need 10, and the source has 9"):
+    with pytest.raises(OptionError, match="need 10, the source has 9: ask for fewer"):
         disjoint(moved, 5)
 
 

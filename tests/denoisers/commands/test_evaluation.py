@@ -153,6 +153,12 @@ def test_compare_tells_what_it_draws(run, net, folders):
         (["evaluate", "net.safetensors", "--patch-size", 9998], "--patch-size is at most a side"),
         (["evaluate", "net.safetensors", "--alpha", 2, "--size", 7], "--size must be a multiple of 2"),
         (["evaluate", "net.safetensors", "--data", "absent"], "no pictures"),
+        (
+            ["evaluate", "net.safetensors", "--data", "even"],
+            "0.png is 8 pixels wide or high, and is not enlar",
+        ),
+        (["evaluate", "net.safetensors", "--data", "few.npz", "--size", 8], "few.npz[0] is 6 pixels"),
+        (["compare", "net.safetensors", "net.safetensors", "--data", "even", "--data", "odd"], "--size 8 at"),
         (["compare", "net.safetensors", "net.safetensors", "--data", "even"], "--data is given twice"),
         (["compare", "net.safetensors", "absent", "--data", "even", "--data", "odd"], "no denoiser named"),
         (["compare", "net.safetensors", "rgb.safetensors", "--data", "even", "--data", "odd"], "channels"),
@@ -160,6 +166,7 @@ def test_compare_tells_what_it_draws(run, net, folders):
 )
 def test_bad_input_is_one_line_and_exit_code_2(run, net, folders, tmp_path, arguments, message):
     denoisers.weights.save(denoisers.networks.UNet(1, 2, channels=3), tmp_path / "rgb.safetensors", {})
+    np.savez(tmp_path / "few.npz", images=np.zeros((2, 6, 9), np.uint8))
     result = run(*arguments)
     assert result.exit_code == 2
     (line,) = result.stderr.strip().splitlines()

@@ -206,6 +206,12 @@ def test_evaluate_takes_the_middle_of_a_picture_whose_sides_do_not_fit(run):
         (["train", "consistency", "--start", "absent"], "no denoiser named 'absent', and no such file"),
         ([*TRAIN, "--learning-rate", 1e30], "lower the learning rate"),
         (["train", "calpha", "--resume"], "no checkpoint at"),
+        (["train", "other", "--resume", "--out", "absent"], "no run at absent: name its folder by --out"),
+        ([*TRAIN, "--frozen"], "name them by --start"),
+        (["train", "calpha", "--alpha", 3], "it is for --data calpha or ray, not calpha-mixed"),
+        (["train", "calpha", "--halvings", 2], "it is for --schedule halvings, not cosine"),
+        (["train", "calpha", "--half", "second"], "--half would do nothing: it is of the sets that --images"),
+        (["evaluate", "consistency", "--size", 8, "--alpha", 2, "--homogeneity"], "take a blind one"),
         (["train", "calpha", "--network-config", "{"], "--network-config is not JSON"),
         (["train", "calpha", "--network-config", "[]"], "must be a JSON object"),
         (

@@ -64,10 +64,12 @@ def test_solve(tmp_path, kind):
     assert Image.open(tmp_path / "solve.png").size == (4 * 192 + 6, 192)
 
 
-@pytest.mark.parametrize("kind", ["superres", "inpaint", "random"])
-def test_solve_with_noise(kind):
+@pytest.mark.parametrize(
+    ("kind", "more"), [("superres", ("--factor", 2)), ("inpaint", ()), ("random", ("--keep", 0.5))]
+)
+def test_solve_with_noise(kind, more):
     """It is added to the values, told to the solve, and not fitted; the words say so."""
-    words = ("solve", "--measurement", kind, "--crop", 100, 100, 16, "--keep", 0.5, "--factor", 2)
+    words = ("solve", "--measurement", kind, "--crop", 100, 100, 16, *more)
     words += ("--noise", 0.1, "--count", 2, "--beta", 0.5)
     told = json.loads(run(*words, "--json").stdout)
     assert told["noise"] == 0.1 and "noise 0.1" in told["method"] and told["constraint"] > 0.1
@@ -156,7 +158,10 @@ def test_stopped_short_is_exit_code_3():
         (("solve", "--count", 0), "--count must be >= 1"),
         (("solve", "--crop", 0, 0, 600), "leaves the 512x512 picture"),
         (("solve", "--crop", 0, 0, 16, "--factor", 5), "blocks of 5 pixels do not fill"),
-        (("solve", "--crop", 0, 0, 16, "--keep", 0), "--keep lies in"),
+        (("solve", "--crop", 0, 0, 16, "--measurement", "pixels", "--keep", 0), "--keep lies in"),
+        (("solve", "--keep", 0.1), "--keep is for --measurement pixels or random or lowpass, not superres"),
+        (("solve", "--measurement", "pixels", "--hole", 3), "--hole is for --measurement inpaint"),
+        (("solve", "--measurement", "inpaint", "--factor", 4), "--factor is for --measurement superres"),
         (("solve", "--crop", 0, 0, 16, "--measurement", "inpaint", "--hole", 16), "hole's side"),
         (("solve", "--image", "absent.png"), "no picture at"),
     ],

@@ -23,6 +23,7 @@ from denoisers.evaluation import psnr_table
 from denoisers.images.calpha import synthesize
 from denoisers.networks import BiasFreeNorm, UNet
 from denoisers.training import TrainConfig, calibrate, checkpoint, data, learning_rate, run, train
+from denoisers.training.log import curve
 from denoisers.training.run import Run
 from spectral import storage
 from spectral.errors import CheckpointError, FileContentError, OptionError
@@ -224,6 +225,14 @@ def test_it_learns(tmp_path):
     assert row.denoised > row.noisy + 3
     assert (tmp_path / "a/psnr.png").stat().st_size > 5000
     assert TrainConfig.from_json((tmp_path / "a/config.json").read_text(), "it") == config
+
+
+def test_the_figure_of_a_short_run_shows_its_one_row():
+    """A line through one point is none."""
+    loss, psnr = curve([{"step": 20.0, "loss": 3.0, "psnr_0.1": 20.0}]).axes
+    for axes in (loss, psnr):
+        (line,) = axes.lines
+        assert line.get_marker() != "None" and line.get_markersize() > 0
 
 
 def begun(config):
