@@ -384,14 +384,16 @@ _RECURRENT = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
 @contextlib.contextmanager
 def _by_cells() -> Iterator[None]:
     """Recurrent layers by their cells: oneDNN's have no derivative forwards, cuDNN's none in evaluation."""
-    cudnn: Any = torch.backends.cudnn
-    # cudnn.flags would read what cannot be read where TensorFloat-32 was set by newer names.
-    enabled, cudnn.enabled = cudnn.enabled, False
+    libraries: list[Any] = [torch.backends.cudnn, torch.backends.mkldnn]
+    # Their flags() would touch TensorFloat-32 as well: it may not be readable, and setting it warns.
+    enabled = [library.enabled for library in libraries]
     try:
-        with torch.backends.mkldnn.flags(enabled=False):
-            yield
+        for library in libraries:
+            library.enabled = False
+        yield
     finally:
-        cudnn.enabled = enabled
+        for library, before in zip(libraries, enabled, strict=True):
+            library.enabled = before
 
 
 # Their derivative backwards is wrong in torch for one image where its cotangent has channels last.
