@@ -264,15 +264,18 @@ class Model:
 
 
 def _looks_at_mode(module: nn.Module) -> bool:
-    """Whether its code reads `training`, as that of dropout and norms does."""
-    return _reads_training(type(module))  # type: ignore[arg-type]  # of a class mypy knows no hash
+    """Whether its code, or a hook's, reads `training`, as that of dropout, norms and spectral_norm does."""
+    called: list[Any] = [module, *module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return any(_reads_training(type(thing)) or _names_training(thing) for thing in called)
 
 
 @functools.cache
-def _reads_training(kind: type[nn.Module]) -> bool:
-    classes = kind.__mro__[: kind.__mro__.index(nn.Module)]
-    methods = (getattr(f, "__code__", None) for c in classes for f in vars(c).values())
-    return any("training" in code.co_names for code in methods if code is not None)
+def _reads_training(kind: type) -> bool:
+    return any(_names_training(f) for c in {*kind.__mro__} - {*nn.Module.__mro__} for f in vars(c).values())
+
+
+def _names_training(function: Any) -> bool:
+    return "training" in getattr(getattr(function, "__code__", None), "co_names", ())
 
 
 def _copied(thing: Any, dtype: torch.dtype) -> Any:
