@@ -265,8 +265,8 @@ class Model:
 
 def _looks_at_mode(module: nn.Module) -> bool:
     """Whether its code, or a hook's, reads `training`, as that of dropout, norms and spectral_norm does."""
-    called: list[Any] = [module, *module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    return any(_reads_training(type(thing)) or _names_training(thing) for thing in called)
+    called = [module, *module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return any(map(_reads_training, map(type, called))) or any(map(_names_training, called))
 
 
 @functools.cache
