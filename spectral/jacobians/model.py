@@ -264,15 +264,18 @@ class Model:
 
 
 def _looks_at_mode(module: nn.Module) -> bool:
-    """Whether its code reads `training`, as that of dropout and norms does."""
-    return _reads_training(type(module))  # type: ignore[arg-type]  # of a class mypy knows no hash
+    """Whether its code, or a hook's, reads `training`, as that of dropout, norms and spectral_norm does."""
+    called = [module, *module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return any(map(_reads_training, map(type, called))) or any(map(_names_training, called))
 
 
 @functools.cache
-def _reads_training(kind: type[nn.Module]) -> bool:
-    classes = kind.__mro__[: kind.__mro__.index(nn.Module)]
-    methods = (getattr(f, "__code__", None) for c in classes for f in vars(c).values())
-    return any("training" in code.co_names for code in methods if code is not None)
+def _reads_training(kind: type) -> bool:
+    return any(_names_training(f) for c in {*kind.__mro__} - {*nn.Module.__mro__} for f in vars(c).values())
+
+
+def _names_training(function: Any) -> bool:
+    return "training" in getattr(getattr(function, "__code__", None), "co_names", ())
 
 
 def _copied(thing: Any, dtype: torch.dtype) -> Any:
@@ -384,14 +387,16 @@ _RECURRENT = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
 @contextlib.contextmanager
 def _by_cells() -> Iterator[None]:
     """Recurrent layers by their cells: oneDNN's have no derivative forwards, cuDNN's none in evaluation."""
-    cudnn: Any = torch.backends.cudnn
-    # cudnn.flags would read what cannot be read where TensorFloat-32 was set by newer names.
-    enabled, cudnn.enabled = cudnn.enabled, False
+    libraries: list[Any] = [torch.backends.cudnn, torch.backends.mkldnn]
+    # Their flags() would touch TensorFloat-32 as well: it may not be readable, and setting it warns.
+    enabled = [library.enabled for library in libraries]
     try:
-        with torch.backends.mkldnn.flags(enabled=False):
-            yield
+        for library in libraries:
+            library.enabled = False
+        yield
     finally:
-        cudnn.enabled = enabled
+        for library, before in zip(libraries, enabled, strict=True):
+            library.enabled = before
 
 
 # Their derivative backwards is wrong in torch for one image where its cotangent has channels last.

@@ -167,6 +167,20 @@ def test_a_mode_that_was_changed_is_noted():
     assert spectral.jacobian(dropping, y).notes == []
 
 
+@pytest.mark.parametrize(
+    "hooked",
+    [
+        nn.utils.spectral_norm,  # an object that is called
+        lambda layer: layer.register_forward_hook(lambda m, _, out: 2 * out if m.training else out) and layer,
+    ],
+)
+def test_a_mode_that_a_hook_looks_at_is_noted(hooked):
+    layer, y = nn.Sequential(hooked(nn.Conv2d(1, 1, 3, padding=1))), torch.rand(1, 1, 6, 6)
+    told = "Sequential was in training mode: J is that of its evaluation mode"
+    assert spectral.jacobian(layer, y).notes == [told]
+    assert spectral.jacobian(layer.eval(), y).notes == []
+
+
 def test_several_images_as_one_problem_are_noted():
     net, y = network().eval(), torch.rand(2, 1, 6, 6)
     joint, apart = (spectral.top_eigs(net, y, 2, batched=batched) for batched in (False, True))

@@ -339,3 +339,12 @@ def test_a_part_in_lower_precision_stands_still_over_short_steps(method, dtype, 
         exact = torch.autograd.functional.jacobian(model, y)
         J = spectral.jacobian(model, y, method=method)
         torch.testing.assert_close(J.dense(), exact, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("method", ["jvp", "double-backward", "differences"])
+def test_recurrent_layers_go_without_a_warning(method):
+    layer, y = torch.nn.GRU(4, 4, batch_first=True).eval(), drawn(24, torch.float32).view(1, 6, 4)
+    J = spectral.jacobian(lambda y: layer(y)[0], y, method=method)
+    exact = torch.autograd.functional.jacobian(lambda y: layer(y)[0], y).view(24, 24)
+    torch.testing.assert_close(J.dense(), exact, rtol=1e-2, atol=1e-2)

@@ -247,7 +247,8 @@ def _channels_of_parts(step: Step) -> list[slice] | None:
     """Where each input of a concatenation of images' channels comes to lie; None for any other step."""
     if not (isinstance(step, Linear) and step.function.target in (aten.cat.default, in_line)):
         return None
-    *parts, dim = leaves(step.function.arguments)
+    (parts, *axis), _ = step.function.arguments
+    dim = axis[0] if axis else 0  # torch leaves out what is the default
     axes = len(step.sizes[0])  # a convolution looks at it, and has that many as well
     if dim % axes != 1:
         return None

@@ -247,7 +247,9 @@ class Recorder(Trace):
         reason = next((self._left_out[s.output] for s in steps if s.output in self._left_out), None)
         if reason is not None:
             self.failure = self.failure or reason
-            self.contradicted = f"{reason}, so that torch would leave its part out in silence"
+            self.contradicted = (
+                f"{reason}, so that torch would leave its part out in silence: put one that has in its place"
+            )
 
     def _made(self, target: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Of new tensors, and views."""

@@ -184,6 +184,29 @@ def test_convolutions_of_concatenations(join, step):
     assert step in found and (step is Linear or torch.ops.aten.cat.default not in targets(program))
 
 
+@pytest.mark.parametrize("join", [lambda x: [x, x], lambda x: [x, torch.ones_like(x)]])
+def test_a_convolution_of_images_one_after_the_other(join):
+    """As guidance without a classifier takes them: the axis is cat's default, which torch leaves out."""
+    layer = nn.Conv2d(2, 3, 3, padding=1).double()
+    agree(lambda x: layer(torch.cat(join(x))), torch.randn(1, 2, 5, 6))
+
+
+@pytest.mark.parametrize("unit", [nn.SiLU(), nn.Mish(), nn.Hardsigmoid()])
+def test_units_whose_way_back_torch_does_not_differentiate(unit):
+    """Where a model takes a gradient inside without create_graph, as scores of energies do."""
+    y = torch.tensor([-200.0, -2.0, 0.0, 0.5, 2.0, 200.0], dtype=torch.float64)
+
+    def score(y):
+        with torch.enable_grad():
+            z = y.detach().requires_grad_()
+            return torch.autograd.grad(unit(z).square().sum(), z)[0]
+
+    J = spectral.jacobian(score, y)
+    assert J.method == "frozen"
+    slopes = (score(y + 1e-6) - score(y - 1e-6)) / 2e-6
+    torch.testing.assert_close(J.dense(), slopes.diag(), rtol=1e-6, atol=1e-6)
+
+
 def test_batch_norm_folds_into_its_convolution():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 2, 3))

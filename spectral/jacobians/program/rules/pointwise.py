@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from spectral.jacobians.program.reach import Rows, together
-from spectral.jacobians.program.rules.base import Seen, named, rule
+from spectral.jacobians.program.rules.base import INSTEAD, Seen, named, rule
 from spectral.jacobians.program.slopes import beside, gate, in_channels_last, shape_of, times
 from spectral.jacobians.program.steps import Leading, Step, aten, counts, pulled, some, unchanged
 
@@ -223,7 +224,30 @@ def _pointwise(seen: Seen) -> Step | None:
 _BACKWARD = named(
     *("silu_backward", "gelu_backward", "sigmoid_backward", "tanh_backward", "softplus_backward"),
     *("elu_backward", "leaky_relu_backward", "mish_backward", "hardswish_backward", "threshold_backward"),
+    "hardsigmoid_backward",
 )
+
+
+def _silu_backward(g: Tensor, x: Tensor) -> Tensor:
+    s = x.sigmoid()
+    return g * s * (1 + x * (1 - s))
+
+
+def _mish_backward(g: Tensor, x: Tensor) -> Tensor:
+    t = functional.softplus(x).tanh()
+    return g * (t + x * x.sigmoid() * (1 - t * t))
+
+
+def _hardsigmoid_backward(g: Tensor, x: Tensor) -> Tensor:
+    return g * (x.abs() < 3) / 6
+
+
+# Of these torch has no derivative.
+INSTEAD |= {
+    aten.silu_backward.default: _silu_backward,
+    aten.mish_backward.default: _mish_backward,
+    aten.hardsigmoid_backward.default: _hardsigmoid_backward,
+}
 
 
 @rule(*_BACKWARD)
