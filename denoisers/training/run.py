@@ -41,6 +41,7 @@ from spectral.errors import CheckpointError, NotFiniteError, OptionError
 from spectral.options import whole
 from spectral.progress import counting
 
+COPIES = 4  # of the weights: themselves, their gradient, Adam's two moments
 CALIBRATION_BATCHES = 100
 TRIAL_BATCHES = 10  # for what is validated while training
 WORKERS = 12  # beside a GPU, which takes a batch of 64x64 in some 3 ms, where one core makes it in 20
@@ -199,7 +200,7 @@ class Run:
         self.config, self.file, self.engine = config, file, engine
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.model = build(config.network, config.network_config or {}).train()
+            self.model = build(config.network, config.network_config or {}, COPIES).train()
         self.model.check_side("size", config.size)
         if config.start:
             _start_from(config.start, self.model)

@@ -6,6 +6,7 @@ and its keyword arguments ("config", JSON), so that it loads without anything el
 
 import inspect
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ def where(path: str | Path) -> Path:
     return path / "weights.safetensors" if path.is_dir() else path
 
 
-def build(network: str, config: dict[str, Any]) -> Denoiser:
+def build(network: str, config: dict[str, Any], copies: int = 1) -> Denoiser:
     """A network by the name of its class and its keyword arguments, new and on the CPU.
 
     In the channels-last layout, in which these networks run 1.2 to 1.4 times faster on a CPU. Raises
-    OptionError for an unknown class, or arguments that it does not take.
+    OptionError for an unknown class, arguments that it does not take, or where its weights, so many times,
+    would take more memory than the machine has.
     """
     classes = Denoiser.registry
     if network not in classes:
@@ -43,10 +45,26 @@ def build(network: str, config: dict[str, Any]) -> Denoiser:
             raise OptionError(f"{network} has no {name!r}: give some of {', '.join(defaults)}")
         _check(name, value, type(defaults[name]))
     try:
+        _check_memory(classes[network], config, copies)
         model = classes[network](**config)
     except TypeError as error:
         raise OptionError(f"{network} does not take this configuration: {error}") from error
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _check_memory(kind: type[Denoiser], config: dict[str, Any], copies: int) -> None:
+    """That the weights have room, of which a system may say nothing but end the process."""
+    try:
+        with torch.device("meta"):
+            needed = copies * sum(p.nbytes for p in kind(**config).parameters())
+    except RuntimeError:  # torch counts no further
+        needed = 2**63
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise OptionError(
+            f"{kind.__name__} {json.dumps(config)} takes {needed / 1e9:.0f} GB of memory, of which this "
+            f"machine has {there / 1e9:.0f} GB: ask for a smaller one"
+        )
 
 
 def _check(name: str, value: Any, kind: type) -> None:

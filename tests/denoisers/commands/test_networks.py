@@ -223,6 +223,8 @@ def test_evaluate_takes_the_middle_of_a_picture_whose_sides_do_not_fit(run):
         (["train", "edm", "--network-config", '{"mean": "x"}'], "mean is a finite number, got 'x'"),
         (["train", "edm", "--network-config", '{"body": 1}'], "EDM has no 'body'"),
         (["train", "calpha", "--network", "ResNet"], "no network class 'ResNet'"),
+        (["train", "calpha", "--network-config", '{"blocks": 12}'], "of which this machine has"),
+        (["train", "calpha", "--network-config", '{"blocks": 60}'], "of which this machine has"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path, arguments, message):
