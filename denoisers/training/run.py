@@ -282,14 +282,16 @@ class Run:
         if self.mean.n_averaged == 0:
             self.mean.update_parameters(self.model)
             return
-        by_type: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        means: list[Tensor] = []
+        weights: list[Tensor] = []
         both = ((*model.parameters(), *model.buffers()) for model in (self.mean.module, self.model))
         for averaged, current in zip(*both, strict=True):
-            means, weights = by_type.setdefault(averaged.dtype, ([], []))
-            means.append(averaged.detach())
-            weights.append(current.detach())
-        for means, weights in by_type.values():
-            self._blend(means, weights, self.mean.n_averaged)
+            if averaged.is_floating_point():
+                means.append(averaged.detach())
+                weights.append(current.detach())
+            else:  # batch norm's count of steps
+                averaged.copy_(current)
+        self._blend(means, weights, self.mean.n_averaged)
 
     def row(self, loss: float, batches: Callable[[int], data.Batch]) -> dict[str, float]:
         """What the log tells at this step."""

@@ -237,6 +237,12 @@ def test_the_mean_of_the_weights_is_what_is_written(tmp_path):
     assert torch.dist(weights[0], weights[1]) < torch.dist(weights[0], weights[2]) / 3
 
 
+def test_batch_norms_steps_are_counted_beside_a_mean_of_the_weights(tmp_path):
+    biased = replace(TINY, network="BFCNN", network_config=NETWORKS["BFCNN"], ema=0.9)
+    state = train(biased, tmp_path / "a").state_dict()
+    assert {int(n) for name, n in state.items() if "tracked" in name} == {TINY.steps}
+
+
 def test_weights_to_start_from(tmp_path):
     edm = replace(TINY, network="EDM", network_config={"width": 8, "scales": 1}, steps=2)
     first = train(edm, tmp_path / "edm")
