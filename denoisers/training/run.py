@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -96,7 +96,7 @@ def train(
         CheckpointError: it is of another configuration, or damaged.
         OptionError: a combination that cannot be; see `TrainConfig` and `engine_of`.
         NotFiniteError: the loss or a weight is NaN or infinite; no weights are written.
-        RankError: another process ended, or fell silent.
+        RankError: another process, or one that makes batches, ended, or fell silent.
     """
     for name, value, least in (
         ("checkpoint_every", checkpoint_every, 1),
@@ -130,7 +130,7 @@ def train(
     drawn = console.is_terminal or console.is_jupyter  # a log has rows in its place
     bar = counting(drawn, "training", console if drawn else None)
     memory = nullcontext() if gpu else kept()
-    with bar as report, _signals(stop_asked), engine.reaching(), memory:
+    with bar as report, _signals(stop_asked), engine.reaching(), data.with_workers(), closing(steps), memory:
         while run.step < config.steps:
             begin = time.perf_counter()
             lost = run.advance(next(steps))

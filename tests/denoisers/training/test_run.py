@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -25,7 +26,7 @@ from denoisers.networks import BiasFreeNorm, UNet
 from denoisers.training import TrainConfig, calibrate, checkpoint, data, learning_rate, run, train
 from denoisers.training.run import Run
 from spectral import storage
-from spectral.errors import CheckpointError, FileContentError, OptionError
+from spectral.errors import CheckpointError, FileContentError, OptionError, RankError
 
 TINY = TrainConfig(
     data="calpha", network_config={"blocks": 1, "width": 4}, size=8, batch=4, steps=12, halvings=2
@@ -179,6 +180,45 @@ def test_workers_make_the_same_batches(tmp_path, monkeypatch, workers):
         with pytest.raises(KeyboardInterrupt, match="stopped at step"):
             train(TINY, tmp_path / "parts", workers=workers)
     assert same_bits(whole, train(TINY, tmp_path / "parts", resume=True))
+
+
+def to_its_workers(patch, number):
+    """Send a signal to all that make batches, in the midst of a run."""
+    original = Run.advance
+
+    def signalling(self, batch):
+        if self.step == 5:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, number)
+        return original(self, batch)
+
+    patch.setattr(Run, "advance", signalling)
+
+
+def test_who_ends_all_processes_of_a_run_leaves_workers_to_the_one_that_trains(tmp_path, monkeypatch):
+    whole = train(TINY, tmp_path / "whole")
+    to_its_workers(monkeypatch, signal.SIGTERM)
+    assert same_bits(whole, train(TINY, tmp_path / "a", workers=2))
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("how", ["killed", "raises"])
+def test_a_worker_that_ends_is_told_in_one_sentence_and_the_run_goes_on_without(tmp_path, monkeypatch, how):
+    def out_of_memory(config, clean, step):
+        raise MemoryError("no memory for so many")
+
+    with monkeypatch.context() as patch:
+        if how == "killed":
+            to_its_workers(patch, signal.SIGKILL)
+        else:
+            patch.setattr(data, "noisy_batch", out_of_memory)
+        with pytest.raises(
+            RankError, match=r"^a process that makes batches ended \([^\n]*(Kill|exit|no mem)"
+        ):
+            train(replace(TINY, steps=4000), tmp_path / "a", workers=2, checkpoint_every=1)
+    assert not multiprocessing.active_children()
+    if how == "killed":
+        assert checkpoint.read(tmp_path / "a/checkpoint.safetensors")["step"] >= 5
 
 
 def test_another_seed_gives_another_network(tmp_path):
