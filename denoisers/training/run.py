@@ -41,6 +41,7 @@ from spectral.errors import CheckpointError, NotFiniteError, OptionError
 from spectral.options import whole
 from spectral.progress import counting
 
+WRITTEN = ("config.json", "checkpoint.safetensors", "log.csv", "psnr.png", "weights.safetensors")
 CALIBRATION_BATCHES = 100
 TRIAL_BATCHES = 10  # for what is validated while training
 WORKERS = 12  # beside a GPU, which takes a batch of 64x64 in some 3 ms, where one core makes it in 20
@@ -119,7 +120,10 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)  # once all that was given is known to be of use
     first = engine.rank == 0
     if first:
-        (folder / "config.json").write_text(config.to_json())
+        for name in WRITTEN:
+            storage.sweep(folder / name)
+        with storage.replacing(folder / "config.json") as partial:
+            partial.write_text(config.to_json())
     log = Log(folder, run.step, tensorboard) if first else None
     gpu = engine.device.type == "cuda"
     if workers is None:
@@ -201,8 +205,6 @@ class Run:
             torch.manual_seed(config.seed)
             self.model = build(config.network, config.network_config or {}).train()
         self.model.check_side("size", config.size)
-        if config.start:
-            _start_from(config.start, self.model)
         if config.frozen:
             freeze(self.model)
         self.loss = loss_of(config, self.model)
@@ -221,12 +223,12 @@ class Run:
         self._clock = 0, 0.0  # step and seconds of the last row
 
     def start(self, resume: bool) -> None:
-        """Load the checkpoint if asked to, and refuse what would lose one."""
-        if self.engine.rank == 0:
-            storage.sweep(self.file)
+        """Load the checkpoint if asked to, else the weights to start from, and refuse what would lose one."""
         if not resume and self.file.exists():
             raise FileExistsError(f"{self.file} holds an unfinished run: resume=True goes on, or delete it")
         if not resume:
+            if self.config.start:
+                _start_from(self.config.start, self.model)
             return
         if not self.file.exists():
             ended = where(self.file.parent).exists()

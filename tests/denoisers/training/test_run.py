@@ -268,7 +268,9 @@ def test_it_learns(tmp_path):
 
 def begun(config):
     """The network of a run at its start."""
-    return run.Run(config, None, run.engine_of(config, "cpu"), False).model
+    at_its_start = run.Run(config, Path("absent"), run.engine_of(config, "cpu"), False)
+    at_its_start.start(resume=False)
+    return at_its_start.model
 
 
 def test_the_mean_of_the_weights_is_what_is_written(tmp_path):
@@ -480,6 +482,55 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "save_file", cut_short)
     assert "No space left" in checkpoint.write(path, {"step": 4, "x": torch.arange(4)})
     assert checkpoint.read(path)["step"] == 3 and list(tmp_path.iterdir()) == [path]
+
+
+FULL = """
+import resource, sys
+from denoisers.training import TrainConfig, run, train
+
+advance = run.Run.advance
+
+def and_the_disk_fills(self, batch):
+    if self.step == 6:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50, resource.RLIM_INFINITY))
+    return advance(self, batch)
+
+run.Run.advance, run.CALIBRATION_BATCHES = and_the_disk_fills, 3
+config = TrainConfig.from_json(open(sys.argv[1]).read(), "it")
+train(config, sys.argv[2], checkpoint_every=2, validate_every=3, resume="go on" in sys.argv)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are Unix's")
+def test_what_a_run_has_written_outlives_a_disk_that_fills(tmp_path):
+    (tmp_path / "script.py").write_text(FULL)
+    (tmp_path / "told.json").write_text(TINY.to_json())
+    words = [sys.executable, tmp_path / "script.py", tmp_path / "told.json", tmp_path / "a"]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    for more in ([], ["go on"]):  # what is left is read again, and written in vain once more
+        told = subprocess.run([*words, *more], check=False, capture_output=True, text=True, env=environment)
+        assert "training goes on" in told.stdout and "weights.safetensors could not be written" in told.stderr
+        assert TrainConfig.from_json((tmp_path / "a/config.json").read_text(), "it") == TINY
+        assert [row["step"] for row in csv.DictReader((tmp_path / "a/log.csv").open())] == ["3.0", "6.0"]
+        assert checkpoint.read(tmp_path / "a/checkpoint.safetensors")["step"] == 6
+    whole = train(TINY, tmp_path / "whole")
+    assert same_bits(whole, train(TINY, tmp_path / "a", resume=True))
+
+
+def test_a_run_goes_on_without_the_weights_that_it_started_from(tmp_path, monkeypatch):
+    train(TINY, tmp_path / "first")
+    tuned = replace(TINY, start=str(tmp_path / "first"), ema=0.5, seed=2)
+    whole = train(tuned, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupted_at(6, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(tuned, tmp_path / "parts")
+    (tmp_path / "first/weights.safetensors").unlink()
+    assert same_bits(whole, train(tuned, tmp_path / "parts", resume=True))
 
 
 def test_weights_are_not_overwritten_unasked(tmp_path):
