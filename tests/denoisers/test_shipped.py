@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,9 +14,10 @@ from benchmarks.quality import LAB_DNCNN, beside_reference, calpha_rows
 from denoisers import weights
 from denoisers.card import command, write_card
 from denoisers.evaluation import psnr_table
-from denoisers.images import photograph
+from denoisers.images import Patches, Shuffled, photograph
 from denoisers.sampling import consistency
 from denoisers.training import TrainConfig
+from denoisers.training.validation import held_out
 
 
 def test_six_networks_ship():
@@ -106,6 +108,17 @@ def test_a_card_credits_all_pictures(tmp_path, data, channels, begins, ends):
     weights.save(weights.build("UNet", given), tmp_path / "weights.safetensors", told)
     (line,) = (line for line in write_card(tmp_path).read_text().splitlines() if "- Data" in line)
     assert line.startswith(f"- Data: {begins}") and line.endswith(ends)
+
+
+def test_what_learned_from_shuffled_pictures_is_measured_on_shuffled_ones():
+    config = TrainConfig("photos", size=16, shuffled=True)
+    images, described = held_out(config, 1)
+    assert described == "64 patches of 16x16 of the shipped photograph, shuffled"
+    patches = Shuffled(Patches([photograph()[0]], 16)).restore(images.numpy())
+    values = set(np.unique(photograph()).tolist())
+    assert images.shape == (64, 1, 16, 16) and set(np.unique(patches).tolist()) <= values
+    steps = [np.abs(np.diff(of, axis=3)).mean() for of in (images.numpy(), patches)]
+    assert steps[1] < steps[0] / 2
 
 
 @pytest.mark.parametrize("name", denoisers.available())
