@@ -53,7 +53,8 @@ def write_card(path: Path) -> Path:
     model, metadata = weights.read(weights.where(path))
     name = path.stem if path.suffix else path.name
     config = TrainConfig.from_json(metadata.get("training", ""), str(path))
-    described, measured = measure(model, config)
+    images, described = held_out(config, model.channels)
+    over = "mean over" if len(images) > 1 else "of"
     seconds = float(metadata["training_seconds"])
     took = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
     device = f" ({metadata['device']})" if "device" in metadata else ""
@@ -72,20 +73,14 @@ def write_card(path: Path) -> Path:
         *([f"- Start: the weights of `{config.start}`."] if config.start else []),
         f"- Command: `{command(name, config)}`",
         "",
-        f"PSNR in dB, peak 1, nothing clipped, mean over {described}:",
+        f"PSNR in dB, peak 1, nothing clipped, {over} {described}:",
         "",
-        markdown(measured),
+        markdown(psnr_table(model.eval(), images, SIGMAS)),
         "",
     ]
     card = path / "card.md" if path.is_dir() else path.with_suffix(".md")
     card.write_text("\n".join(lines))
     return card
-
-
-def measure(model: Denoiser, config: TrainConfig) -> tuple[str, list[PSNR]]:
-    """What a network is measured on, in words, and its PSNR there at each of SIGMAS."""
-    images, described = held_out(config, model.channels)
-    return described, psnr_table(model.eval(), images, SIGMAS)
 
 
 OBJECTIVES = {"denoise": "squared error", "consistency": "easy consistency tuning"}

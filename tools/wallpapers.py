@@ -48,10 +48,15 @@ def main() -> None:
         raise SystemExit(
             f"no {missing[0]}.jpg in {options.of}: install lomiri-wallpapers-16.04, or name --of"
         )
-    options.out.mkdir(parents=True, exist_ok=True)
     for name in PICTURES:
-        for half, side in zip(halves(options.of / f"{name}.jpg"), ("left", "right"), strict=True):
-            half.save(options.out / f"{name}-{side}.png")
+        try:
+            options.out.mkdir(parents=True, exist_ok=True)
+            for half, side in zip(halves(options.of / f"{name}.jpg"), ("left", "right"), strict=True):
+                half.save(options.out / f"{name}-{side}.png")
+        except OSError as failure:  # of a damaged picture too
+            raise SystemExit(
+                f"of {name}.jpg no halves could be written to {options.out}: {failure}"
+            ) from None
 
 
 if __name__ == "__main__":

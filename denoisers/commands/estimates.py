@@ -23,6 +23,7 @@ from denoisers.commands.console import (
     Seed,
     Sigma,
     check_writable,
+    given,
     load_problem,
     one_line_errors,
     print_json,
@@ -49,6 +50,7 @@ Rtol = Annotated[float | None, typer.Option(help="stop at this relative error of
 
 
 def trace(
+    context: typer.Context,
     denoiser: Denoiser = "photos",
     image: Picture = None,
     crop: Crop = None,
@@ -63,6 +65,7 @@ def trace(
     """The trace of a denoiser's Jacobian at a noisy picture, with its error; with --out its diagonal."""
     with one_line_errors():
         choice("--method", method, OF_MODELS)
+        _check_exact(context, method, "--products", "--rtol")
         check_writable(out)
         problem = load_problem(denoiser, image, sigma, seed, crop, timed=True)
         began = time.perf_counter()
@@ -88,6 +91,7 @@ def trace(
 
 
 def sure(
+    context: typer.Context,
     denoiser: Denoiser = "photos",
     image: Picture = None,
     crop: Crop = None,
@@ -108,6 +112,7 @@ def sure(
     """A denoiser's error from the noisy picture alone, beside the true one; with --out over noise levels."""
     with one_line_errors():
         choice("--method", method, [*OF_MODELS, FINITE_DIFFERENCE])
+        _check_exact(context, method, "--products", "--rtol")
         check_writable(out)
         problem = load_problem(denoiser, image, sigma, seed, crop, timed=True)
         began = time.perf_counter()
@@ -156,6 +161,7 @@ def sure(
 
 
 def density(
+    context: typer.Context,
     denoiser: Denoiser = "photos",
     image: Picture = None,
     crop: Crop = None,
@@ -180,6 +186,7 @@ def density(
 ) -> None:
     """The density of all eigenvalues or singular values of a denoiser's Jacobian, with its error."""
     with one_line_errors():
+        _check_exact(context, method, "--probes", "--steps", "--deflate")
         if deflate and part != "symmetric":
             raise OptionError(
                 "--deflate finds eigenpairs of the symmetric part: it does not go with --part singular"
@@ -239,6 +246,17 @@ def density(
     _print(name, rows, summary, count, found.notes, seconds, problem, files, as_json)
     title = f"{part} part, {problem.title}"
     write_files(files, as_json, lambda: _write_density(found, threshold, title, *files))
+
+
+def _check_exact(context: typer.Context, method: str, *others: str) -> None:
+    """That the command line asks for no less than the exact answer, where it asks for that.
+
+    Raises:
+        OptionError: it does.
+    """
+    told = [option for option in others if given(context, option)]
+    if method == "exact" and told:
+        raise OptionError(f"--method exact takes all products that there are: leave out {', '.join(told)}")
 
 
 def _write_diagonal(problem: Problem, products: int | None, seed: int, picture: Path, result: Path) -> None:

@@ -129,6 +129,11 @@ def sample(
                 raise OptionError("--sigma-start lies above --sigma-end, both positive, and --steps is >= 1")
             levels = np.geomspace(sigma_start, sigma_end, steps + 1)[:-1].tolist()
             options = {"levels": levels, "sigma_min": model.sigma_min, "every": every}
+        elif isinstance(model, Consistency):
+            raise OptionError(
+                f"{denoiser} is a consistency function, and {method} is of denoisers: give --method "
+                "consistency"
+            )
         drawn = METHODS[method](model, shape, count, seed=seed, progress=not as_json, **options)
     pictures: dict[str, Callable[[Path], Any]] = {"sample.png": drawn.save_png}
     if every:

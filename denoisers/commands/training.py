@@ -113,7 +113,7 @@ def train_command(
 ) -> None:
     """Train a network; Ctrl-C stops it with a checkpoint, --resume goes on with the run's own options.
 
-    Several processes: torchrun --nproc-per-node 2 -m denoisers train NAME ...
+    Several processes: torchrun --nproc-per-node 2 -m -- denoisers train NAME ...
     """
     chosen = {key: value for key, value in chosen.items() if value is not None}
     path = out or Path("runs") / name

@@ -72,7 +72,7 @@ def psnr_gap(
 ) -> PSNRGap:
     """PSNR curves on images that a network was trained on, and on images that it was not.
 
-    model: noisy (N, C, H, W) -> denoised, in evaluation mode if it is a module. training, held_out:
+    model: noisy (N, C, H, W) -> denoised; modules are put into evaluation mode. training, held_out:
     (N, C, H, W) in [0, 1]; their noise is that of `seed` and of the next seed. sigma_keyword: as of
     `psnr_curve`. Raises OptionError for no sigma, sigma <= 0, or a set without images.
     """

@@ -11,7 +11,6 @@ from torch import Tensor
 from denoisers.chunks import denoise
 from spectral.base import Result
 from spectral.errors import NotFiniteError, OptionError
-from spectral.jacobians.model import Model
 from spectral.risk.level import takes_sigma
 
 SCALES = (0.01, 0.1, 0.3, 3.0, 10.0, 100.0)  # by powers of two rounding is the same, and none would be seen
@@ -62,8 +61,8 @@ def homogeneity(
         scales: positive numbers s.
 
     Raises:
-        OptionError: no scale, one that is not positive, or a model that is told sigma, to which it would have
-            to be scaled as well.
+        OptionError: no image, no scale, one that is not positive, or a model that is told sigma, to which it
+            would have to be scaled as well.
         NotFiniteError: f returned NaN or infinity.
     """
     levels = torch.tensor([float(s) for s in scales], dtype=torch.float64)
@@ -74,15 +73,15 @@ def homogeneity(
             "homogeneity is that of blind denoisers, and this model is told sigma, which would have to be "
             "scaled as well: take a blind one, or fix its level"
         )
-    f = Model(model, {})
-    with f.ready():
-        one = denoise(f, y).double().flatten(1)
-        errors = []
-        for s in levels.tolist():
-            scaled = denoise(f, s * y).double().flatten(1)
-            off, size = (scaled - s * one).norm(dim=1), s * one.norm(dim=1)
-            errors.append(torch.where(off == 0, 0.0, off / size).cpu())
+    if not len(y):
+        raise OptionError("homogeneity is measured on at least one image, got none")
+    one = denoise(model, y).double().flatten(1)
+    errors = []
+    for s in levels.tolist():
+        scaled = denoise(model, s * y).double().flatten(1)
+        off, size = (scaled - s * one).norm(dim=1), s * one.norm(dim=1)
+        errors.append(torch.where(off == 0, 0.0, off / size).cpu())
     found = torch.stack(errors)
     if found.isnan().any():
-        raise NotFiniteError(f"{f.name} returned NaN or infinity: take scales nearer to 1")
+        raise NotFiniteError("the model returned NaN or infinity: take scales nearer to 1")
     return Homogeneity(levels, found)

@@ -151,7 +151,7 @@ def psnr_table(
 ) -> list[PSNR]:
     """The mean over images of each image's PSNR, before and after denoising, one row a noise level.
 
-    model: noisy (N, C, H, W) -> denoised, in evaluation mode if it is a module. images: (N, C, H, W) in
+    model: noisy (N, C, H, W) -> denoised; modules are put into evaluation mode. images: (N, C, H, W) in
     [0, 1]. sigma_keyword: as of `psnr_curve`. Raises OptionError for sigma <= 0.
     """
     if not len(sigmas):
@@ -169,7 +169,7 @@ def psnr_curve(
 ) -> PSNRCurve:
     """PSNR of each image before and after denoising, at each noise level, with the same z at all of them.
 
-    model: noisy (N, C, H, W) -> denoised, in evaluation mode if it is a module, on any device. images:
+    model: noisy (N, C, H, W) -> denoised, on any device; modules are put into evaluation mode. images:
     (N, C, H, W) in [0, 1], independent draws if the errors are to be believed. sigma_keyword: the model's
     keyword for the noise level; None for "sigma" where it has a parameter of that name, and for a blind
     denoiser otherwise. Raises OptionError for no image, images of whole numbers, no sigma, or sigma <= 0.

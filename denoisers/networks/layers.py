@@ -55,7 +55,7 @@ class BiasFreeNorm(nn.Module):
         if x.is_cuda and not torch.compiler.is_compiling() and not _several():
             scaled, sd = _Normalised.apply(x, self.gamma)
         else:
-            sd = (_variance(x) + _EPSILON).sqrt()
+            sd = (_moments(x)[0] + _EPSILON).sqrt()
             scaled = self._scaled(x, sd)
         with torch.no_grad():
             self.running_sd.lerp_(sd.to(self.running_sd.dtype), self.momentum)
@@ -70,13 +70,38 @@ class BiasFreeNorm(nn.Module):
         return str(self.gamma.numel())
 
 
-def _variance(x: Tensor) -> Tensor:
-    """The biased variance of each channel, over the images of all processes, of which each has as many."""
+class BatchNorm(nn.BatchNorm2d):
+    """torch's, of the mean and variance of all processes' images: torch has that on GPUs alone."""
+
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As torch's."""
+        if not (self.training and _several()):
+            return super().forward(x)
+        variance, mean = _moments(x)
+        count = distributed.get_world_size() * x.numel() // x.shape[1]
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        level = self.bias - scale * mean
+        return torch.addcmul(level[:, None, None], scale[:, None, None], x.to(scale.dtype)).to(x.dtype)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The biased variance and mean of each channel, over all processes' images, of which each has as many."""
     by_hand = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    variance, mean = _Moments.apply(x) if by_hand else torch.var_mean(x, (0, 2, 3), correction=0)
+    kind = torch.promote_types(x.dtype, torch.float32)
+    variance, mean = _Moments.apply(x) if by_hand else torch.var_mean(x.to(kind), (0, 2, 3), correction=0)
     if not _several():
-        return variance
-    return _Mean.apply(variance + (mean - _Mean.apply(mean)).square())
+        return variance, mean
+    of_all = _Mean.apply(mean)
+    return _Mean.apply(variance + (mean - of_all).square()), of_all
 
 
 def _several() -> bool:
@@ -197,4 +222,4 @@ class _Halved(torch.autograd.Function):
 def conv_norm_relu(channels_in: int, channels_out: int, biased: bool = False) -> list[nn.Module]:
     """Convolution, norm, ReLU: the unit that the paper's networks repeat; biased, with batch norm."""
     first = convolution(channels_in, channels_out)  # the norm that follows has a bias, where there is one
-    return [first, nn.BatchNorm2d(channels_out) if biased else BiasFreeNorm(channels_out), nn.ReLU()]
+    return [first, BatchNorm(channels_out) if biased else BiasFreeNorm(channels_out), nn.ReLU()]

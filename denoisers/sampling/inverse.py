@@ -13,7 +13,7 @@ from denoisers.sampling.constraint import Constraint
 from denoisers.sampling.measurement import functions_of, noise_of
 from denoisers.sampling.result import Samples
 from denoisers.sampling.start import begin
-from spectral.errors import ShapeError
+from spectral.errors import OptionError, ShapeError
 from spectral.options import number
 
 
@@ -82,6 +82,11 @@ def solve(
     caller = blind(model, model_kwargs)
     if not isinstance(values, Tensor) or values.ndim < 2 or not len(values):
         raise ShapeError("values are a tensor (B, ...), one row per image: values[None] for a single one")
+    if values.is_complex():
+        raise OptionError(
+            "values are real: of complex ones give real and imaginary parts, torch.view_as_real(values), and "
+            "a measurement of these"
+        )
     with torch.no_grad():
         maps = functions_of(measurement, None if shape is None else tuple(shape))
         tau = noise_of(measurement, noise, len(values))

@@ -17,6 +17,8 @@ Precision = Literal["float32", "bfloat16"]
 GENERATED = ("calpha", "calpha-mixed", "disks", "waves", "sines", "ray")
 MIXED = (1.0, 2.0, 3.0, 5.0)  # exponents of "calpha-mixed"
 
+LEVELS = (1e-9, 1e6)  # of noise: beyond them float32 has no squares of errors, or no weights of them
+
 # Fields that are read with some values of another alone.
 READ_WITH = {
     "alpha": ("data", ("calpha", "ray")),
@@ -114,15 +116,23 @@ class TrainConfig:
             raise OptionError("frozen norms are those of weights to start from: name them by start=")
         if self.zoom > 1 and (self.images or self.data in GENERATED):
             raise OptionError("zoom is of patches: of photos, or a folder of pictures without images=")
-        if not (self.sigma_max > 0 and self.learning_rate > 0):
-            raise OptionError("sigma_max and learning_rate must be positive")
+        if not self.learning_rate > 0:
+            raise OptionError(f"learning_rate must be positive, got {self.learning_rate:g}")
+        least_level, most_level = LEVELS
+        if not least_level < self.sigma_max <= most_level:
+            raise OptionError(
+                f"sigma_max must lie in ({least_level:g}, {most_level:g}], got {self.sigma_max:g}: it is in the "
+                "units of images, which lie in [0, 1]"
+            )
         if self.emphasis and (self.objective != "denoise" or self.noise in ("uniform", "squared")):
             raise OptionError(
                 "emphasis is of the objective 'denoise', and of noise that has a least level: "
                 "'log-uniform', 'log-normal' or 'fixed'"
             )
-        if not 0 < self.sigma_min < self.sigma_max:
-            raise OptionError(f"sigma_min must lie in (0, {self.sigma_max:g}), got {self.sigma_min}")
+        if not least_level <= self.sigma_min < self.sigma_max:
+            raise OptionError(
+                f"sigma_min must lie in [{least_level:g}, {self.sigma_max:g}), got {self.sigma_min:g}"
+            )
         if not (0 <= self.ema < 1 and self.clip >= 0 and self.log_sd >= 0):
             raise OptionError("ema must lie in [0, 1), clip and log_sd be >= 0")
         if not (0 <= self.seed < 2**31 and 0 <= self.data_seed < 2**31):

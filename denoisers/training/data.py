@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from denoisers.images import Disks, Mixture, Patches, Ray, Shuffled, Source, Wav
 from denoisers.images.calpha import CAlpha
 from denoisers.images.folder import training_photographs
 from denoisers.training.config import MIXED, TrainConfig
-from spectral.errors import OptionError
+from spectral.errors import OptionError, RankError
 
 Batch = NDArray[np.float32]
 Batches = Callable[[int], Batch]
@@ -98,10 +99,12 @@ class Steps(Dataset[Share]):
         return noisy_batch(self.config, self.batches(step), step)
 
 
-def ahead(steps: Steps, numbers: Iterable[int], workers: int, pinned: bool) -> Iterator[Share]:
+def ahead(steps: Steps, numbers: Iterable[int], workers: int, pinned: bool) -> Generator[Share, None, None]:
     """The steps of these numbers in turn, made by `workers` processes while a network trains; 0: by this one.
 
     A step depends on its number alone, so they are the same whoever makes them.
+
+    Workers end with what this gives, or with the process that called it.
 
     Args:
         steps: of a run.
@@ -119,12 +122,39 @@ def ahead(steps: Steps, numbers: Iterable[int], workers: int, pinned: bool) -> I
         worker_init_fn=_deaf,
         generator=torch.Generator(),  # the loader draws a seed, which nothing here uses
     )
-    return iter(loader)
+    batches: Any = iter(loader)
+    try:
+        yield from batches
+    finally:
+        if workers:  # whom a traceback would let live
+            batches._shutdown_workers()
+            for worker in batches._workers:
+                worker.kill()  # one that hangs: it is deaf to what would end it else
 
 
 def _deaf(worker: int) -> None:
-    """Ctrl-C is for the process that trains, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C and SIGTERM are for the process that trains, which ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def with_workers() -> Iterator[None]:
+    """While batches are made by others: one that ended or failed is told in one sentence.
+
+    Raises:
+        RankError: one did.
+    """
+    try:
+        yield
+    except Exception as failure:
+        if "DataLoader worker" not in str(failure):
+            raise
+        *_, last = str(failure).strip(" .").splitlines()  # of what a worker raised, below its traceback
+        raise RankError(
+            f"a process that makes batches ended ({last}): mostly for want of memory, or of room in "
+            "/dev/shm; resume=True goes on from the checkpoint, and workers=0 makes do without"
+        ) from failure
 
 
 def generator(seed: int, step: int, purpose: Literal["order", "noise"]) -> np.random.Generator:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from spectral.errors import OptionError
 from spectral.plots.style import INK, MARKERS, STYLE, Drawing
+from spectral.storage import replacing
 
 Row = dict[str, float]
 
@@ -46,12 +47,13 @@ class Log:
         """Append a row, and draw the figure anew; why not, where they cannot be written."""
         self.rows.append(row)
         try:
-            with self._file.open("w", newline="") as file:
+            with replacing(self._file) as partial, partial.open("w", newline="") as file:
                 table = csv.DictWriter(file, self.rows[-1].keys(), extrasaction="ignore")
                 table.writeheader()
                 table.writerows(self.rows)
             if any(name.startswith("psnr") for name in row):
-                curve(self.rows).savefig(self._figure, dpi=150)
+                with replacing(self._figure) as partial:
+                    curve(self.rows).savefig(partial, dpi=150)
         except OSError as failure:
             return str(failure)
         if self._events is not None:

@@ -79,8 +79,8 @@ def consistency_loss(
     r = (ratio * t).clamp(min=network.sigma_min)
     ahead = f(x + by_image(t) * z, t)
     with torch.no_grad():
-        # What is drawn and what norms see is the same in both: the network has no dropout.
-        behind = network(x + by_image(r) * z, r)
+        # Of the same arithmetic, whose rounding the division below magnifies; the network has no dropout.
+        behind = f(x + by_image(r) * z, r)
     c = 0.00054 * math.sqrt(x[0].numel())
     squares = (ahead - behind).square().flatten(1).sum(1)
     return (((squares + c**2).sqrt() - c) / (t - r)).mean()

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,7 @@ from spectral.options import whole
 from spectral.progress import counting
 
 COPIES = 4  # of the weights: themselves, their gradient, Adam's two moments
+WRITTEN = ("config.json", "checkpoint.safetensors", "log.csv", "psnr.png", "weights.safetensors")
 CALIBRATION_BATCHES = 100
 TRIAL_BATCHES = 10  # for what is validated while training
 WORKERS = 12  # beside a GPU, which takes a batch of 64x64 in some 3 ms, where one core makes it in 20
@@ -97,7 +98,7 @@ def train(
         CheckpointError: it is of another configuration, or damaged.
         OptionError: a combination that cannot be; see `TrainConfig` and `engine_of`.
         NotFiniteError: the loss or a weight is NaN or infinite; no weights are written.
-        RankError: another process ended, or fell silent.
+        RankError: another process, or one that makes batches, ended, or fell silent.
     """
     for name, value, least in (
         ("checkpoint_every", checkpoint_every, 1),
@@ -120,7 +121,10 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)  # once all that was given is known to be of use
     first = engine.rank == 0
     if first:
-        (folder / "config.json").write_text(config.to_json())
+        for name in WRITTEN:
+            storage.sweep(folder / name)
+        with storage.replacing(folder / "config.json") as partial:
+            partial.write_text(config.to_json())
     log = Log(folder, run.step, tensorboard) if first else None
     gpu = engine.device.type == "cuda"
     if workers is None:
@@ -131,7 +135,7 @@ def train(
     drawn = console.is_terminal or console.is_jupyter  # a log has rows in its place
     bar = counting(drawn, "training", console if drawn else None)
     memory = nullcontext() if gpu else kept()
-    with bar as report, _signals(stop_asked), engine.reaching(), memory:
+    with bar as report, _signals(stop_asked), engine.reaching(), data.with_workers(), closing(steps), memory:
         while run.step < config.steps:
             begin = time.perf_counter()
             lost = run.advance(next(steps))
@@ -202,8 +206,6 @@ class Run:
             torch.manual_seed(config.seed)
             self.model = build(config.network, config.network_config or {}, COPIES).train()
         self.model.check_side("size", config.size)
-        if config.start:
-            _start_from(config.start, self.model)
         if config.frozen:
             freeze(self.model)
         self.loss = loss_of(config, self.model)
@@ -222,12 +224,12 @@ class Run:
         self._clock = 0, 0.0  # step and seconds of the last row
 
     def start(self, resume: bool) -> None:
-        """Load the checkpoint if asked to, and refuse what would lose one."""
-        if self.engine.rank == 0:
-            storage.sweep(self.file)
+        """Load the checkpoint if asked to, else the weights to start from, and refuse what would lose one."""
         if not resume and self.file.exists():
             raise FileExistsError(f"{self.file} holds an unfinished run: resume=True goes on, or delete it")
         if not resume:
+            if self.config.start:
+                _start_from(self.config.start, self.model)
             return
         if not self.file.exists():
             ended = where(self.file.parent).exists()
@@ -283,14 +285,16 @@ class Run:
         if self.mean.n_averaged == 0:
             self.mean.update_parameters(self.model)
             return
-        by_type: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        means: list[Tensor] = []
+        weights: list[Tensor] = []
         both = ((*model.parameters(), *model.buffers()) for model in (self.mean.module, self.model))
         for averaged, current in zip(*both, strict=True):
-            means, weights = by_type.setdefault(averaged.dtype, ([], []))
-            means.append(averaged.detach())
-            weights.append(current.detach())
-        for means, weights in by_type.values():
-            self._blend(means, weights, self.mean.n_averaged)
+            if averaged.is_floating_point():
+                means.append(averaged.detach())
+                weights.append(current.detach())
+            else:  # batch norm's count of steps
+                averaged.copy_(current)
+        self._blend(means, weights, self.mean.n_averaged)
 
     def row(self, loss: float, batches: Callable[[int], data.Batch]) -> dict[str, float]:
         """What the log tells at this step."""

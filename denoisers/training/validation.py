@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from denoisers.evaluation import psnr_table
-from denoisers.images import Shuffled, photograph
+from denoisers.images import Patches, Shuffled, photograph
 from denoisers.networks import Denoiser
 from denoisers.training.config import GENERATED, MIXED, TrainConfig
 from denoisers.training.data import source_of
@@ -26,9 +26,13 @@ def held_out(config: TrainConfig, channels: int) -> tuple[Tensor, str]:
             "calpha-mixed": f", alpha = {', '.join(f'{alpha:g}' for alpha in MIXED)} in turn",
         }.get(config.data, "")
         return torch.from_numpy(images), f"64 fresh images of {config.size}x{config.size}{exponent}"
-    if channels == 3:
-        return torch.from_numpy(photograph(colour=True)), "the shipped photograph in colour"
-    return torch.from_numpy(np.repeat(photograph(), channels, axis=1)), "the shipped photograph"
+    colour = channels == 3
+    whole = photograph(colour) if colour else np.repeat(photograph(), channels, axis=1)
+    named = f"the shipped photograph{' in colour' if colour else ''}"
+    if config.shuffled:  # as the patches are that are trained on
+        patches = Shuffled(Patches([whole[0]], config.size))(64)
+        return torch.from_numpy(patches), f"64 patches of {config.size}x{config.size} of {named}, shuffled"
+    return torch.from_numpy(whole), named
 
 
 def validated(network: Denoiser, images: Tensor) -> dict[str, float]:

@@ -82,9 +82,8 @@ class Budget:
         over = self.excess(estimate) if excess is None else excess
         notes = [*estimate.notes]
         if self.has_target and not over <= 1:
-            notes.append(
-                f"products={self.products} did not reach the target: the error is {over:.2g} times it"
-            )
+            most = "all products" if self.products is None else f"products={self.products}"
+            notes.append(f"{most} did not reach the target: the error is {over:.2g} times it")
         return replace(estimate, confidence=self.confidence, notes=notes)
 
 

@@ -78,6 +78,8 @@ class Control:
             raise OptionError(f"confidence is a probability, 0 (no probe) or below 1; got {confidence}")
         most = None if max_products is None else whole("max_products", max_products)
         rows = None if start is None else _rows(start, batch, n)
+        if checkpoint is not None and Path(checkpoint).is_dir():
+            raise OptionError(f"checkpoint is a file, and {checkpoint} a folder: name a file in it")
         return cls(tol, most, confidence, seed_of(seed), rows, None, checkpoint)
 
     @property

@@ -17,3 +17,9 @@ def test_chunks_do_not_change_what_is_denoised(monkeypatch):
 
     torch.testing.assert_close(denoise(model, y), 2 * y)
     assert calls == [2, 2, 2, 1]
+
+
+def test_modules_are_in_evaluation_mode_and_keep_what_they_learned():
+    norm, y = torch.nn.BatchNorm2d(1), torch.rand(7, 1, 8, 8)
+    torch.testing.assert_close(denoise(norm, y), y, rtol=1e-4, atol=0)
+    assert norm.training and not norm.running_mean.any()

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,9 +14,10 @@ from benchmarks.quality import LAB_DNCNN, beside_reference, calpha_rows
 from denoisers import weights
 from denoisers.card import command, write_card
 from denoisers.evaluation import psnr_table
-from denoisers.images import photograph
+from denoisers.images import Patches, Shuffled, photograph
 from denoisers.sampling import consistency
 from denoisers.training import TrainConfig
+from denoisers.training.validation import held_out
 
 
 def test_six_networks_ship():
@@ -119,6 +121,17 @@ def test_a_card_tells_a_short_training_in_seconds_and_no_option_that_did_nothing
     card = write_card(tmp_path).read_text()
     assert f"; {words} of wall clock." in card
     assert "--data disks" in card and "--alpha" not in card and "--log-sd" not in card
+
+
+def test_what_learned_from_shuffled_pictures_is_measured_on_shuffled_ones():
+    config = TrainConfig("photos", size=16, shuffled=True)
+    images, described = held_out(config, 1)
+    assert described == "64 patches of 16x16 of the shipped photograph, shuffled"
+    patches = Shuffled(Patches([photograph()[0]], 16)).restore(images.numpy())
+    values = set(np.unique(photograph()).tolist())
+    assert images.shape == (64, 1, 16, 16) and set(np.unique(patches).tolist()) <= values
+    steps = [np.abs(np.diff(of, axis=3)).mean() for of in (images.numpy(), patches)]
+    assert steps[1] < steps[0] / 2
 
 
 @pytest.mark.parametrize("name", denoisers.available())

@@ -51,6 +51,28 @@ def test_notes_of_the_estimate_are_told(tmp_path):
     told = run(*words)
     assert "note          --products 20 did not reach the target" in told.output and told.exit_code == 3
     assert "did not reach the target" in json.loads(run(*words, "--json").stdout)["notes"][0]
+    endless = run("trace", *CROP, "--rtol", "1e-9", "--json")
+    assert json.loads(endless.stdout)["notes"][0].startswith("all products did not reach the target")
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("trace", ("--products", "3")),
+        ("trace", ("--rtol", "0.1")),
+        ("sure", ("--products", "3")),
+        ("sure", ("--rtol", "0.1")),
+        ("density", ("--probes", "3")),
+        ("density", ("--steps", "60")),
+        ("density", ("--deflate", "2")),
+    ],
+)
+def test_no_option_is_set_aside_for_the_exact_answer(command, option):
+    result = run(command, *CROP, "--method", "exact", *option)
+    assert result.exit_code == 2
+    assert (
+        result.stderr == f"error: --method exact takes all products that there are: leave out {option[0]}\n"
+    )
 
 
 def test_sure_states_truth_beside_the_estimate():

@@ -42,6 +42,9 @@ def test_a_consistency_function_takes_few_steps(tmp_path):
         told = json.loads(run(*words, "--denoiser", tmp_path / "f.safetensors", "--steps", steps).stdout)
         assert told["evaluations"] == 2 * steps and len(told["levels"]) == steps
     assert "no consistency function" in run(*words).stderr
+    for other in ("heun", "ddim", "langevin", "ascent"):
+        refused = run("sample", "--method", other, "--size", 8, "--denoiser", tmp_path / "f.safetensors")
+        assert refused.exit_code == 2 and "--method consistency" in refused.stderr
 
 
 def test_sample_tells_json():

@@ -212,6 +212,7 @@ def test_checkpoint(files, tmp_path):
         (["--between", "2", "1"], "--between takes the lower end first, then the higher; got 2 and 1"),
         (["--between", "0", "1", "--method", "lanczos"], "--between is for --method chebyshev"),
         (["--method", "dense", "--checkpoint", "c"], "--checkpoint is for Krylov solves"),
+        (["--checkpoint", "."], "--checkpoint is a file, and . a folder: name a file in it"),
         (["--method", "lanczos", "--max-products", "1"], "got --max-products 1"),
     ],
 )

@@ -44,3 +44,5 @@ def test_bad_scales_told_models_and_nan_are_refused():
         homogeneity(lambda y, sigma: y, y)
     with pytest.raises(ArithmeticError, match="NaN or infinity"):
         homogeneity(lambda y: y.log(), y - 2)
+    with pytest.raises(ValueError, match="at least one image"):
+        homogeneity(lambda y: y, y[:0])

@@ -169,6 +169,7 @@ def many(r):
         ((BlockAverage(2).measure, spread), x[:, :, :4, :4], {}, NotSymmetricError, "not the transpose"),
         (as_operator(torch.eye(128)), x.flatten(1), {}, OptionError, "tell the image's shape"),
         (as_operator(torch.eye(128)), x.flatten(1), {"shape": (1, 8, 8)}, ShapeError, "has 64 entries"),
+        (BlockAverage(2), x[:, :, :4, :4] * 1j, {}, OptionError, "values are real: of complex ones give"),
         (many(4096), torch.ones(1, 4096), {}, OptionError, "give M' with orthonormal columns"),
     ],
 )

@@ -104,10 +104,14 @@ def test_of_what_fabric_says_the_hint_at_tensorfloat32_alone_is_left_out(monkeyp
     assert "Tensor Cores" in caplog.records[-1].getMessage()
 
 
-def test_two_processes_train_as_one_does(tmp_path):
+@pytest.mark.parametrize(
+    "network", ['{"blocks": 1, "width": 4}', '{"blocks": 1, "width": 4, "biased": true}']
+)
+def test_two_processes_train_as_one_does(tmp_path, network):
+    """Batch norm's mean and variance are those of the whole batch too."""
     pytest.importorskip("lightning_fabric")
-    trained(tmp_path / "one")
-    told = trained(tmp_path / "two", processes=2)
+    trained(tmp_path / "one", "--network-config", network)
+    told = trained(tmp_path / "two", "--network-config", network, processes=2)
     assert told.count("wrote") == 1 and (tmp_path / "two" / "card.md").is_file()  # by one of them
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     one, two = (denoisers.load(tmp_path / name).state_dict() for name in ("one", "two"))

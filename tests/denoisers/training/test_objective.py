@@ -68,6 +68,20 @@ def test_consistency_compares_two_levels_of_one_path():
     assert all(p.grad is None or p.grad.isfinite().all() for p in f.parameters())
 
 
+def test_both_levels_go_through_the_network_as_it_is_called():
+    """By autocast the one is rounded as the other is, whose difference is divided by that of the levels."""
+    x, t, z = batch()
+    torch.manual_seed(0)
+    network, told = Consistency(8, 1), []
+
+    def called(y, level):
+        told.append((level, torch.is_grad_enabled()))
+        return network(y, level)
+
+    consistency_loss(called, network, x, t, z, 0.5)
+    assert [grad for _, grad in told] == [True, False] and (told[1][0] < told[0][0]).all()
+
+
 def test_what_does_not_fit_is_refused():
     config = TrainConfig(data="calpha")
     with pytest.raises(OptionError, match="no denoiser"):

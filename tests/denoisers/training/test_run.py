@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -26,7 +27,7 @@ from denoisers.training import TrainConfig, calibrate, checkpoint, data, learnin
 from denoisers.training.log import curve
 from denoisers.training.run import Run
 from spectral import storage
-from spectral.errors import CheckpointError, FileContentError, OptionError
+from spectral.errors import CheckpointError, FileContentError, OptionError, RankError
 
 TINY = TrainConfig(
     data="calpha", network_config={"blocks": 1, "width": 4}, size=8, batch=4, steps=12, halvings=2
@@ -182,6 +183,45 @@ def test_workers_make_the_same_batches(tmp_path, monkeypatch, workers):
     assert same_bits(whole, train(TINY, tmp_path / "parts", resume=True))
 
 
+def to_its_workers(patch, number):
+    """Send a signal to all that make batches, in the midst of a run."""
+    original = Run.advance
+
+    def signalling(self, batch):
+        if self.step == 5:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, number)
+        return original(self, batch)
+
+    patch.setattr(Run, "advance", signalling)
+
+
+def test_who_ends_all_processes_of_a_run_leaves_workers_to_the_one_that_trains(tmp_path, monkeypatch):
+    whole = train(TINY, tmp_path / "whole")
+    to_its_workers(monkeypatch, signal.SIGTERM)
+    assert same_bits(whole, train(TINY, tmp_path / "a", workers=2))
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("how", ["killed", "raises"])
+def test_a_worker_that_ends_is_told_in_one_sentence_and_the_run_goes_on_without(tmp_path, monkeypatch, how):
+    def out_of_memory(config, clean, step):
+        raise MemoryError("no memory for so many")
+
+    with monkeypatch.context() as patch:
+        if how == "killed":
+            to_its_workers(patch, signal.SIGKILL)
+        else:
+            patch.setattr(data, "noisy_batch", out_of_memory)
+        with pytest.raises(
+            RankError, match=r"^a process that makes batches ended \([^\n]*(Kill|exit|no mem)"
+        ):
+            train(replace(TINY, steps=4000), tmp_path / "a", workers=2, checkpoint_every=1)
+    assert not multiprocessing.active_children()
+    if how == "killed":
+        assert checkpoint.read(tmp_path / "a/checkpoint.safetensors")["step"] >= 5
+
+
 def test_another_seed_gives_another_network(tmp_path):
     a = train(TINY, tmp_path / "a")
     assert same_bits(a, train(TINY, tmp_path / "b"))
@@ -237,13 +277,21 @@ def test_the_figure_of_a_short_run_shows_its_one_row():
 
 def begun(config):
     """The network of a run at its start."""
-    return run.Run(config, None, run.engine_of(config, "cpu"), False).model
+    at_its_start = run.Run(config, Path("absent"), run.engine_of(config, "cpu"), False)
+    at_its_start.start(resume=False)
+    return at_its_start.model
 
 
 def test_the_mean_of_the_weights_is_what_is_written(tmp_path):
     plain, mean = (train(replace(TINY, ema=e), tmp_path / str(e)) for e in (0.0, 0.99))
     weights = [next(m.parameters()).detach() for m in (begun(TINY), mean, plain)]
     assert torch.dist(weights[0], weights[1]) < torch.dist(weights[0], weights[2]) / 3
+
+
+def test_batch_norms_steps_are_counted_beside_a_mean_of_the_weights(tmp_path):
+    biased = replace(TINY, network="BFCNN", network_config=NETWORKS["BFCNN"], ema=0.9)
+    state = train(biased, tmp_path / "a").state_dict()
+    assert {int(n) for name, n in state.items() if "tracked" in name} == {TINY.steps}
 
 
 def test_weights_to_start_from(tmp_path):
@@ -443,6 +491,55 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "save_file", cut_short)
     assert "No space left" in checkpoint.write(path, {"step": 4, "x": torch.arange(4)})
     assert checkpoint.read(path)["step"] == 3 and list(tmp_path.iterdir()) == [path]
+
+
+FULL = """
+import resource, sys
+from denoisers.training import TrainConfig, run, train
+
+advance = run.Run.advance
+
+def and_the_disk_fills(self, batch):
+    if self.step == 6:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50, resource.RLIM_INFINITY))
+    return advance(self, batch)
+
+run.Run.advance, run.CALIBRATION_BATCHES = and_the_disk_fills, 3
+config = TrainConfig.from_json(open(sys.argv[1]).read(), "it")
+train(config, sys.argv[2], checkpoint_every=2, validate_every=3, resume="go on" in sys.argv)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are Unix's")
+def test_what_a_run_has_written_outlives_a_disk_that_fills(tmp_path):
+    (tmp_path / "script.py").write_text(FULL)
+    (tmp_path / "told.json").write_text(TINY.to_json())
+    words = [sys.executable, tmp_path / "script.py", tmp_path / "told.json", tmp_path / "a"]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    for more in ([], ["go on"]):  # what is left is read again, and written in vain once more
+        told = subprocess.run([*words, *more], check=False, capture_output=True, text=True, env=environment)
+        assert "training goes on" in told.stdout and "weights.safetensors could not be written" in told.stderr
+        assert TrainConfig.from_json((tmp_path / "a/config.json").read_text(), "it") == TINY
+        assert [row["step"] for row in csv.DictReader((tmp_path / "a/log.csv").open())] == ["3.0", "6.0"]
+        assert checkpoint.read(tmp_path / "a/checkpoint.safetensors")["step"] == 6
+    whole = train(TINY, tmp_path / "whole")
+    assert same_bits(whole, train(TINY, tmp_path / "a", resume=True))
+
+
+def test_a_run_goes_on_without_the_weights_that_it_started_from(tmp_path, monkeypatch):
+    train(TINY, tmp_path / "first")
+    tuned = replace(TINY, start=str(tmp_path / "first"), ema=0.5, seed=2)
+    whole = train(tuned, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupted_at(6, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(tuned, tmp_path / "parts")
+    (tmp_path / "first/weights.safetensors").unlink()
+    assert same_bits(whole, train(tuned, tmp_path / "parts", resume=True))
 
 
 def test_weights_are_not_overwritten_unasked(tmp_path):
