@@ -121,8 +121,8 @@ class TrainConfig:
         least_level, most_level = LEVELS
         if not least_level < self.sigma_max <= most_level:
             raise OptionError(
-                f"sigma_max must lie in ({least_level:g}, {most_level:g}], got {self.sigma_max:g}: it is in the "
-                "units of images, which lie in [0, 1]"
+                f"sigma_max must lie in ({least_level:g}, {most_level:g}], got {self.sigma_max:g}: it is in "
+                "the units of images, which lie in [0, 1]"
             )
         if self.emphasis and (self.objective != "denoise" or self.noise in ("uniform", "squared")):
             raise OptionError(

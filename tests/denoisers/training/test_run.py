@@ -390,6 +390,8 @@ def test_calibration_is_the_mean_of_the_batches_deviations():
         {"schedule": "linear"},
         {"ema": 1.0},
         {"sigma_min": 2.0},
+        {"sigma_min": 1e-50},
+        {"sigma_max": 1e39},
         {"precision": "float16"},
         {"half": "third"},
         {"emphasis": 0.5},
