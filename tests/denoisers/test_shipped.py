@@ -134,7 +134,13 @@ def test_what_learned_from_shuffled_pictures_is_measured_on_shuffled_ones():
     assert steps[1] < steps[0] / 2
 
 
-@pytest.mark.parametrize("name", denoisers.available())
+@pytest.mark.parametrize(
+    "name",
+    [  # one of them goes through its network four times
+        pytest.param(name, marks=pytest.mark.slow) if name == "calpha-3" else name
+        for name in denoisers.available()
+    ],
+)
 def test_a_card_says_what_its_weights_record(name, tmp_path):
     """As `write_card` would write it today; another CPU may round the last digit of a decibel otherwise."""
     shutil.copy(weights.FOLDER / f"{name}.safetensors", tmp_path)

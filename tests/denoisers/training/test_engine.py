@@ -105,7 +105,11 @@ def test_of_what_fabric_says_the_hint_at_tensorfloat32_alone_is_left_out(monkeyp
 
 
 @pytest.mark.parametrize(
-    "network", ['{"blocks": 1, "width": 4}', '{"blocks": 1, "width": 4, "biased": true}']
+    "network",
+    [
+        '{"blocks": 1, "width": 4}',
+        pytest.param('{"blocks": 1, "width": 4, "biased": true}', marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_train_as_one_does(tmp_path, network):
     """Batch norm's mean and variance are those of the whole batch too."""

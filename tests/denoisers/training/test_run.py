@@ -512,6 +512,7 @@ train(config, sys.argv[2], checkpoint_every=2, validate_every=3, resume="go on" 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of files are Unix's")
 def test_what_a_run_has_written_outlives_a_disk_that_fills(tmp_path):
     (tmp_path / "script.py").write_text(FULL)
