@@ -192,7 +192,10 @@ def test_evaluate_takes_the_middle_of_a_picture_whose_sides_do_not_fit(run):
         (["train", "other", "--data", "absent-folder"], "in absent-folder: no such folder"),
         (["train", "other", "--data", "odd.png"], "in odd.png, a file"),
         (["train", "other", "--data", "disks", "--log-mean", "nan"], "--log-mean is a finite number"),
-        (["train", "other", "--data", "disks", "--sigma-min", 2], "--sigma-min must lie in [1e-09, 1), got 2"),
+        (
+            ["train", "other", "--data", "disks", "--sigma-min", 2],
+            "--sigma-min must lie in [1e-09, 1), got 2",
+        ),
         ([*TRAIN, "--start", "nan.safetensors"], "nan.safetensors holds NaN"),
         (["train", "calpha", "--steps", 0], "--steps must be >= 1, got 0"),
         (["train", "calpha", "--halvings", -1], "--halvings must be >= 0, got -1"),
