@@ -22,12 +22,11 @@ from torch import Tensor
 from benchmarks.page import LAB, Page, records
 from benchmarks.theory import gaussian
 from denoisers import available, load, weights
-from denoisers.card import SIGMAS
+from denoisers.card import measure
 from denoisers.evaluation import PSNR, add_noise, psnr, psnr_table
 from denoisers.images import photograph
 from denoisers.images.calpha import synthesize
 from denoisers.training.config import MIXED, TrainConfig
-from denoisers.training.validation import held_out
 
 LAB_DNCNN = LAB / "bfdncnn20_bsd400_gray_0-100.npz"
 CALPHA_SIGMAS = (0.05, 0.1, 0.3)
@@ -111,8 +110,7 @@ def of_all() -> str:
     rows = []
     for name in available():
         model, metadata = weights.read(weights.FOLDER / f"{name}.safetensors")
-        images, described = held_out(TrainConfig.from_json(metadata["training"], name), model.channels)
-        measured = psnr_table(model.eval(), images, SIGMAS)
+        _, described, measured = measure(model, TrainConfig.from_json(metadata["training"], name))
         rows.append(
             {"network": f"`{name}`", "on": described}
             | {f"sigma {row.sigma:.3g}": f"{row.denoised:.2f}" for row in measured}

@@ -53,8 +53,8 @@ def write_card(path: Path) -> Path:
     model, metadata = weights.read(weights.where(path))
     name = path.stem if path.suffix else path.name
     config = TrainConfig.from_json(metadata.get("training", ""), str(path))
-    images, described = held_out(config, model.channels)
-    over = "mean over" if len(images) > 1 else "of"
+    count, described, measured = measure(model, config)
+    over = "mean over" if count > 1 else "of"
     seconds = float(metadata["training_seconds"])
     took = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
     device = f" ({metadata['device']})" if "device" in metadata else ""
@@ -75,12 +75,18 @@ def write_card(path: Path) -> Path:
         "",
         f"PSNR in dB, peak 1, nothing clipped, {over} {described}:",
         "",
-        markdown(psnr_table(model.eval(), images, SIGMAS)),
+        markdown(measured),
         "",
     ]
     card = path / "card.md" if path.is_dir() else path.with_suffix(".md")
     card.write_text("\n".join(lines))
     return card
+
+
+def measure(model: Denoiser, config: TrainConfig) -> tuple[int, str, list[PSNR]]:
+    """On how many images a network is measured, which in words, and its PSNR there at each of SIGMAS."""
+    images, described = held_out(config, model.channels)
+    return len(images), described, psnr_table(model, images, SIGMAS)
 
 
 OBJECTIVES = {"denoise": "squared error", "consistency": "easy consistency tuning"}

@@ -305,7 +305,7 @@ class Run:
         row["images_per_second"] = steps * self.config.batch / max(seconds, 1e-9)
         network = self._calibrated(batches, self.step, TRIAL_BATCHES)
         if self.engine.rank == 0:
-            row |= validated(network.eval(), self._held_out)
+            row |= validated(network, self._held_out)
         return row
 
     def finished(self, batches: Callable[[int], data.Batch]) -> Denoiser:
